@@ -25,7 +25,6 @@ from benchmarks.crops import Case, in_float32, one_by_one
 from benchmarks.filter import PlainFilter
 from benchmarks.mask_sides import Sides, codes
 from benchmarks.operation_counts import sampling_operations
-from benchmarks.plain_captioner import ReferenceEngine, group_beam_search
 from pseudoris.images.pixels import decode_proven
 from pseudoris.primitives import rle
 from pseudoris.schemas.config import RunConfig
@@ -38,6 +37,7 @@ from pseudoris.workers.device import prepare_device
 from pseudoris.workers.masks.instances import build_prior
 from pseudoris.workers.masks.proposals import Proposals, mask_records
 from pseudoris.workers.stages import STAGES
+from tests.oracles.plain_captioner import ReferenceEngine, group_beam_search
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,7 +3,7 @@
     python -m benchmarks.gpu_limits [--preset base] [--images 16] [--masks 10] [--stages masks|captions|filter …]
     [--precision bfloat16|float16|float32] [--set KEY=VALUE …] [--json FILE]
 
-Counted on the pretended GPU (`benchmarks.pretended_gpu`) at true depth, width and vocabulary, an image, with random
+Counted on the pretended GPU (`tests.oracles.pretended_gpu`) at true depth, width and vocabulary, an image, with random
 weights. `kernels` write memory; `reads` wait for a value, a size, or memory that is not pinned; `decodes` are those of
 an actor, beside the prover's one; `useful` is what attention needs, `tiles` what FlashAttention computes. `host_s` are
 CPU seconds of the actor's thread outside torch, without what counting takes a call: at most what a GPU's host spends
@@ -36,12 +36,12 @@ from benchmarks.captioner import scenes_with
 from benchmarks.gpu_session_work import engine_of
 from benchmarks.measurement import options, print_table, random_weights, write_json
 from benchmarks.operation_counts import added_product, attention, bytes_moved
-from benchmarks.pretended_gpu import PretendedGpu, pretended_gpu
-from benchmarks.pretended_graph import PretendedGraph
 from pseudoris.images.pixels import decode_proven
 from pseudoris.schemas.config_layers import load_config
 from pseudoris.workers.crops import shard_pixels
 from pseudoris.workers.crops.shard_pixels import held_pixels
+from tests.oracles.pretended_gpu import PretendedGpu, pretended_gpu
+from tests.oracles.pretended_graph import PretendedGraph
 
 # An H200. Source: its data sheet, and what products and copies reach of it; seconds of a launch and of the shortest
 # kernel; operations a second of FlashAttention's tiles, which are 128 x 128.

@@ -27,7 +27,7 @@ from typing import Any, Final
 from benchmarks.measurement import machine, options
 
 _ROOT: Final = Path(__file__).parents[1]
-_CODE: Final = ("benchmarks", "images", "pseudoris", "recipes", "schemas", "synthworld", "workers")
+_CODE: Final = ("benchmarks", "images", "pseudoris", "recipes", "schemas", "synthworld", "tests/oracles", "workers")
 _NEEDED: Final = ("torch", "torchvision", "pyarrow", "open_clip", "segment_anything", "pycocotools", "pydantic", "ftfy")
 _COLUMNS: Final = ("images_per_s", "wall_s", "host_s", "kernel_s", "kernels", "waits", "peak_bytes")
 _SHOWN_TOPS: Final = 5

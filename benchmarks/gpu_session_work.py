@@ -25,7 +25,6 @@ from benchmarks.captioner import scenes_with
 from benchmarks.gpu_agreement import caption_sides, check_captions, check_embeddings, sure_captioner
 from benchmarks.mask_sides import Side, Sides
 from benchmarks.measurement import digest_of, median_seconds, random_weights, wait_for
-from benchmarks.pretended_gpu import PretendedGpu, pretended_gpu
 from pseudoris.schemas.config import RunConfig
 from pseudoris.schemas.config_layers import load_config
 from pseudoris.schemas.shard import Shard
@@ -37,6 +36,7 @@ from pseudoris.workers.filtering import ClipScorer
 from pseudoris.workers.masks import SamProposer
 from pseudoris.workers.masks.generator import MaskGenerator
 from pseudoris.workers.masks.instances import build_prior
+from tests.oracles.pretended_gpu import PretendedGpu, pretended_gpu
 
 _STAGES: Final = ("masks", "captions", "filter")
 _TOGETHER: Final = ("captions.crops_together=2048", "captions.cache_bytes=34359738368")

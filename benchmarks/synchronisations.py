@@ -2,8 +2,8 @@
 
     python -m benchmarks.synchronisations [--precision float32|bfloat16|float16] [--places] [--json FILE]
 
-The engines run with the tiny preset and `compute.device=cuda` on a GPU that is pretended (`benchmarks.pretended_gpu`),
-so no GPU is needed. Each wait costs the time in which the GPU has nothing queued.
+The engines run with the tiny preset and `compute.device=cuda` on a GPU that is pretended
+(`tests.oracles.pretended_gpu`), so no GPU is needed. Each wait costs the time in which the GPU has nothing queued.
 `--places` tells which of our functions wait, and in what.
 """
 
@@ -24,7 +24,6 @@ import torch
 
 from benchmarks.captioner import scenes_with
 from benchmarks.measurement import options, write_json
-from benchmarks.pretended_gpu import PretendedGpu, Wait, pretended_gpu, waits_of
 from pseudoris.schemas.config import RunConfig
 from pseudoris.schemas.config_layers import load_config
 from pseudoris.schemas.shard import Shard
@@ -37,6 +36,7 @@ from pseudoris.workers.captions.static_decoder import StaticDecoder
 from pseudoris.workers.filtering import ClipScorer
 from pseudoris.workers.masks.generator import MaskGenerator, SamProposer
 from pseudoris.workers.masks.instances import InstanceDetector
+from tests.oracles.pretended_gpu import PretendedGpu, Wait, pretended_gpu, waits_of
 
 _MASKS, _IMAGES = 6, 2
 # Words of random weights are nearly alike likely: more than the top logits are kept. Each step then takes a second.

@@ -16,7 +16,6 @@ from benchmarks.filter import largest_difference
 from benchmarks.mask_sides import scene_pixels
 from benchmarks.operation_counts import counting, sampling_operations
 from benchmarks.paper_cost import PUBLISHED, Work, configured_work, paper_cost
-from benchmarks.pretended_gpu import pretended_gpu
 from benchmarks.synchronisations import measure
 from pseudoris.images.pixels import decode_proven
 from pseudoris.primitives import rle
@@ -29,6 +28,7 @@ from pseudoris.workers.filtering.clip_embedder import ClipEmbedder
 from pseudoris.workers.forward_passes import compile_tower
 from pseudoris.workers.masks import sam_model
 from pseudoris.workers.masks.generator import SamProposer
+from tests.oracles.pretended_gpu import pretended_gpu
 
 # Of an image, of 16 scenes of three masks in bfloat16: what a change must not raise. The prover decodes once more.
 MOST = {

@@ -8,10 +8,10 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as npst
 from pycocotools import mask as coco
 
-from benchmarks.pretended_gpu import pretended_gpu
 from pseudoris.primitives import rle
 from tests.builders import human
 from tests.builders.crops import runs_of
+from tests.oracles.pretended_gpu import pretended_gpu
 
 SIZES = npst.array_shapes(min_dims=2, max_dims=2, min_side=1, max_side=24)
 

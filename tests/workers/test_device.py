@@ -8,13 +8,13 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from benchmarks.pretended_gpu import pretended_gpu
 from pseudoris.primitives.errors import ConfigError
 from pseudoris.schemas.config import ComputeConfig
 from pseudoris.workers.captions.captioner import coca_engine
 from pseudoris.workers.device import prepare_device, to_device, to_host
 from pseudoris.workers.forward_passes import linear
 from tests.builders.coca import SPECIAL, captions_config, image_crops, small_coca
+from tests.oracles.pretended_gpu import pretended_gpu
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU")

@@ -10,8 +10,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from benchmarks.plain_captioner import group_beam_search
-from benchmarks.pretended_gpu import pretended_gpu
 from pseudoris.primitives.errors import ImageError
 from pseudoris.schemas.config import SamplingConfig
 from pseudoris.schemas.config_layers import load_config
@@ -20,6 +18,8 @@ from pseudoris.workers.captions.decoding_rules import BeamExtension, BeamSearch
 from pseudoris.workers.captions.distinctive import Sampler, SamplerRows
 from pseudoris.workers.captions.vocabulary_logits import SpecialTokens, Vocabulary
 from tests.builders.coca import captions_config
+from tests.oracles.plain_captioner import group_beam_search
+from tests.oracles.pretended_gpu import pretended_gpu
 
 # A few levels only, so that equal logits are common.
 rows_of_logits = hnp.arrays(

@@ -6,7 +6,6 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from benchmarks.plain_captioner import ReferenceEngine
 from pseudoris.primitives.errors import ConfigError
 from pseudoris.primitives.measures import BATCH_FILL, CACHE_BYTES, collecting
 from pseudoris.schemas.config_layers import load_config
@@ -14,6 +13,7 @@ from pseudoris.workers.captions import engine as engine_module
 from pseudoris.workers.captions.cached_towers import cached_attention
 from pseudoris.workers.captions.captioner import coca_engine, encode_crops
 from tests.builders.coca import SPECIAL, VOCABULARY, captions_config, image_crops, small_coca
+from tests.oracles.plain_captioner import ReferenceEngine
 
 
 def static(model, special, config, **named):

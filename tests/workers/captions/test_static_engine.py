@@ -6,12 +6,12 @@ from dataclasses import replace
 import pytest
 import torch
 
-from benchmarks.plain_captioner import ReferenceEngine
-from benchmarks.pretended_gpu import pretended_gpu
 from pseudoris.workers.captions.captioner import coca_engine
 from pseudoris.workers.captions.static_towers import RecordedStep
 from pseudoris.workers.faults.freed_memory import free_memory
 from tests.builders.coca import SPECIAL, captions_config, image_crops, small_coca
+from tests.oracles.plain_captioner import ReferenceEngine
+from tests.oracles.pretended_gpu import pretended_gpu
 
 # A few groups a batch, so that images share batches in many ways.
 FEW = {"cache_bytes": 2**22}

@@ -7,7 +7,6 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from benchmarks.plain_captioner import ReferenceEngine
 from pseudoris.primitives.errors import ConfigError
 from pseudoris.workers.captions.decoding_rules import ImageCrops, extend
 from pseudoris.workers.captions.engine import CachedEngine
@@ -16,6 +15,7 @@ from pseudoris.workers.captions.vlm_loading import Vlm, VlmOptions
 from pseudoris.workers.captions.vlm_towers import VlmTowers
 from tests.builders.coca import captions_config
 from tests.builders.vlms import CLASSES, small_vlm
+from tests.oracles.plain_captioner import ReferenceEngine
 
 SIZES = ((28, 28), (56, 42), (90, 40), (30, 84))
 RULES = {"top_k": (3, 9), "top_p": (0.5, 0.9)}

@@ -9,7 +9,6 @@ import psutil
 import pytest
 import torch
 
-from benchmarks.pretended_gpu import pretended_gpu
 from pseudoris.primitives.clip_tokenizer import ClipTokenizer
 from pseudoris.primitives.errors import ConfigError
 from pseudoris.primitives.measures import BATCH_FILL, collecting
@@ -18,6 +17,7 @@ from pseudoris.workers.checkpoints.openclip import build_from_config, read_model
 from pseudoris.workers.filtering import clip_embedder
 from pseudoris.workers.filtering.caption_texts import TextMaker, announce
 from pseudoris.workers.filtering.clip_embedder import AttentionPool, ClipEmbedder, TextTower, embed_in_tiles
+from tests.oracles.pretended_gpu import pretended_gpu
 
 TINY = FilterConfig(architecture="builtin:tiny/clip.json", weights=WeightsConfig(uri="random:3"), batch_size=8)
 

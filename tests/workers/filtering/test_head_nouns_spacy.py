@@ -10,7 +10,6 @@ from dataclasses import replace
 
 import pytest
 
-from benchmarks.pretended_gpu import pretended_gpu
 from pseudoris.primitives.errors import ConfigError
 from pseudoris.primitives.head_nouns import noun_prompt
 from pseudoris.primitives.noun_phrases import NounPhrase
@@ -19,6 +18,7 @@ from pseudoris.schemas.config_layers import load_config
 from pseudoris.workers.faults.image_boundary import ImageBoundary
 from pseudoris.workers.filtering import ClipScorer
 from pseudoris.workers.filtering.spacy_nouns import check_spacy, head_of_parse, noun_finder, phrase_of_parse
+from tests.oracles.pretended_gpu import pretended_gpu
 from tests.workers.filtering.test_scorer import build_image, build_shard
 
 spacy = pytest.importorskip("spacy", reason="the spacy extra is not installed: pip install 'spacy>=3.8,<4'")

@@ -15,7 +15,6 @@ from PIL import Image
 from scipy import ndimage
 from segment_anything import SamAutomaticMaskGenerator, SamPredictor
 
-from benchmarks.pretended_gpu import pretended_gpu
 from pseudoris.images.pixels import decode_proven
 from pseudoris.primitives import rle
 from pseudoris.schemas.config_layers import load_config
@@ -25,6 +24,7 @@ from pseudoris.workers.masks.mask_candidates import MaskCandidates, concatenate
 from pseudoris.workers.masks.promptable import EncodedCrop
 from pseudoris.workers.masks.sam_model import PromptableSam, load_sam
 from recipes.scene_shards import scene_image
+from tests.oracles.pretended_gpu import pretended_gpu
 
 # Below this a logit's sign is a matter of rounding.
 UNCERTAIN_LOGIT = 1e-4

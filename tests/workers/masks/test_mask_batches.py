@@ -10,11 +10,11 @@ from PIL import Image
 from torch.overrides import TorchFunctionMode
 
 from benchmarks.mask_sides import scene_pixels
-from benchmarks.pretended_gpu import pretended_gpu
 from pseudoris.schemas.config_layers import load_config
 from pseudoris.workers.masks import SamProposer
 from pseudoris.workers.masks.generator import MaskGenerator
 from pseudoris.workers.masks.sam_model import PromptableSam, load_sam
+from tests.oracles.pretended_gpu import pretended_gpu
 
 # Each image has several crops, and none has the size that SAM sees.
 SIZES = [(60, 90), (90, 60), (130, 75), (33, 200), (64, 64)]

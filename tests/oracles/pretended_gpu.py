@@ -27,9 +27,9 @@ from torch import nn
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves, tree_map
 
-from benchmarks.pretended_graph import PretendedGraph, recording
+from tests.oracles.pretended_graph import PretendedGraph, recording
 
-_ROOT: Final = Path(__file__).parents[1].resolve()
+_ROOT: Final = Path(__file__).parents[2].resolve()
 # Their callers are what waits.
 _PASSED_OVER: Final = frozenset({_ROOT / "workers" / "device.py", Path(__file__).resolve()})
 _CUDA, _CPU = torch.device("cuda"), torch.device("cpu")

@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch import nn
 
-from benchmarks.pretended_gpu import GpuTensor, pretended_gpu
+from tests.oracles.pretended_gpu import GpuTensor, pretended_gpu
 
 CUDA = torch.device("cuda")
 
@@ -110,4 +110,4 @@ def test_a_module_moves_with_its_parameters(gpu, target):
 def test_a_wait_names_the_function_that_waits(gpu, numbers):
     bool(numbers.any())
     assert gpu.waits[0].operation == "__bool__"
-    assert gpu.waits[0].place == ("tests/benchmarks/test_pretended_gpu.py:test_a_wait_names_the_function_that_waits")
+    assert gpu.waits[0].place == ("tests/workers/test_pretended_gpu.py:test_a_wait_names_the_function_that_waits")
