@@ -17,7 +17,6 @@ from typing import Final
 
 import psutil
 
-from benchmarks.process_watch import descendants
 from pseudoris.store.runs.garbage import run_gc
 from pseudoris.store.runs.lock import LOCK_FOLDER
 from tests.builders.fault_proxy import Fault
@@ -104,8 +103,14 @@ def _actors(piece: Piece) -> list[int]:
     tops = [piece.driver.process.pid]
     if piece.setting.cluster:
         tops += piece.setting.cluster.raylets()
-    below = [process for top in tops for process in descendants(top)]
+    below = [process for top in tops for process in _descendants(top)]
     return [process.pid for process in below if _command(process).startswith("ray::MapWorker")]
+
+
+def _descendants(pid: int) -> list[psutil.Process]:
+    with suppress(psutil.NoSuchProcess):
+        return psutil.Process(pid).children(recursive=True)
+    return []
 
 
 def _command(process: psutil.Process) -> str:

@@ -9,8 +9,9 @@ import torch
 from PIL import Image
 from torch.overrides import TorchFunctionMode
 
-from benchmarks.mask_sides import scene_pixels
 from pseudoris.schemas.config_layers import load_config
+from pseudoris.synthworld.renderer import render
+from pseudoris.synthworld.scenes import Split, make_scene
 from pseudoris.workers.masks import SamProposer
 from pseudoris.workers.masks.generator import MaskGenerator
 from pseudoris.workers.masks.sam_model import PromptableSam, load_sam
@@ -63,9 +64,10 @@ def shipped(gpu):
 @pytest.mark.parametrize(("dtype", "min_area"), [(torch.float32, 0), (torch.bfloat16, 30)])
 def test_an_image_has_the_same_bits_alone_beside_others_and_in_another_order(shipped, dtype, min_area):
     generate = shipped(dtype, min_area)
+    scenes = [render(make_scene(Split.DEMO, position)).image for position in range(3)]
     images = [
         np.array(Image.fromarray(pixels).resize(size))
-        for pixels, size in zip(scene_pixels(3), [(192, 192), (256, 160), (90, 130)], strict=True)
+        for pixels, size in zip(scenes, [(192, 192), (256, 160), (90, 130)], strict=True)
     ]
     alone = [values(generate(image)) for image in images]
     assert all(counts for _, counts, *_ in alone)
