@@ -27,7 +27,6 @@ PARTS: Final[dict[str, list[str]]] = {
     "caption_memory": ["--preset", "tiny", "--masks", "10", "--budget-mib", "256"],
     "filter": [],
     "listener_cost": ["--scenes", "12"],
-    "paper_cost": [],
     "roofline": [],
     "profile": ["--preset", "tiny"],
     "pipeline": [],
