@@ -18,7 +18,6 @@
 | `python -m benchmarks.pipeline` | a run on Ray, against the same work in one process |
 | `python -m benchmarks.bucket_listing` | how long a source takes to list |
 | `python -m benchmarks.scale` | what a shard costs the driver |
-| `python -m benchmarks.simulation` | what a large run loses to faults and to the driver, simulated |
 | `python -m benchmarks.dataset` | a run as a torch dataset, against CRIS's files and LMDB |
 | `python -m benchmarks.gallery_latency` | how fast the gallery's page answers |
 

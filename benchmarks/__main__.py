@@ -35,7 +35,6 @@ PARTS: Final[dict[str, list[str]]] = {
     "scale": ["--rows", "10000", "--work-s", "120"],
     "bucket_listing": ["--keys", "100000"],
     "gallery_latency": ["--expressions", "5000"],
-    "simulation": ["--placement", "fused", "--repeats", "1"],
 }
 
 
