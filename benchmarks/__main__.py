@@ -19,7 +19,6 @@ from typing import Final
 PARTS: Final[dict[str, list[str]]] = {
     "end_to_end": ["--images", "1"],
     "stage_throughput": [],
-    "growth": ["--part", "masks", "--repeats", "1"],
     "masks": [],
     "crops": [],
     "captioner": [],

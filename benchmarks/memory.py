@@ -40,16 +40,11 @@ _T = TypeVar("_T")
 
 def driver_memory(rows: int, shard_images: int) -> dict[str, Any]:
     """Return the row of a run of stand-ins."""
-    return _driver_row("driver", watch_stub_run(rows, shard_images, has_workers=False), rows)
-
-
-def watch_stub_run(rows: int, shard_images: int, *, has_workers: bool) -> Watched:
-    """Watch a run whose stages only wait: plans, graphs and commits are real."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         source = write_tables(folder / "in", rows=rows, group_rows=shard_images)
         config = stand_in_config(shard_images=shard_images, shard_s=0.0)
-        return watch_run(source, folder / "out", config, plugin_environment(), has_workers=has_workers)
+        return _driver_row("driver", watch_run(source, folder / "out", config, plugin_environment()), rows)
 
 
 def bare_memory(rows: int, shard_images: int) -> dict[str, Any]:
@@ -76,7 +71,12 @@ def _driver_row(case: str, watched: Watched, rows: int) -> dict[str, Any]:
 
 def worker_memory(scenes: int) -> dict[str, Any]:
     """Return the row of a run of `tiny`: the private bytes of all of its workers over the images committed."""
-    watched = watch_scenes("tiny", scenes)
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        source = write_demo(folder, num_scenes=scenes)
+        own = [f"shards.max_images={_SCENE_SHARD_IMAGES}", "placement.address=local"]
+        config = load_config("tiny", assignments=own)
+        watched = watch_run(source, folder / "out", config, {}, has_workers=True)
     commits, num_images = watched.answer["commits_s"], watched.answer["num_images"]
     per_shard = num_images / len(commits)
     samples = watched.between(commits[0], commits[-1])
@@ -94,16 +94,6 @@ def worker_memory(scenes: int) -> dict[str, Any]:
         "peak_bytes": max(size for _, size in curve),
         "curve": _thinned(curve),
     }
-
-
-def watch_scenes(preset: str, scenes: int, assignments: Sequence[str] = ()) -> Watched:
-    """Watch a run over synthetic scenes, and its workers."""
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        source = write_demo(folder, num_scenes=scenes)
-        own = [f"shards.max_images={_SCENE_SHARD_IMAGES}", "placement.address=local"]
-        config = load_config(preset, assignments=[*own, *assignments])
-        return watch_run(source, folder / "out", config, {}, has_workers=True)
 
 
 def _warm(curve: Sequence[tuple[float, int]]) -> list[tuple[float, int]]:
