@@ -5,14 +5,10 @@
 | `python -m benchmarks` | all parts that run on the embedded models, as `make bench` |
 | `python -m benchmarks.end_to_end` | images to scored expressions, against what the authors' scripts do |
 | `python -m benchmarks.captioner` | captions of one image, against the authors' loop |
-| `python -m benchmarks.caption_memory` | whether captioning keeps to its byte budget |
 | `python -m benchmarks.masks` | mask generation, against Meta's generator |
 | `python -m benchmarks.crops` | all crops of an image, against Pillow |
 | `python -m benchmarks.filter` | the filter, beside the captioner and against one that shares nothing |
 | `python -m benchmarks.listener_cost` | what the listener adds to captioning |
-| `python -m benchmarks.stage_throughput` | images a second of each stage, in one process |
-| `python -m benchmarks.profile` | which operations the time goes to |
-| `python -m benchmarks.roofline` | each stage against the machine's peaks |
 | `python -m benchmarks.gpu_session` | the first ten minutes of a GPU, its profile first; `make gpu` |
 | `python -m benchmarks.gpu_limits` | what stages ask of a GPU, counted without one, and the limit, modelled |
 | `python -m benchmarks.pipeline` | a run on Ray, against the same work in one process |

@@ -18,16 +18,12 @@ from typing import Final
 # The modules in this order, with these arguments; each also takes `--json`.
 PARTS: Final[dict[str, list[str]]] = {
     "end_to_end": ["--images", "1"],
-    "stage_throughput": [],
     "masks": [],
     "crops": [],
     "captioner": [],
     "vlm_captioner": ["--masks", "4", "--repeats", "1"],
-    "caption_memory": ["--preset", "tiny", "--masks", "10", "--budget-mib", "256"],
     "filter": [],
     "listener_cost": ["--scenes", "12"],
-    "roofline": [],
-    "profile": ["--preset", "tiny"],
     "pipeline": [],
     "first_result": ["--repeats", "1"],
     "dataset": ["--samples", "320", "--repeats", "1"],

@@ -104,16 +104,10 @@ def median_seconds(
 
 
 def peak_rss_bytes() -> int:
-    """Return the highest resident size that this process had, or has had since `reset_peak`, in bytes; Linux."""
+    """Return the highest resident size that this process had, in bytes; Linux."""
     # Not getrusage's: that of a started process begins with the peak of the one that started it.
     fields = Path("/proc/self/status").read_text(encoding="ascii").split()
     return int(fields[fields.index("VmHWM:") + 1]) * 1024
-
-
-def reset_peak() -> int:
-    """Forget the highest resident size that this process had, and return its size now, in bytes; Linux."""
-    Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
-    return peak_rss_bytes()
 
 
 def cpu_seconds() -> float:

@@ -1,20 +1,14 @@
-"""Operations and bytes: counted while torch runs (`counting`), or computed for what is too slow to run.
-
-Computed are those of the authors' loop (`sampling_operations`).
-"""
+"""Operations and bytes: of one operation of torch, for `gpu_limits`, and of the authors' loop, too slow to run."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from open_clip.coca_model import CoCa
-from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
-from torch.utils.flop_counter import FlopCounterMode
 
 from pseudoris.schemas.config import CaptionsConfig
 
@@ -22,27 +16,6 @@ from pseudoris.schemas.config import CaptionsConfig
 _PER_MULTIPLY = 2
 # Of what they read from, only the rows that come out.
 _GATHERS = frozenset({"index_select", "index", "embedding", "gather"})
-
-
-class Traffic(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """While it is open, adds up what each operation reads and writes, as if nothing stayed in a cache.
-
-    Attributes:
-        num_bytes: Of the tensors that go into an operation, and of those that come out.
-    """
-
-    def __init__(self) -> None:
-        """Begin with nothing."""
-        super().__init__()  # type: ignore[no-untyped-call]
-        self.num_bytes = 0
-
-    def __torch_dispatch__(
-        self, function: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
-    ) -> Any:
-        """Run the operation and count what it moved."""
-        result = function(*args, **(kwargs or {}))
-        self.num_bytes += bytes_moved(function, (args, kwargs), result)
-        return result
 
 
 def bytes_moved(function: Any, given: tuple[tuple[Any, ...], dict[str, Any] | None], result: Any) -> int:
@@ -63,24 +36,14 @@ def _tensors(tree: object) -> list[torch.Tensor]:
     return list(found.values())
 
 
-def _is_packed(tensor: torch.Tensor) -> bool:
-    return str(tensor.layout) == "torch._mkldnn"
-
-
 def _memory(tensor: torch.Tensor) -> int:
     """Return what tells whether two tensors are views of one memory."""
-    return id(tensor) if _is_packed(tensor) or tensor.is_meta else tensor.untyped_storage().data_ptr()
+    return id(tensor) if tensor.is_meta else tensor.untyped_storage().data_ptr()
 
 
 def _size(tensor: torch.Tensor) -> int:
-    # oneDNN's own layouts are of float32 and know no element size; what is expanded lies in memory once.
-    if _is_packed(tensor):
-        return 4 * tensor.numel()
+    # What is expanded lies in memory once.
     return min(tensor.numel() * tensor.element_size(), tensor.untyped_storage().nbytes())
-
-
-def _packed_linear(x: torch.Size, *_: Any, out_shape: torch.Size, **__: Any) -> int:
-    return _PER_MULTIPLY * math.prod(out_shape) * x[-1]
 
 
 def attention(queries: torch.Size, keys: torch.Size, values: torch.Size, *_: Any, **__: Any) -> int:
@@ -92,19 +55,6 @@ def attention(queries: torch.Size, keys: torch.Size, values: torch.Size, *_: Any
 def added_product(_total: torch.Size, a: torch.Size, b: torch.Size, *_: Any, **__: Any) -> int:
     """Return the operations of a product that is added to a tensor, of the three shapes."""
     return _PER_MULTIPLY * math.prod(a) * b[-1]
-
-
-@contextmanager
-def counting() -> Iterator[Callable[[], tuple[int, int]]]:
-    """Yield what returns the floating-point operations and the bytes of the block so far."""
-    unknown_to_torch = {
-        torch.ops.mkldnn._linear_pointwise: _packed_linear,
-        torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: attention,
-        # torch counts it only where it makes a new tensor.
-        torch.ops.aten.baddbmm_: added_product,
-    }
-    with FlopCounterMode(display=False, custom_mapping=unknown_to_torch) as operations, Traffic() as traffic:
-        yield lambda: (int(operations.get_total_flops()), traffic.num_bytes)
 
 
 def sampling_operations(

@@ -1,15 +1,12 @@
 """Benchmarks compare equals: both sides give the same, or nothing is timed. Their commands write a row a case."""
 
 import json
-import re
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 import torch
 
 from benchmarks import (
-    caption_memory,
     captioner,
     crops,
     dataset,
@@ -39,7 +36,6 @@ FEW_POINTS = ["masks.points_per_side=4", "masks.crop_n_layers=0"]
 LITTLE = ["masks.points_per_side=8", "masks.crop_n_layers=0", "captions.context_scales=[1.0]", "captions.max_length=6"]
 RANDOM = [f"{stage}.weights.uri=random:0" for stage in ("masks", "captions", "filtering")]
 CHAIN = {"max_masks": 2, "kept_share": 0.4}
-needs_linux = pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="only Linux resets a peak")
 
 
 def sets(*assignments):
@@ -101,26 +97,6 @@ def test_all_sides_of_a_vlm_caption_the_same_crops():
     assert len(set(drawn)) > 5
     generated = vlm_captioner.generated(vlm, image.pixels[0], config.captions)
     assert len(generated) * len(generated[0]) == len(drawn)
-
-
-@pytest.mark.parametrize(("mebibytes", "is_enough"), [(256, True), pytest.param(1, False, marks=pytest.mark.long)])
-@needs_linux
-def test_a_captioner_stays_within_its_budget_or_gives_no_row(mebibytes, is_enough):
-    config = load_config("tiny", assignments=[f"captions.cache_bytes={mebibytes * 2**20}"])
-    if not is_enough:
-        with pytest.raises(ValueError, match="went over its budget"):
-            caption_memory.measure(config, num_masks=12, num_kinds=2, num_steps=6)
-        return
-    row = caption_memory.measure(config, num_masks=12, num_kinds=2, num_steps=6)
-    taken, grown = (int(number) for number in re.search(r"took (\d+) MiB.* grew by (\d+) MiB", row.note).groups())
-    assert 1 <= taken <= mebibytes
-    assert grown <= mebibytes
-
-
-def test_the_paper_preset_is_planned_without_its_weights():
-    text = caption_memory.planned(load_config("paper").captions, num_masks=60, dtype=torch.bfloat16)
-    # 60 crops of 255 tokens, 12 layers of keys and values of width 768 in two bytes.
-    assert f"{60 * 255 * 2 * 12 * 768 * 2 / 2**20:.0f} MiB a crop kind" in text
 
 
 def test_crops_that_differ_are_not_timed(monkeypatch):
