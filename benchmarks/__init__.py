@@ -12,10 +12,8 @@
 | `python -m benchmarks.gpu_session` | the first ten minutes of a GPU, its profile first; `make gpu` |
 | `python -m benchmarks.gpu_limits` | what stages ask of a GPU, counted without one, and the limit, modelled |
 | `python -m benchmarks.pipeline` | a run on Ray, against the same work in one process |
-| `python -m benchmarks.bucket_listing` | how long a source takes to list |
 | `python -m benchmarks.scale` | what a shard costs the driver |
 | `python -m benchmarks.dataset` | a run as a torch dataset, against CRIS's files and LMDB |
-| `python -m benchmarks.gallery_latency` | how fast the gallery's page answers |
 
 Records are in `benchmarks/results/`, the tables in docs/records/performance.md and scale.md. Quality is measured in
 `experiments/`.

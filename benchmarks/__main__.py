@@ -28,8 +28,6 @@ PARTS: Final[dict[str, list[str]]] = {
     "first_result": ["--repeats", "1"],
     "dataset": ["--samples", "320", "--repeats", "1"],
     "scale": ["--rows", "10000", "--work-s", "120"],
-    "bucket_listing": ["--keys", "100000"],
-    "gallery_latency": ["--expressions", "5000"],
 }
 
 

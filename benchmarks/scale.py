@@ -13,11 +13,9 @@ and the graph are of all shards, what a shard costs is of those that were commit
 
 from __future__ import annotations
 
-import io
 import math
 import os
 import struct
-import tarfile
 import tempfile
 import zlib
 from collections.abc import Mapping, Sequence
@@ -58,19 +56,6 @@ def write_tables(folder: Path, *, rows: int, group_rows: int) -> Path:
         images = [tiny_png(number) for number in range(first, min(first + table_rows, rows))]
         table = pa.table({"bytes": pa.array(images, pa.binary())})
         pq.write_table(table, folder / f"images-{first:012d}.parquet", row_group_size=group_rows)
-    return folder
-
-
-def write_tars(folder: Path, *, tars: int, members: int) -> Path:
-    """Write `tars` WebDataset tars of `members` images each; return their folder."""
-    folder.mkdir(parents=True)
-    for number in range(tars):
-        with tarfile.open(folder / f"{number:06d}.tar", "w") as tar:
-            for member in range(members):
-                data = tiny_png(number * members + member)
-                info = tarfile.TarInfo(f"{member:08d}.png")
-                info.size = len(data)
-                tar.addfile(info, io.BytesIO(data))
     return folder
 
 

@@ -1,4 +1,4 @@
-"""Writes the gallery: a page of images, masks, expressions. For `cli/gallery.py`, `quality_page`, benchmarks, examples.
+"""Writes the gallery: a page of images, masks, expressions. For `cli/gallery.py`, `quality_page`, examples.
 
     DEST/index.html   DEST/pictures/<image id>.webp        (`quality_page` makes DEST/quality.html)
 

@@ -1,6 +1,6 @@
 """Reads what a gallery shows: a sample of a run's images, spread evenly over it, with everything written about them.
 
-Called by `cli/gallery.py`, this room, `benchmarks` and examples. Rows are those of the run's tables
+Called by `cli/gallery.py`, this room and examples. Rows are those of the run's tables
 (`pseudoris.schemas.tables`). Memory holds a few numbers per shard, and the images one by one.
 """
 

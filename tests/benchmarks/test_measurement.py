@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import itertools
 import json
-import os
-import re
-import shutil
 import sys
 from importlib.util import find_spec
 from pathlib import Path
@@ -14,13 +11,8 @@ from pathlib import Path
 import pytest
 
 from benchmarks import __main__ as everything
-from benchmarks import bucket_listing, gallery_latency, measurement
-from benchmarks.fake_bucket import BUCKET, KeySpace, num_requests, served
+from benchmarks import measurement
 from benchmarks.first_result import main, timed
-from pseudoris.schemas.config import SourceConfig
-from pseudoris.store.sources import open_source
-
-ROOT = Path(__file__).parents[2]
 
 
 def test_the_median_ignores_warm_ups_and_one_outlier(monkeypatch):
@@ -96,52 +88,3 @@ def test_both_sides_come_to_a_result(tmp_path):
     (row,) = json.loads((tmp_path / "first.json").read_text())
     assert row["baseline_s"] > 0
     assert row["ours_s"] > 0
-
-
-@pytest.mark.browser
-def test_the_command_line_times_every_action(tmp_path):
-    if not any(map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))):
-        message = "no chromium on the PATH: install it to run the browser tests"
-        pytest.fail(message) if os.environ.get("CI") == "true" else pytest.skip(message)
-    path = tmp_path / "rows.json"
-    gallery_latency.main(["--expressions", "250", "--repeats", "2", "--json", str(path)])
-    rows = json.loads(path.read_text(encoding="utf-8"))
-
-    assert [row["case"].partition(",")[0] for row in rows] == ["load", *gallery_latency.ACTIONS]
-    assert all(0 < row["ours_s"] < 30 for row in rows)
-
-
-@pytest.mark.browser
-def test_what_is_published_was_measured_and_answers_at_once():
-    rows = json.loads((ROOT / "benchmarks" / "results" / "gallery.json").read_text(encoding="utf-8"))
-    page = (ROOT / "docs" / "records" / "performance.md").read_text(encoding="utf-8")
-
-    assert len(rows) == 2 * (1 + len(gallery_latency.ACTIONS))
-    for row in rows:
-        name = row["case"].partition(",")[0]
-        (line,) = re.findall(rf"^\| {re.escape(name)} \|.*$", page, re.MULTILINE)
-        assert f"| {1000 * row['ours_s']:.0f} ms (" in line
-        assert name == "load" or row["ours_s"] < 0.1
-
-
-@pytest.mark.long
-def test_a_source_lists_all_of_it_in_the_order_of_its_keys(monkeypatch):
-    for name, value in bucket_listing._CREDENTIALS.items():
-        monkeypatch.setenv(name, value)
-    with served(21_500) as endpoint:
-        items = list(open_source(f"s3://{BUCKET}/data", SourceConfig(endpoint_url=endpoint)).list())
-        assert num_requests(endpoint) >= 22
-    assert [item.key for item in items] == [
-        KeySpace(21_500).key(number).removeprefix("data/") for number in range(21_500)
-    ]
-    assert items[7].etag == f"{7:032x}"
-
-
-@pytest.mark.long
-def test_the_command_measures_tars_and_a_bucket(tmp_path):
-    path = tmp_path / "listing.json"
-    bucket_listing.main(["--tars", "3", "--members", "4", "--keys", "2500", "--json", str(path)])
-    tars, bucket = json.loads(path.read_text())
-    assert (tars["images"], bucket["images"]) == (12, 2_500)
-    assert bucket["list_requests"] >= 3
-    assert all(row["list_s"] > 0 for row in (tars, bucket))
