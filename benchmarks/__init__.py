@@ -5,15 +5,23 @@
 | `python -m benchmarks` | all parts that run on the embedded models, as `make bench` |
 | `python -m benchmarks.end_to_end` | images to scored expressions, against what the authors' scripts do |
 | `python -m benchmarks.captioner` | captions of one image, against the authors' loop |
+| `python -m benchmarks.vlm_captioner` | those of a vision-language model, against a plain loop and `generate` |
 | `python -m benchmarks.masks` | mask generation, against Meta's generator |
 | `python -m benchmarks.crops` | all crops of an image, against Pillow |
 | `python -m benchmarks.filter` | the filter, beside the captioner and against one that shares nothing |
 | `python -m benchmarks.listener_cost` | what the listener adds to captioning |
 | `python -m benchmarks.gpu_session` | the first ten minutes of a GPU, its profile first; `make gpu` |
 | `python -m benchmarks.gpu_limits` | what stages ask of a GPU, counted without one, and the limit, modelled |
+| `python -m benchmarks.synchronisations` | where the CPU would wait for a GPU, counted without one |
 | `python -m benchmarks.pipeline` | a run on Ray, against the same work in one process |
-| `python -m benchmarks.scale` | what a shard costs the driver |
+| `python -m benchmarks.first_result` | from the command to the first shard, against bare Ray Data |
+| `python -m benchmarks.scale` | what a shard costs the driver, against bare Ray Data |
+| `python -m benchmarks.memory` | how the memory of a long run grows, against bare Ray Data |
 | `python -m benchmarks.dataset` | a run as a torch dataset, against CRIS's files and LMDB |
+| `python -m benchmarks.exports` | each export over runs of two sizes |
+
+What has left stands in the history: docs/records names the commit and the command beside the figures. The plain
+references that tests use too are in `tests/oracles/`.
 
 Records are in `benchmarks/results/`, the tables in docs/records/performance.md and scale.md. Quality is measured in
 `experiments/`.
