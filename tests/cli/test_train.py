@@ -10,13 +10,13 @@ import pytest
 import torch
 from PIL import Image
 
-from experiments.absences import grefs_run
 from experiments.quality.scene_runs import SceneRun, imported_scenes
 from pseudoris.files.location import RunLocation
 from pseudoris.primitives.errors import ConfigError
 from pseudoris.synthworld.scenes import Split
 from pseudoris.training.learning import TrainingFolder
 from tests.builders.command import invoke, pseudoris_here
+from tests.builders.grefs import grefs_run
 from tests.builders.human import write_small_refer
 from tests.store.builders import start_run
 from tests.training.chooser.builders import chooser_words, imported_run

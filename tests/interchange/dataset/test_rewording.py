@@ -8,7 +8,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from experiments.absences import absent_texts
 from pseudoris.interchange.dataset import RisDataset, RisIterableDataset, SampleSpec
 from pseudoris.interchange.dataset.absent_places import placed_absence
 from pseudoris.interchange.dataset.rewording import drawn_forms, forms_of, sentences
@@ -22,6 +21,7 @@ from pseudoris.synthworld.scene_truth import SceneImageTruth
 from pseudoris.synthworld.scenes import Split, make_scene
 from pseudoris.workers.composing.likelihood import SIDES
 from recipes.scene_texts import realise, to_text
+from tests.builders.grefs import absent_texts
 from tests.builders.references import nouns, openings, placed, related
 from tests.interchange.dataset.builders import build_run, composed_rows
 from tests.store.builders import make_expression

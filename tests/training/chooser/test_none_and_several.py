@@ -11,7 +11,6 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from experiments.absences import grefs_run
 from experiments.quality.scene_runs import SceneRun
 from pseudoris.interchange.dataset import RisDataset, SampleSpec
 from pseudoris.primitives import rle
@@ -22,6 +21,7 @@ from pseudoris.training.chooser.chooser_training import ChooserLearner, StudentR
 from pseudoris.training.chooser.question_dataset import QuestionDataset, collate_questions
 from pseudoris.training.evaluation.held_out import HeldOutExpressions, held_out_figures
 from pseudoris.training.learning import open_fabric
+from tests.builders.grefs import grefs_run
 from tests.training.chooser.builders import small_config
 
 NONE = ["data.none=0.3"]
