@@ -11,7 +11,6 @@
 | `python -m experiments.ppt.prediction_picture FILE` | draws docs/records/ppt-predict.jpg |
 | `python -m experiments.audits` | simulated audits: coverage and width of intervals; tables of docs/records/audits.md |
 | `python -m experiments.ppt_data FOLDER` | PPT's pseudo-labels against the truth, with a contact sheet |
-| `python -m experiments.vlm_contrast OUT` | distinctive minus own draws, tiny LLaVA: docs/records/engines.md |
 | `python -m experiments.loaders FOLDER` | others' loaders read the exports: a table of docs/records/exports.md |
 
 `listener/` has no command: it measures the part `listening` of the quality page. docs/guides/composing.png was drawn by
