@@ -85,7 +85,7 @@ bench: $(STAMP) ## Every benchmark on the embedded models; JSON in bench-out/
 gpu: $(STAMP) ## Ten minutes of a GPU, on from where it was cut off; a line a measurement in bench-out/gpu.jsonl (GPU_ARGS)
 	$(RUN) -m benchmarks.gpu_session --out bench-out/gpu.jsonl $(GPU_ARGS)
 
-quality: $(STAMP) ## Measure every figure of docs/records/quality.md again (QUALITY_ARGS=--quick for a trial)
+quality: $(STAMP) ## Measure again every figure that is still measured, and write docs/records/quality.md (QUALITY_ARGS=--quick for a trial)
 	$(RUN) -m experiments.quality $(QUALITY_ARGS)
 
 conformance: $(STAMP) ## Write docs/records/conformance.md, after measuring what it lacks

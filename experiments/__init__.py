@@ -2,7 +2,7 @@
 
 | command | measures |
 | --- | --- |
-| `python -m experiments.quality` | every figure of docs/records/quality.md, and the page from `experiments/results/` |
+| `python -m experiments.quality` | every figure that is still measured of docs/records/quality.md, and the page |
 | `python -m experiments.oracle` | masks and captions on fresh scenes: the model card's figures |
 | `python -m experiments.scene_clip` | where the scene CLIP points: the model card's figures |
 | `python -m experiments.composing.posterior_fit` | fits the weights of the composer's posterior on development scenes |

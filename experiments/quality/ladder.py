@@ -87,21 +87,13 @@ class Draws:
 
     Attributes:
         decoders: `beam`, `top_k`, `top_p`; None for all.
-        crops: Crop kinds; None for all.
-        samplers: (top-k, top-p) of each sampler; None for all. Beams have neither and are not asked.
     """
 
     decoders: tuple[str, ...] | None = None
-    crops: tuple[str, ...] | None = None
-    samplers: tuple[tuple[int | None, float | None], ...] | None = None
 
     def holds(self, sample: CaptionSample) -> bool:
         """Return whether a draw is one of them."""
-        if self.decoders is not None and sample.decoder not in self.decoders:
-            return False
-        if self.crops is not None and sample.crop not in self.crops:
-            return False
-        return self.samplers is None or sample.decoder == "beam" or (sample.top_k, sample.top_p) in self.samplers
+        return self.decoders is None or sample.decoder in self.decoders
 
     def of(self, image: ShardImage) -> ShardImage:
         """Return the image with these draws alone; the scores of a text do not depend on who drew it."""

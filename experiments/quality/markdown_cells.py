@@ -85,13 +85,6 @@ def said_difference(difference: Mapping[str, Any]) -> str:
     return f"{cell(difference, sign='+')}{spread}{ending}"
 
 
-def mean_and_deviation(figures: Mapping[str, Any], name: str = "miou") -> str:
-    """Return a figure as it stands in a table; of one seed, which has no deviation, the value alone."""
-    figure = figures[name]
-    mean = f"{figure['mean']:.3f}"
-    return mean if len(figure["values"]) == 1 else f"{mean} ± {figure['std']:.3f}"
-
-
 def markdown_table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     """Return a Markdown table whose first column is of words and the others of figures."""
     lines = [header, ["---", *["--:"] * (len(header) - 1)], *rows]
@@ -129,6 +122,6 @@ def _texts() -> jinja2.Environment:
     texts = jinja2.Environment(
         loader=loader, undefined=jinja2.StrictUndefined, autoescape=False, trim_blocks=True, lstrip_blocks=True
     )
-    cells = (cell, value, percent, triple, said_difference, mean_and_deviation)
+    cells = (cell, value, percent, triple, said_difference)
     texts.globals |= {each.__name__: each for each in (*cells, plot_name)}
     return texts

@@ -1,6 +1,7 @@
 """docs/records/quality.md, its appendix, docs/records/quality.json and the plots beside them, from the parts' records.
 
-All texts are templates, `texts/*.md.j2`: that above the parts, and a section for each part.
+All texts are templates, `texts/*.md.j2`: that above the parts, a section for each part, and the sections of parts that
+are measured no more.
 """
 
 from __future__ import annotations
@@ -56,14 +57,20 @@ def markdown(known: Sequence[tuple[Part, Record]], options: Options) -> str:
     """Return the page."""
     sections = [_section(part, record, options) for part, record in known if not part.is_appendix]
     top = head({part.name: record.result for part, record in known})
-    return "\n\n".join([top, *sections]) + "\n"
+    return "\n\n".join([top, *sections, *_recorded("recorded", options)]) + "\n"
 
 
 def appendix(known: Sequence[tuple[Part, Record]], options: Options, whole: WholeRun | None = None) -> str:
     """Return the page of the other parts, and of what all of them take."""
     sections = [_section(part, record, options) for part, record in known if part.is_appendix]
+    sections += _recorded("appendix_recorded", options)
     took = {"records": [record for _, record in known], "whole": whole}
     return "\n\n".join([render("quality/texts/appendix", {}), *sections, render("quality/texts/runtime", took)]) + "\n"
+
+
+def _recorded(name: str, options: Options) -> list[str]:
+    """Return the sections of parts that are measured no more, which a trial has no plots of."""
+    return [render(f"quality/texts/{name}", {})] if options.is_whole else []
 
 
 def _section(part: Part, record: Record, options: Options) -> str:

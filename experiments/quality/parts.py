@@ -1,7 +1,8 @@
 """A part of docs/records/quality.md or of its appendix, and how it runs: its result is JSON, which later runs reuse.
 
 To add a part: a module here that ends in `PART = Part(…)`, its text `texts/<part>.md.j2`, and the module's name in
-`MODULES`, in the order of the page.
+`MODULES`, in the order of the page. When a part leaves, its section goes as text, with commit and command, into
+`texts/recorded.md.j2` or `texts/appendix_recorded.md.j2`.
 """
 
 from __future__ import annotations
@@ -25,16 +26,9 @@ MODULES: Final[tuple[str, ...]] = (
     "expressions",
     "judge",
     "students",
-    "paper_chain",
-    "paper_numbers",
-    "parts_worth",
-    "semi",
     "ablation",
-    "sweeps",
     "composition",
     "listener",
-    "segmenters",
-    "domains",
 )
 # Where the last whole run's results are kept, and read from for parts that were not run.
 RECORDS: Final = Path(__file__).parents[1] / "results"

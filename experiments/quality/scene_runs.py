@@ -117,7 +117,6 @@ def pseudo_run(
     preset: str = "tiny",
     composing: str | None = None,
     example: str | None = None,
-    filtering: Sequence[str] = (),
 ) -> str:
     """Return the run that `pseudoris annotate` makes of the same images, and goes on with what stands.
 
@@ -127,14 +126,13 @@ def pseudo_run(
         preset: Of the tiny models.
         composing: How expressions with positions and relations are composed too, as `--set` takes it; None without.
         example: A file of examples/ with more of the method; None without.
-        filtering: Settings of the filter, as `--set` takes them.
 
     Raises:
         RuntimeError: The command failed; its last lines are in the message.
     """
     true_run(options, scenes)
     folder = _folder(options, scenes)
-    method = [*filtering, *([] if composing is None else [composing])]
+    method = [] if composing is None else [composing]
     file = None if example is None else EXAMPLES / example
     # By the whole method, weights included: another one never takes its figures from these tables.
     config = load_config(preset, file, method)

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from statistics import fmean, stdev
-from typing import Any, Final, Literal
+from typing import Any, Final
 
 import numpy as np
 import torch
@@ -21,9 +21,6 @@ from experiments.quality.markdown_cells import as_json
 from experiments.quality.parts import Options
 from experiments.quality.scene_runs import ALL_KINDS, KINDS, read_kinds
 from experiments.quality.seed_bootstrap import SeedBootstrap
-from experiments.segmenter.segmenter_config import SegmenterConfig, load_segmenter_config
-from experiments.segmenter.segmenter_learner import SegmenterLearner
-from experiments.segmenter.segmenter_training import load_segmenter, train_segmenter
 from experiments.verdicts import interval, variance_over_images
 from pseudoris.schemas.config_layers import config_hash
 from pseudoris.training.chooser.chooser_config import ChooserConfig, load_chooser_config
@@ -33,12 +30,12 @@ from pseudoris.training.learning import open_fabric
 from pseudoris.training.learning.checkpoint_folder import CHECKPOINT_NAME, SUMMARY_NAME, TrainingFolder
 from pseudoris.workers.checkpoints.weight_files import weights_digest
 
-# Of a student's training: of a chooser a minute of one core, of a segmenter three.
+# Of a student's training: a minute of one core.
 NUM_STEPS: Final = 300
 QUICK_STEPS: Final = 60
 NUM_SEEDS: Final = 5
 # Every draw of the captioner, whether the filter kept it or not.
-UNFILTERED: Final = "data.is_kept_only=false"
+_UNFILTERED: Final = "data.is_kept_only=false"
 # Of an arm that says how expressions are drawn.
 _DRAW_WORDS: Final = ("data.draw=", "data.weighting=draw", "data.weighting=both")
 
@@ -49,32 +46,25 @@ class Arm:
 
     Attributes:
         runs: What is learnt from.
-        human: Mixed in: every mask of it counts an epoch once, as every mask of `runs` does.
         assignments: Of the student's settings, as `--set` takes them.
         seed: Of weights and order.
-        kind: Of student: it chooses one of SAM's masks, or draws one.
     """
 
     runs: tuple[str, ...]
-    human: str | None = None
     assignments: tuple[str, ...] = ()
     seed: int = 0
-    kind: Literal["chooser", "segmenter"] = "chooser"
 
-    def config(self) -> ChooserConfig | SegmenterConfig:
+    def config(self) -> ChooserConfig:
         """Return the student's settings."""
-        load = load_segmenter_config if self.kind == "segmenter" else load_chooser_config
         # The draw of the first figures; the default of `train` was chosen by what they show.
         draw = () if any(word.startswith(_DRAW_WORDS) for word in self.assignments) else ("data.draw=distinct",)
-        return load("tiny", None, [*draw, *self.assignments, f"training.seed={self.seed}"])
+        return load_chooser_config("tiny", None, [*draw, *self.assignments, f"training.seed={self.seed}"])
 
     def digest(self) -> str:
         """Return a name that says all of it, the frozen models included."""
         config = self.config()
-        said = [self.runs, self.human, config.decisive(), weights_digest(config.towers.weights)]
-        if isinstance(config, ChooserConfig):
-            said.append(config_hash(config.candidates.run_config()))
-        return digest_of(said)
+        models = [weights_digest(config.towers.weights), config_hash(config.candidates.run_config())]
+        return digest_of([self.runs, config.decisive(), *models])
 
 
 @dataclass(frozen=True)
@@ -187,7 +177,7 @@ def by_kind(found: Answered, group: str) -> dict[str, dict[str, float | None]]:
 def train_arms(options: Options, arms: Mapping[str, Sequence[Arm]], val: str, *, shown: str) -> Answered:
     """Return what each named group of arms, the seeds of one, answers to a run's expressions.
 
-    Trainings and answers that stand in OUT are taken from there: parts share arms, and an arm may be asked twice.
+    Trainings and answers that stand in OUT are taken from there: an arm may be asked twice.
     """
     jobs = {arm.digest(): arm for group in arms.values() for arm in group}
     wanted = {digest: _ArmJob(arm, _folder(options, arm), val) for digest, arm in jobs.items()}
@@ -211,12 +201,12 @@ def summarise(seeds: Sequence[Mapping[str, float]]) -> dict[str, Any]:
     }
 
 
-def paper_steps(*runs: str, kind: Literal["chooser", "segmenter"] = "chooser") -> dict[str, Arm]:
+def paper_steps(run: str) -> dict[str, Arm]:
     """Return the arms of the paper's steps on an annotation: naive captions, distinctive ones, filtered ones."""
     return {
-        "naive": Arm(runs, assignments=(UNFILTERED, 'data.decoders=["beam"]'), kind=kind),
-        "distinctive": Arm(runs, assignments=(UNFILTERED,), kind=kind),
-        "filtered": Arm(runs, kind=kind),
+        "naive": Arm((run,), assignments=(_UNFILTERED, 'data.decoders=["beam"]')),
+        "distinctive": Arm((run,), assignments=(_UNFILTERED,)),
+        "filtered": Arm((run,)),
     }
 
 
@@ -238,20 +228,15 @@ def _train_and_ask(job: _ArmJob) -> None:
     TrainingFolder(job.folder).write_json(job.answers.name, found)
 
 
-def _trained(job: _ArmJob) -> ChooserLearner | SegmenterLearner:
-    folder, human, config, cache = job.folder, job.arm.human, job.arm.config(), _cache(job.folder)
+def _trained(job: _ArmJob) -> ChooserLearner:
+    folder, config, cache = job.folder, job.arm.config(), _cache(job.folder)
     if (folder / SUMMARY_NAME).exists():
-        return load_student(folder, cache=cache) if isinstance(config, ChooserConfig) else load_segmenter(folder)
+        return load_student(folder, cache=cache)
     has_begun = (folder / CHECKPOINT_NAME).exists()
     if folder.exists() and not has_begun:
         shutil.rmtree(folder)
-    fabric = open_fabric(config.training)
-    learner: ChooserLearner | SegmenterLearner
-    if isinstance(config, ChooserConfig):
-        request = StudentRequest(config.with_cache(cache), job.arm.runs, folder, human=human, is_resuming=has_begun)
-        learner, _ = train_student(request, fabric)
-    else:
-        learner, _ = train_segmenter(config, job.arm.runs, folder, fabric, human=human, is_resuming=has_begun)
+    request = StudentRequest(config.with_cache(cache), job.arm.runs, folder, is_resuming=has_begun)
+    learner, _ = train_student(request, open_fabric(config.training))
     learner.module.eval()
     return learner
 

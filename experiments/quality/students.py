@@ -49,7 +49,6 @@ from pseudoris.training.evaluation.held_out import Answerer, HeldOutExpressions
 from pseudoris.workers.checkpoints.weight_files import weights_digest
 from recipes.scene_texts import Voice
 
-# Of the other parts that train students too, which then share these arms.
 NUM_SCENES, QUICK_SCENES = 400, 40
 # Scenes that no choice was made on, asked once: those from 20,000 on were looked at before the best preset had its own
 # captioner.
@@ -115,7 +114,7 @@ def arms(options: Options) -> dict[str, Arm]:
     """Return what is trained, one arm of each."""
     scenes = training_scenes(options.scenes(NUM_SCENES, QUICK_SCENES))
     probable = (pseudo_run(options, scenes, example=LISTENER_COMPOSER),)
-    best = best_arm(options, scenes)
+    best = Arm((pseudo_run(options, scenes, preset=BEST_PRESET, composing=OF_ONE_MASK),), assignments=REWORDED)
     simulated = (true_run(options, scenes),)
     return {
         **paper_steps(pseudo_run(options, scenes)),
@@ -129,11 +128,6 @@ def arms(options: Options) -> dict[str, Arm]:
         "best_plain": replace(best, assignments=(*best.assignments, *_WITHOUT_HAND)),
         "simulated_people_plain": Arm(simulated, assignments=_WITHOUT_HAND),
     }
-
-
-def best_arm(options: Options, scenes: SceneRun) -> Arm:
-    """Return what trains best of all that needs no annotator."""
-    return Arm((pseudo_run(options, scenes, preset=BEST_PRESET, composing=OF_ONE_MASK),), assignments=REWORDED)
 
 
 def annotation_figures(name: str, arm: Arm) -> dict[str, float]:
@@ -189,29 +183,16 @@ def headline(result: Result) -> Mapping[str, Any]:
     return {"students": {name: {to: kinds[name]["all"][key] for to, key in named.items()} for name in _HEADLINE}}
 
 
-def asked_fresh(options: Options, arms: Mapping[str, Arm], first: int, *, shown: str) -> tuple[Answered, Result]:
-    """Train all seeds of each arm, and ask fresh scenes; return the answers, and of how many scenes and seeds."""
-    groups = {name: seeded(options, arm) for name, arm in arms.items()}
-    count = options.scenes(NUM_FRESH, QUICK_FRESH)
-    found = train_arms(options, groups, true_run(options, SceneRun(Split.TEST, count, first)), shown=shown)
-    trained = {"scenes": options.scenes(NUM_SCENES, QUICK_SCENES), "test_scenes": count}
-    return found, {**trained, "seeds": max(map(len, groups.values()))}
-
-
-def settings_of(options: Options, first: int) -> dict[str, Any]:
+def settings(options: Options) -> Mapping[str, Any]:
     """Return what figures of students depend on beside the method: their frozen towers, and what they see."""
     return {
         "towers": weights_digest(Arm(()).config().towers.weights)[:16],
         "steps": num_steps(options),
         "scenes": options.scenes(NUM_SCENES, QUICK_SCENES),
         "test_scenes": options.scenes(NUM_FRESH, QUICK_FRESH),
-        "first_fresh": first,
+        "first_fresh": FIRST_FRESH,
+        **methods(),
     }
-
-
-def settings(options: Options) -> Mapping[str, Any]:
-    """Return those of this part."""
-    return {**settings_of(options, FIRST_FRESH), **methods()}
 
 
 def methods() -> dict[str, str]:

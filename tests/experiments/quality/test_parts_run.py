@@ -7,24 +7,13 @@ from xml.etree import ElementTree
 
 import pytest
 
-from experiments.quality import (
-    ablation,
-    composition,
-    domains,
-    paper_chain,
-    segmenters,
-    semi,
-    student_arms,
-    students,
-    sweeps,
-)
+from experiments.quality import ablation, composition, student_arms, students
 from experiments.quality.annotated_scenes import DISTINCTIVE, PAPER, SHIPPED
 from experiments.quality.ladder import CURVES
 from experiments.quality.parts import Options
 
 # The first has annotated the last one's scenes too.
-MEASURED = (ablation.PART, sweeps.PART, composition.PART)
-TRAINED = (students.PART, paper_chain.PART, segmenters.PART, semi.PART, domains.PART)
+MEASURED = (ablation.PART, composition.PART)
 NUM_SCENES = 3
 pytestmark = pytest.mark.long
 
@@ -33,10 +22,7 @@ pytestmark = pytest.mark.long
 def measured(tmp_path_factory):
     """The parts without training, on a scene each."""
     options = Options(tmp_path_factory.mktemp("quality"), processes=1, max_scenes=1)
-    with pytest.MonkeyPatch.context() as patch:
-        # Each further share is another captioner to load.
-        patch.setattr(sweeps, "SHARES", (0.5,))
-        return {part.name: part.run(options) for part in MEASURED}
+    return {part.name: part.run(options) for part in MEASURED}
 
 
 @pytest.mark.parametrize("part", MEASURED, ids=lambda part: part.name)
@@ -66,56 +52,30 @@ def test_the_ladder_stands_on_the_same_scenes_and_filters_keep_less_than_all(mea
 
 
 @pytest.fixture(scope="module")
-def options(tmp_path_factory):
-    return Options(tmp_path_factory.mktemp("students"), is_quick=True, processes=1, max_scenes=NUM_SCENES)
-
-
-@pytest.fixture(scope="module")
-def results(options):
-    """The parts that annotate, train and ask."""
+def learnt(tmp_path_factory):
+    """The part that annotates, trains and asks."""
+    options = Options(tmp_path_factory.mktemp("students"), is_quick=True, processes=1, max_scenes=NUM_SCENES)
     with pytest.MonkeyPatch.context() as patch:
         # One more than those of the warm-up.
         patch.setattr(student_arms, "QUICK_STEPS", 51)
-        return {part.name: part.run(options) for part in TRAINED}
+        return students.PART.run(options)
 
 
 @pytest.mark.ray
-@pytest.mark.parametrize("part", TRAINED, ids=lambda part: part.name)
-def test_a_part_with_trainings_makes_a_section_and_plots(results, part):
-    result = json.loads(json.dumps(results[part.name], allow_nan=False))
-    assert part.section(result).startswith("## ")
-    assert all(svg.startswith("<svg") for svg in part.plots(result).values())
+def test_a_part_with_trainings_makes_a_section_and_plots(learnt):
+    result = json.loads(json.dumps(learnt, allow_nan=False))
+    assert students.PART.section(result).startswith("## ")
+    assert all(svg.startswith("<svg") for svg in students.PART.plots(result).values())
     assert (result["scenes"], result["test_scenes"]) == (NUM_SCENES, NUM_SCENES)
 
 
 @pytest.mark.ray
-def test_every_student_is_asked_by_kind_and_in_both_voices(results):
-    found = results["students"]
+def test_every_student_is_asked_by_kind_and_in_both_voices(learnt):
     trained = {"naive", "distinctive", "filtered", "probability", "reworded", "more", "best", "simulated_people"}
     plain = {"best_plain", "simulated_people_plain"}
     untrained = {"random", "zero_shot_sentence", "zero_shot", "zero_shot_places", "ceiling"}
-    assert found["arms"].keys() == trained | plain | untrained
-    assert found["second_voice"].keys() == {"filtered", "best", "simulated_people"}
-    miou = {name: kinds["all"]["value"] for name, kinds in found["kinds"].items()}
+    assert learnt["arms"].keys() == trained | plain | untrained
+    assert learnt["second_voice"].keys() == {"filtered", "best", "simulated_people"}
+    miou = {name: kinds["all"]["value"] for name, kinds in learnt["kinds"].items()}
     assert max(miou.values()) == miou["ceiling"]
     assert miou["zero_shot_sentence"] > miou["random"]
-
-
-@pytest.mark.ray
-def test_no_scene_annotated_by_none_has_no_student_alone(results):
-    points = {point["share"]: point for point in results["semi"]["points"]}
-    assert points[0.0]["alone"] is None
-    assert points[1.0]["annotated"] == NUM_SCENES
-    # The same trainings as of the part about students, and so not done twice.
-    kinds = results["students"]["kinds"]
-    assert points[1.0]["alone"]["all"]["value"] == kinds["simulated_people"]["all"]["value"]
-    assert points[0.0]["mixed"]["all"]["value"] == kinds["best"]["all"]["value"]
-
-
-@pytest.mark.ray
-def test_both_worlds_are_annotated_and_asked(results, options):
-    found = results["domains"]["arms"]
-    assert found.keys() == {"new", "old"}
-    assert found["new"] != found["old"]
-    names = {path.name.split("-")[0] for path in (options.out / "runs").iterdir()}
-    assert {"default", domains.NEW_WORLD} <= names

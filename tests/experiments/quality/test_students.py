@@ -57,10 +57,8 @@ ARM = Arm(runs=("out/pseudo",))
     "other",
     [
         replace(ARM, runs=("out/pseudo", "out/more")),
-        replace(ARM, human="out/true"),
         replace(ARM, assignments=("data.is_kept_only=false",)),
         replace(ARM, seed=1),
-        replace(ARM, kind="segmenter"),
     ],
 )
 def test_whatever_differs_is_trained_anew(other: Arm) -> None:
