@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import Literal
 
 import numpy as np
 
@@ -33,9 +32,8 @@ _OPENING_SHARES: tuple[float, ...] = (0.6, 0.2, 0.2)
 _BARE_SHARE, _DEFINITE_SHARE = 0.3, 0.25
 # Decoding allows EOS only from a prefix of five tokens, SOT counted: a bare noun phrase needs four words.
 _MIN_BARE_WORDS = 3
-# Who speaks about a scene: `first` as `simulated_expressions` has it, `second` as `experiments.second_voice`.
-Voice = Literal["first", "second"]
-_SPEECH_STREAMS: dict[Voice, int] = {"first": 2, "second": 3}
+# Of the four of a scene.
+_SPEECH_STREAM = 2
 _SMALL_WORDS: tuple[str, ...] = ("on", "at", "from", "to", "of", "all", "both", "there", "this", "is")
 
 
@@ -150,7 +148,7 @@ def expression_words() -> tuple[str, ...]:
     return tuple(dict.fromkeys(word for table in tables for word in table))
 
 
-def speech_generator(scene: Scene, speaker: int, *, voice: Voice = "first") -> np.random.Generator:
-    """Return the generator for the expressions of one speaker of a voice, counted from 0, about a scene."""
-    key = np.array([scene.seed, 4 * scene.index + _SPEECH_STREAMS[voice]], dtype=np.uint64)
+def speech_generator(scene: Scene, speaker: int) -> np.random.Generator:
+    """Return the generator for the expressions of one speaker, counted from 0, about a scene."""
+    key = np.array([scene.seed, 4 * scene.index + _SPEECH_STREAM], dtype=np.uint64)
     return np.random.Generator(np.random.Philox(key=key, counter=[0, 0, 0, speaker]))

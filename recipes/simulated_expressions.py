@@ -7,7 +7,7 @@ relation. The oracle confirms that each refers to its object and to nothing else
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import product
 from typing import Final
@@ -68,11 +68,10 @@ def first_voice_expressions(scene: Scene, number: int) -> tuple[Expression, ...]
     return tuple(found.values())
 
 
-def kinds_of(
-    scene: Scene, speaker: Callable[[Scene, int], Sequence[Expression]] = first_voice_expressions
-) -> dict[str, str]:
-    """Return the kind of each expression that a speaker says about a scene, by its text: all is said again."""
-    return {each.text: each.kind for number in range(len(scene.objects)) for each in speaker(scene, number)}
+def kinds_of(scene: Scene) -> dict[str, str]:
+    """Return the kind of each expression that is said about a scene, by its text: all is said again."""
+    said = (first_voice_expressions(scene, number) for number in range(len(scene.objects)))
+    return {each.text: each.kind for of_object in said for each in of_object}
 
 
 def draw_utterance(pool: Sequence[Utterance], rng: np.random.Generator) -> Utterance:

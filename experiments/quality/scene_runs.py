@@ -1,6 +1,6 @@
 """Runs that students learn from: scenes of simulated annotators, and the same images annotated by the pipeline.
 
-    python -m experiments.quality.scene_runs OUT --split test --scenes 150 [--world second] [--voice second]
+    python -m experiments.quality.scene_runs OUT --split test --scenes 150 [--world second]
 
 writes the first kind through `pseudoris import`: true masks, and what simulated annotators say of each object. So
 training on the truth, and evaluation on held-out scenes, use the same code as pseudo-labels.
@@ -13,7 +13,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal
@@ -24,7 +24,6 @@ import typer
 from PIL import Image
 
 from experiments.quality.parts import Options
-from experiments.second_voice.expressions import second_voice_expressions
 from experiments.touching_scenes import make_scene, render
 from pseudoris.files.location import RunLocation
 from pseudoris.interchange.imports import ImportRequest, import_annotation
@@ -43,8 +42,7 @@ from pseudoris.training.evaluation.bootstrap import Estimate
 from pseudoris.training.evaluation.human_truth import open_truth
 from pseudoris.training.evaluation.run_evaluation import evaluate_run
 from pseudoris.training.evaluation.truth import Truth
-from recipes.scene_texts import Voice
-from recipes.simulated_expressions import Expression, first_voice_expressions, kinds_of
+from recipes.simulated_expressions import first_voice_expressions, kinds_of
 
 # Words alone; a place in the picture or in a row; a relation to another object.
 KINDS: Final = ("attribute", "position", "relation")
@@ -71,26 +69,21 @@ TRUTH_NAME, ANNOTATION_NAME = "truth.json", "annotation.json"
 FIRST_UNSEEN: Final = 10_000
 # For `pseudo_run`: the composer with its defaults.
 COMPOSING: Final = "composing={}"
-# What is said of an object of a scene, by its number.
-Speaker = Callable[[Scene, int], tuple[Expression, ...]]
-SPEAKERS: Final[Mapping[Voice, Speaker]] = {"first": first_voice_expressions, "second": second_voice_expressions}
 
 
 @dataclass(frozen=True)
 class SceneRun:
-    """`count` scenes of a split of a world, from a position on, and who speaks about them."""
+    """`count` scenes of a split of a world, from a position on."""
 
     split: Split
     count: int
     first: int = 0
     world: str = DEFAULT_WORLD
-    voice: Voice = "first"
 
     @property
     def name(self) -> str:
         """Of its folder."""
-        voice = "" if self.voice == "first" else f"-{self.voice}"
-        return f"{self.world}-{self.split}-{self.first}-{self.count}{voice}"
+        return f"{self.world}-{self.split}-{self.first}-{self.count}"
 
     def all(self) -> list[Scene]:
         """Return the scenes."""
@@ -103,10 +96,7 @@ def training_scenes(count: int, world: str = DEFAULT_WORLD) -> SceneRun:
 
 
 def true_run(options: Options, scenes: SceneRun) -> str:
-    """Return the run of a set of scenes with their true masks and their voice's expressions, written unless it stands.
-
-    Images do not depend on the voice.
-    """
+    """Return the run of a set of scenes with their true masks and simulated expressions, written unless it stands."""
     return str(imported_scenes(_folder(options, scenes), scenes))
 
 
@@ -180,14 +170,13 @@ def imported_scenes(folder: Path, scenes: SceneRun) -> Path:
 
     Args:
         folder: Of this set of scenes alone.
-        scenes: Which, and who speaks about them.
+        scenes: Which.
     """
     run = RunLocation.open(str(folder / RUN_FOLDER))
-    speaker = SPEAKERS[scenes.voice]
     if not list_receipts(run):
-        write_scenes(folder, scenes.all(), speaker)
+        write_scenes(folder, scenes.all())
     if not (folder / KINDS_NAME).exists():
-        write_kinds(folder, {image_name(at): kinds_of(scene, speaker) for at, scene in enumerate(scenes.all())})
+        write_kinds(folder, {image_name(at): kinds_of(scene) for at, scene in enumerate(scenes.all())})
     words = ("shards.max_images=64", "shards.embed_images=true")
     return imported(folder / ANNOTATION_NAME, folder / IMAGES_FOLDER, folder / RUN_FOLDER, "coco", words)
 
@@ -208,7 +197,7 @@ def imported(
     return out
 
 
-def write_scenes(folder: Path, scenes: Sequence[Scene], speaker: Speaker) -> None:
+def write_scenes(folder: Path, scenes: Sequence[Scene]) -> None:
     """Write the images, the truth, and COCO JSON with captions an object."""
     (folder / IMAGES_FOLDER).mkdir(parents=True, exist_ok=True)
     truth: dict[str, Any] = {}
@@ -221,13 +210,13 @@ def write_scenes(folder: Path, scenes: Sequence[Scene], speaker: Speaker) -> Non
         height, width = painted.image.shape[:2]
         truth[name] = scene_truth(scene)
         images.append({"id": number, "file_name": name, "height": height, "width": width})
-        objects += _objects(scene, painted, number, len(objects), speaker)
+        objects += _objects(scene, painted, number, len(objects))
     document = {"images": images, "annotations": objects, "categories": [{"id": 1, "name": "object"}]}
     (folder / TRUTH_NAME).write_text(json.dumps(truth) + "\n", encoding="utf-8")
     (folder / ANNOTATION_NAME).write_text(json.dumps(document) + "\n", encoding="utf-8")
 
 
-def _objects(scene: Scene, painted: RenderedScene, image: int, first: int, speaker: Speaker) -> list[dict[str, Any]]:
+def _objects(scene: Scene, painted: RenderedScene, image: int, first: int) -> list[dict[str, Any]]:
     """Return COCO's rows of a scene's objects; one that others hide whole has no mask and no row."""
     counts = rle.encode(torch.from_numpy(painted.masks))
     size = (painted.masks.shape[1], painted.masks.shape[2])
@@ -236,8 +225,7 @@ def _objects(scene: Scene, painted: RenderedScene, image: int, first: int, speak
         if area:
             segmentation = {"size": list(size), "counts": counts[number]}
             named = {"id": first + len(rows), "image_id": image, "category_id": 1, "iscrowd": 0, "area": area}
-            texts = [each.text for each in speaker(scene, number)]
-            rows.append({**named, "segmentation": segmentation, "captions": texts})
+            rows.append({**named, "segmentation": segmentation, "captions": said_by_annotators(scene, number)})
     return rows
 
 
@@ -264,10 +252,9 @@ def main(
     scenes: Annotated[int, typer.Option(min=1, help="How many.")] = 150,
     first: Annotated[int, typer.Option(min=0, help="The position of the first.")] = 0,
     world: Annotated[str, typer.Option(help="One of synthworld's, or touching.")] = DEFAULT_WORLD,
-    voice: Annotated[Voice, typer.Option(help="Who speaks of the objects.")] = "first",
 ) -> None:
     """Write scenes as a run of human annotation."""
-    typer.echo(imported_scenes(out, SceneRun(split, scenes, first, world, voice)))
+    typer.echo(imported_scenes(out, SceneRun(split, scenes, first, world)))
 
 
 if __name__ == "__main__":

@@ -177,7 +177,7 @@ def by_kind(found: Answered, group: str) -> dict[str, dict[str, float | None]]:
 def train_arms(options: Options, arms: Mapping[str, Sequence[Arm]], val: str, *, shown: str) -> Answered:
     """Return what each named group of arms, the seeds of one, answers to a run's expressions.
 
-    Trainings and answers that stand in OUT are taken from there: an arm may be asked twice.
+    Trainings and answers that stand in OUT are taken from there.
     """
     jobs = {arm.digest(): arm for group in arms.values() for arm in group}
     wanted = {digest: _ArmJob(arm, _folder(options, arm), val) for digest, arm in jobs.items()}

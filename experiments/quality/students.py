@@ -2,8 +2,8 @@
 
 All students see the same training images; expressions and masks differ: the pipeline has SAM's masks,
 simulated annotators the renderer's true ones. On fresh scenes they are asked what simulated annotators say
-(`simulated_expressions`), half of which names a place or a relation, and the same in a second voice. Rows that need no
-training choose among the same masks.
+(`simulated_expressions`), half of which names a place or a relation. Rows that need no training choose among the same
+masks.
 """
 
 from __future__ import annotations
@@ -47,7 +47,6 @@ from pseudoris.synthworld.scenes import Split
 from pseudoris.training.evaluation.answerers import ClipChoice, SamProposals
 from pseudoris.training.evaluation.held_out import Answerer, HeldOutExpressions
 from pseudoris.workers.checkpoints.weight_files import weights_digest
-from recipes.scene_texts import Voice
 
 NUM_SCENES, QUICK_SCENES = 400, 40
 # Scenes that no choice was made on, asked once: those from 20,000 on were looked at before the best preset had its own
@@ -69,8 +68,6 @@ _FEWER_SEEDS: Final = {
     **dict.fromkeys(("probability", "reworded", "more"), 3),
     **dict.fromkeys(("best_plain", "simulated_people_plain"), 2),
 }
-# Asked the same in other words too.
-_SECOND_VOICE: Final = ("filtered", "best", "simulated_people")
 # Without what is hand-written knowledge of English.
 _WITHOUT_HAND: Final = ("model.has_head_noun=false", "mirrored_words=null")
 # The paper's order, and what comes after it.
@@ -92,15 +89,12 @@ def run(options: Options) -> Result:
     found = train_arms(options, groups, val, shown="students of each step")
     torch.set_num_threads(1)
     found = found.with_others(untrained(val))
-    again = {name: groups[name] for name in _SECOND_VOICE}
-    second = train_arms(options, again, fresh_run(options, voice="second"), shown="asked in a second voice")
     return {
         "scenes": options.scenes(NUM_SCENES, QUICK_SCENES),
         "test_scenes": options.scenes(NUM_FRESH, QUICK_FRESH),
         "seeds": len(groups["simulated_people"]),
         "arms": found.figures,
         "kinds": {name: by_kind(found, name) for name in found.figures},
-        "second_voice": {name: by_kind(second, name) for name in again},
         "annotation": {name: annotation_figures(name, all_arms[name]) for name in _STEPS},
         "differences": differences(found),
         "share": {
@@ -142,10 +136,10 @@ def differences(found: Answered) -> dict[str, dict[str, Any]]:
     return {**steps, **{f"{name} - zero_shot": found.difference(name, "zero_shot") for name in _STEPS}}
 
 
-def fresh_run(options: Options, *, voice: Voice = "first") -> str:
+def fresh_run(options: Options) -> str:
     """Return scenes of the captioner's own world that nothing was chosen on, as simulated annotators describe them."""
     count = options.scenes(NUM_FRESH, QUICK_FRESH)
-    return true_run(options, SceneRun(Split.TEST, count, FIRST_FRESH, voice=voice))
+    return true_run(options, SceneRun(Split.TEST, count, FIRST_FRESH))
 
 
 def untrained(run: str) -> Answered:

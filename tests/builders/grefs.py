@@ -36,7 +36,7 @@ _CHANGED: Final = {word: slot for slot in _SLOTS for word in slot}
 def grefs_run(folder: Path, scenes: SceneRun) -> str:
     """Write scenes with expressions of their objects and of none, import them, and return the run."""
     drawn = scenes.all()
-    write_scenes(folder, drawn, lambda scene, number: ())
+    write_scenes(folder, drawn)
     instances = (folder / ANNOTATION_NAME).rename(folder / "instances.json")
     refs = list(_refs(drawn, json.loads(instances.read_text())["annotations"]))
     (folder / "grefs(unc).json").write_text(json.dumps(refs))
