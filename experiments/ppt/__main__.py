@@ -30,8 +30,7 @@ from experiments.ppt.ablation_rows import QUICK, TRAININGS, WHOLE, make_runs
 from experiments.ppt.ablation_table import BEGIN, END, as_json, as_markdown, trials
 from experiments.process_pool import run_jobs
 from experiments.quality.markdown_cells import put_into
-from experiments.touching_scenes import make_scene
-from pseudoris.synthworld.scenes import Split
+from pseudoris.synthworld.scenes import Split, make_scene
 from pseudoris.synthworld.worlds import DEFAULT_WORLD
 
 _DOCS = Path(__file__).parents[2] / "docs"
@@ -42,9 +41,7 @@ def main(
     is_quick: Annotated[bool, typer.Option("--quick", help="A trial of the whole in minutes.")] = False,
     processes: Annotated[int | None, typer.Option(min=1, help="Of one thread each; one a CPU by default.")] = None,
     epochs_factor: Annotated[float | None, typer.Option(help="Of the paper's 50 epochs.", show_default=False)] = None,
-    world: Annotated[
-        str, typer.Option(help="Of the scenes that are trained on and asked: synthworld's, or touching.")
-    ] = DEFAULT_WORLD,
+    world: Annotated[str, typer.Option(help="Of the scenes that are trained on and asked.")] = DEFAULT_WORLD,
     is_pseudo: Annotated[
         bool, typer.Option("--pseudo/--no-pseudo", help="Also PPT and the student on the pipeline's annotation.")
     ] = True,

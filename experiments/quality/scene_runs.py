@@ -34,9 +34,9 @@ from pseudoris.store.runs.header import require_header
 from pseudoris.store.runs.manifest import is_manifest_complete
 from pseudoris.store.runs.receipts import list_receipts
 from pseudoris.synthworld.demo import scene_truth
-from pseudoris.synthworld.renderer import RenderedScene
+from pseudoris.synthworld.renderer import RenderedScene, render
 from pseudoris.synthworld.scene_truth import SceneTruth
-from pseudoris.synthworld.scenes import Scene, Split
+from pseudoris.synthworld.scenes import Scene, Split, make_scene
 from pseudoris.synthworld.worlds import DEFAULT_WORLD
 from pseudoris.training.evaluation.bootstrap import Estimate
 from pseudoris.training.evaluation.human_truth import open_truth
@@ -251,7 +251,7 @@ def main(
     split: Annotated[Split, typer.Option(help="Which scenes.")] = Split.TEST,
     scenes: Annotated[int, typer.Option(min=1, help="How many.")] = 150,
     first: Annotated[int, typer.Option(min=0, help="The position of the first.")] = 0,
-    world: Annotated[str, typer.Option(help="One of synthworld's, or touching.")] = DEFAULT_WORLD,
+    world: Annotated[str, typer.Option(help="One of synthworld's.")] = DEFAULT_WORLD,
 ) -> None:
     """Write scenes as a run of human annotation."""
     typer.echo(imported_scenes(out, SceneRun(split, scenes, first, world)))
