@@ -14,5 +14,5 @@
 | `python -m experiments.loaders FOLDER` | others' loaders read the exports: a table of docs/records/exports.md |
 
 `listener/` has no command: it measures the part `listening` of the quality page. docs/guides/composing.png was drawn by
-`composing/composed_picture.py` of commit b51cbc1f.
+`experiments/composing/composed_picture.py` of commit b51cbc1f.
 """
