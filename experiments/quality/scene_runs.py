@@ -24,7 +24,6 @@ import typer
 from PIL import Image
 
 from experiments.quality.parts import Options
-from experiments.touching_scenes import make_scene, render
 from pseudoris.files.location import RunLocation
 from pseudoris.interchange.imports import ImportRequest, import_annotation
 from pseudoris.primitives import rle
