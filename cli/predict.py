@@ -113,10 +113,6 @@ def _answered(model: Path, image_id: str, pixels: torch.Tensor, expression: str)
             absence = f"not here: {share}"
         else:
             facts.append(("not here", share))
-    if choice.redrawn and mask.any():
-        before = choice.masks[choice.numbers[0]].any(0)
-        iou = float((mask & before).sum() / (mask | before).sum())
-        facts.append(("outline", f"redrawn: IoU {iou:.2f} with SAM's"))
     return _Answer(mask, certainty, draw_overlay(pixels, mask, expression), facts, absence)
 
 

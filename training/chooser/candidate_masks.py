@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 import torch
@@ -29,7 +29,6 @@ from pseudoris.primitives.untrusted import open_regular, parse_json
 from pseudoris.schemas.ids import sha256_hex
 from pseudoris.schemas.shard import MaskRecord, Shard, ShardImage
 from pseudoris.training.chooser.chooser_config import ChooserConfig
-from pseudoris.training.chooser.mask_refinement import views_of
 from pseudoris.training.learning.frozen_towers import FeatureCache, FrozenTowers, Placement
 from pseudoris.workers.checkpoints.weight_files import weights_digest
 from pseudoris.workers.crops.crops import mask_crops
@@ -57,7 +56,6 @@ class Candidates:
         pooled: (N, C) float16, the towers' patches averaged under each mask: their stages, then the joint space.
         geometry: (N, 7) float32, see `mask_geometry`.
         pairs: (N, N, 8) float32, see `pair_geometry`.
-        views: (N, 4, S, S) uint8, what a refinement sees of each mask; None without one.
     """
 
     size: tuple[int, int]
@@ -66,19 +64,19 @@ class Candidates:
     pooled: torch.Tensor
     geometry: torch.Tensor
     pairs: torch.Tensor
-    views: torch.Tensor | None = None
 
     @classmethod
-    def of(cls, size: tuple[int, int], counts: tuple[str, ...], **seen: Any) -> Candidates:
-        """Return them with their geometry; `seen` is what models see: `crops`, `pooled` and `views`."""
+    def of(
+        cls, size: tuple[int, int], counts: tuple[str, ...], *, crops: torch.Tensor, pooled: torch.Tensor
+    ) -> Candidates:
+        """Return them with their geometry."""
         geometry = mask_geometry(counts, size)
-        return cls(size, counts, geometry=geometry, pairs=pair_geometry(geometry, counts, size), **seen)
+        return cls(size, counts, crops, pooled, geometry, pair_geometry(geometry, counts, size))
 
     @property
     def nbytes(self) -> int:
         """Bytes of the tensors."""
-        held = (self.crops, self.pooled, self.geometry, self.pairs, self.views)
-        return sum(each.nbytes for each in held if each is not None)
+        return sum(each.nbytes for each in (self.crops, self.pooled, self.geometry, self.pairs))
 
     def ious(self, masks: torch.Tensor) -> NDArray[np.float64]:
         """Return the IoU of masks (M, H, W) bool with every candidate, (M, N)."""
@@ -150,9 +148,7 @@ class CandidateStore:
         crops = {name: method["filtering"].get(name) for name in _OF_CROPS}
         said = [_VERSION, method["masks"], method["compute"], crops, config.towers.architecture, config.towers.layers]
         weights = [sam_digest(self.run.masks), clip_digest(self.run.filtering), weights_digest(config.towers.weights)]
-        self.refinement = config.refinement if config.refinement.is_on else None
-        views = [] if self.refinement is None else [[self.refinement.size, self.refinement.context]]
-        self.digest = sha256_hex(json.dumps([said, weights, *views], sort_keys=True).encode())
+        self.digest = sha256_hex(json.dumps([said, weights], sort_keys=True).encode())
         cache = config.candidates.cache
         self._folder = None if cache is None else cache / self.digest[:16]
         # Without a cache folder, memory keeps the features of all images, because they are stored nowhere else.
@@ -193,21 +189,19 @@ class CandidateStore:
         size = (pixels.shape[0], pixels.shape[1])
         masks = propose_masks(self._proposer, pixels)
         counts = tuple(mask.rle_counts for mask in masks)
-        views = None if self.refinement is None else views_of(image, counts, size, self.refinement)
         crops = torch.zeros(0, 2, 0, dtype=torch.float16)
         if masks:
             # `seen[0]` has the crops with context, `seen[1]` the masked crops.
             seen = embedded_masks(self.clip, pixels, masks, (self.run.filtering.context_scale, None))
             crops = seen.transpose(0, 1).contiguous().half()
-        found = Candidates.of(size, counts, crops=crops, pooled=self._pooled(image, counts, size), views=views)
+        found = Candidates.of(size, counts, crops=crops, pooled=self._pooled(image, counts, size))
         self._held.put(image_key, found)
         if (path := self._path(image_key)) is not None:
             path.parent.mkdir(parents=True, exist_ok=True)
             meta = json.dumps({"digest": self.digest, "size": size, "counts": counts})
             unfinished = path.with_suffix(f".{os.getpid()}.unfinished")
-            tensors = {"crops": crops, "pooled": found.pooled, **({} if views is None else {"views": views})}
             with open_regular(unfinished, "wb") as file:
-                file.write(save(tensors, metadata={_META: meta}))
+                file.write(save({"crops": crops, "pooled": found.pooled}, metadata={_META: meta}))
             unfinished.rename(path)
         return found
 
@@ -257,8 +251,6 @@ def _read(path: Path, digest: str) -> Candidates | None:
             if meta.get("digest") != digest:
                 return None
             size, counts = (meta["size"][0], meta["size"][1]), tuple(meta["counts"])
-            crops, pooled = file.get_tensor("crops"), file.get_tensor("pooled")
-            views = file.get_tensor("views") if "views" in file.keys() else None  # noqa: SIM118 (no mapping)
-            return Candidates.of(size, counts, crops=crops, pooled=pooled, views=views)
+            return Candidates.of(size, counts, crops=file.get_tensor("crops"), pooled=file.get_tensor("pooled"))
     except (OSError, SafetensorError, json.JSONDecodeError):
         return None

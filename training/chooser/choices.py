@@ -5,8 +5,8 @@ Masks and "none of these" share one probability of 1. An answer without a mask i
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
@@ -29,7 +29,6 @@ class Choice:
 
     Attributes:
         probabilities: (T, N) float32, of each candidate to be what is meant; with that of `none` they add up to 1.
-        redrawn: The masks chosen that a refinement has drawn anew, by number, (H, W) bool.
         none: (T,) float32, the probability that no mask is meant; None of a student that never learnt that.
         min_none: From which on that is the answer; None: where it is likelier than every mask.
         is_of_several: Whether masks that are nearly as likely as the likeliest one, and apart from it, are chosen too.
@@ -38,7 +37,6 @@ class Choice:
 
     probabilities: torch.Tensor
     masks: torch.Tensor
-    redrawn: Mapping[int, torch.Tensor] = field(default_factory=dict)
     none: torch.Tensor | None = None
     min_none: float | None = None
     is_of_several: bool = False
@@ -75,7 +73,7 @@ class Choice:
         chosen = self.masks.new_zeros(len(self.probabilities), *self.masks.shape[1:])
         for mask, numbers in zip(chosen, self.numbers, strict=True):
             for number in numbers:
-                mask |= self.redrawn.get(number, self.masks[number])
+                mask |= self.masks[number]
         return chosen
 
     @property

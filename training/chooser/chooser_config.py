@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Self
@@ -17,6 +18,8 @@ from pseudoris.schemas.frozen import FrozenModel, NonNegative, UnitInterval
 from pseudoris.training.learning.training_config import TowersConfig, TrainingConfig, load_preset
 from pseudoris.training.learning.training_data import DataConfig
 
+logger = logging.getLogger(__name__)
+
 
 class CandidatesConfig(FrozenModel):
     """Which masks there are to choose among, and which CLIP sees their crops: as a run of these settings has them."""
@@ -26,7 +29,7 @@ class CandidatesConfig(FrozenModel):
     assignments: tuple[str, ...] = ()
     # This folder keeps masks and features of images between trainings; None keeps them only in memory.
     cache: Path | None = None
-    # Each process also keeps this many bytes of images in memory. 60 masks take 0.5 MB with a ViT-B, 1 MB with views.
+    # Each process also keeps this many bytes of images in memory. 60 masks take 0.5 MB with a ViT-B.
     memory_bytes: int = Field(default=2 * 2**30, ge=0)
 
     def run_config(self) -> RunConfig:
@@ -67,23 +70,6 @@ class TargetConfig(FrozenModel):
     min_iou: NonNegative = 0.3
 
 
-class RefinementConfig(FrozenModel):
-    """Whether a small network redraws the outline of the mask that is chosen; it needs targets with true outlines."""
-
-    is_on: bool = False
-    # A mask's view is a square, whose side has this many pixels.
-    size: int = Field(default=48, ge=8, multiple_of=8)
-    # The side of a view covers this multiple of the longer side of the mask's box.
-    context: float = Field(default=1.5, ge=1)
-    # The U-Net has this many channels at full size, and more at lower resolutions.
-    width: int = Field(default=8, ge=4, multiple_of=4)
-    # The U-Net learns from this share of the masks, drawn anew each epoch, and only from those whose best candidate has
-    # this IoU. Where human annotation is mixed in, it learns from all of that and from nothing else: SAM's outlines
-    # teach it to change nothing. The sum of their losses is divided by the number of questions.
-    share: UnitInterval = 0.33
-    min_iou: NonNegative = 0.5
-
-
 class ChooserConfig(FrozenModel):
     """All settings of a training of the chooser."""
 
@@ -92,11 +78,22 @@ class ChooserConfig(FrozenModel):
     towers: TowersConfig
     model: ModelConfig = ModelConfig()
     target: TargetConfig = TargetConfig()
-    refinement: RefinementConfig = RefinementConfig()
     data: DataConfig = DataConfig()
     # These words change places when an image is mirrored, such as "left" and "right". With None no image is mirrored.
     mirrored_words: dict[str, str] | None = None
     training: TrainingConfig = TrainingConfig()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _redraws_no_outlines(cls, tree: Any) -> Any:
+        # Version 0.6 had `refinement`, which redrew outlines. Where it is off, it is left out.
+        if not isinstance(tree, dict) or "refinement" not in tree:
+            return tree
+        section = tree["refinement"]
+        if section.get("is_on") if isinstance(section, dict) else section:
+            raise ValueError("refinement redraws outlines, which left in version 0.7. Delete it, or use version 0.6")
+        logger.warning("refinement: left out. This setting of version 0.6 no longer exists: delete it")
+        return {key: value for key, value in tree.items() if key != "refinement"}
 
     @property
     def answers_none(self) -> bool:

@@ -15,7 +15,6 @@ from torch import nn
 
 from pseudoris.training.chooser.candidate_masks import GEOMETRY_WIDTH, PAIR_WIDTH
 from pseudoris.training.chooser.chooser_config import ChooserConfig, ModelConfig
-from pseudoris.training.chooser.mask_refinement import MaskRefiner
 from pseudoris.training.learning.frozen_towers import TowerTexts, TowerWidths
 from pseudoris.training.learning.token_layers import Perceptron, ProductAttention, WordReader
 
@@ -32,7 +31,6 @@ class ChooserInput:
         owners: (T,) int64, the image of each expression.
         cosines: (T, N, S) float32: of CLIP, centred over the masks of an image.
         levels: (T, 2 · S) float32: of CLIP's cosines as they are, the highest and the mean over the masks of an image.
-        views: (R, 4, S, S) uint8, of masks to redraw; None without a refinement.
     """
 
     crops: torch.Tensor
@@ -44,7 +42,6 @@ class ChooserInput:
     texts: TowerTexts
     cosines: torch.Tensor
     levels: torch.Tensor
-    views: torch.Tensor | None = None
 
 
 class MaskReader(nn.Module):
@@ -123,7 +120,7 @@ class Chooser(nn.Module):
     def __init__(self, settings: ChooserConfig, widths: TowerWidths, *, crop_width: int, num_cosines: int) -> None:
         """Draw fresh weights from torch's generator; `crop_width` is K · D, `num_cosines` S of `ChooserInput`."""
         super().__init__()
-        config, refinement = settings.model, settings.refinement
+        config = settings.model
         self.masks = MaskReader(crop_width, widths.patch, config.width)
         code_width, num_heads = config.word_code_width, config.num_heads
         self.words = WordReader(
@@ -134,7 +131,6 @@ class Chooser(nn.Module):
         self.score = nn.Sequential(nn.LayerNorm(config.width), nn.Linear(config.width, 1, bias=False))
         # The weights of all cosines begin at 1, so that an untrained chooser answers as CLIP does.
         self.trusted = nn.Parameter(torch.ones(num_cosines))
-        self.refiner = MaskRefiner(refinement.width) if refinement.is_on else None
         # The answer "none of these" is one more mask, of which nothing is known. It is drawn last: the other weights of
         # a seed are then those of a chooser without it.
         self.none = nn.Parameter(0.02 * torch.randn(config.width)) if settings.answers_none else None
@@ -144,12 +140,11 @@ class Chooser(nn.Module):
             # From this probability on, the answer is "none". NaN means that it is not yet chosen on development scenes.
             self.register_buffer("min_none", torch.tensor(float("nan")))
 
-    def forward(self, given: ChooserInput) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """Return logits (T, N) of the masks, -inf where there is none, and logits (R, S, S) of the views' outlines.
+    def forward(self, given: ChooserInput) -> torch.Tensor:
+        """Return logits (T, N) of the masks, -inf where there is none.
 
         With the answer "none of these", logits are (T, 1 + N), and its own come first.
         """
-        drawn = None if self.refiner is None or given.views is None else self.refiner(given.views)
         owners, texts = given.owners, given.texts
         words = self.words(texts)
         masks = self.masks(given)[owners] + self.of_cosines(given.cosines)
@@ -164,4 +159,4 @@ class Chooser(nn.Module):
         if self.none is not None:
             shift = F.pad(given.levels, (0, 1), value=1.0) @ self.trusted_levels
             logits = logits + F.pad(shift[:, None], (0, logits.shape[1] - 1))
-        return logits.masked_fill(~is_mask, float("-inf")), drawn
+        return logits.masked_fill(~is_mask, float("-inf"))

@@ -27,7 +27,6 @@ from pseudoris.training.chooser.candidate_masks import GEOMETRY_WIDTH, PAIR_WIDT
 from pseudoris.training.chooser.choices import Choice, least_none, trusted_levels
 from pseudoris.training.chooser.chooser_config import ChooserConfig
 from pseudoris.training.chooser.chooser_model import Chooser, ChooserInput
-from pseudoris.training.chooser.mask_refinement import NO_OUTLINES, outline_loss, redrawn, view_boxes
 from pseudoris.training.chooser.question_dataset import QuestionBatch, QuestionDataset, collate_questions
 from pseudoris.training.evaluation.circularity import begin_validation, digests_of
 from pseudoris.training.evaluation.held_out import HeldOutExpressions, ImageQuestion, held_out_figures
@@ -67,29 +66,18 @@ class ChooserLearner:
             self.module = Chooser(config, self.towers.widths, crop_width=2 * width, num_cosines=num_cosines)
 
     def losses(self, module: nn.Module, batch: QuestionBatch) -> Mapping[str, torch.Tensor]:
-        """Return the losses of a batch: softmax of scores against that of IoUs, and outlines against theirs."""
+        """Return the loss of a batch: softmax of scores against that of IoUs."""
         if not len(batch):
             # All masks of the batch were skipped. Other ranks wait for this pass, so the module reads an image of one
             # mask of which nothing is known, and the loss is 0.
             seen = torch.zeros(1, 2, self._embedded(["a"]).shape[-1]), torch.zeros(1, self.towers.widths.patch)
             mask = Candidates((1, 1), ("",), *seen, torch.zeros(1, GEOMETRY_WIDTH), torch.zeros(1, 1, PAIR_WIDTH))
             given = self._input([mask], ["a"], torch.zeros(1, dtype=torch.int64))
-            given.views = NO_OUTLINES[:, :-1].to(self.towers.device)
-            logits, change = module(given)
-            return {"loss": 0 * (logits.sum() + (0 if change is None else change.sum()))}
+            return {"loss": 0 * module(given).sum()}
         found = [mirrored(self.store[key]) if is_mirrored else self.store[key] for key, is_mirrored in batch.images]
-        given = self._input(found, batch.texts, batch.owners)
-        taught = batch.outlines.to(self.towers.device)
-        given.views = taught[:, :-1]
-        logits, change = module(given)
-        logits = logits.float()
+        logits = module(self._input(found, batch.texts, batch.owners)).float()
         ious, weights = batch.ious.to(logits.device), batch.weights.to(logits.device)
-        loss = choice_loss(logits, ious, self._config.target.temperature, weights)
-        if change is None:
-            return {"loss": loss}
-        # Both losses are divided by the number of questions, because a rank's loss is weighted by that number.
-        drawn = outline_loss(change.float(), taught) / len(batch)
-        return {"loss": loss + drawn, "choice": loss.detach(), "outline": drawn.detach()}
+        return {"loss": choice_loss(logits, ious, self._config.target.temperature, weights)}
 
     def validate(self, module: nn.Module, fabric: Fabric) -> Mapping[str, float]:
         """Return the figures of the held-out expressions."""
@@ -119,19 +107,12 @@ class ChooserLearner:
         for first in range(0, len(texts), _TEXTS_A_PASS):
             some = list(texts[first : first + _TEXTS_A_PASS])
             given = self._input([candidates], some, torch.zeros(len(some), dtype=torch.int64))
-            parts.append((asked(given)[0].float().softmax(-1).cpu(), given.levels.cpu()))
+            parts.append((asked(given).float().softmax(-1).cpu(), given.levels.cpu()))
         found, levels = (torch.cat(each) for each in zip(*parts, strict=True))
         choice = Choice(found[:, int(answers_none) :], candidates.decoded(), is_of_several=self._config.data.groups)
         if answers_none:
             choice = replace(choice, none=found[:, 0], min_none=self.min_none, levels=levels)
-        refiner, masks = self.module.refiner, choice.masks
-        if refiner is None or candidates.views is None:
-            return choice
-        numbers = sorted({number for numbers in choice.numbers for number in numbers})
-        changes = refiner(candidates.views[numbers].to(self.towers.device)).float().cpu()
-        counts = [candidates.counts[number] for number in numbers]
-        drawn = zip(numbers, changes, view_boxes(counts, candidates.size, self._config.refinement.context), strict=True)
-        return replace(choice, redrawn={number: redrawn(change, box, masks[number]) for number, change, box in drawn})
+        return choice
 
     @property
     def min_none(self) -> float | None:

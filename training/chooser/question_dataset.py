@@ -7,19 +7,18 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import Dataset
 
-from pseudoris.interchange.dataset import MapDataset, MixedDataset
+from pseudoris.interchange.dataset import MapDataset
 from pseudoris.primitives.counter_rng import draw_below, key_of
 from pseudoris.schemas.ids import sha256_hex
 from pseudoris.training.chooser.candidate_masks import CandidateStore
 from pseudoris.training.chooser.chooser_config import ChooserConfig
-from pseudoris.training.chooser.mask_refinement import NO_OUTLINES, mask_share, view_boxes
 from pseudoris.training.learning.training_data import loss_weights
 
 _WORD = re.compile(r"[a-z]+")
@@ -33,8 +32,6 @@ class Question:
         image_key: Identifies its image among those of all runs.
         ious: (N,) float32, of each candidate with the mask that was meant, or with the most like of several. Where
             "none of these" is an answer, (1 + N): its own comes first, 1 if no mask was meant.
-        outline: (5, S, S) uint8, the view of the best candidate, and of that view the share that the meant mask covers.
-            None without a refinement, or where the draw left the mask out, or an earlier question has it.
     """
 
     image_key: str
@@ -42,7 +39,6 @@ class Question:
     ious: torch.Tensor
     is_mirrored: bool
     weight: float = 1.0
-    outline: torch.Tensor | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +48,6 @@ class QuestionBatch:
     Attributes:
         owners: (T,) int64, the image of each question.
         ious: (T, N) or (T, 1 + N) float32, 0 where an image has fewer candidates.
-        outlines: (R, 5, S, S) uint8, of the masks that a refinement learns from.
     """
 
     images: list[tuple[str, bool]]
@@ -60,7 +55,6 @@ class QuestionBatch:
     texts: list[str]
     ious: torch.Tensor
     weights: torch.Tensor
-    outlines: torch.Tensor
 
     def __len__(self) -> int:
         return len(self.texts)
@@ -73,14 +67,12 @@ def collate_questions(groups: Sequence[Sequence[Question]]) -> QuestionBatch:
     for each in questions:
         places.setdefault((each.image_key, each.is_mirrored), len(places))
     ious = [each.ious for each in questions]
-    outlines = [each.outline for each in questions if each.outline is not None]
     return QuestionBatch(
         images=list(places),
         owners=torch.tensor([places[each.image_key, each.is_mirrored] for each in questions], dtype=torch.int64),
         texts=[each.text for each in questions],
         ious=pad_sequence(ious, batch_first=True) if ious else torch.zeros(0, 0),
         weights=torch.tensor([each.weight for each in questions], dtype=torch.float32),
-        outlines=torch.stack(outlines) if outlines else NO_OUTLINES,
     )
 
 
@@ -106,9 +98,8 @@ class QuestionDataset(Dataset[list[Question]]):
         self._targets, self._images, self._store = targets, images, store
         self._min_iou, self._seed, self._epoch = config.target.min_iou, config.training.seed, 0
         self._mirrored_words = config.mirrored_words
-        self._refinement, self._answers_none = store.refinement, config.answers_none
-        self._num_human = targets.num_human if isinstance(targets, MixedDataset) else 0
-        self._compared: dict[tuple[str, str], tuple[torch.Tensor, torch.Tensor | None]] = {}
+        self._answers_none = config.answers_none
+        self._compared: dict[tuple[str, str], torch.Tensor] = {}
         self._on_image = on_image
         self.set_epoch(0)
 
@@ -141,43 +132,26 @@ class QuestionDataset(Dataset[list[Question]]):
     def _questions(self, index: int, sample: Any) -> list[Question]:
         key = self._keys[index]
         num_masks, texts = sample.get("num_masks", 1), sample["expressions"]
-        ious, outline = self._compare(key, sample["mask"], num_masks)
+        ious = self._compare(key, sample["mask"], num_masks)
         if not len(ious) or (num_masks and float(ious.max()) < self._min_iou):
             return []
         answers = torch.cat([torch.tensor([float(not num_masks)]), ious]) if self._answers_none else ious
         words = self._mirrored_words
         if draw_below(key_of("mirror", self._seed, self._epoch, key), 0, 2) == 0:
             words = None
-        questions = [
+        return [
             Question(key, text if words is None else mirrored_text(text, words), answers, words is not None, weight)
             for text, weight in zip(texts, loss_weights(sample), strict=True)
         ]
-        if outline is None or self._refinement is None:
-            return questions
-        drawn = draw_below(key_of("outline", self._seed, self._epoch, sample["mask_id"]), 0, 2**20)
-        # If human masks are mixed in, the refinement learns from all of them and from no others.
-        is_human = index >= len(self) - self._num_human
-        if not (is_human if self._num_human else drawn < self._refinement.share * 2**20):
-            return questions
-        if (views := self._store[key].views) is None:
-            return questions
-        seen = torch.cat([views[int(ious.argmax())], outline[None]])
-        return [replace(questions[0], outline=seen if words is None else seen.flip(-1)), *questions[1:]]
 
-    def _compare(self, key: str, mask: torch.Tensor, num_masks: int) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """Return a mask's IoU with every candidate, and its outline in the view of the best, (S, S) uint8."""
+    def _compare(self, key: str, mask: torch.Tensor, num_masks: int) -> torch.Tensor:
+        """Return a mask's IoU with every candidate."""
         named = key, sha256_hex(mask.numpy().tobytes())
         if named not in self._compared:
-            found, config, outline = self._store[key], self._refinement, None
-            # A union of several masks is compared with the candidates that best make it up, and has no outline.
-            if num_masks > 1:
-                ious, config = torch.from_numpy(found.member_ious(mask, num_masks)).float(), None
-            else:
-                ious = torch.from_numpy(found.ious(mask[None])[0]).float()
-            if config is not None and len(ious) and float(ious.max()) >= config.min_iou:
-                (box,) = view_boxes([found.counts[int(ious.argmax())]], found.size, config.context)
-                outline = mask_share(mask, box, config.size)
-            self._compared[named] = ious, outline
+            found = self._store[key]
+            # A union of several masks is compared with the candidates that best make it up.
+            ious = found.member_ious(mask, num_masks) if num_masks > 1 else found.ious(mask[None])[0]
+            self._compared[named] = torch.from_numpy(ious).float()
         return self._compared[named]
 
 

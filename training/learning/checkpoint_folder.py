@@ -190,8 +190,15 @@ class Trained(Generic[ConfigT]):
 
 
 def _check_version(path: Path, settings: Any) -> None:
+    """Refuse settings of another version; drop `refinement`, which 0.6 wrote, from those of a student."""
     found = settings.get("version", 1) if isinstance(settings, dict) else None
     refuse_other_version(str(path), found, TRAININGS_VERSION, again="train again")
+    config = settings.get("config")
+    refinement = config.pop("refinement", None) if isinstance(config, dict) else None
+    if isinstance(refinement, dict) and refinement.get("is_on"):
+        raise ConfigError(
+            f"{path} is of a student that redraws outlines, which left in version 0.7. Train again, or use version 0.6."
+        )
 
 
 def _differences(saved: Any, given: Any, key: str = "") -> list[str]:

@@ -1,19 +1,16 @@
-"""What the chooser answers and redraws, and its trainings: they learn, resume to equal weights, and are read back."""
+"""What the chooser answers, and its trainings: they learn, resume to equal weights, and are read back."""
 
 from __future__ import annotations
 
 import json
+from contextlib import nullcontext
 from dataclasses import replace
 
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
 
-from pseudoris.primitives import rle
 from pseudoris.primitives.errors import ConfigError
 from pseudoris.training.chooser.candidate_masks import CandidateStore
-from pseudoris.training.chooser.chooser_config import RefinementConfig
 from pseudoris.training.chooser.chooser_training import (
     ChooserLearner,
     StudentRequest,
@@ -21,17 +18,15 @@ from pseudoris.training.chooser.chooser_training import (
     load_student,
     train_student,
 )
-from pseudoris.training.chooser.mask_refinement import MaskRefiner, mask_share, redrawn, view_boxes, views_of
 from pseudoris.training.chooser.question_dataset import Question, QuestionDataset, collate_questions, mirrored_text
 from pseudoris.training.evaluation.held_out import HeldOutExpressions, held_out_figures
-from pseudoris.training.learning import open_fabric
+from pseudoris.training.learning import TrainingFolder, open_fabric
+from pseudoris.training.learning.checkpoint_folder import CONFIG_NAME
 from pseudoris.training.learning.training_data import open_runs
 from tests.training.checkpoints import KilledError, assert_equal_weights
 from tests.training.chooser.builders import imported_run, small_config
 
 TEXTS = ["the red circle", "the leftmost square on the top", "a star"]
-ON = ["refinement.is_on=true", "refinement.size=16", "refinement.width=4", "refinement.share=1"]
-VIEW = RefinementConfig(is_on=True, size=64)
 
 
 @pytest.fixture
@@ -60,7 +55,7 @@ def test_images_with_more_masks_beside_it_change_no_answer(learner, store, pixel
         return collate_questions([[Question(key, "the red circle", torch.ones(1), False)] for key in keys])
 
     alone, beside = (
-        learner.module(learner._input([store[key] for key, _ in each.images], each.texts, each.owners))[0][0]
+        learner.module(learner._input([store[key] for key, _ in each.images], each.texts, each.owners))[0]
         for each in (batch(few), batch(few, many))
     )
     num = len(store[few].counts)
@@ -149,62 +144,31 @@ def test_masks_of_other_settings_than_it_was_trained_on_are_refused(tmp_path, ca
         load_student(request.out)
 
 
-def rectangle(top: int, left: int, height: int, width: int, *, size: tuple[int, int] = (40, 60)) -> torch.Tensor:
-    mask = torch.zeros(*size, dtype=torch.bool)
-    mask[top : top + height, left : left + width] = True
-    return mask
-
-
-def seen_of(mask: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return a mask's view, and its box."""
-    counts, size = rle.encode(mask[None]), (mask.shape[0], mask.shape[1])
-    pixels = torch.zeros(3, *size, dtype=torch.uint8)
-    return views_of(pixels, counts, size, VIEW)[0], view_boxes(counts, size, VIEW.context)[0]
-
-
-@given(st.integers(0, 200), st.integers(0, 200), st.integers(1, 280), st.integers(1, 280), st.booleans())
-def test_untrained_it_leaves_every_mask_as_it_is_at_its_own_resolution(top, left, height, width, is_striped):
-    mask = rectangle(top, left, height, width, size=(240, 260))
-    if is_striped:
-        mask[1::2] = False
-        mask[top, left] = True
-    view, box = seen_of(mask)
-    with torch.no_grad():
-        (change,) = MaskRefiner(4)(view[None])
-    assert torch.equal(redrawn(change, box, mask), mask)
-
-
-@given(st.integers(0, 30), st.integers(0, 40), st.integers(1, 10), st.integers(1, 20))
-def test_an_outline_is_seen_in_the_frame_of_another_mask_and_drawn_back(top, left, height, width):
-    other = rectangle(max(0, top - 1), max(0, left - 1), height + 2, width + 2)
-    meant = rectangle(top, left, height, width)
-    _, box = seen_of(other)
-    outline = mask_share(meant, box, VIEW.size)
-    assert torch.equal(redrawn(outline.float() - 127.5, box, other), meant)
+def test_a_setting_that_redraws_outlines_is_refused_and_one_that_does_not_is_left_out(cache, caplog):
+    with pytest.raises(ConfigError, match="refinement redraws outlines, which left in version"):
+        small_config(cache, ["refinement.is_on=true"])
+    assert small_config(cache, ["refinement={is_on: false, size: 16}"]) == small_config(cache)
+    assert "refinement: left out. This setting of version 0.6 no longer exists" in caplog.text
 
 
 @pytest.mark.slow
-def test_a_training_with_a_refinement_is_read_back_and_redraws_what_it_chooses(tmp_path, cache, run):
-    words = [*ON, "training.peak_rate=0.03", "mirrored_words={}", "data.images_per_batch=4"]
-    reports = []
-    request = StudentRequest(small_config(cache, words, steps=75), [run], tmp_path / "out", val=run)
-    learner, summary = train_student(request, open_fabric(request.config.training), on_step=reports.append)
-    losses = [each.values["train/outline"] for each in reports if "train/outline" in each.values]
-    assert losses[-1] < losses[0]
-    student = load_student(request.out)
-    assert isinstance(student, ChooserLearner)
-    questions = HeldOutExpressions(run)
-    question = next(iter(questions))
-    choice = student.choose(question.image_key, question.image, question.texts)
-    assert set(choice.redrawn) == set(choice.probabilities.argmax(1).tolist())
-    assert any(not torch.equal(mask, choice.masks[number]) for number, mask in choice.redrawn.items())
-    assert torch.equal(choice.chosen, learner.answer(question))
-    assert 0 < summary.figures["miou"] <= 1
+def test_a_student_of_0_6_is_read_and_resumed_unless_it_redraws_outlines(tmp_path, cache, run):
+    request = StudentRequest(small_config(cache, steps=3), [run], tmp_path / "out")
+    train(request)
+    folder = TrainingFolder(request.out)
+    settings, state = folder.settings(), folder.load()
+    for is_on in (False, True):
+        settings["config"]["refinement"] = {"is_on": is_on, "size": 48}
+        folder.write_json(CONFIG_NAME, settings)
+        folder.save({**state, "settings": json.dumps(settings)})
+        for read in (lambda: load_student(request.out), lambda: train(replace(request, is_resuming=True))):
+            with pytest.raises(ConfigError, match="student that redraws outlines, wh") if is_on else nullcontext():
+                read()
 
 
 @pytest.mark.slow
 def test_losses_of_parts_of_a_batch_add_up_to_those_of_the_whole(cache, run, towers):
-    config = small_config(cache, [*ON[:-1], "refinement.share=0.5", "mirrored_words=null", "model.dropout=0"])
+    config = small_config(cache, ["mirrored_words=null", "model.dropout=0"])
     store = CandidateStore(config, towers)
     learner = ChooserLearner(config, store)
     targets, images, _ = open_runs([run], None, config.data, seed=0)
@@ -212,23 +176,10 @@ def test_losses_of_parts_of_a_batch_add_up_to_those_of_the_whole(cache, run, tow
     groups = data.__getitems__(range(len(data)))
     parts = [collate_questions(each) for each in (groups, groups[::3], [g for n, g in enumerate(groups) if n % 3])]
     whole, *shares = (learner.losses(learner.module, each)["loss"] * len(each) for each in parts)
-    assert 0 < len(parts[0].outlines) < len(groups)
     torch.testing.assert_close(sum(shares), whole, rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.slow
-def test_where_people_are_mixed_in_it_learns_from_their_outlines_alone(cache, run, towers):
-    config = small_config(cache, ON)
-    learner = ChooserLearner(config, CandidateStore(config, towers))
-    targets, images, _ = open_runs([run], run, config.data, seed=0)
-    groups = QuestionDataset(targets, images, store=learner.store, config=config).__getitems__(range(len(targets)))
-    is_taught = [any(each.outline is not None for each in group) for group in groups]
-    assert not any(is_taught[: len(groups) // 2])
-    assert any(is_taught[len(groups) // 2 :])
-
-
 def test_a_batch_without_questions_gives_every_parameter_a_gradient_of_zero(config, towers):
-    config = config.model_copy(update={"refinement": RefinementConfig(is_on=True, size=16, width=4)})
     learner = ChooserLearner(config, CandidateStore(config, towers))
     learner.losses(learner.module, collate_questions([[]]))["loss"].backward()
     for name, each in learner.module.named_parameters():
