@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import logging
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import Any
@@ -21,7 +21,6 @@ from urllib.parse import unquote
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import torch
 
 from pseudoris.files.filesystems import open_location
 from pseudoris.images.parquet_pages import read_columns
@@ -69,8 +68,10 @@ def _from_parquet(data: bytes, path: str, min_score: float) -> InstanceTable:
     repeated = next((name for name in table.column_names if table.column_names.count(name) > 1), None)
     if repeated:
         raise ConfigError(f"prior.path={path} has the column {repeated} more than once: keep one of them")
-    name_column = _first_column(table, _NAME_COLUMNS, path)
-    _first_column(table, _MASK_COLUMNS, path)
+    for wanted in (_NAME_COLUMNS, _MASK_COLUMNS):
+        if not set(wanted) & set(table.column_names):
+            raise ConfigError(f"prior.path={path} has none of the columns {', '.join(wanted)}: it needs one of them")
+    name_column = next(name for name in _NAME_COLUMNS if name in table.column_names)
     rows = pa.array(range(table.num_rows), pa.int64())
     if "score" in table.column_names:
         try:
@@ -97,13 +98,6 @@ def _from_parquet(data: bytes, path: str, min_score: float) -> InstanceTable:
     return InstanceTable(named, encode_row, path=path, listed=listed.unique().drop_null().to_pylist())
 
 
-def _first_column(table: pa.Table, wanted: tuple[str, ...], path: str) -> str:
-    for name in wanted:
-        if name in table.column_names:
-            return name
-    raise ConfigError(f"prior.path={path} has none of the columns {', '.join(wanted)}: it needs one of them")
-
-
 def _from_coco_json(data: bytes, path: str, min_score: float) -> InstanceTable:
     """Return the instances of a COCO JSON document whose score is at least `min_score`."""
     try:
@@ -126,10 +120,10 @@ def _from_coco_json(data: bytes, path: str, min_score: float) -> InstanceTable:
     names = list(_names(annotations, images, path, min_score))
 
     def encode_row(row: int, size: tuple[int, int]) -> str:
-        where = f"prior.path={path}: annotation {row}"
-        annotation = annotations[row]
-        segmentation = _compressed(annotation.get("segmentation"), images[annotation["image_id"]], size, where)
-        return encode_instance(segmentation, _to_xyxy(annotation.get("bbox"), where), size, where=where)
+        where, annotation = f"prior.path={path}: annotation {row}", annotations[row]
+        image, box = images[annotation["image_id"]], _to_xyxy(annotation.get("bbox"), where)
+        of_image = [image.get("height"), image.get("width")]
+        return encode_instance(annotation.get("segmentation"), box, size, where=where, image_size=of_image)
 
     return InstanceTable(names, encode_row, path=path, listed=[each["file_name"] for each in images.values()])
 
@@ -148,70 +142,63 @@ def _names(
             yield row, images[image]["file_name"]
 
 
-def _compressed(segmentation: Any, image: Entry, upright: tuple[int, int], where: str) -> dict[str, Any] | None:
-    """Return any of COCO's forms as compressed RLE, or None if there is no segmentation; other forms are refused."""
-    segmentation = unwrapped(segmentation)
-    if not segmentation:
-        return None
-    in_image = [image.get("height"), image.get("width")]
-    size: Any = segmentation.get("size") if isinstance(segmentation, dict) else in_image
-    is_size = isinstance(size, list) and all(isinstance(side, int) and 0 <= side < 2**31 for side in size)
-    if not is_size or len(size) != 2:
-        raise ConfigError(f"{where}: the segmentation needs a size [height, width], got {size!r}")
-    check_mask_size(size, upright, where=where)
-    try:
-        return {"size": size, "counts": compressed_counts(segmentation, upright)}
-    except ValueError as error:
-        raise ConfigError(f"{where}: {error}") from error
-
-
 def _to_xyxy(bbox: Any, where: str) -> list[float] | None:
     if bbox is None:
         return None
-    if not isinstance(bbox, list) or len(bbox) != 4 or not all(map(is_coordinate, bbox)):
+    if not _is_box(bbox):
         raise ConfigError(f"{where}: bbox is {bbox!r}, but must be four numbers [x, y, w, h]")
     x, y, width, height = bbox
     return [x, y, x + width, y + height]
 
 
-def encode_box(box_xyxy_px: tuple[float, float, float, float], size: tuple[int, int]) -> str:
+def encode_box(box_xyxy_px: Sequence[float], size: tuple[int, int]) -> str:
     """Return the RLE of an image's (H, W) pixels whose centres are in the box; empty if there are none."""
     height, width = size
     x0, y0, x1, y1 = (int(np.ceil(edge - 0.5)) for edge in np.clip(box_xyxy_px, 0, [width, height, width, height]))
-    mask = torch.zeros(1, height, width, dtype=torch.bool)
-    mask[:, y0:y1, x0:x1] = True
-    return rle.encode(mask)[0]
+    mask = np.zeros(size, np.bool_)
+    mask[y0:y1, x0:x1] = True
+    return rle.canonical_counts(mask)
 
 
-def encode_instance(segmentation: Mapping[str, Any] | None, box: Any, size: tuple[int, int], *, where: str) -> str:
+def encode_instance(
+    segmentation: Any, box: Any, size: tuple[int, int], *, where: str, image_size: list[Any] | None = None
+) -> str:
     """Return the checked RLE of a user's instance in an upright image (H, W).
 
-    It is made from the segmentation (`size`, and `counts` as compressed RLE), else from the box (x0, y0, x1, y1), whose
-    x1 and y1 are exclusive. `where` names file and row in errors: a ConfigError if it has neither or the RLE is
-    damaged, an ImageError if the segmentation has another size.
+    It is made from the segmentation, else from the box (x0, y0, x1, y1), whose x1 and y1 are exclusive. Polygons count
+    only where the file states an `image_size`. `where` names file and row in errors: a ConfigError if it has neither
+    or is malformed, an ImageError if the segmentation has another size.
     """
-    if segmentation is not None and not isinstance(segmentation, Mapping):
-        raise ConfigError(f"{where}: segmentation is a {type(segmentation).__name__}, but needs size and counts")
-    if segmentation is None or segmentation.get("counts") is None:
-        if not isinstance(box, list | tuple) or len(box) != 4 or not all(map(is_coordinate, box)):
+    segmentation = unwrapped(segmentation)
+    is_rle = isinstance(segmentation, Mapping)
+    if not segmentation or (is_rle and segmentation.get("counts") is None):
+        if not _is_box(box):
             raise ConfigError(f"{where} has neither a segmentation nor a box of four numbers, got {box!r}")
-        return encode_box((box[0], box[1], box[2], box[3]), size)
-    check_mask_size(segmentation.get("size"), size, where=where)
-    counts = segmentation["counts"]
-    text = counts.decode("ascii", "replace") if isinstance(counts, bytes) else counts
-    if not isinstance(text, str) or not rle.is_valid(text, size):
-        raise ConfigError(f"{where}: counts is not a COCO compressed RLE of {size[0]} x {size[1]} pixels")
-    return text
-
-
-def check_mask_size(claimed: Any, size: tuple[int, int], *, where: str) -> None:
-    """Raise an ImageError unless a mask's stated size is the upright image's (H, W); call it before drawing."""
-    if not isinstance(claimed, list | tuple) or list(claimed) != list(size):
+        return encode_box(box, size)
+    if not is_rle and image_size is None:
+        raise ConfigError(f"{where}: segmentation is a {type(segmentation).__name__}, but needs size and counts")
+    claimed: Any = segmentation.get("size") if is_rle else image_size
+    is_size = isinstance(claimed, list) and all(isinstance(side, int) and 0 <= side < 2**31 for side in claimed)
+    if image_size is not None and not (is_size and len(claimed) == 2):
+        raise ConfigError(f"{where}: the segmentation needs a size [height, width], got {claimed!r}")
+    # Sizes are compared before anything is drawn, because drawing takes memory for the stated size.
+    if claimed != list(size):
         raise ImageError(
             "prior_mismatch",
             f"{where} is a mask of size {claimed}, the upright image has {list(size)}: "
             "make the table from images turned upright by their EXIF orientation, at full size",
         )
+    try:
+        counts = compressed_counts(segmentation, size)
+    except ValueError as error:
+        raise ConfigError(f"{where}: {error}") from error
+    if counts is None or not rle.is_valid(counts, size):
+        raise ConfigError(f"{where}: counts is not a COCO compressed RLE of {size[0]} x {size[1]} pixels")
+    return counts
+
+
+def _is_box(box: Any) -> bool:
+    return isinstance(box, list | tuple) and len(box) == 4 and all(map(is_coordinate, box))
 
 
 class InstanceTable:

@@ -159,8 +159,12 @@ def parquet(tmp_path):
             [BOX, (1, 2, 3, 4)],
         ),
         ({"image_id": ["0" * 16], "mask_id": ["m"], "segmentation": [segmentation()], "area_px": [70]}, [BOX]),
+        (
+            {"key": ["a.jpg"], "segmentation": pa.array([{"size": list(SIZE), "counts": [0, 600]}])},
+            [(0, 0, *SIZE[::-1])],
+        ),
     ],
-    ids=["masks", "boxes", "a box where there is no mask", "a run's own table"],
+    ids=["masks", "boxes", "a box where there is no mask", "a run's own table", "runs"],
 )
 def test_a_parquet_table_is_read(parquet, columns, boxes):
     np.testing.assert_array_equal(masks(parquet(**columns)), [human.box_mask(box, SIZE) for box in boxes])
@@ -201,8 +205,8 @@ def test_a_malformed_parquet_table_is_refused_when_it_is_read(parquet, columns, 
         ),
         ({"segmentation": [{"size": list(SIZE), "counts": None}]}, "row 0 has neither"),
         (
-            {"segmentation": pa.array([{"size": list(SIZE), "counts": [600]}])},
-            "row 0: counts is not a COCO compressed RLE",
+            {"segmentation": pa.array([{"size": list(SIZE), "counts": [500]}])},
+            "row 0: the runs cover 500 pixels, the image has 20 x 30",
         ),
         ({"segmentation": pa.array(["m"])}, "row 0: segmentation is a str, but needs size and counts"),
         ({"box_xyxy_px": [7]}, "row 0 has neither"),

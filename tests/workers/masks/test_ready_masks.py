@@ -24,15 +24,10 @@ BOXES = [(2, 2, 12, 12), (14, 3, 30, 20), (3, 14, 12, 22)]
 KEEP_ALL = ReductionConfig(mask_nms_iou=1.0, min_area=0.0, max_area=1.0, min_inside=1.0, max_part_area=0.0)
 
 
-def mask_row(mask, *, predicted_iou=0.9, stability_score=0.97, **changes):
-    """Return a mask (H, W) bool as a row of `annotations`, with the keys that SA-1B has."""
-    rows, columns = np.nonzero(mask)
-    x0, y0 = (int(columns.min()), int(rows.min())) if len(rows) else (0, 0)
-    box = [x0, y0, int(columns.max()) + 1 - x0, int(rows.max()) + 1 - y0] if len(rows) else [0, 0, 0, 0]
-    height, width = mask.shape
-    known = {"id": 1, "area": int(mask.sum()), "bbox": box, "crop_box": [0, 0, width, height], "point_coords": [[1, 1]]}
-    scores = {"predicted_iou": predicted_iou, "stability_score": stability_score}
-    return {**known, "segmentation": coded(mask), **scores, **changes}
+def mask_row(mask, **changes):
+    """Return a mask (H, W) bool as a row of `annotations`, with SA-1B's keys; box and area are not read."""
+    unread = {"id": 1, "area": 7, "bbox": [0, 0, 1, 1], "crop_box": [0, 0, 1, 1], "point_coords": [[1, 1]]}
+    return {**unread, "segmentation": coded(mask), "predicted_iou": 0.9, "stability_score": 0.97, **changes}
 
 
 def sa1b(rows, size):
@@ -82,7 +77,7 @@ def only(shard: Shard) -> ShardImage:
 
 def test_masks_come_from_the_file_of_their_image_with_scores_and_tight_boxes(folder, propose):
     rows = [
-        mask_row(box_mask(box), predicted_iou=0.9 + n / 37, stability_score=0.95 + n / 71, bbox=[0, 0, 1, 1], area=7)
+        mask_row(box_mask(box), predicted_iou=0.9 + n / 37, stability_score=0.95 + n / 71)
         for n, box in enumerate(BOXES)
     ]
     write_sa1b(folder / "sub/a.json", rows, SIZE)
