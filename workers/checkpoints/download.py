@@ -5,7 +5,7 @@ it is complete and its digest is right; a download that broke off is continued, 
 network is told within seconds.
 
 The hub's own library says digests and urls of its files. It does not download: its version 2 throws away what it has of
-a file when a download breaks off.
+a file when a download breaks off (docs/records/decisions.md has what was tried).
 """
 
 from __future__ import annotations
