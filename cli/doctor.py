@@ -235,12 +235,12 @@ def _weights(config: RunConfig) -> Iterator[Check]:
 
 
 def _digest(stage: StageKind, config: RunConfig) -> str:
-    from pseudoris.workers.checkpoints.weight_files import is_missing, is_unfetched, missing
+    from pseudoris.workers.checkpoints.weight_files import MissingWeightsError, is_missing, is_unfetched
 
     weights = stage.settings(config).weights
     # A run would download the file. This check does not, because it may have several gigabytes.
     if is_missing(weights):
-        raise ConfigError(missing(weights, "there is no such file", config.preset))
+        raise MissingWeightsError(weights, preset=config.preset)
     if is_unfetched(weights):
         return f"{weights.uri} exists: a run fetches it"
     return f"{weights.uri}  sha256 {stage.weights_digest(config)[:12]}…"

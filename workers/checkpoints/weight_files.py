@@ -57,14 +57,14 @@ _VERSION_KEYS: Final = (
 
 
 class MissingWeightsError(ConfigError):
-    """Weights are missing; the message says how to get them."""
+    """Weights are missing; the message says how to get them, by a command that gets all weights of `preset`."""
 
-    def __init__(self, weights: WeightsConfig, why: str, preset: str = "") -> None:
-        super().__init__(missing(weights, why, preset))
+    def __init__(self, weights: WeightsConfig, why: str = "there is no such file", preset: str = "") -> None:
+        super().__init__(_missing(weights, why, preset))
         self._weights, self._why = weights, why
 
     def of_preset(self, preset: str) -> MissingWeightsError:
-        """Return the error whose command gets all weights of `preset`, so that a run without any names one command."""
+        """Return the error with the command of `preset`, so that a run without any weights names one command."""
         return MissingWeightsError(self._weights, self._why, preset)
 
     def __reduce__(self) -> tuple[type[ConfigError], tuple[str]]:
@@ -72,8 +72,8 @@ class MissingWeightsError(ConfigError):
         return ConfigError, (str(self),)
 
 
-def missing(weights: WeightsConfig, why: str, preset: str = "") -> str:
-    """Return the message for weights that are missing, on one line: urls and commands in it can be copied."""
+def _missing(weights: WeightsConfig, why: str, preset: str) -> str:
+    """Return the message, on one line: urls and commands in it can be copied."""
     command = ""
     if weights.uri.startswith(BUILTIN_PREFIX):
         command = "reinstall the package, or train them in a clone: make weights"
@@ -126,7 +126,7 @@ def local_file(weights: WeightsConfig) -> Path:
     if found is not None:
         return found
     if not weights.uri.startswith(OPEN_CLIP_PREFIX):
-        raise MissingWeightsError(weights, "there is no such file")
+        raise MissingWeightsError(weights)
     # The download is logged, because a run would otherwise be silent for minutes.
     logger.warning("downloading the weights '%s' to %s", weights.uri, user_cache().folder)
     with _asking(weights):
@@ -372,7 +372,7 @@ def check_weights(weights: WeightsConfig, preset: str = "") -> tuple[bool, str]:
     if found is None and "://" in weights.uri and weights.sha256 is None:
         return False, f"{weights.uri}: give weights.sha256, or only its store knows whether a copy here is current"
     if found is None:
-        return False, missing(weights, "there is no such file", preset)
+        return False, str(MissingWeightsError(weights, preset=preset))
     published = published_file(weights)
     known = expected_sha256(weights, found) or (published.sha256 if published else None)
     sha256 = file_sha256(found)
