@@ -9,14 +9,10 @@ from __future__ import annotations
 import importlib
 import itertools
 from collections.abc import Generator, Iterator, Mapping
-from contextlib import ExitStack, nullcontext, suppress
+from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
-from threading import Thread
 from typing import Final
-
-from ray.exceptions import RayError
-from ray.util.queue import Queue
 
 from pseudoris.files.location import RunLocation
 from pseudoris.pipeline.cluster import connected, lone_node, node_resources
@@ -115,9 +111,8 @@ def annotate(
         interrupts.check()
         masks = None if start.parent is None else StoredMasks.pinned(start.parent, begun.planned.parent)
         job = Job(start.listing.name, location, header, config, may_grow=may_grow, masks=masks, generations=generations)
-        notices = _notices_of_actors(config, on_event, stack)
-        job = replace(job, is_retry=options.is_retry, reasons=options.reasons, notices=notices)
-        return begun.finish(actors, executor.ray_executor(job, actors, interrupts))
+        job = replace(job, is_retry=options.is_retry, reasons=options.reasons)
+        return begun.finish(actors, executor.ray_executor(job, actors, interrupts, on_event))
 
 
 def _nothing(pending: PendingWork) -> Generator[Outcome]:
@@ -195,27 +190,6 @@ def _begin(
             on_event(Step("reading all parts"))
             pending = session.with_damaged(pending)
     return _Begun(location, planned, session, pending, events, left_out, options.is_retry)
-
-
-def _notices_of_actors(config: RunConfig, on_event: OnEvent, stack: ExitStack) -> Queue | None:
-    """Return a queue whose first notice of a stage actor is shown at once; None if `config` does not compose.
-
-    An actor's log stays on its node, so the user would not see the notice there.
-    """
-    if config.composing is None:
-        return None
-    queue = Queue(actor_options={"num_cpus": 0})
-
-    def hand_on() -> None:
-        # If the actor of the queue dies, no notice is shown.
-        with suppress(RayError):
-            on_event(Notice(queue.get()))
-
-    told = Thread(target=hand_on, daemon=True)
-    told.start()
-    stack.callback(told.join)
-    stack.callback(queue.shutdown, force=True)
-    return queue
 
 
 class _MeteredEvents:

@@ -28,7 +28,7 @@ from pseudoris.pipeline.resources import busy_actors, num_committers, num_reader
 from pseudoris.pipeline.shard_tasks import Job, block_to_outcome, commit_block, read_block
 from pseudoris.pipeline.stage_actor import StageActor
 from pseudoris.schemas.config import ComputeConfig, TaskPoolConfig
-from pseudoris.store.runs.pending_work import PendingWork
+from pseudoris.store.runs.pending_work import Notice, OnEvent, PendingWork, ignore
 from pseudoris.store.sessions.session import Executor, Outcome
 from pseudoris.workers.process_memory import MEMORY_ENVIRONMENT
 
@@ -164,12 +164,17 @@ def window_size(num_pending: int, max_shards: int = MAX_SHARDS) -> int:
 
 
 def ray_executor(
-    job: Job, actors: Mapping[str, int], interrupts: Interrupts, *, max_shards: int = MAX_SHARDS
+    job: Job,
+    actors: Mapping[str, int],
+    interrupts: Interrupts,
+    on_event: OnEvent = ignore,
+    *,
+    max_shards: int = MAX_SHARDS,
 ) -> Executor:
     """Return an executor that computes and commits shards of `job` on Ray. A requested stop ends it between commits."""
 
     def execute(pending: PendingWork) -> Generator[Outcome]:
-        with closing(run_shards(job, pending.shards, actors, max_shards=max_shards)) as outcomes:
+        with closing(run_shards(job, pending.shards, actors, on_event, max_shards=max_shards)) as outcomes:
             for outcome in outcomes:
                 yield outcome
                 interrupts.check()
@@ -178,22 +183,34 @@ def ray_executor(
 
 
 def run_shards(
-    job: Job, shards: Sequence[int], actors: Mapping[str, int], *, max_shards: int = MAX_SHARDS
+    job: Job,
+    shards: Sequence[int],
+    actors: Mapping[str, int],
+    on_event: OnEvent = ignore,
+    *,
+    max_shards: int = MAX_SHARDS,
 ) -> Generator[Outcome]:
     """Yield the receipt of each of `shards` as its commit lands, or why it is set aside. They land in any order.
 
     `shards` begin in their order, on the `actors` by pool name that `resources.plan_actors` planned. Closing the
-    iterator, or an exception in its consumer, ends the execution; committed shards are kept.
+    iterator, or an exception in its consumer, ends the execution; committed shards are kept. `on_event` gets the first
+    notice of a shard alone: other actors say the same of their first shards.
 
     Raises:
         PseudorisError: A worker raised it; `TransientError` also if Ray itself failed.
     """
     ours: BaseException | None = None
+    is_told = False
     try:
         size = window_size(len(shards), max_shards) if shards else 1
         for start in range(0, len(shards), size):
-            with closing(_run_window(job, shards[start : start + size], actors)) as outcomes:
-                yield from outcomes
+            with closing(_run_window(job, shards[start : start + size], actors)) as blocks:
+                for block in blocks:
+                    notice = block["notice"][0].as_py()
+                    if notice is not None and not is_told:
+                        is_told = True
+                        on_event(Notice(notice))
+                    yield block_to_outcome(block)
     except RayError as error:
         logger.debug("Ray raised:", exc_info=True)
         ours = original_error(error)
@@ -205,9 +222,9 @@ def run_shards(
         raise ours.with_traceback(None)
 
 
-def _run_window(job: Job, shards: Sequence[int], actors: Mapping[str, int]) -> Generator[Outcome]:
+def _run_window(job: Job, shards: Sequence[int], actors: Mapping[str, int]) -> Generator[pa.Table]:
     dataset = build_dataset(job, shards, actors)
     # `iter_batches` would send statistics to a Ray actor every five seconds, and they grow with the number of shards.
     for bundle in dataset.iter_internal_ref_bundles():
         for entry in bundle.blocks:
-            yield block_to_outcome(ray.get(entry.ref))
+            yield ray.get(entry.ref)

@@ -18,7 +18,6 @@ from typing import Final, TypeVar
 
 import pyarrow as pa
 import ray
-from ray.util.queue import Queue
 
 from pseudoris.files.location import RunLocation
 from pseudoris.images.prover import shared_prover
@@ -49,8 +48,8 @@ _CHECKED: Final[dict[str, tuple[str, ...]]] = {}
 # At most this many other images, and as many shards, are tried if storage denies access, to see if it denies all.
 _MAX_OTHERS: Final = 12
 Value = TypeVar("Value")
-# A shard is either committed or set aside, so one of the two columns is null.
-OUTCOME_SCHEMA: Final = pa.schema([("receipt", pa.large_string()), ("fault", FAULT)])
+# A shard is either committed or set aside, so one of the first two columns is null.
+OUTCOME_SCHEMA: Final = pa.schema([("receipt", pa.large_string()), ("fault", FAULT), ("notice", pa.string())])
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +66,6 @@ class Job:
         is_retry: Whether only quarantined images are computed again.
         reasons: A retry computes only images quarantined for one of these reasons; None for all.
         masks: The run that the masks are taken from; None if they are proposed.
-        notices: Where a stage actor puts what the user must know before a shard is written; None without composing.
     """
 
     source: str
@@ -80,7 +78,6 @@ class Job:
     is_retry: bool = field(default=False, kw_only=True)
     reasons: frozenset[str] | None = field(default=None, kw_only=True)
     masks: StoredMasks | None = field(default=None, kw_only=True)
-    notices: Queue | None = field(default=None, kw_only=True)
 
 
 def stage_fault(shard: int, error: Exception) -> ShardFault:
@@ -191,13 +188,15 @@ def read_block(job: Job, shard: int) -> pa.Table:
 
 
 def commit_block(block: pa.Table, job: Job) -> pa.Table:
-    """Commit the block's shard; return one row of `OUTCOME_SCHEMA`, with its receipt or with why it is set aside."""
+    """Commit the block's shard; return a row of `OUTCOME_SCHEMA`: receipt, or why it is set aside, and notice."""
     shard = block_to_shard(block)
     outcome = shard.fault or _commit(job, shard)
     if isinstance(outcome, ShardFault):
-        return pa.table({"receipt": [None], "fault": [asdict(outcome)]}, schema=OUTCOME_SCHEMA)
+        row = {"receipt": None, "fault": asdict(outcome), "notice": shard.notice}
+        return pa.Table.from_pylist([row], OUTCOME_SCHEMA)
     task_meter(job.location.root).count_retries("commit")
-    return pa.table({"receipt": [outcome.model_dump_json()], "fault": [None]}, schema=OUTCOME_SCHEMA)
+    row = {"receipt": outcome.model_dump_json(), "fault": None, "notice": shard.notice}
+    return pa.Table.from_pylist([row], OUTCOME_SCHEMA)
 
 
 def block_to_outcome(block: pa.Table) -> Receipt | ShardFault:

@@ -10,12 +10,11 @@ import gc
 import logging
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Final
 
 import pyarrow as pa
-from ray.exceptions import RayError
 
 from pseudoris.images.pixels import import_plugins
 from pseudoris.pipeline.cluster import living_nodes
@@ -60,10 +59,11 @@ class StageActor:
         self._error: ConfigError | None = None
         self._meter = StageMeter(job.location.root, pool)
         self._mixed: tuple[str, ...] = ()
-        # Only the pool with the last stage sends a notice, because that stage composes.
-        self._notices = job.notices if names[-1] == STAGES[-1].name else None
+        is_last = names[-1] == STAGES[-1].name
+        # The last stage composes. The first shard with captions shows whether the composer can use them.
+        self._gives_notice = is_last and job.config.composing is not None
         # After the last stage, image bytes that are not embedded would only fill the object store, so they are dropped.
-        self._drops_bytes = names[-1] == STAGES[-1].name and not job.config.shards.embed_images
+        self._drops_bytes = is_last and not job.config.shards.embed_images
         try:
             self._mixed = check_process(job.header.identity, job.config, stages_named(names))
             # Reading used these plug-ins to check the images, so they are needed to decode the images here.
@@ -107,12 +107,8 @@ class StageActor:
             except (PseudorisError, OSError) as error:
                 logger.warning("Shard %d is set aside.", shard.shard, exc_info=True)
                 return shard_to_block(set_aside(stage_fault(shard.shard, error), shard.generation))
-        if self._notices is not None and any(map(drawn_by_mask, shard.images)):
-            if (notice := refusal(shard.images)) is not None:
-                # The run must not end for a notice, if the node of the queue is lost.
-                with suppress(RayError):
-                    self._notices.put(notice)
-            self._notices = None
+        if self._gives_notice and any(map(drawn_by_mask, shard.images)):
+            shard, self._gives_notice = replace(shard, notice=refusal(shard.images)), False
         if self._drops_bytes:
             shard = shard.with_images(tuple(replace(image, data=b"") for image in shard.images))
         return stamp_enqueue_time(shard_to_block(on_this_node(shard)))

@@ -252,6 +252,7 @@ class Shard:
         planned_ids: All image ids of the shard in the plan, in order; the commit checks `images` against them. In a
             retry `images` has only some of them. Empty in a committed shard, and if there is no plan.
         fault: Why it is set aside. The shard then has no images and passes every stage and the commit.
+        notice: What the user must know of it, shown when its commit lands. No table and no receipt holds it.
     """
 
     shard: int
@@ -265,6 +266,7 @@ class Shard:
     is_committed: bool = False
     planned_ids: tuple[str, ...] = ()
     fault: ShardFault | None = None
+    notice: str | None = None
 
     def with_images(self, images: tuple[ShardImage, ...]) -> Shard:
         """Return the shard with other images, the rest unchanged."""

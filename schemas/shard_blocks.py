@@ -66,6 +66,7 @@ def from_array(array: pa.Array, name: str, classes: Mapping[str, type]) -> list[
 _TYPES: Final[dict[str, pa.DataType]] = {
     **{column.name: column.type for schema in (PLAN_SCHEMA, *SCHEMAS.values()) for column in schema},
     **{"index": pa.int32(), "rle_size": pa.list_(pa.int32()), "rle_counts": pa.large_string()},
+    "notice": pa.string(),
     **dict.fromkeys(("is_config", "is_proven", "is_committed"), pa.bool_()),
     **dict.fromkeys(("planned_ids", "nodes", "mixed"), pa.list_(pa.string())),
     "generation": pa.int32(),

@@ -204,19 +204,19 @@ def test_a_dry_run_of_a_run_tells_its_plan_and_estimates_from_what_is_committed(
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("end", "num_told"), [(" junto al muro verde de la casa", 1), (" near a wall", 0)])
-def test_captions_that_are_not_english_are_told_before_the_first_shard_is_written(ray_session, tmp_path, end, num_told):
+def test_captions_that_are_not_english_are_told_once_with_the_first_shard_that_lands(
+    ray_session, tmp_path, end, num_told
+):
     source, events = write_source(tmp_path / "in", num_images=8), []
-
-    def on_event(event):
-        events.append((event, bool(list((tmp_path / "out/_receipts").glob("*.json")))))
-
     config = stub_config(
         f"captions.options={{ends_with: '{end}'}}", "composing={}", fitted(posterior=POSTERIOR.model_dump())
     )
-    summary = annotate(str(source), str(tmp_path / "out"), config, on_event=on_event)
+    summary = annotate(str(source), str(tmp_path / "out"), config, on_event=events.append)
     assert summary.is_complete
-    told = [is_late for event, is_late in events if isinstance(event, Notice) and "not in English" in event.text]
-    assert told == [False] * num_told
+    planned = next(number for number, event in enumerate(events) if isinstance(event, Planned))
+    told = [number for number, event in enumerate(events) if "not in English" in getattr(event, "text", "")]
+    # An actor says it of its own first shard, and all of them tell it before the bar counts that shard.
+    assert told == [planned + 1] * num_told
 
 
 # Of `write_source`: image 0 by name, 1 by its bytes, 2 as a copy in another format, 5 is left.
