@@ -19,9 +19,9 @@ from pseudoris.pipeline.cluster import connected, lone_node, node_resources
 from pseudoris.pipeline.fan_out import list_on_cluster
 from pseudoris.pipeline.interrupts import interruptible
 from pseudoris.pipeline.meters import Meter
-from pseudoris.pipeline.opened_run import Opened, opened
 from pseudoris.pipeline.resources import check_object_store, plan_actors, with_readers
 from pseudoris.pipeline.run_contract import RetryTally, RunOptions, RunPlan, RunSummary, table_globs
+from pseudoris.pipeline.run_plan import Opened, opened
 from pseudoris.pipeline.shard_tasks import Job
 from pseudoris.pipeline.stored_masks import StoredMasks
 from pseudoris.primitives.uris import writable

@@ -23,9 +23,9 @@ from pseudoris.pipeline.cluster import connected, node_resources
 from pseudoris.pipeline.executor import run_shards
 from pseudoris.pipeline.fan_out import list_on_cluster
 from pseudoris.pipeline.identity import on_model_node
-from pseudoris.pipeline.opened_run import opened
 from pseudoris.pipeline.resources import plan_actors, with_readers
 from pseudoris.pipeline.run_contract import RunOptions
+from pseudoris.pipeline.run_plan import opened
 from pseudoris.pipeline.shard_tasks import Job
 from pseudoris.primitives.errors import ConfigError
 from pseudoris.schemas.config import RunConfig
