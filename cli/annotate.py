@@ -20,9 +20,9 @@ from pseudoris.cli.progress import INTERRUPTED, bar, resumable, run_progress
 from pseudoris.cli.summaries import plan_view, summary_view
 from pseudoris.files.location import RunLocation
 from pseudoris.pipeline.run_contract import RunOptions, asked_preset
+from pseudoris.pipeline.run_costs import card_config
 from pseudoris.primitives.errors import ConfigError
 from pseudoris.primitives.untrusted import without_secrets
-from pseudoris.schemas.card_settings import card_config
 from pseudoris.schemas.config_layers import load_config
 from pseudoris.store.runs.pending_work import Planned, RunEvent, parse_reasons
 

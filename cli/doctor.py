@@ -26,11 +26,11 @@ from pseudoris.cli.console import columns_table, format_bytes, stdout
 from pseudoris.cli.options import argument, option
 from pseudoris.files.location import RunLocation
 from pseudoris.pipeline.run_contract import asked_preset
+from pseudoris.pipeline.run_costs import card_config
 from pseudoris.primitives.errors import ConfigError, PseudorisError
 from pseudoris.primitives.machine_limits import SHARED, check_limits
 from pseudoris.primitives.untrusted import printable
 from pseudoris.primitives.uris import writable
-from pseudoris.schemas.card_settings import card_config
 from pseudoris.schemas.config import PriorConfig, RunConfig
 from pseudoris.schemas.config_layers import load_config
 from pseudoris.store.exclusion_rules import key_path

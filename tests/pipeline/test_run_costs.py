@@ -6,8 +6,8 @@ import pytest
 import torch
 import yaml
 
+from pseudoris.pipeline.run_costs import card_config
 from pseudoris.primitives.errors import ConfigError
-from pseudoris.schemas.card_settings import card_config
 from pseudoris.schemas.config_layers import load_config
 from pseudoris.workers.captions.coca_blocks import CocaBlocks
 from pseudoris.workers.captions.static_towers import GroupShape, group_bytes

@@ -9,7 +9,7 @@ from pseudoris.schemas.config import RunConfig
 
 # By models and GiB of a card: `masks.points_per_batch`, and GiB of `captions.cache_bytes`. `12: (32, 4)`: a card of 12
 # GiB takes 32 points per batch and a cache of 4 GiB. A cache holds a part of an image of ten masks, or 1, 2, 4, 8 or
-# 16 images. Source: tests/schemas/test_card_settings.py adds up weights, caches and passes.
+# 16 images. Source: tests/pipeline/test_run_costs.py adds up weights, caches and passes.
 _CARDS: Final = {
     ("vit_b", "coca_ViT-B-32"): {12: (32, 4), 16: (32, 8), 24: (64, 8), 48: (64, 16), 80: (64, 31), 141: (64, 61)},
     ("vit_h", "coca_ViT-L-14"): {12: (32, 1), 16: (32, 5), 24: (32, 12), 48: (64, 23), 80: (64, 45), 141: (64, 89)},
