@@ -14,7 +14,7 @@ from rich.console import Group, RenderableType
 from pseudoris.cli import console
 from pseudoris.cli.progress import actors_text
 from pseudoris.files.location import RunLocation
-from pseudoris.pipeline.run_contract import RunPlan, RunSummary, table_globs
+from pseudoris.pipeline.run_contract import DryRun, RunSummary, table_globs
 from pseudoris.schemas.tables import FAILURE_REASONS
 from pseudoris.store.runs.receipts import RunTotals
 
@@ -71,7 +71,7 @@ def reasons_views(totals: RunTotals) -> list[RenderableType]:
     return ["", console.facts_table("quarantined", rows)] if totals.reasons else []
 
 
-def plan_view(plan: RunPlan) -> RenderableType:
+def plan_view(plan: DryRun) -> RenderableType:
     """Return what a dry run found: nothing of it has been written."""
     table = console.facts_table("plan (dry run: nothing was written)")
     repeated = f"; {plan.num_repeated:,} repeated listings are not counted" if plan.num_repeated else ""

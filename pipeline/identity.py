@@ -8,24 +8,20 @@ from __future__ import annotations
 
 import os
 import platform
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from functools import partial
 from importlib.metadata import entry_points, packages_distributions
 from typing import Final
 
 import ray
 
-from pseudoris.files.location import RunLocation
 from pseudoris.images.pixels import import_plugins
 from pseudoris.pipeline.cluster import T, joins_cluster, task_result
 from pseudoris.primitives.errors import ConfigError, gather
-from pseudoris.schemas.config import RunConfig, WeightsConfig
-from pseudoris.schemas.run_records import Identity, RunHeader
-from pseudoris.store.runs.header import check_identity
-from pseudoris.store.runs.manifest import cached_receipts
+from pseudoris.schemas.config import RunConfig
+from pseudoris.schemas.run_records import Identity
 from pseudoris.store.runs.planned_run import package_versions
-from pseudoris.store.runs.receipts import Totals
-from pseudoris.workers.checkpoints.weight_files import is_awaited, weights_digest
+from pseudoris.workers.checkpoints.weight_files import is_awaited, is_unfetched, weights_digest
 from pseudoris.workers.stages import (
     NAME_CHECK,
     STAGE_CAPTION,
@@ -56,60 +52,41 @@ _ENDPOINT_VARIABLE: Final = "AWS_ENDPOINT_URL"
 _ENDPOINT_MARK: Final = "PSEUDORIS_ANNOUNCED_ENDPOINT"
 
 
-def identity_before_ray(
-    config: RunConfig,
-    header: RunHeader | None,
-    source: str,
-    *,
-    location: RunLocation,
-    stored: Mapping[str, str] | None = None,
-) -> Identity | None:
-    """Compare what is known before Ray starts with `header`, that of the run in OUT; `source` is `Source.name` now.
+def identity_before_ray(config: RunConfig, stored: Mapping[str, str] | None = None) -> Identity | None:
+    """Return the identity of this machine; None if an existing cluster or a GPU does the work.
 
-    Returns the identity of this machine. If an existing cluster or a GPU does the work, returns None and compares the
-    settings alone: weights, packages and devices are those of the nodes.
+    On a cluster, weights, packages and devices are those of the nodes. For a GPU all else is measured, so that what is
+    missing is told: only Ray's processes get a GPU.
     """
-    here, needs_cluster = None, config.compute.device == "cuda"
-    if header is not None and _weights(config) != _weights(header.config):
-        # If the settings name other weights, the run is refused before they are read, because they may be missing.
-        _check_run(location, header, header.identity, config, source)
     if joins_cluster(config.placement.address):
         config.masks.prior.check_is_set()
-    else:
-        import_plugins(config.images.decoder_plugins)
-        # A GPU is measured in a Ray process, because only Ray processes get a GPU.
-        measured = measure_identity(config, sees_device=not needs_cluster, stored=stored)
-        if config.compute.device == "cpu":
-            # A model folder must fit into this machine's memory. For a GPU, the process that loads it checks this.
-            for folder in filter(None, (stage.folder(config) for stage in with_check(STAGES, config))):
-                # torch is imported here, because most runs do not need it before Ray starts.
-                import torch
+        return None
+    import_plugins(config.images.decoder_plugins)
+    is_gpu = config.compute.device == "cuda"
+    here = measure_identity(config, sees_device=not is_gpu, stored=stored)
+    if config.compute.device == "cpu":
+        # A model folder must fit into this machine's memory. For a GPU, the process that loads it checks this.
+        for folder in filter(None, (stage.folder(config) for stage in with_check(STAGES, config))):
+            # torch is imported here, because most runs do not need it before Ray starts.
+            import torch
 
-                from pseudoris.workers.checkpoints.hf_models import check_fits
-                from pseudoris.workers.device import compute_dtype
+            from pseudoris.workers.checkpoints.hf_models import check_fits
+            from pseudoris.workers.device import compute_dtype
 
-                check_fits(folder, torch.device("cpu"), compute_dtype(config.compute))
-        here = None if needs_cluster else measured
-    if header is not None:
-        _check_run(location, header, here or header.identity, config, source)
-    return here
+            check_fits(folder, torch.device("cpu"), compute_dtype(config.compute))
+    return None if is_gpu else here
 
 
-def _weights(config: RunConfig) -> list[WeightsConfig]:
-    return [stage.settings(config).weights for stage in with_check(STAGES, config)]
+def unfetched(config: RunConfig, stored: Collection[str]) -> list[str]:
+    """Return the stages, but for those `stored`, whose weights a run would fetch; ConfigError if a store lacks them.
 
-
-def _check_run(location: RunLocation, header: RunHeader, now: Identity, config: RunConfig, source: str) -> None:
-    """Accept the settings of `config`, and what else `now` has, for the run of `header`."""
-    # Only a process of the cluster knows the device, so the recorded device is assumed here.
-    now = now.model_copy(update={"method": config.method(), "device_kind": header.identity.device_kind})
-    try:
-        check_identity(header, now, source, preset=config.preset, allow_mixed=config.placement.allow_mixed)
-    except ConfigError as error:
-        if not Totals(cached_receipts(location)).sum().is_fruitless:
-            raise
-        remedy = f"That run annotated no image: delete {location.root} to begin anew there"
-        raise ConfigError(f"{error}\n{remedy}") from error
+    None if a part is missing that no run can fetch: measuring the identity then says so.
+    """
+    stages = [stage for stage in with_check(STAGES, config) if stage.name not in stored]
+    if not joins_cluster(config.placement.address) and not may_download(config, stages):
+        return []
+    found = gather(*(partial(is_unfetched, stage.settings(config).weights) for stage in stages))
+    return [stage.name for stage, is_missing in zip(stages, found, strict=True) if is_missing]
 
 
 def identity_on_cluster(config: RunConfig, stored: Mapping[str, str] | None = None) -> Identity:
@@ -141,7 +118,8 @@ def measure_identity(
     announce_endpoint(config)
     stored = stored or {}
     stages = [stage for stage in with_check(stages, config) if stage.name not in stored]
-    digests = (partial(stage.weights_digest, config, downloads=may_download(config, stages)) for stage in stages)
+    downloads = may_download(config, stages)
+    digests = (partial(stage.weights_digest, config, downloads=downloads) for stage in stages)
     *digest_of, device = gather(*digests, partial(device_kind, config.compute) if sees_device else str)
     weights = {**stored, **dict(zip((stage.name for stage in stages), digest_of, strict=True))}
     _check_is_another(config, weights)

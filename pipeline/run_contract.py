@@ -1,4 +1,4 @@
-"""What a caller of `annotate` gives and gets: options, the preset, the summary, the plan of a dry run.
+"""What a caller of `annotate` gives and gets: options, the preset, the summary, the figures of a dry run.
 
 Used by most modules here, by `cli` and by `pseudoris.annotate`, whose users read the fields of `RunSummary`. It imports
 neither Ray nor torch, so that the command line starts quickly.
@@ -95,8 +95,8 @@ def check_options(location: RunLocation, options: RunOptions, *, is_repair: bool
 
 
 @dataclass(frozen=True, slots=True)
-class RunPlan:
-    """What `annotate` would do: the result of a dry run. Nothing was written.
+class DryRun:
+    """What `annotate` would do, in figures: the result of a dry run. Nothing was written.
 
     Attributes:
         num_repeated: Listed images whose key was already listed; they are not planned again.

@@ -1,109 +1,226 @@
-"""Opens SOURCE and OUT, and refuses before Ray starts, in seconds, what can be refused without it.
+"""Says what a run would do, before it does it: the one plan of `annotate`, of its dry run and of an estimate.
 
-Called by `annotation` and `sample_estimate`. It writes nothing, and gives `annotate`, its dry run and an estimate the
-same answer.
+Called by `annotation` and `sample_estimate`. `opened` refuses in seconds, before Ray starts, what can be refused
+without it. `RunPlan.placed` adds what only the nodes know. Nothing is written.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
-from functools import partial
+import itertools
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, field, replace
 
 from pseudoris.files.location import RunLocation
-from pseudoris.pipeline.cluster import joins_cluster
-from pseudoris.pipeline.identity import identity_before_ray, identity_on_cluster, may_download
+from pseudoris.pipeline.cluster import connected, lone_node, node_resources
+from pseudoris.pipeline.fan_out import list_on_cluster
+from pseudoris.pipeline.identity import identity_before_ray, identity_on_cluster, unfetched
+from pseudoris.pipeline.resources import check_object_store, plan_actors, with_readers
 from pseudoris.pipeline.run_contract import RunOptions, check_options
-from pseudoris.pipeline.stored_masks import masks_parent, with_masks_of
-from pseudoris.primitives.errors import ConfigError, gather
-from pseudoris.schemas.config import RunConfig
+from pseudoris.pipeline.shard_tasks import Job
+from pseudoris.pipeline.stored_masks import StoredMasks, masks_parent, with_masks_of
+from pseudoris.primitives.errors import ConfigError
+from pseudoris.primitives.uris import writable
+from pseudoris.schemas.config import RunConfig, WeightsConfig
 from pseudoris.schemas.run_records import Identity, RunHeader
+from pseudoris.store.runs.extension import ExtensionTally, new_entries
 from pseudoris.store.runs.garbage import refuse_unexpected_files
-from pseudoris.store.runs.header import planned_source, refuse_queries
+from pseudoris.store.runs.header import check_identity, planned_source, refuse_queries
+from pseudoris.store.runs.manifest import cached_receipts
 from pseudoris.store.runs.pending_work import OnEvent, Step, ignore
-from pseudoris.store.runs.planned_run import Parent, may_give_way
-from pseudoris.store.runs.stored_exclusions import check_exclusions
-from pseudoris.store.sources import Source, open_source
+from pseudoris.store.runs.plan import PlanTally, assign_shards, iter_plan
+from pseudoris.store.runs.planned_run import Parent, PlannedRun, RunRequest, may_give_way
+from pseudoris.store.runs.receipts import Totals
+from pseudoris.store.runs.stored_exclusions import ExcludedItems, check_exclusions
+from pseudoris.store.sources import Source, SourceItem, open_source
 from pseudoris.store.tables.judged_expressions import check_scored
-from pseudoris.workers.checkpoints.weight_files import is_unfetched
 from pseudoris.workers.stages import STAGE_PROPOSE, STAGES, with_check
 
 
 @dataclass(frozen=True, slots=True)
-class Opened:
-    """SOURCE and OUT of a session, checked as far as they can be before Ray starts, which takes seconds.
+class RunPlan:
+    """What a session would do: with what, on which nodes, and which images.
 
     Attributes:
-        listing: SOURCE.
-        header: Of the run in OUT; None if there is none.
-        here: The identity of this machine; None if an existing cluster, or a GPU, does the work.
+        source: SOURCE.
+        location: OUT.
         config: Of this session; with a `parent`, its settings of masks, SOURCE, images and shards.
+        options: Of this session.
+        header: Of the run in OUT; None if there is none, or if it gives way.
         parent: The run that the masks are taken from; None if they are proposed.
         stored: By stage, digests that are not measured: of a parent, or not known before weights are fetched.
+        identity: Of the machines that compute. None, before Ray, if an existing cluster or a GPU does the work.
+        actors: By pool, how many hold models; empty before `placed`.
+        may_grow: Whether nodes may join the cluster.
+        has_ray: Whether this process is connected to Ray.
     """
 
-    listing: Source
-    header: RunHeader | None
-    here: Identity | None
+    source: Source
+    location: RunLocation
     config: RunConfig
+    options: RunOptions
+    header: RunHeader | None
     parent: Parent | None
     stored: Mapping[str, str]
+    identity: Identity | None = None
+    actors: Mapping[str, int] = field(default_factory=dict)
+    may_grow: bool = False
+    has_ray: bool = False
 
-    def identity(self) -> Identity:
-        """Return the identity, which a node of the cluster measures if this machine does not do the work."""
-        return self.here or identity_on_cluster(self.config, self.stored)
+    @property
+    def needs_ray(self) -> bool:
+        """Whether only Ray can tell the rest: a GPU is seen by its processes alone, and tasks list a bucket."""
+        has_gpus = any(pool.num_gpus for pool in self.config.model_pools().values())
+        return self.identity is None or self.source.root.store != "disk" or has_gpus
+
+    @contextmanager
+    def placed(self, on_event: OnEvent = ignore, *, with_ray: bool = True) -> Iterator[RunPlan]:
+        """Connect to Ray for the block; yield the plan with its actors and its identity.
+
+        Without Ray, this machine counts as the only node.
+
+        Raises:
+            ConfigError: The placement never fits, or weights are missing on a node.
+        """
+        placement = self.config.placement
+        with connected(placement.address, placement.start_timeout_s) if with_ray else nullcontext(False) as may_grow:
+            actors = plan_actors(node_resources() if with_ray else [lone_node()], self.config)
+            on_event(Step("checking the device"))
+            # Missing weights on a node are reported before the listing, which may take an hour.
+            identity = self.identity or identity_on_cluster(self.config, self.stored)
+            yield replace(self, identity=identity, actors=actors, may_grow=may_grow, has_ray=with_ray)
+
+    def items(self) -> Iterator[SourceItem]:
+        """Yield the images of SOURCE in the order of their keys; tasks index them if there is Ray."""
+        return list_on_cluster(self.source, self.config.placement.read) if self.has_ray else self.source.list()
+
+    def request(self) -> RunRequest:
+        """Return what is planned for this session, or continued; ValueError before the identity is known."""
+        if self.identity is None:
+            raise ValueError("the identity is not known before the plan is placed")
+        request = RunRequest("annotate", self.source.name, self.identity, self.config, limit=self.options.limit)
+        return replace(request, exclusions=self.options.exclusions, is_extension=self.options.is_extension)
+
+    def job(self, planned: PlannedRun, generations: Mapping[int, int]) -> Job:
+        """Return the work of the `planned` run for its workers. `generations` are those that `Job` starts from.
+
+        Raises:
+            ConfigError: The shards in flight do not fit into the object store.
+        """
+        nodes, header = node_resources(), planned.header
+        config = with_readers(nodes, self.config, self.actors, header, may_grow=self.may_grow)
+        check_object_store(nodes, config, self.actors, header.max_shard_bytes)
+        masks = None if self.parent is None else StoredMasks.pinned(self.parent, planned.parent)
+        job = Job(self.source.name, self.location, header, config, may_grow=self.may_grow, masks=masks)
+        return replace(job, generations=generations, is_retry=self.options.is_retry, reasons=self.options.reasons)
+
+    def check_identity(self) -> None:
+        """Accept the measured identity, device included, for the run in OUT; ConfigError if that has another one."""
+        if self.header is not None and not may_give_way(self.location, self.header, self.options.exclusions):
+            identity = self.request().identity
+            self._check(self.header, identity, identity.device_kind)
+
+    def counted(self) -> tuple[PlanTally, ExtensionTally | None, ExcludedItems]:
+        """Count what a session would plan or follow; the first tally includes the second, that of an extension.
+
+        Counted are the plan of the parent, else that in OUT, else one of the listed images. The last value says what of
+        a new plan is left out.
+        """
+        excluded, tally = ExcludedItems(self.options.exclusions), PlanTally()
+        location, header = self.location, self.header
+        if self.parent is not None:
+            location, header = self.parent.location, self.parent.header
+        if header is None:
+            entries = assign_shards(excluded.kept(self.items()), self.config.shards, tally=tally)
+            for _ in itertools.islice(entries, self.options.limit):
+                pass
+            excluded.check_left(tally.num_images)
+            return tally, None, excluded
+        size_bytes = sum(entry.size_bytes or 0 for _, entries in iter_plan(location, header) for entry in entries)
+        tally = PlanTally(header.num_images, header.num_shards, header.num_repeated, size_bytes)
+        if not self.options.is_extension:
+            return tally, None, excluded
+        found = ExtensionTally()
+        for _ in new_entries(location, header, self.items(), tally=found, limit=self.options.limit):
+            pass
+        tally.num_images += found.num_images
+        tally.num_shards += found.num_shards
+        tally.size_bytes += found.size_bytes
+        return tally, found, excluded
+
+    def measured(self) -> RunPlan:
+        """Return the plan with what this machine can tell of its identity before Ray, accepted for the run in OUT.
+
+        In a dry run, weights that a run would fetch may be missing: their stores are asked whether they exist.
+
+        Raises:
+            ConfigError: Weights or packages are missing, or the run in OUT has others, or other settings.
+        """
+        header, stored = self.header, dict(self.stored)
+        if header is not None and _weights(self.config) != _weights(header.config):
+            # If the settings name other weights, the run is refused before they are read, because they may be missing.
+            self._check(header, header.identity, header.identity.device_kind)
+        if self.options.is_dry:
+            missing = unfetched(self.config, stored)
+            stored |= {name: header.identity.weights.get(name, "") if header else "not fetched" for name in missing}
+        here = identity_before_ray(self.config, stored)
+        if header is not None:
+            # Only a process of the cluster knows the device, so the recorded device is assumed here.
+            self._check(header, here or header.identity, header.identity.device_kind)
+        return replace(self, stored=stored, identity=here)
+
+    def _check(self, header: RunHeader, now: Identity, device_kind: str) -> None:
+        """Accept the settings of this session, and what else `now` has, for the run of `header`."""
+        now = now.model_copy(update={"method": self.config.method(), "device_kind": device_kind})
+        preset, allow_mixed = self.config.preset, self.config.placement.allow_mixed
+        try:
+            check_identity(header, now, self.source.name, preset=preset, allow_mixed=allow_mixed)
+        except ConfigError as error:
+            if not Totals(cached_receipts(self.location)).sum().is_fruitless:
+                raise
+            remedy = f"That run annotated no image: delete {self.location.root} to begin anew there"
+            raise ConfigError(f"{error}\n{remedy}") from error
 
 
-def opened(
-    source: str, location: RunLocation, config: RunConfig, options: RunOptions, on_event: OnEvent = ignore
-) -> Opened:
-    """Open SOURCE and OUT for `annotate`, its dry run or an estimate.
+def opened(source: str, out: str, config: RunConfig, options: RunOptions, on_event: OnEvent = ignore) -> RunPlan:
+    """Open SOURCE and OUT for `annotate`, its dry run or an estimate, and return the plan as far as it is known.
 
     A run in OUT that does not fit is refused, unless it has no receipt and no driver: another may be planned there.
     """
+    location = RunLocation.open(writable(out), config.source.endpoint_url, config.placement.storage)
     on_event(Step("opening SOURCE and OUT"))
     header = check_options(location, options, is_repair=config.placement.repair)
     try:
-        return _opened(source, location, config, options, header, on_event=on_event)
+        return _opened(source, location, config, options, header, on_event)
     except ConfigError:
         is_old = options.is_extension or options.is_retry or config.placement.repair
         if header is None or is_old or not may_give_way(location, header, options.exclusions):
             raise
-    return _opened(source, location, config, options, None, on_event=on_event)
+    return _opened(source, location, config, options, None, on_event)
 
 
 def _opened(
-    source: str,
-    location: RunLocation,
-    config: RunConfig,
-    options: RunOptions,
-    header: RunHeader | None,
-    *,
-    on_event: OnEvent,
-) -> Opened:
+    source: str, out: RunLocation, config: RunConfig, options: RunOptions, header: RunHeader | None, on_event: OnEvent
+) -> RunPlan:
     if header is not None:
         check_exclusions(header, options.exclusions)
-    check_scored(config, config.filtering.keep, location.root)
+    check_scored(config, config.filtering.keep, out.root)
     if header is None:
-        refuse_unexpected_files(location)
+        refuse_unexpected_files(out)
         refuse_queries(config, source)
     elif not options.is_extension:
         source = planned_source(header, source)
     recorded, limits = None if header is None else header.source, config.placement.storage
-    listing = open_source(source, config.source, exclude=location.root, limits=limits, recorded=recorded)
+    listing = open_source(source, config.source, exclude=out.root, limits=limits, recorded=recorded)
     on_event(Step("checking weights and packages"))
-    parent = masks_parent(config, location, header, options)
+    parent = masks_parent(config, out, header, options)
     if parent is not None:
         config = with_masks_of(parent, config, listing.name)
     elif header is None:
         listing.check_not_empty()
     stored = {} if parent is None else {STAGE_PROPOSE: parent.header.identity.weights[STAGE_PROPOSE]}
-    if options.is_dry:
-        stages = [stage for stage in with_check(STAGES, config) if stage.name not in stored]
-        # Weights that the run itself would fetch may be missing in a dry run; for others `identity_before_ray` raises.
-        if joins_cluster(config.placement.address) or may_download(config, stages):
-            found = gather(*(partial(is_unfetched, stage.settings(config).weights) for stage in stages))
-            names = [stage.name for stage, is_missing in zip(stages, found, strict=True) if is_missing]
-            stored |= {name: header.identity.weights.get(name, "") if header else "not fetched" for name in names}
-    here = identity_before_ray(config, header, listing.name, location=location, stored=stored)
-    return Opened(listing, header, here, config, parent, stored)
+    return RunPlan(listing, out, config, options, header, parent, stored).measured()
+
+
+def _weights(config: RunConfig) -> list[WeightsConfig]:
+    return [stage.settings(config).weights for stage in with_check(STAGES, config)]

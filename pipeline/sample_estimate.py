@@ -19,11 +19,9 @@ import numpy as np
 import numpy.typing as npt
 
 from pseudoris.files.location import RunLocation
-from pseudoris.pipeline.cluster import connected, node_resources
+from pseudoris.pipeline.cluster import node_resources
 from pseudoris.pipeline.executor import run_shards
-from pseudoris.pipeline.fan_out import list_on_cluster
 from pseudoris.pipeline.identity import on_model_node
-from pseudoris.pipeline.resources import plan_actors, with_readers
 from pseudoris.pipeline.run_contract import RunOptions
 from pseudoris.pipeline.run_plan import opened
 from pseudoris.pipeline.shard_tasks import Job
@@ -36,7 +34,7 @@ from pseudoris.store.exclusion_rules import Exclusions
 from pseudoris.store.runs.garbage import remove_run
 from pseudoris.store.runs.pending_work import fault_error
 from pseudoris.store.runs.plan import PlanTally, assign_shards
-from pseudoris.store.runs.planned_run import RunRequest, plan_run
+from pseudoris.store.runs.planned_run import plan_run
 from pseudoris.store.runs.stored_exclusions import ExcludedItems
 from pseudoris.store.sources import SourceItem
 from pseudoris.store.tables.shard_tables import table_bytes
@@ -112,29 +110,24 @@ def estimate(
     if config.placement.masks_from is not None:
         raise ConfigError("an estimate proposes its own masks: leave placement.masks_from out")
     with ExitStack() as stack:
-        location = stack.enter_context(_temporary_output(scratch, config))
-        start = opened(source, location, config, RunOptions(exclusions=exclusions))
-        stack.enter_context(connected(config.placement.address, config.placement.start_timeout_s))
-        nodes = node_resources()
-        if scratch is None and len(nodes) > 1:
-            raise ConfigError(_NO_REACH.format(num_nodes=len(nodes)))
-        actors = plan_actors(nodes, config)
-        identity = start.identity()
+        out = stack.enter_context(_temporary_output(scratch, config))
+        plan = opened(source, out, config, RunOptions(exclusions=exclusions))
+        plan = stack.enter_context(plan.placed())
+        if scratch is None and (num_nodes := len(node_resources())) > 1:
+            raise ConfigError(_NO_REACH.format(num_nodes=num_nodes))
         card = on_model_node(config, card_bytes) if config.compute.device == "cuda" else 0
         excluded = ExcludedItems(exclusions)
-        items = excluded.kept(list_on_cluster(start.listing, config.placement.read))
-        sample = draw_sample(items, config, size=size, seed=config.compute.seed)
+        sample = draw_sample(excluded.kept(plan.items()), config, size=size, seed=config.compute.seed)
         excluded.check_left(len(sample.items))
         # The sample is split into shards, because a single shard would use one actor and give no interval.
         shards = config.shards.model_copy(update={"max_images": max(1, -(-len(sample.items) // NUM_SHARDS))})
-        small, name = config.model_copy(update={"shards": shards}), start.listing.name
-        request = RunRequest("annotate", name, identity, small, exclusions=exclusions)
-        header = plan_run(location, request, lambda: sample.items).header
-        job = Job(name, location, header, with_readers(nodes, small, actors, header))
-        load_s, receipts = _run(job, actors, on_progress)
-    figures = summarise(sample.tally, receipts, config, actors=actors, num_gpus=num_gpus)
-    figures = replace(figures, source=name, load_s=load_s, num_excluded=excluded.total)
-    return replace(figures, device_kind=identity.device_kind, card_bytes=card)
+        # Actors are not added meanwhile, because the figures are those of the nodes that there are.
+        small = replace(plan, config=config.model_copy(update={"shards": shards}), may_grow=False)
+        planned = plan_run(plan.location, small.request(), lambda: sample.items)
+        load_s, receipts = _run(small.job(planned, {}), plan.actors, on_progress)
+    figures = summarise(sample.tally, receipts, config, actors=plan.actors, num_gpus=num_gpus)
+    figures = replace(figures, source=plan.source.name, load_s=load_s, num_excluded=excluded.total)
+    return replace(figures, device_kind=planned.header.identity.device_kind, card_bytes=card)
 
 
 def _run(job: Job, actors: Mapping[str, int], on_progress: OnProgress) -> tuple[float, list[Receipt]]:
@@ -154,16 +147,16 @@ def _run(job: Job, actors: Mapping[str, int], on_progress: OnProgress) -> tuple[
 
 
 @contextmanager
-def _temporary_output(scratch: str | None, config: RunConfig) -> Iterator[RunLocation]:
-    """Yield an empty location that is removed after the block, whatever happens in it."""
+def _temporary_output(scratch: str | None, config: RunConfig) -> Iterator[str]:
+    """Yield an empty output that is removed after the block, whatever happens in it."""
     with tempfile.TemporaryDirectory(prefix="pseudoris-estimate-") as folder:
         if scratch is None:
-            yield RunLocation.open(folder)
+            yield folder
             return
         inside = f"{scratch.rstrip('/')}/{folder.rpartition('/')[2]}"
         location = RunLocation.open(inside, config.source.endpoint_url, config.placement.storage)
         try:
-            yield location
+            yield inside
         finally:
             remove_run(location)
 

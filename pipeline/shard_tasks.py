@@ -191,11 +191,12 @@ def commit_block(block: pa.Table, job: Job) -> pa.Table:
     """Commit the block's shard; return a row of `OUTCOME_SCHEMA`: receipt, or why it is set aside, and notice."""
     shard = block_to_shard(block)
     outcome = shard.fault or _commit(job, shard)
+    row: dict[str, object] = {"receipt": None, "fault": None, "notice": shard.notice}
     if isinstance(outcome, ShardFault):
-        row = {"receipt": None, "fault": asdict(outcome), "notice": shard.notice}
-        return pa.Table.from_pylist([row], OUTCOME_SCHEMA)
-    task_meter(job.location.root).count_retries("commit")
-    row = {"receipt": outcome.model_dump_json(), "fault": None, "notice": shard.notice}
+        row["fault"] = asdict(outcome)
+    else:
+        task_meter(job.location.root).count_retries("commit")
+        row["receipt"] = outcome.model_dump_json()
     return pa.Table.from_pylist([row], OUTCOME_SCHEMA)
 
 

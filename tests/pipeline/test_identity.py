@@ -10,7 +10,6 @@ from types import SimpleNamespace
 import psutil
 import pytest
 
-from pseudoris.files.location import RunLocation
 from pseudoris.pipeline import identity
 from pseudoris.pipeline.identity import PACKAGES, check_process, identity_before_ray, measure_identity
 from pseudoris.primitives.errors import ConfigError
@@ -153,13 +152,13 @@ def test_a_captioner_that_asks_the_filters_clip_how_alike_masks_are_checks_its_w
     check_process(other.model_copy(update={"method": alike.method()}), alike, captioner)
 
 
-def test_a_model_folder_that_memory_cannot_hold_is_refused_before_ray(of_folder, monkeypatch, tmp_path):
+def test_a_model_folder_that_memory_cannot_hold_is_refused_before_ray(of_folder, monkeypatch):
     monkeypatch.setattr(psutil, "virtual_memory", lambda: SimpleNamespace(available=1000))
     monkeypatch.setattr(identity, "joins_cluster", lambda address: False)
     with pytest.raises(
         ConfigError, match=r"its [\d,]+ parameters take [\d,]+ bytes in torch.float32, and cpu has 1,000"
     ):
-        identity_before_ray(of_folder, None, "", location=RunLocation.open(str(tmp_path)))
+        identity_before_ray(of_folder)
 
 
 def test_a_model_folder_of_another_digest_is_refused(tmp_path):

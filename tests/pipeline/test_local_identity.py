@@ -11,12 +11,11 @@ import pytest
 
 from pseudoris.cli.doctor import run_checks
 from pseudoris.files.location import RunLocation
-from pseudoris.pipeline import annotation, identity, sample_estimate
+from pseudoris.pipeline import annotation, identity, run_plan, sample_estimate
 from pseudoris.pipeline.identity import identity_before_ray, measure_identity
 from pseudoris.pipeline.run_contract import RunOptions
 from pseudoris.primitives.errors import ConfigError
 from pseudoris.schemas.config_layers import load_config
-from pseudoris.store.runs.header import read_header
 from pseudoris.store.runs.lock import RunLock
 from tests.builders.command import pseudoris
 from tests.builders.images import png
@@ -29,8 +28,7 @@ HERE = make_identity()
 @pytest.fixture(autouse=True)
 def without_ray(monkeypatch):
     """Make a start of Ray an error, and this process one that is not connected."""
-    for module in (annotation, sample_estimate):
-        monkeypatch.setattr(module, "connected", lambda *_: pytest.fail("Ray was started"))
+    monkeypatch.setattr(run_plan, "connected", lambda *_: pytest.fail("Ray was started"))
     monkeypatch.setattr(identity, "joins_cluster", lambda address: False)
 
 
@@ -149,29 +147,25 @@ def test_other_versions_are_refused_before_ray(command, measured, out, source):
     with pytest.raises(ConfigError, match=r"versions\.x: '1' in the run, '2' now\n.*--allow-mixed$"):
         command(source, out, load_config("tiny"))
     mixed = load_config("tiny", None, ["placement.allow_mixed=true"])
-    location = RunLocation.open(out)
-    assert identity_before_ray(mixed, read_header(location), source, location=location).versions == {"x": "2"}
+    assert run_plan.opened(source, out, mixed, RunOptions()).identity.versions == {"x": "2"}
 
 
 def test_of_a_cluster_only_the_settings_are_known(monkeypatch, out, source):
     monkeypatch.setattr(identity, "joins_cluster", lambda address: True)
     monkeypatch.setattr(identity, "measure_identity", lambda *_, **__: pytest.fail("measured here"))
-    location = RunLocation.open(out)
-    header = read_header(location)
-    assert identity_before_ray(load_config("tiny"), header, source, location=location) is None
+    assert run_plan.opened(source, out, load_config("tiny"), RunOptions()).identity is None
     with pytest.raises(ConfigError, match=r"compute\.seed"):
-        identity_before_ray(load_config("tiny", None, ["compute.seed=9"]), header, source, location=location)
+        run_plan.opened(source, out, load_config("tiny", None, ["compute.seed=9"]), RunOptions())
     with pytest.raises(ConfigError, match=r"masks\.prior\.kind is unset"):
-        identity_before_ray(load_config("tiny", None, ["masks.prior.kind=unset"]), None, source, location=location)
+        identity_before_ray(load_config("tiny", None, ["masks.prior.kind=unset"]))
 
 
-def test_of_a_gpu_all_but_the_device_is_asked_before_ray(source, tmp_path):
-    location = RunLocation.open(str(tmp_path / "out"))
+def test_of_a_gpu_all_but_the_device_is_asked_before_ray(tmp_path):
     on_gpu = ["compute.device=cuda", "placement.fused.num_gpus=1"]
-    assert identity_before_ray(load_config("tiny", None, on_gpu), None, source, location=location) is None
+    assert identity_before_ray(load_config("tiny", None, on_gpu)) is None
     gone = load_config("tiny", None, [*on_gpu, f"masks.weights.uri={tmp_path}/sam.pt"])
     with pytest.raises(ConfigError, match="there is no such file"):
-        identity_before_ray(gone, None, source, location=location)
+        identity_before_ray(gone)
 
 
 @pytest.fixture(params=["annotate", "dry run", "estimate"])
@@ -235,6 +229,5 @@ def test_all_missing_parts_of_paper_are_told_in_one_message_before_ray(refusal, 
     ],
 )
 def test_a_bound_on_a_score_that_no_stage_computes_is_refused_before_anything_is_read(tmp_path, settings, message):
-    config, out = load_config("tiny", None, settings), RunLocation.open(str(tmp_path))
     with pytest.raises(ConfigError, match=message):
-        annotation.opened("nowhere", out, config, RunOptions())
+        run_plan.opened("nowhere", str(tmp_path), load_config("tiny", None, settings), RunOptions())
