@@ -104,7 +104,7 @@ def bare(config: RunConfig, num_shards: int, first: Path) -> None:
             _reads,
             batch_size=None,
             batch_format="pyarrow",
-            compute=TaskPoolStrategy(size=num_readers(config)),
+            compute=TaskPoolStrategy(size=num_readers(config.placement)),
             num_cpus=placement.read.num_cpus,
         )
         for name, pool in config.model_pools().items():
@@ -120,7 +120,7 @@ def bare(config: RunConfig, num_shards: int, first: Path) -> None:
             _commits,
             batch_size=None,
             batch_format="pyarrow",
-            compute=TaskPoolStrategy(size=num_committers(config)),
+            compute=TaskPoolStrategy(size=num_committers(config.placement)),
             num_cpus=placement.commit.num_cpus,
         )
         for _ in committed.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0):

@@ -222,7 +222,7 @@ def _weights(config: RunConfig) -> Iterator[Check]:
     from pseudoris.pipeline.identity import announce_endpoint
     from pseudoris.workers.stages import STAGES, with_check
 
-    announce_endpoint(config)
+    announce_endpoint(config.source)
     # The prior and the noun parser are left out, because other lines of the report check them.
     alone = config.model_copy(
         update={

@@ -48,7 +48,7 @@ def build_dataset(job: Job, shards: Sequence[int], actors: Mapping[str, int]) ->
     dataset = ray.data.read_datasource(
         ShardDatasource(job, shards),
         override_num_blocks=len(shards),
-        concurrency=num_readers(job.config),
+        concurrency=num_readers(placement),
         **_task_arguments(placement.read),
     )
     for name, pool in job.config.model_pools().items():
@@ -77,7 +77,7 @@ def build_dataset(job: Job, shards: Sequence[int], actors: Mapping[str, int]) ->
         batch_size=None,
         batch_format="pyarrow",
         # With this bound Ray Data knows how many commit tasks run, and leaves the other resources to the pools.
-        compute=TaskPoolStrategy(size=num_committers(job.config)),
+        compute=TaskPoolStrategy(size=num_committers(placement)),
         **_task_arguments(placement.commit),
     )
     return committed

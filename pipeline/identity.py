@@ -18,7 +18,7 @@ import ray
 from pseudoris.images.pixels import import_plugins
 from pseudoris.pipeline.cluster import T, joins_cluster, task_result
 from pseudoris.primitives.errors import ConfigError, gather
-from pseudoris.schemas.config import RunConfig
+from pseudoris.schemas.config import FilterConfig, RunConfig, SourceConfig
 from pseudoris.schemas.run_records import Identity
 from pseudoris.store.runs.planned_run import package_versions
 from pseudoris.workers.checkpoints.weight_files import is_awaited, is_unfetched, weights_digest
@@ -115,7 +115,7 @@ def measure_identity(
     Without `sees_device` the device stays empty. `stored` has the digests of stages that another run has computed.
     """
     # The S3 endpoint is set here, because every process that loads weights measures its identity first.
-    announce_endpoint(config)
+    announce_endpoint(config.source)
     stored = stored or {}
     stages = [stage for stage in with_check(stages, config) if stage.name not in stored]
     downloads = may_download(config, stages)
@@ -138,7 +138,7 @@ def measure_identity(
         weights=weights,
         device_kind=device,
         versions=package_versions((*PACKAGES, *_further_packages(config)))
-        | _parser(config)
+        | _parser(config.filtering)
         | (device_versions(config.compute) if sees_device else {}),
         folders=folders,
     )
@@ -172,7 +172,7 @@ def _check_is_another(config: RunConfig, weights: Mapping[str, str]) -> None:
             )
 
 
-def announce_endpoint(config: RunConfig) -> None:
+def announce_endpoint(source: SourceConfig) -> None:
     """Make `source.endpoint_url` the endpoint of S3 clients that open weights and priors by url.
 
     An endpoint of the environment is kept: it was set for this machine. That of an earlier run here is removed.
@@ -181,10 +181,10 @@ def announce_endpoint(config: RunConfig) -> None:
     if found is not None and found != mark:
         return
     for name in (_ENDPOINT_VARIABLE, _ENDPOINT_MARK):
-        if config.source.endpoint_url is None:
+        if source.endpoint_url is None:
             os.environ.pop(name, None)
         else:
-            os.environ[name] = config.source.endpoint_url
+            os.environ[name] = source.endpoint_url
 
 
 def check_process(identity: Identity, config: RunConfig, stages: Sequence[StageKind]) -> tuple[str, ...]:
@@ -203,18 +203,19 @@ def check_process(identity: Identity, config: RunConfig, stages: Sequence[StageK
         (scorer,) = stages_named((STAGE_FILTER,))
         held[STAGE_FILTER] = identity.weights[STAGE_FILTER]
         here = here.model_copy(update={"weights": {**here.weights, STAGE_FILTER: scorer.weights_digest(config)}})
-    return _check(identity.model_copy(update={"weights": held, "folders": folders}), here, config)
+    of_run = identity.model_copy(update={"weights": held, "folders": folders})
+    return _check(of_run, here, allow_mixed=config.placement.allow_mixed)
 
 
 def check_packages(identity: Identity, config: RunConfig) -> tuple[str, ...]:
     """Do as `check_process` for reading and committing: only the packages of these tasks count, and none is torch."""
     names = {*_PACKAGES_WITHOUT_MODELS, *_decoder_packages(config.images.decoder_plugins)} & identity.versions.keys()
-    here = {**identity.versions, **package_versions(names)}
-    return _check(identity, identity.model_copy(update={"versions": here}), config)
+    here = identity.model_copy(update={"versions": {**identity.versions, **package_versions(names)}})
+    return _check(identity, here, allow_mixed=config.placement.allow_mixed)
 
 
-def _check(of_run: Identity, here: Identity, config: RunConfig) -> tuple[str, ...]:
-    accepted = tuple(of_run.mixed_differences(here)) if config.placement.allow_mixed else ()
+def _check(of_run: Identity, here: Identity, *, allow_mixed: bool) -> tuple[str, ...]:
+    accepted = tuple(of_run.mixed_differences(here)) if allow_mixed else ()
     differences = [line for line in of_run.differences(here) if line not in accepted]
     if differences:
         lines = "\n".join(f"  {line}" for line in differences)
@@ -240,13 +241,13 @@ def _further_packages(config: RunConfig) -> list[str]:
     return sorted(names)
 
 
-def _parser(config: RunConfig) -> dict[str, str]:
+def _parser(config: FilterConfig) -> dict[str, str]:
     """Return the version of spaCy's model and the digest of its files, as equal versions may differ; {} without it."""
-    if config.filtering.nouns != "spacy":
+    if config.nouns != "spacy":
         return {}
     from pseudoris.workers.filtering.spacy_nouns import SPACY_MODEL, pipeline_digest
 
-    digest = pipeline_digest(config.filtering)[:16]
+    digest = pipeline_digest(config)[:16]
     return {SPACY_MODEL: f"{package_versions([SPACY_MODEL])[SPACY_MODEL]} sha256:{digest}"}
 
 

@@ -13,7 +13,7 @@ from math import ceil
 from typing import Final
 
 from pseudoris.primitives.errors import ConfigError
-from pseudoris.schemas.config import PoolConfig, RunConfig, TaskPoolConfig
+from pseudoris.schemas.config import PlacementConfig, PoolConfig, RunConfig, TaskPoolConfig
 from pseudoris.schemas.run_records import RunHeader
 
 # Resources are counted in units of 1/10,000, as in Ray, because sums of floats are inexact (3 x 0.1 > 0.3).
@@ -100,14 +100,14 @@ def with_readers(
     return config.model_copy(update={"placement": placement.model_copy(update={"read": read})})
 
 
-def num_readers(config: RunConfig) -> int:
+def num_readers(placement: PlacementConfig) -> int:
     """Return how many shards are read at a time."""
-    return config.placement.read.max_actors or _MIN_READERS
+    return placement.read.max_actors or _MIN_READERS
 
 
-def num_committers(config: RunConfig) -> int:
+def num_committers(placement: PlacementConfig) -> int:
     """Return how many shards are committed at a time: `placement.commit.max_actors`, else as many as are read."""
-    return config.placement.commit.max_actors or num_readers(config)
+    return placement.commit.max_actors or num_readers(placement)
 
 
 def check_object_store(
@@ -121,7 +121,7 @@ def check_object_store(
     """
     stores, max_shard_bytes = _stores(nodes), _shard_bytes(config, max_shard_bytes)
     per_actor = config.placement.max_tasks_in_flight_per_actor
-    being_read = num_readers(config)
+    being_read = num_readers(config.placement)
     in_flight = being_read + per_actor * sum(actors.values())
     asked, given = in_flight * max_shard_bytes, sum(stores)
     # An actor and its blocks are on one node, so the largest node needs room for two whole blocks.

@@ -90,9 +90,9 @@ def test_shards_in_flight_beyond_it_are_refused_with_what_to_lower():
 
 def test_a_cluster_that_grows_is_given_its_readers_and_committers_by_number():
     named = config("read.max_actors=16", "commit.max_actors=4")
-    assert (num_readers(named), num_committers(named)) == (16, 4)
-    assert num_committers(config("read.max_actors=16")) == 16
-    assert num_readers(readers_for(named, 500, MB)) == 16
+    assert (num_readers(named.placement), num_committers(named.placement)) == (16, 4)
+    assert num_committers(config("read.max_actors=16").placement) == 16
+    assert num_readers(readers_for(named, 500, MB).placement) == 16
 
 
 MB = 10**6
@@ -119,15 +119,15 @@ def readers_for(asked, num_actors, image_bytes, *, store_bytes=10**15, may_grow=
     ],
 )
 def test_readers_are_as_many_as_the_bytes_of_the_images_ask_for(preset, num_actors, image_bytes, num):
-    assert num_readers(readers_for(load_config(preset), num_actors, image_bytes)) == num
+    assert num_readers(readers_for(load_config(preset), num_actors, image_bytes).placement) == num
 
 
 def test_a_cluster_that_grows_reads_ahead_of_it_and_never_more_than_its_object_store_holds():
     asked = load_config("base")
-    assert num_readers(readers_for(asked, 8, MB, may_grow=True)) == 54
+    assert num_readers(readers_for(asked, 8, MB, may_grow=True).placement) == 54
     # Half of the store holds 20 shards, and 8 actors have two each.
     small = readers_for(asked, 8, 4 * MB, store_bytes=2 * 20 * asked.shards.max_bytes)
-    assert num_readers(small) == 4
+    assert num_readers(small.placement) == 4
     check_object_store([{"object_store_memory": 40.0 * asked.shards.max_bytes}], small, {"fused": 8}, 67 * 4 * MB)
 
 

@@ -11,7 +11,7 @@ import pytest
 from pseudoris.pipeline.annotation import annotate
 from pseudoris.pipeline.identity import announce_endpoint
 from pseudoris.primitives.errors import PseudorisError
-from pseudoris.schemas.config import WeightsConfig
+from pseudoris.schemas.config import SourceConfig, WeightsConfig
 from pseudoris.schemas.ids import sha256_hex
 from pseudoris.workers.checkpoints.weight_files import weights_digest
 from tests.builders.fault_proxy import Fault, injecting
@@ -76,16 +76,16 @@ def chain_of(error: BaseException | None) -> list[str]:
 
 def test_weights_in_a_bucket_are_found_at_the_runs_endpoint(s3_server, s3_bucket):
     s3_server.client().put_object(Bucket=s3_bucket, Key="sam.safetensors", Body=b"weights")
-    announce_endpoint(stub_config(f"source.endpoint_url={s3_server.endpoint_url}"))
+    announce_endpoint(SourceConfig(endpoint_url=s3_server.endpoint_url))
     assert weights_digest(WeightsConfig(uri=f"s3://{s3_bucket}/sam.safetensors")) == sha256_hex(b"weights")
 
 
 def test_the_endpoint_of_an_earlier_run_in_the_same_process_goes_and_that_of_the_environment_stays(monkeypatch):
     for announced in ("http://first:1", "http://second:2"):
-        announce_endpoint(stub_config(f"source.endpoint_url={announced}"))
+        announce_endpoint(SourceConfig(endpoint_url=announced))
         assert os.environ["AWS_ENDPOINT_URL"] == announced
-    announce_endpoint(stub_config())
+    announce_endpoint(SourceConfig())
     assert "AWS_ENDPOINT_URL" not in os.environ
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://here:1")
-    announce_endpoint(stub_config("source.endpoint_url=http://there:2"))
+    announce_endpoint(SourceConfig(endpoint_url="http://there:2"))
     assert os.environ["AWS_ENDPOINT_URL"] == "http://here:1"
