@@ -80,7 +80,7 @@ def identity_before_ray(config: RunConfig, stored: Mapping[str, str] | None = No
 def unfetched(config: RunConfig, stored: Collection[str]) -> list[str]:
     """Return the stages, but for those `stored`, whose weights a run would fetch; ConfigError if a store lacks them.
 
-    None if a part is missing that no run can fetch: measuring the identity then says so.
+    Empty if a part is missing that no run can fetch: measuring the identity then says so.
     """
     stages = [stage for stage in with_check(STAGES, config) if stage.name not in stored]
     if not joins_cluster(config.placement.address) and not may_download(config, stages):
