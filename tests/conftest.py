@@ -7,6 +7,7 @@ import gc
 import itertools
 import logging
 import os
+import random
 import re
 import sys
 from collections import Counter
@@ -69,9 +70,17 @@ _seconds: Counter[str] = Counter()
 _numbers = itertools.count()
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Take a seed: no test may depend on the files that ran before its own in the process."""
+    parser.addoption("--shuffle", metavar="SEED", help="run the files in an order drawn by SEED")
+
+
 @pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Mark every test that has a Ray, and give them to one of the parallel processes: two Rays starve each other."""
+    if seed := config.getoption("shuffle"):
+        # Keyed by name: a part of the files runs in the order that they have among all.
+        items.sort(key=lambda item: random.Random(f"{seed} {item.nodeid.split('::')[0]}").random())
     for item in items:
         if RAY_FIXTURES.intersection(getattr(item, "fixturenames", ())):
             item.add_marker(pytest.mark.ray)
@@ -118,6 +127,8 @@ class ByFile(LoadGroupScheduling):
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: object) -> ByFile | None:
     """Return the scheduler of `--dist loadgroup`."""
+    if config.getoption("shuffle"):
+        config.option.loadscopereorder = False  # the files with the most tests first
     return ByFile(config, log) if config.getoption("dist") == "loadgroup" else None
 
 
