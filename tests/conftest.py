@@ -10,6 +10,7 @@ import os
 import random
 import re
 import sys
+import tempfile
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -148,9 +149,15 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
 
 
 @pytest.fixture(scope="session", autouse=True)
-def empty_weight_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Keep the tests, and the processes that they start, away from the weights of whoever runs them."""
-    with pytest.MonkeyPatch.context() as patch:
+def nothing_of_others(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Keep the tests, and the processes that they start, away from the weights and Rays of whoever runs them."""
+    with (
+        # Short: the path of a Unix socket may have 107 bytes. `auto` looks there for a Ray, also of other tests.
+        tempfile.TemporaryDirectory(prefix="pr-", dir="/tmp", ignore_cleanup_errors=True) as ray_folder,
+        pytest.MonkeyPatch.context() as patch,
+    ):
+        patch.setenv("RAY_TMPDIR", ray_folder)
+        patch.delenv("RAY_ADDRESS", raising=False)
         patch.setenv("PSEUDORIS_WEIGHTS", str(tmp_path_factory.getbasetemp() / "no-weights"))
         yield
 

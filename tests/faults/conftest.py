@@ -17,18 +17,18 @@ SLOWER = ("masks.options.sleep_s=0.5", "placement.fused.max_actors=2")
 SLOW = ("masks.options.sleep_s=0.12", "placement.fused.max_actors=2")
 
 
-@pytest.fixture(scope="package")
+@pytest.fixture(scope="session")
 def cluster(stub_engines: None, s3_credentials: None) -> Iterator[LocalCluster]:
     with local_cluster() as cluster:
         yield cluster
 
 
-@pytest.fixture(scope="package")
+@pytest.fixture(scope="session")
 def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_source(tmp_path_factory.mktemp("images"), NUM_IMAGES)
 
 
-@pytest.fixture(scope="package")
+@pytest.fixture(scope="session")
 def undisturbed(cluster: LocalCluster, source: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("undisturbed")
     start_driver(source, out, cluster.address, *SLOW).finish()

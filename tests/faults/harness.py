@@ -41,12 +41,15 @@ class LocalCluster:
     """A Ray cluster of several raylets on this machine; `kill_node` is what a spot loss looks like."""
 
     def __init__(self, num_nodes: int = NODES, *, num_cpus: float = 2, **node_arguments: Any) -> None:
+        from ray._common.utils import reset_ray_address
         from ray.cluster_utils import Cluster
 
         self._arguments = {"num_cpus": num_cpus, "object_store_memory": 100 * 2**20, **node_arguments}
         # The head does no work, as on a real cluster: its loss is another fault than a node's.
         head = {"num_cpus": 0, "object_store_memory": 100 * 2**20, "include_dashboard": False}
         self._cluster = Cluster(initialize_head=True, connect=False, head_node_args=head)
+        # Ray puts it on record, and `auto` would join it in tests that have nothing to do with it.
+        reset_ray_address()
         self.nodes: list[Any] = []
         for _ in range(num_nodes):
             self.add_node()

@@ -24,9 +24,15 @@ from pseudoris.pipeline.memory_monitor import memory_watched
 from pseudoris.primitives.errors import ConfigError, TransientError
 from tests.builders.head import free_ports
 
+START_LIMITS = ("RAY_gcs_server_port_wait_time_s", "RAY_raylet_start_wait_time_s")
+
 
 def start_is(monkeypatch, init):
-    """Let this process have no Ray, and `init` take the place of a start."""
+    """Let this process have no Ray and no setting of it, and `init` take the place of a start."""
+    for name in (*RAY_SETTINGS, *START_LIMITS, "RAY_BACKEND_LOG_LEVEL"):
+        # Set first, so that what a start sets is taken away again.
+        monkeypatch.setenv(name, "")
+        monkeypatch.delenv(name)
     monkeypatch.setattr("pseudoris.pipeline.cluster.ray.is_initialized", lambda: False)
     monkeypatch.setattr("pseudoris.pipeline.cluster.ray.init", init)
 
@@ -47,19 +53,16 @@ def test_an_address_with_a_secret_in_the_environment_is_not_repeated(monkeypatch
 
 @pytest.mark.parametrize(("given", "used"), [(None, RAY_SETTINGS), ("5", dict.fromkeys(RAY_SETTINGS, "5"))])
 def test_a_ray_that_is_started_has_our_settings_unless_told_otherwise(monkeypatch, given, used):
-    found, limits = [], ("RAY_gcs_server_port_wait_time_s", "RAY_raylet_start_wait_time_s")
-    for name in (*RAY_SETTINGS, *limits):
-        # Set first, so that it is taken away again where it was not there.
-        monkeypatch.setenv(name, given or "")
-        if given is None:
-            monkeypatch.delenv(name)
+    found = []
 
     def init(**options):
         found.append({name: os.environ[name] for name in RAY_SETTINGS})
-        assert [os.environ[name] for name in limits] == ["45", "45"]
+        assert [os.environ[name] for name in START_LIMITS] == ["45", "45"]
         raise ConnectionError("no Ray")
 
     start_is(monkeypatch, init)
+    for name in RAY_SETTINGS if given else ():
+        monkeypatch.setenv(name, given)
     with (
         pytest.raises(ConfigError, match=r"no Ray cluster at address 'local': no Ray\. Start one \(ray start --head\)"),
         connected("local", 45),
@@ -204,7 +207,6 @@ def test_a_cluster_on_record_is_joined_only_if_it_answers(is_there, tmp_path, mo
         socket, "create_connection", lambda *words, **kw: (greeted.append(words), connect(*words, **kw))[1]
     )
     monkeypatch.setenv("RAY_TMPDIR", str(tmp_path))
-    monkeypatch.delenv("RAY_ADDRESS", raising=False)
     with listening(HTTP2_SETTINGS) as address:
         (tmp_path / "ray").mkdir()
         (tmp_path / "ray" / "ray_current_cluster").write_text(address if is_there else f"127.0.0.1:{free_ports(1)[0]}")
