@@ -102,14 +102,18 @@ def _parameters(item: pytest.Item) -> list[object]:
 
 
 def pytest_collection_finish() -> None:
-    """Let the garbage collector see only what tests create, and torch use one core: the processes share them all."""
-    if "torch" in sys.modules:
-        sys.modules["torch"].set_num_threads(1)
+    """Let the garbage collector see only what tests create."""
     gc.collect()
     gc.freeze()
     # A pass after each 700 new objects would be a twentieth of the tests' time.
     gc.set_threshold(50_000)
     gc.enable()
+
+
+def pytest_runtest_setup() -> None:
+    """Let torch use one core, whatever a command before has set: the processes share them, and weights differ by it."""
+    if "torch" in sys.modules:
+        sys.modules["torch"].set_num_threads(1)
 
 
 class ByFile(LoadGroupScheduling):
@@ -168,16 +172,6 @@ def unsynced() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(os, "fsync", lambda descriptor: None)
         yield
-
-
-@pytest.fixture
-def one_thread() -> Iterator[None]:
-    """One thread of torch: equal weights are promised for equal numbers of threads."""
-    torch = sys.modules["torch"]
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="session")

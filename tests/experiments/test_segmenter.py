@@ -37,8 +37,6 @@ from tests.training.checkpoints import weights
 from tests.training.chooser.builders import imported_run
 from tests.training.ppt.builders import CLIP
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 
 def small_config(folder: Path, words: Sequence[str] = (), *, steps: int = 12) -> SegmenterConfig:
     """Return settings of a training of a small random CLIP that takes a second or two."""

@@ -53,12 +53,8 @@ def test_cuda_takes_no_kernel_that_timing_or_a_shape_or_the_order_of_a_sum_choos
 
 
 def test_the_config_sets_the_threads():
-    before = torch.get_num_threads()
-    try:
-        assert prepare_device(ComputeConfig(device="cpu", threads=2)) == torch.device("cpu")
-        assert torch.get_num_threads() == 2
-    finally:
-        torch.set_num_threads(before)
+    assert prepare_device(ComputeConfig(device="cpu", threads=2)) == torch.device("cpu")
+    assert torch.get_num_threads() == 2
 
 
 def test_the_cpu_waits_once_for_all_tensors_of_a_gpu():

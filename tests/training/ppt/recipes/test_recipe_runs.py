@@ -3,7 +3,6 @@
 from collections import defaultdict
 
 import pytest
-import torch
 
 from pseudoris.files.location import RunLocation
 from pseudoris.primitives.errors import ConfigError
@@ -36,7 +35,6 @@ def _rows(location):
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory):
     """D_sem of twenty images, D_ref out of it, and H out of D_ref."""
-    torch.set_num_threads(1)
     folder = tmp_path_factory.mktemp("recipes")
     images = write_object_centric(folder / "objects", num_images=20)
     (images / "star" / "broken.png").write_bytes(b"no image")

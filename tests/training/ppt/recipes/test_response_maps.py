@@ -129,7 +129,6 @@ def test_parts_are_as_many_as_were_asked_for_at_most_and_do_not_overlap(
 
 
 def test_two_objects_that_answer_alike_are_two_masks() -> None:
-    torch.set_num_threads(1)
     grounder = Grounder(GroundingConfig(), load_recipe_config("tiny").run)
     rendered = render(make_scene(Split.TEST, 0))
     first, second = sorted(rendered.masks, key=lambda mask: -mask.sum())[:2]
