@@ -13,12 +13,14 @@ from pseudoris.schemas.fitted import PosteriorConfig
 
 # That of `tiny`, of how often captions were drawn.
 POSTERIOR: PosteriorConfig = load_config("tiny").filtering.fitted.values.posterior
+# Of this process: another one may write or delete the same file.
+_FOLDER = tempfile.TemporaryDirectory(prefix="pseudoris-fitted-")
 
 
 def fitted_file(**values: Any) -> Path:
     """Return a file with these values; equal ones have one file."""
     text = json.dumps(values)
-    path = Path(tempfile.gettempdir()) / f"{hashlib.sha256(text.encode()).hexdigest()[:16]}.fitted.yaml"
+    path = Path(_FOLDER.name) / f"{hashlib.sha256(text.encode()).hexdigest()[:16]}.fitted.yaml"
     path.write_text(text, encoding="utf-8")
     return path
 

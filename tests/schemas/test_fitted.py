@@ -60,28 +60,28 @@ def test_values_are_part_of_the_method_and_are_not_read_again():
 
 
 @pytest.mark.parametrize(
-    ("word", "message"),
+    ("given", "message"),
     [
-        (fitted(pair_weight=DRAWN), "pair_weight.drawn needs the weights of confidence"),
+        ({"pair_weight": DRAWN}, "pair_weight.drawn needs the weights of confidence"),
         (
-            fitted(confidence=CONFIDENCE, pair_weight={"drawn": {"slope": -1}}),
+            {"confidence": CONFIDENCE, "pair_weight": {"drawn": {"slope": -1}}},
             r"slope: .*greater than or equal to 0 \(got -1\)",
         ),
-        (fitted(filtering={"confidence": {}}), r"filtering.fitted.values.filtering: unknown key"),
-        (fitted(posterior={"counts": "draws"}), "filtering.fitted.values.posterior.noun_share: missing"),
-        (fitted(models={"caption": "0"}), "filtering.fitted.values.models.caption: String should match"),
+        ({"filtering": {"confidence": {}}}, r"filtering.fitted.values.filtering: unknown key"),
+        ({"posterior": {"counts": "draws"}}, "filtering.fitted.values.posterior.noun_share: missing"),
+        ({"models": {"caption": "0"}}, "filtering.fitted.values.models.caption: String should match"),
         ("filtering.fitted={uri: none.yaml}", r"uri 'none.yaml' cannot be read \(No such file"),
         ("filtering.fitted={uri: 'builtin:none.yaml'}", r"uri 'builtin:none.yaml' cannot be read"),
         ("filtering.fitted={uri: x, values: {}}", "filtering.fitted.sha256: missing"),
         (f"filtering.fitted.sha256={'0' * 64}", f"has the sha256 .*, expected {'0' * 64}: restore the file"),
-        (fitted(confidence={"truth": 1}), "has weights for a listener's scores, but captions.listening"),
-        (fitted(confidence={"grounding": 1.0}), "has a weight for a second opinion, but grounding_check is not set"),
+        ({"confidence": {"truth": 1}}, "has weights for a listener's scores, but captions.listening"),
+        ({"confidence": {"grounding": 1.0}}, "has a weight for a second opinion, but grounding_check is not set"),
         ("captions.listening={crops: [context_3.0]}", "has 'context_3.0', which is not captioned; choose from masked"),
     ],
 )
-def test_what_cannot_be_is_refused(word, message):
+def test_what_cannot_be_is_refused(given, message):
     with pytest.raises(ConfigError, match=message):
-        load_config("tiny", None, [word])
+        load_config("tiny", None, [given if isinstance(given, str) else fitted(**given)])
 
 
 def test_a_strangers_header_opens_no_file():
