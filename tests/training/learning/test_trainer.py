@@ -21,6 +21,7 @@ from pseudoris.training.learning.checkpoint_folder import TRAININGS_VERSION, loa
 from pseudoris.training.learning.trainer import rate_at
 from pseudoris.training.ppt.ppt_config import load_ppt_config
 from pseudoris.training.ppt.ppt_learner import load_ppt
+from tests.builders.head import free_ports
 
 
 class SetUpError(Exception):
@@ -102,7 +103,9 @@ def test_a_training_that_diverges_says_which_setting_to_lower(tmp_path, is_loss_
         trainer(tmp_path, peak_rate=0.5).fit(Diverging(is_loss_finite=is_loss_finite), Ones())
 
 
-def test_all_processes_end_where_the_loss_of_one_is_no_number(tmp_path) -> None:
+def test_all_processes_end_where_the_loss_of_one_is_no_number(tmp_path, monkeypatch) -> None:
+    # Left alone, Fabric puts one there that each later launch of this process takes, free or not.
+    monkeypatch.setenv("MASTER_PORT", str(free_ports(1)[0]))
     TrainingFolder(tmp_path).begin({})
     config = TrainingConfig(num_steps=4, num_warmup_steps=0, num_devices=2)
 

@@ -14,6 +14,7 @@ from pseudoris.training.learning.mask_overlay import enlargement
 from pseudoris.training.ppt.curriculum import select, select_referents
 from pseudoris.training.ppt.pairs import PairDataset, PairSpec
 from pseudoris.training.ppt.ppt_learner import FrozenEncoders, PointAnswer, PointLearner, draw_answer
+from tests.builders.head import free_ports
 from tests.interchange.dataset.builders import build_run
 from tests.training.ppt.builders import RECIPE, small_config
 
@@ -101,7 +102,9 @@ def test_a_pair_whose_image_is_gone_stays_undecided(tmp_path, is_whole) -> None:
     assert [at >= 0 for at in found] == [True, is_whole, True]
 
 
-def test_two_processes_choose_what_one_does_and_both_know_all_of_it(tmp_path) -> None:
+def test_two_processes_choose_what_one_does_and_both_know_all_of_it(tmp_path, monkeypatch) -> None:
+    # Left alone, Fabric puts one there that each later launch of this process takes, free or not.
+    monkeypatch.setenv("MASTER_PORT", str(free_ports(1)[0]))
     run = build_run(tmp_path / "h", num_shards=1, per_shard=5, rows=lambda number: ROWS)
     learner = small_learner(tmp_path)
     pairs = PairDataset(run.location, PairSpec(num_points=3, frame=learner.encoders.frame, which="undecided"))
