@@ -35,6 +35,8 @@ def cache(tmp_path, monkeypatch):
     monkeypatch.setenv("PSEUDORIS_WEIGHTS", str(tmp_path / "cache"))
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
     download._unreachable.cache_clear()
+    # Other tests may have left this process a Ray, whose nodes would then have the weights.
+    monkeypatch.setattr("ray.is_initialized", lambda: False)
     monkeypatch.chdir(tmp_path)
     return tmp_path / "cache"
 
@@ -101,8 +103,6 @@ def test_without_a_network_a_run_is_told_all_files_within_ten_seconds(offline, t
     (tmp_path / "images" / "a.png").write_bytes(b"")
     # As wide as a terminal: what is to be copied must not be broken.
     monkeypatch.setattr("tests.builders.command.WIDTH", "80")
-    # Other tests may have left this process a Ray, whose nodes would then have the weights.
-    monkeypatch.setattr("ray.is_initialized", lambda: False)
     words = ("--set", "compute.device=cpu", "--set", "placement.address=local")
     begun = time.monotonic()
     shown = pseudoris_here(*command, "--preset", "base", *words)
