@@ -83,7 +83,7 @@ class FsspecStorage(Storage):
     def kind(self, path: str) -> Kind:
         """Return what exists at `path`. A folder is a prefix of at least one object."""
         try:
-            found = self._info(path)
+            found = self._request("info", path)
         except (FileNotFoundError, NotADirectoryError) as error:
             failure = _web_failure(error)
             # Some servers refuse access to a name that does not exist, so a refusal counts as a missing file.
@@ -95,15 +95,15 @@ class FsspecStorage(Storage):
     def stat(self, path: str) -> StoredFile:
         """Return the object's current version."""
         with _web_refusals():
-            found = self._info(path)
+            found = self._request("info", path)
         if found["type"] != "file":
             raise FileNotFoundError(path)
         return StoredFile(path, found["size"], etag=_version(found))
 
     def open(self, path: str, *, window_bytes: int = 0) -> BinaryIO:
         """Return the object opened for ranged reading, with the client's own block size."""
-        with _web_refusals(), self._errors():
-            return cast("BinaryIO", self._filesystem.open(self._at(path), "rb"))
+        with _web_refusals():
+            return cast("BinaryIO", self._request("open", path, "rb"))
 
     def list(self, folder: str, *, name_prefix: str = "") -> Iterator[ListedFile]:
         """Yield the objects directly below `folder`, in any order; nothing if there are none."""
@@ -133,16 +133,14 @@ class FsspecStorage(Storage):
         the object back.
         """
         try:
-            with self._errors():
-                self._filesystem.pipe_file(self._at(path), data, mode="create")
+            self._request("pipe_file", path, data, mode="create")
         except FileExistsError:
             return False
         return True
 
     def put(self, path: str, data: bytes) -> None:
         """Write the object, and replace any existing one."""
-        with self._errors():
-            self._filesystem.pipe_file(self._at(path), data)
+        self._request("pipe_file", path, data)
 
     def put_file(self, path: str, local: Path) -> None:
         """Write the object from a local file, and replace any existing one."""
@@ -151,8 +149,8 @@ class FsspecStorage(Storage):
 
     def delete(self, path: str) -> None:
         """Delete the object if it exists."""
-        with suppress(FileNotFoundError), self._errors():
-            self._filesystem.rm_file(self._at(path))
+        with suppress(FileNotFoundError):
+            self._request("rm_file", path)
 
     @staticmethod
     @contextmanager
@@ -181,16 +179,15 @@ class FsspecStorage(Storage):
             elif entry["name"].rstrip("/") != shut and may_descend(path):
                 yield from self._walk(path, may_descend, shut, mark)
 
-    def _info(self, path: str) -> Mapping[str, Any]:
+    def _request(self, operation: str, path: str, *given: object, **options: object) -> Any:
+        """Call the client's `operation` on an object or folder, with its own errors converted."""
         with self._errors():
-            return cast("Mapping[str, Any]", self._filesystem.info(self._at(path)))
+            return getattr(self._filesystem, operation)(self._at(path), *given, **options)
 
     def _below(self, folder: str) -> Sequence[tuple[str, Mapping[str, Any]]]:
         """Return name and entry of each object and folder directly below `folder`."""
         at = self._at(folder)
-        with self._errors():
-            entries = self._filesystem.ls(at, detail=True)
-        named = ((entry["name"].rstrip("/"), entry) for entry in entries)
+        named = ((entry["name"].rstrip("/"), entry) for entry in self._request("ls", folder, detail=True))
         # Web consoles create an empty object that represents the folder itself. It is left out, because it is no file.
         return [(full.rpartition("/")[2], entry) for full, entry in named if full not in ("", at)]
 

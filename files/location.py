@@ -6,15 +6,16 @@ writes is refused before a run (`probe`), because commits would not be safe ther
 
 from __future__ import annotations
 
-import io
+import functools
 import os
 import re
 import secrets
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
+from inspect import isgenerator
 from pathlib import Path
-from typing import BinaryIO, Final, Self
+from typing import Any, Concatenate, Final, ParamSpec, Self, TypeVar
 
 from pseudoris.files.local_storage import LocalStorage
 from pseudoris.files.storage import ListedFile, NotImplementedByStoreError, Storage, Upload, storage_errors
@@ -30,12 +31,11 @@ LOCAL_PROTOCOLS: Final = ("file", "local")
 S3_PROTOCOLS: Final = ("s3", "s3a")
 # Ray unpacks a job's working directory below this folder and deletes it later, so a relative path there is refused.
 _RAY_FOLDER: Final = "/runtime_resources/working_dir_files/"
-_ANY_PATH: Final = re.compile(r"(?s:.*)")
-# One request fetches at least this many bytes: about a row group of a plan part, or a whole manifest.
-_WINDOW_BYTES: Final = 2**20
 # Probe files have such names. A probe deletes its file at once, so one is left only if its process is killed.
 PROBE_NAME: Final = re.compile(r"_probe-[0-9a-f]{16}")
 _NEEDED: Final = "commits would not be safe. Use a store with conditional writes: AWS S3, MinIO, Ceph, or a local disk"
+_Given = ParamSpec("_Given")
+_Answer = TypeVar("_Answer")
 
 
 def storage_at(
@@ -92,6 +92,29 @@ def local_path(uri: str) -> Path | None:
     return path
 
 
+def _told(
+    action: str, operation: Callable[Concatenate[Any, _Given], _Answer]
+) -> Callable[Concatenate[RunLocation, _Given], _Answer]:
+    """Return an operation of `Storage` as a method of `RunLocation`, whose errors `storage_errors` converts."""
+
+    @functools.wraps(operation)
+    def method(location: RunLocation, /, *given: _Given.args, **options: _Given.kwargs) -> _Answer:
+        # What is done to no single path is done to the whole folder.
+        uri = location.uri(given[0]) if given and isinstance(given[0], str) else location.root
+        with storage_errors(action, uri):
+            found: _Answer = getattr(location._storage, operation.__name__)(*given, **options)
+        if isgenerator(found):
+            # The errors of a listing come while it is read.
+            found = each_of(found, uri)
+        return found
+
+    def each_of(found: Iterator[Any], uri: str) -> Any:
+        with storage_errors(action, uri):
+            yield from found
+
+    return method
+
+
 @dataclass(frozen=True, slots=True)
 class RunLocation:
     """The folder `root` of a run, for the operations of `Storage`; paths are relative to it, with `/`. Can be pickled.
@@ -134,22 +157,25 @@ class RunLocation:
         """Return the full address of `path`, as pyarrow, DuckDB and the like accept it."""
         return self._storage.uri(path)
 
+    # Operations of the storage, by what their errors call them.
+    size = _told("look at", Storage.size)
+    obstacle = _told("look at", Storage.obstacle)
+    read_bytes = _told("read", Storage.read)
+    open_input = _told("open", Storage.open_input)
+    list = _told("list", Storage.list)
+    list_obstacles = _told("list", Storage.list_obstacles)
+    list_temporary = _told("list", Storage.list_temporary)
+    list_uploads = _told("list uploads of", Storage.list_uploads)
+    abort_upload = _told("abort", Storage.abort_upload)
+    create_once = _told("create", Storage.create_once)
+    replace = _told("write", Storage.put)
+    replace_by = _told("write", Storage.put_file)
+    temporary_path = _told("write", Storage.temporary_path)
+    delete = _told("delete", Storage.delete)
+
     def exists(self, path: str) -> bool:
         """Return whether there is a file at `path`; a folder does not count."""
         return self.size(path) is not None
-
-    def size(self, path: str) -> int | None:
-        """Return the file's size in bytes, None where there is none."""
-        with storage_errors("look at", self.uri(path)):
-            try:
-                return self._storage.stat(path).size_bytes
-            except (FileNotFoundError, NotADirectoryError):
-                return None
-
-    def read_bytes(self, path: str) -> bytes:
-        """Return the whole file; FileNotFoundError if there is none."""
-        with storage_errors("read", self.uri(path)):
-            return self._storage.read(path)
 
     def read_if_there(self, path: str) -> bytes | None:
         """Return the whole file; None if there is none."""
@@ -157,86 +183,16 @@ class RunLocation:
             return self.read_bytes(path)
         return None
 
-    def open_input(self, path: str) -> BinaryIO:
-        """Return the file opened for reading, seekable; FileNotFoundError if there is none."""
-        with storage_errors("open", self.uri(path)):
-            file = self._storage.open(path, window_bytes=_WINDOW_BYTES)
-            # In a bucket, `open` makes no request. The seek makes one, so that a missing file raises its error here.
-            file.seek(0, io.SEEK_END)
-            file.seek(0)
-            return file
-
-    def list(self, folder: str, *, name_prefix: str = "") -> Iterator[ListedFile]:
-        """Yield the files directly in `folder`, in no order; nothing if the folder does not exist."""
-        with storage_errors("list", self.uri(folder)):
-            yield from self._storage.list(folder, name_prefix=name_prefix)
-
-    def obstacle(self, path: str) -> str | None:
-        """Return what is at `path` if it is not a file, such as `a folder` or `a pipe`; None for a file, or nothing."""
-        return self._storage.obstacle(path)
-
-    def list_obstacles(self, folder: str) -> Iterator[tuple[str, str]]:
-        """Yield name and kind of what is directly in `folder` and not a file."""
-        with storage_errors("list", self.uri(folder)):
-            yield from self._storage.list_obstacles(folder)
-
-    def list_temporary(self, folder: str) -> Iterator[tuple[str, float]]:
-        """Yield name and modification time (epoch seconds) of unfinished files in `folder`; none in a bucket."""
-        with storage_errors("list", self.uri(folder)):
-            yield from self._storage.list_temporary(folder)
+    def put_part(self, path: str, data: bytes) -> None:
+        """Write a file whose name contains the hash of its content, or nothing at all; one of equal size is kept."""
+        if self.size(path) != len(data):
+            self.replace(path, data)
 
     def delete_temporary(self, *folders: str) -> None:
         """Delete what killed writers left in `folders`, where `gc` does not go; a living one writes its file again."""
         for folder in folders:
-            for name, _ in list(self.list_temporary(folder)):
+            for name, _ in [*self.list_temporary(folder)]:
                 self.delete(f"{folder}/{name}" if folder else name)
-
-    def list_uploads(self, paths: re.Pattern[str] = _ANY_PATH) -> Iterator[Upload]:
-        """Yield the unfinished multipart uploads of files whose whole paths match; none on a disk."""
-        with storage_errors("list uploads of", self.root):
-            yield from self._storage.list_uploads(paths)
-
-    def abort_upload(self, upload: Upload) -> None:
-        """Abort an upload and free its parts; do nothing if it is gone."""
-        with storage_errors("abort", self.root):
-            self._storage.abort_upload(upload)
-
-    def create_once(self, path: str, data: bytes) -> bool:
-        """Create `path` with `data`, durably, completely or not at all; of several callers, one gets True.
-
-        False means that the file exists. On object stores other than S3 it may be the caller's own, if a request was
-        repeated: a caller whose content names its author reads the file back.
-        """
-        with storage_errors("create", self.uri(path)):
-            return self._storage.create_once(path, data)
-
-    def put_part(self, path: str, data: bytes) -> None:
-        """Write a file whose name contains the hash of its content, or nothing at all; one of equal size is kept."""
-        with storage_errors("write", self.uri(path)):
-            if self.size(path) != len(data):
-                self._storage.put(path, data)
-
-    def replace(self, path: str, data: bytes) -> None:
-        """Write `path`, replacing an existing file; a reader sees the complete old file or the complete new one."""
-        with storage_errors("write", self.uri(path)):
-            self._storage.put(path, data)
-
-    def temporary_path(self, path: str) -> Path | None:
-        """Return a new path on this disk, from which `replace_by` moves a file to `path`; None for a bucket."""
-        return self._storage.temporary_path(path)
-
-    def replace_by(self, path: str, local: Path) -> None:
-        """Write `path` from a file on this disk, replacing an existing file; bounded memory.
-
-        A disk moves the file, so it must be on the same disk. A bucket gets a copy, in parts.
-        """
-        with storage_errors("write", self.uri(path)):
-            self._storage.put_file(path, local)
-
-    def delete(self, path: str) -> None:
-        """Delete the file; do nothing if there is none."""
-        with storage_errors("delete", self.uri(path)):
-            self._storage.delete(path)
 
     def probe(self) -> None:
         """Prove that the location can be written and that a second creation is refused, else raise ConfigError."""

@@ -25,6 +25,7 @@ from pseudoris.files.s3_client import Course, etag_of
 from pseudoris.files.s3_listing import walk_bucket
 from pseudoris.files.s3_requests import S3Requests, code_of, is_transient, status_of
 from pseudoris.files.storage import (
+    ANY_PATH,
     OTHER_ETAG,
     ChangedError,
     Kind,
@@ -142,7 +143,7 @@ class S3Storage(S3Requests, Storage):
         with listing_errors("list", self.uri(), faults=self.faults):
             yield from walk_bucket(self, self.prefix, may_descend, exclude, mark)
 
-    def list_uploads(self, paths: re.Pattern[str]) -> Iterator[Upload]:
+    def list_uploads(self, paths: re.Pattern[str] = ANY_PATH) -> Iterator[Upload]:
         """Yield the incomplete multipart uploads of files whose whole path matches `paths`."""
         below = self._prefix("")
         course, where, known = Course(self.address(below)), {"Prefix": below}, set[str]()

@@ -3,12 +3,14 @@
 `RunLocation` reads and writes runs through it, `SourceRoot` reads SOURCE. Implementations raise the errors of the disk
 or the client. Those two classes convert them by one of three rules: `storage_errors` for a run's own files,
 `listing_errors` for input before a run starts, `transient_faults` for input during a run, where a fault of one image
-must cost that image alone. `walk` converts its errors itself, because it knows which folder failed.
+must cost that image alone. `walk` converts its errors itself, because it knows which folder failed. The docstrings here
+hold for the methods of `RunLocation` too.
 """
 
 from __future__ import annotations
 
 import errno
+import io
 import re
 import socket
 from collections.abc import Callable, Iterator
@@ -22,6 +24,9 @@ from pseudoris.primitives.machine_limits import told_by_limit
 from pseudoris.primitives.untrusted import told, without_secrets
 
 OTHER_ETAG: Final = "the etag differs from the plan"
+ANY_PATH: Final = re.compile(r"(?s:.*)")
+# A request of `open_input` fetches at least this many bytes: about a row group of a plan part, or a whole manifest.
+_WINDOW_BYTES: Final = 2**20
 
 Kind = Literal["file", "folder"] | None
 # The function gets the names in a folder's path below the root, and returns whether the folder may hold wanted files.
@@ -134,6 +139,13 @@ class Storage(Protocol):
     def stat(self, path: str) -> StoredFile:
         """Return the file's current version. Raises: FileNotFoundError: There is no file, or a folder."""
 
+    def size(self, path: str) -> int | None:
+        """Return the file's size in bytes, None where there is none."""
+        try:
+            return self.stat(path).size_bytes
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+
     def read(self, path: str) -> bytes:
         """Return the whole file. Raises: FileNotFoundError: There is no file."""
         with self.open(path) as file:
@@ -144,6 +156,14 @@ class Storage(Protocol):
 
         FileNotFoundError if there is none; in a bucket perhaps only at the first read or seek.
         """
+
+    def open_input(self, path: str) -> BinaryIO:
+        """Return the file opened for reading, seekable; FileNotFoundError if there is none."""
+        file = self.open(path, window_bytes=_WINDOW_BYTES)
+        # In a bucket, `open` makes no request. The seek makes one, so that a missing file raises its error here.
+        file.seek(0, io.SEEK_END)
+        file.seek(0)
+        return file
 
     @contextmanager
     def open_version(self, path: str, expected: StoredFile, *, window_bytes: int = 0) -> Iterator[BinaryIO]:
@@ -180,8 +200,8 @@ class Storage(Protocol):
         """Yield name and modification time (epoch seconds) of files that killed writers left in `folder` on a disk."""
         yield from ()
 
-    def list_uploads(self, paths: re.Pattern[str]) -> Iterator[Upload]:
-        """Yield the incomplete multipart uploads of files whose whole path matches `paths`."""
+    def list_uploads(self, paths: re.Pattern[str] = ANY_PATH) -> Iterator[Upload]:
+        """Yield the incomplete multipart uploads of files whose whole path matches `paths`; none on a disk."""
         yield from ()
 
     def abort_upload(self, upload: Upload) -> None:
@@ -189,13 +209,20 @@ class Storage(Protocol):
         return
 
     def create_once(self, path: str, data: bytes) -> bool:
-        """Create the file with `data`. Of several callers one gets True; the others change nothing."""
+        """Create the file with `data`, durably, completely or not at all. Of several callers, one gets True.
+
+        False means that the file exists. On object stores other than S3 it may be the caller's own, if a request was
+        repeated: a caller whose content names its author reads the file back.
+        """
 
     def put(self, path: str, data: bytes) -> None:
         """Write `data` to the file, and replace any existing file."""
 
     def put_file(self, path: str, local: Path) -> None:
-        """Write the file from a local file in bounded memory, and replace any existing file."""
+        """Write the file from a local file in bounded memory, and replace any existing file.
+
+        A disk moves the local file, which must be on the same disk. A bucket gets a copy, in parts.
+        """
 
     def temporary_path(self, path: str) -> Path | None:
         """Return a new local path from which `put_file` moves a file to `path`; None if `put_file` copies."""
