@@ -12,13 +12,11 @@ from typing import Any, Final
 
 import numpy as np
 import pyarrow.compute as pc
-from markupsafe import Markup
 
 from pseudoris.audit.audit_folder import AuditFolder
 from pseudoris.audit.draw_files import DrawRecord, num_unseen, undrawn_strata
 from pseudoris.audit.intervals import (
     CorrectedShare,
-    Interval,
     RaterChecks,
     RatioEstimate,
     corrected_share,
@@ -31,26 +29,15 @@ from pseudoris.audit.intervals import (
 from pseudoris.audit.judged_pairs import KINDS, AppliedRun, JudgedPairs, join_answers, mask_outcomes, rater_checks
 from pseudoris.audit.verdicts import RaterAnswers
 from pseudoris.primitives.untrusted import without_nan
+from pseudoris.schemas.estimate import Estimate
 from pseudoris.schemas.keep_rule import Flags
-from pseudoris.store.reports.svg import element, svg_file
+from pseudoris.store.reports.charts import IntervalRow, interval_chart
 
 # `expected_precision` gives the intervals for these shares of right pairs, and these means of missed objects.
 _ACCURACIES: Final = (0.75, 0.9, 0.97)
 _MEANS: Final = (0.5, 2.0)
-# The parts of the picture have these sizes in pixels.
-_WIDTH: Final = 720
-_LEFT: Final = 270
-_RIGHT: Final = 130
-_ROW: Final = 26
-_TOP: Final = 34
-_STYLE: Final = (
-    "text{font:13px system-ui,sans-serif;fill:#1c2430}.grid{stroke:#d5dae1}.line{stroke:#1f5fbf;stroke-width:3}"
-    ".wide{stroke:#1f5fbf;stroke-width:1.5;stroke-dasharray:3 3}.dot{fill:#1f5fbf}"
-    ".title{font-weight:600}.end{text-anchor:end}"
-    ".mid{text-anchor:middle}@media (prefers-color-scheme:dark){svg{background:#14181f}text{fill:#e6eaf0}"
-    ".grid{stroke:#38414d}"
-    ".line,.wide{stroke:#7fb0ff}.dot{fill:#7fb0ff}}"
-)
+# JSON calls a figure's estimate its `value`, and the figure in it `estimate`: scripts read these names.
+_JSON_NAMES: Final = {"estimate": "value", "value": "estimate"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,9 +49,9 @@ class BoundedFigure:
 
     name: str
     num: int
-    value: Interval
-    worst: Interval
-    best: Interval
+    estimate: Estimate
+    worst: Estimate
+    best: Estimate
     num_undecided: int = 0
 
 
@@ -101,7 +88,7 @@ class AuditFigures:
     by_kind: tuple[BoundedFigure, ...]
     kinds: tuple[BoundedFigure, ...]
     checks: RaterChecks
-    error: Interval | None
+    error: Estimate | None
     unreached: tuple[str, ...]
     undrawn: tuple[str, ...]
     num_unseen: int
@@ -109,10 +96,14 @@ class AuditFigures:
 
     def as_json(self) -> dict[str, Any]:
         """Return the figures as values that JSON has; no number is infinite."""
-        tree: dict[str, Any] = without_nan(asdict(self))
+        tree: dict[str, Any] = without_nan(asdict(self, dict_factory=_named))
         if tree["applied"] is not None:
             del tree["applied"]["kept"]
         return tree
+
+
+def _named(fields: list[tuple[str, Any]]) -> dict[str, Any]:
+    return {_JSON_NAMES.get(name, name): value for name, value in fields}
 
 
 def audit_figures(
@@ -181,18 +172,11 @@ def _masks(judged: JudgedPairs, share_with_kept: float) -> BoundedFigure:
     under = np.where(inside, 1 / np.maximum(judged.num_kept_of_mask, 1), 0.0)
     least, most = mask_outcomes(judged)
     shares = (share_interval(judged.ratio(under * right, under)) for right in (least, (least + most) / 2, most))
-    worst, middle, best = (
-        Interval(
-            None if each.estimate is None else share_with_kept * each.estimate,
-            share_with_kept * each.low,
-            share_with_kept * each.high,
-        )
-        for each in shares
-    )
+    worst, middle, best = (each.each(lambda share: share_with_kept * share) for each in shares)
     undecided = int((inside & (least < most)).sum())
     name = "masks with a right expression"
     # If masks are undecided, the interval goes from `worst` to `best`. Without such masks the figure would be too good.
-    value = middle if not undecided else Interval(middle.estimate, worst.low, best.high)
+    value = middle if not undecided else Estimate(middle.value, worst.low, best.high)
     return BoundedFigure(name, int(inside.sum()), value, worst, best, undecided)
 
 
@@ -247,60 +231,17 @@ def expected_precision(record: DrawRecord) -> Iterator[tuple[str, ...]]:
         yield row("missed objects an image", f"{mean:g}", found.low, found.high, f"{images} images")
 
 
-@dataclass(frozen=True, slots=True)
-class ChartRow:
-    """A row: its name, its interval, and the wider one that undecided verdicts leave open, dashed."""
-
-    name: str
-    value: Interval
-    wide: Interval | None = None
-    is_heading: bool = False
-
-
-def interval_chart(rows: Sequence[ChartRow], *, title: str, low: float = 0.0) -> str:
-    """Return an SVG file with a row per interval; shares run from `low` on the left to 1 on the right."""
-    height, wide = _TOP + _ROW * len(rows) + 30, _WIDTH - _LEFT - _RIGHT
-
-    def place(value: float) -> str:
-        return f"{_LEFT + wide * (min(max(value, low), 1) - low) / (1 - low):.1f}"
-
-    def line(kind: str, value: Interval, y: int) -> Markup:
-        return element("line", class_=kind, x1=place(value.low), x2=place(value.high), y1=y, y2=y)
-
-    drawn = [element("style", Markup(_STYLE)), element("text", title, x=8, y=20, class_="title")]
-    for share in (0.0, 0.25, 0.5, 0.75, 1.0):
-        x = f"{_LEFT + share * wide:.1f}"
-        drawn.append(element("line", class_="grid", x1=x, x2=x, y1=_TOP - 4, y2=height - 26))
-        drawn.append(element("text", f"{round(low + share * (1 - low), 3):g}", class_="mid", x=x, y=height - 8))
-    for number, row in enumerate(rows):
-        y, value = _TOP + _ROW * number + _ROW // 2, row.value
-        name = row.name if len(row.name) < 42 else f"{row.name[:40]}…"
-        kind, left = ("title", 8) if row.is_heading else ("end", _LEFT - 12)
-        drawn.append(element("text", name, class_=kind, x=left, y=y + 4))
-        if value.estimate is None:
-            continue
-        if row.wide is not None and row.wide != value:
-            drawn.append(line("wide", row.wide, y))
-        said = f"{value.estimate:.3f} [{value.low:.2f}, {value.high:.2f}]"
-        drawn += [
-            line("line", value, y),
-            element("circle", class_="dot", cx=place(value.estimate), cy=y, r=5),
-            element("text", said, x=_WIDTH - _RIGHT + 12, y=y + 4),
-        ]
-    return svg_file(_WIDTH, height, *drawn, role="img", aria_label=title)
-
-
 def report_chart(figures: AuditFigures) -> str:
     """Return the figures that are shares as an SVG file; dashed lines show what undecided verdicts leave open."""
 
-    def rows_of(found: Iterable[BoundedFigure]) -> list[ChartRow]:
-        return [ChartRow(each.name, each.value, Interval(None, each.worst.low, each.best.high)) for each in found]
+    def rows_of(found: Iterable[BoundedFigure]) -> list[IntervalRow]:
+        return [IntervalRow(each.name, each.estimate, (each.worst.low, each.best.high)) for each in found]
 
     rows = rows_of([figures.accuracy])
     if figures.corrected is not None:
-        rows.append(ChartRow("corrected for raters' errors", figures.corrected.share))
+        rows.append(IntervalRow("corrected for raters' errors", figures.corrected.share))
     rows += rows_of(each for each in (figures.masks, figures.unkept, figures.with_missed) if each.num)
     parts_of = {"right, by kind": figures.by_kind, "right, by stratum": figures.strata}
     for heading, parts in {**parts_of, "verdicts on the kept": figures.kinds}.items():
-        rows += [ChartRow(heading, Interval(None, 0.0, 1.0), is_heading=True), *rows_of(parts)]
+        rows += [IntervalRow(heading), *rows_of(parts)]
     return interval_chart(rows, title=f"{figures.num_judged} of {figures.num_drawn} pairs judged; 95 % intervals")

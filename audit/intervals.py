@@ -22,6 +22,7 @@ interval of that paper fails near 1; Z. Lang, J. Reiczigel, Preventive Veterinar
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
@@ -29,6 +30,7 @@ from typing import Final
 import numpy as np
 from scipy import optimize, special
 
+from pseudoris.schemas.estimate import Estimate
 from pseudoris.schemas.fitted import Floats
 
 LEVEL: Final = 0.95
@@ -38,15 +40,6 @@ LEAST_CHECKED: Final = 60
 MAX_ERROR: Final = 0.4
 _ERRORS: Final[Floats] = np.linspace(0.0005, 0.4995, 500)
 _NEGLIGIBLE: Final = 1e-7
-
-
-@dataclass(frozen=True, slots=True)
-class Interval:
-    """An estimate, None if nothing was judged, with its interval."""
-
-    estimate: float | None
-    low: float
-    high: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,26 +63,26 @@ class RatioEstimate:
     degrees: int
 
 
-def share_interval(found: RatioEstimate, *, level: float = LEVEL) -> Interval:
+def share_interval(found: RatioEstimate, *, level: float = LEVEL) -> Estimate:
     """Return the interval of a share; Clopper and Pearson's if all verdicts weigh the same and no design helps."""
     if not found.num:
-        return Interval(None, 0.0, 1.0)
+        return Estimate(math.nan, 0.0, 1.0)
     share = min(max(found.value, 0.0), 1.0)
     size = effective_size(found, share * (1 - share))
     heavy = max(found.heaviest * size, 1.0)
     low, high = (_highest(part * size, size, heavy, (1 + level) / 2) for part in (1 - share, share))
-    return Interval(share, 1 - low, high)
+    return Estimate(share, 1 - low, high)
 
 
-def mean_interval(found: RatioEstimate) -> Interval:
+def mean_interval(found: RatioEstimate) -> Estimate:
     """Return the interval of a mean of counts: Garwood's on an effective number of units."""
     if not found.num:
-        return Interval(None, 0.0, float("inf"))
+        return Estimate(math.nan, 0.0, math.inf)
     size, tail = effective_size(found, found.value), (1 - LEVEL) / 2
     count, heavy = found.value * size, max(found.heaviest * size, 1.0)
     low = float(special.gammaincinv(count, tail)) / size if count > 0 else 0.0
     more, scale = _with_one_more(count, heavy)
-    return Interval(found.value, low, float(special.gammaincinv(more * scale, 1 - tail)) / scale / size)
+    return Estimate(found.value, low, float(special.gammaincinv(more * scale, 1 - tail)) / scale / size)
 
 
 def _highest(successes: float, size: float, heavy: float, chance: float) -> float:
@@ -190,15 +183,15 @@ class RaterChecks:
 class CorrectedShare:
     """A share, corrected, and the raters' error rate."""
 
-    share: Interval
-    error: Interval
+    share: Estimate
+    error: Estimate
 
 
-def error_interval(checks: RaterChecks, *, level: float = LEVEL) -> Interval:
+def error_interval(checks: RaterChecks, *, level: float = LEVEL) -> Estimate:
     """Return the raters' error rate with its interval."""
     chances = checks.chances()
     low, middle, high = np.interp([(1 - level) / 2, 0.5, (1 + level) / 2], np.cumsum(chances), _ERRORS)
-    return Interval(float(middle), float(low), float(high))
+    return Estimate(float(middle), float(low), float(high))
 
 
 def corrected_share(found: RatioEstimate, checks: RaterChecks, *, level: float = LEVEL) -> CorrectedShare | None:
@@ -207,7 +200,7 @@ def corrected_share(found: RatioEstimate, checks: RaterChecks, *, level: float =
     None if less than `LEAST_CHECKED` was checked, or they err much.
     """
     error = error_interval(checks, level=level)
-    if checks.num_twice < LEAST_CHECKED or not found.num or error.estimate is None or error.estimate > MAX_ERROR:
+    if checks.num_twice < LEAST_CHECKED or not found.num or error.value > MAX_ERROR:
         return None
     called = min(max(found.value, 0.0), 1.0)
     size = effective_size(found, called * (1 - called))
@@ -221,8 +214,8 @@ def corrected_share(found: RatioEstimate, checks: RaterChecks, *, level: float =
         return float(chances @ special.betainc(called * size + 0.5, (1 - called) * size + 0.5, limits))
 
     low, high = (_quantile(below, tail) for tail in ((1 - level) / 2, (1 + level) / 2))
-    middle = min(max((called - error.estimate) / (1 - 2 * error.estimate), 0.0), 1.0)
-    return CorrectedShare(Interval(middle, low, high), error)
+    middle = min(max((called - error.value) / (1 - 2 * error.value), 0.0), 1.0)
+    return CorrectedShare(Estimate(middle, low, high), error)
 
 
 def _quantile(below: Callable[[float], float], chance: float) -> float:

@@ -205,8 +205,9 @@ def judged_rule(
     found = judged.share_right(keeps, judged.bounded(0.0))
     corrected = corrected_share(found, checks, level=level)
     share = share_interval(found, level=level) if corrected is None else corrected.share
-    low = (share.estimate or 0.0) if corrected is None and math.isinf(_size(judged, keeps)) else share.low
-    return TestedRule(name, found.num, share.estimate or 0.0, low, low >= target)
+    estimate = share.value if share.is_known else 0.0
+    low = estimate if corrected is None and math.isinf(_size(judged, keeps)) else share.low
+    return TestedRule(name, found.num, estimate, low, low >= target)
 
 
 def _size(judged: JudgedPairs, keeps: Flags) -> float:

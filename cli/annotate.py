@@ -27,8 +27,9 @@ from pseudoris.schemas.config_layers import load_config
 from pseudoris.store.runs.pending_work import Planned, RunEvent, parse_reasons
 
 if TYPE_CHECKING:
-    from pseudoris.pipeline.sample_estimate import BootstrapInterval, RunEstimate
+    from pseudoris.pipeline.sample_estimate import RunEstimate
     from pseudoris.schemas.config import RunConfig
+    from pseudoris.schemas.estimate import Estimate
 
 INCOMPLETE = 3
 FRUITLESS = 1
@@ -198,8 +199,8 @@ def estimate_view(found: RunEstimate) -> RenderableType:
     """Return the estimate as a table, each figure with its interval."""
     has_intervals = found.num_sampled >= _LEAST_SAMPLE
 
-    def span(interval: BootstrapInterval, write: Callable[[float], str]) -> str:
-        value, low, high = (write(each) for each in (interval.value, interval.low, interval.high))
+    def span(found: Estimate, write: Callable[[float], str]) -> str:
+        value, low, high = (write(each) for each in (found.value, found.low, found.high))
         return f"{value} ({low} to {high})" if has_intervals else value
 
     table = console.facts_table(f"{found.source}: estimate")

@@ -7,6 +7,7 @@ count only for a run that has their pairs, and no figure speaks about a stratum 
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import asdict
 
 import numpy as np
 from rich.table import Table
@@ -14,7 +15,7 @@ from rich.table import Table
 from pseudoris.audit.audit_folder import AuditFolder
 from pseudoris.audit.draw_files import DRAWN, STORED_SCORES, keeps_no_others, num_unseen
 from pseudoris.audit.figures import AuditFigures, BoundedFigure
-from pseudoris.audit.intervals import LEAST_CHECKED, Interval, RaterChecks, error_interval
+from pseudoris.audit.intervals import LEAST_CHECKED, RaterChecks, error_interval
 from pseudoris.audit.judged_pairs import JudgedPairs, apply_to, join_answers, rater_checks
 from pseudoris.audit.pair_weights import fitted_pair_weights
 from pseudoris.audit.rule_search import (
@@ -31,6 +32,7 @@ from pseudoris.cli.console import columns_table, report, stdout
 from pseudoris.cli.options import local_folder
 from pseudoris.files.location import RunLocation
 from pseudoris.primitives.errors import ConfigError
+from pseudoris.schemas.estimate import Estimate
 from pseudoris.schemas.fitted import PairWeightConfig
 from pseudoris.schemas.keep_rule import COMPOSED_KINDS, KeepCondition
 from pseudoris.schemas.run_records import AuditRecord, CitedAudit, JudgedShare, RunHeader
@@ -74,7 +76,7 @@ def cite(audit: AuditFolder, figures: AuditFigures) -> None:
             f"{location.root} may keep up to {figures.num_unseen:,} pairs of strata that {audit.path} has no pair of: "
             f"{'; '.join(figures.undrawn)}. {DRAW_AGAIN}"
         )
-    if None in (figures.accuracy.value.estimate, figures.masks.value.estimate):
+    if not (figures.accuracy.estimate.is_known and figures.masks.estimate.is_known):
         raise ConfigError(f"no kept pair of one mask of {audit.path} was judged yet: there is nothing to cite")
     accuracy = figures.accuracy
     citation = CitedAudit(
@@ -83,20 +85,19 @@ def cite(audit: AuditFolder, figures: AuditFigures) -> None:
         raters=len(figures.raters),
         num_judged=figures.num_judged,
         num_drawn=figures.num_drawn,
-        accuracy=_judged_share(accuracy.value),
+        accuracy=_judged_share(accuracy.estimate),
         undecided=accuracy.num_undecided,
-        worst=round(accuracy.worst.estimate or 0.0, _DIGITS),
-        best=round(accuracy.best.estimate or 0.0, _DIGITS),
+        worst=round(accuracy.worst.value, _DIGITS),
+        best=round(accuracy.best.value, _DIGITS),
         corrected=None if figures.corrected is None else _judged_share(figures.corrected.share),
-        masks=_judged_share(figures.masks.value),
+        masks=_judged_share(figures.masks.estimate),
     )
     write_citation(location, citation)
     report("cited", location.uri(write_datacard(location)), "green")
 
 
-def _judged_share(interval: Interval) -> JudgedShare:
-    value, low, high = (round(each or 0.0, _DIGITS) for each in (interval.estimate, interval.low, interval.high))
-    return JudgedShare(value=value, low=low, high=high)
+def _judged_share(found: Estimate) -> JudgedShare:
+    return JudgedShare(**asdict(found.each(lambda share: round(share, _DIGITS))))
 
 
 def notes(audit: AuditFolder, figures: AuditFigures) -> Iterable[str]:
@@ -123,9 +124,9 @@ def notes(audit: AuditFolder, figures: AuditFigures) -> Iterable[str]:
             f"Raters' errors are not corrected for: two raters judged {checked:,} pairs, {LEAST_CHECKED} are needed. "
             "With 5 % of wrong verdicts an accuracy of 0.97 looks like 0.92."
         )
-    elif (error := figures.error) is not None and error.estimate is not None:
+    elif (error := figures.error) is not None:
         yield (
-            f"Raters err on {error.estimate:.1%} of the pairs [{error.low:.1%}, {error.high:.1%}], if they err "
+            f"Raters err on {error.value:.1%} of the pairs [{error.low:.1%}, {error.high:.1%}], if they err "
             "both ways alike."
         )
         if figures.corrected is None:
@@ -136,15 +137,13 @@ def notes(audit: AuditFolder, figures: AuditFigures) -> Iterable[str]:
 
 def _cells(figure: BoundedFigure) -> tuple[str, ...]:
     bounds = ""
-    if figure.num_undecided and figure.worst.estimate is not None and figure.best.estimate is not None:
-        bounds = f"{figure.worst.estimate:.3f} … {figure.best.estimate:.3f} ({figure.num_undecided})"
-    return (*_interval(figure.name, figure.value), bounds, f"{figure.num:,}" if figure.num else _NONE)
+    if figure.num_undecided and figure.worst.is_known and figure.best.is_known:
+        bounds = f"{figure.worst.value:.3f} … {figure.best.value:.3f} ({figure.num_undecided})"
+    return (*_interval(figure.name, figure.estimate), bounds, f"{figure.num:,}" if figure.num else _NONE)
 
 
-def _interval(name: str, value: Interval) -> tuple[str, str, str]:
-    if value.estimate is None:
-        return name, _NONE, _NONE
-    return name, f"{value.estimate:.3f}", f"{value.low:.3f} to {value.high:.3f}"
+def _interval(name: str, found: Estimate) -> tuple[str, str, str]:
+    return name, found.value_text(3), f"{found.low:.3f} to {found.high:.3f}" if found.is_known else _NONE
 
 
 def audited_change(parent: RunLocation, audit: str, accuracy: float) -> RuleChange:
@@ -224,7 +223,7 @@ def _judged_of(run: OpenRun, audit: str) -> tuple[AuditFolder, JudgedPairs, Rate
 def lines_of_audit(run: OpenRun, audit: str) -> PairWeightConfig:
     """Return the lines from confidence to the column weight that an audit's verdicts give; prints them."""
     folder, judged, checks, _ = _judged_of(run, audit)
-    error = (error_interval(checks).estimate or 0.0) if checks.num_twice >= LEAST_CHECKED else 0.0
+    error = error_interval(checks).value if checks.num_twice >= LEAST_CHECKED else 0.0
     lines = fitted_pair_weights(judged, np.array(folder.pairs["confidence"].to_pylist(), np.float64), error)
     for name, line in (("drawn", lines.drawn), ("composed", lines.composed)):
         if line is not None:

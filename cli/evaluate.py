@@ -30,8 +30,8 @@ from pseudoris.store.runs.header import require_header
 from pseudoris.store.tables.open_run import OpenRun
 
 if TYPE_CHECKING:
+    from pseudoris.schemas.estimate import Estimate
     from pseudoris.training.calibration import Calibration
-    from pseudoris.training.evaluation.bootstrap import Estimate
     from pseudoris.training.evaluation.model_evaluation import ModelEvaluation
 
 DEFAULT_COVERAGE: Final = 0.65
@@ -218,17 +218,16 @@ def _destination(report_to: str | None, read: RunLocation) -> RunLocation | None
 def model_view(found: ModelEvaluation) -> RenderableType:
     """Return a model's figures as a table of at most 80 columns; the intervals of P@X are in JSON and the report."""
     from pseudoris.training.evaluation import model_evaluation as models
-    from pseudoris.training.evaluation.evaluation_report import value_text
 
     lines = facts_table("evaluation", models.facts(found).items())
     named = models.FIGURE_TITLES
     for name, title in models.NO_TARGET_TITLES.items():
         if name in found.parts[0].figures:
-            lines.add_row(title, value_text(found.parts[0].figures[name], 3))
+            lines.add_row(title, found.parts[0].figures[name].value_text(3))
     table = columns_table(("", "asked", *named.values()), title="percent")
     for part in found.parts:
         figures = zip(named, models.percents(part, named), strict=True)
-        cells = (_cell(each, 2) if name in ("oiou", "miou") else value_text(each, 1) for name, each in figures)
+        cells = (_cell(each, 2) if name in ("oiou", "miou") else each.value_text(1) for name, each in figures)
         table.add_row(models.split_name(part), f"{part.num_expressions:,}", *cells)
     return _parts(*found.circularity, lines, table, *found.notes, models.model_caption(found))
 
@@ -240,9 +239,7 @@ def _parts(first: RenderableType, *others: RenderableType) -> Group:
 
 def _cell(estimate: Estimate, digits: int) -> str:
     """Return a figure above its interval. The interval has a digit less, so that six columns fit a terminal."""
-    from pseudoris.training.evaluation.evaluation_report import value_text
-
-    value = value_text(estimate, digits)
+    value = estimate.value_text(digits)
     if not math.isfinite(estimate.low):
         return value
     fewer = digits - 1

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from experiments.quality.markdown_cells import markdown_table
 from experiments.quality.svg_chart import COLOURS
-from pseudoris.store.reports.svg import element, svg_file
+from pseudoris.store.reports.charts import element, svg_file
 from pseudoris.workers.captions.distinctive import distinctive_weights, draw
 from pseudoris.workers.filtering.scorer import score_candidates
 

@@ -19,13 +19,13 @@ import typer
 
 from experiments.process_pool import run_jobs
 from experiments.quality.markdown_cells import markdown_table
+from pseudoris.schemas.bootstrap import ImageBootstrap
 from pseudoris.schemas.config import RunConfig
 from pseudoris.schemas.config_layers import load_config
+from pseudoris.schemas.estimate import Estimate
 from pseudoris.schemas.shard import ExpressionRecord, Shard, ShardImage
 from pseudoris.synthworld.scene_truth import SceneImageTruth
 from pseudoris.synthworld.scenes import Split, make_scene
-from pseudoris.training.evaluation.bootstrap import Estimate, ImageBootstrap
-from pseudoris.training.evaluation.evaluation_report import figure_text
 from pseudoris.training.evaluation.truth import (
     DECODERS,
     CandidateTable,
@@ -216,13 +216,13 @@ def report_table(bootstrap: ImageBootstrap, options: EvaluationOptions) -> str:
 
     def both(name: str) -> list[str]:
         known = (each in bootstrap.names and bootstrap.ratio(each) for each in (name, name + TRUTH_SUFFIX))
-        return [figure_text(each, 3) if each else "" for each in known]
+        return [each.text(3) if each else "" for each in known]
 
     further = [n for n in bootstrap.names if n not in HEADLINE and not n.endswith(TRUTH_SUFFIX)]
     rows = [(name, *both(name)) for name in (*HEADLINE, *further)]
     for better, worse in STEPS:
         steps = [bootstrap.difference(better + suffix, worse + suffix) for suffix in ("", TRUTH_SUFFIX)]
-        said = (figure_text(step, 3, sign="+") for step in steps)
+        said = (step.text(3, sign="+") for step in steps)
         rows.append((f"{better} − {worse.removeprefix('accuracy_')}", *said))
     header = (f"{options.num_scenes} {options.split} scenes", "SAM's masks", "truth's masks")
     return markdown_table(header, rows)

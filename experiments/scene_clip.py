@@ -22,12 +22,12 @@ from rich.progress import track
 
 from experiments.quality.markdown_cells import as_json, cell, markdown_table
 from pseudoris.primitives.clip_tokenizer import ClipTokenizer
+from pseudoris.schemas.bootstrap import ImageBootstrap, Sums
 from pseudoris.schemas.config import WeightsConfig
 from pseudoris.synthworld.grammar import Description
 from pseudoris.synthworld.oracle import referents
 from pseudoris.synthworld.renderer import RenderedScene, render
 from pseudoris.synthworld.scenes import Scene, Split, make_scene
-from pseudoris.training.evaluation.bootstrap import ImageBootstrap, Sums
 from pseudoris.training.learning.clip_features import read_images, read_texts, response_map
 from pseudoris.workers.checkpoints.openclip import load_clip
 from recipes.scene_texts import realise

@@ -24,7 +24,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy.stats import t as student_t
 
-from pseudoris.training.evaluation.bootstrap import Estimate
+from pseudoris.schemas.estimate import Estimate
 
 MIN_TRAININGS: Final = 5
 MARGIN: Final = 0.05

@@ -12,11 +12,8 @@ import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, closing, contextmanager
-from dataclasses import astuple, dataclass, replace
+from dataclasses import dataclass, replace
 from typing import Final
-
-import numpy as np
-import numpy.typing as npt
 
 from pseudoris.files.location import RunLocation
 from pseudoris.pipeline.cluster import node_resources
@@ -26,7 +23,9 @@ from pseudoris.pipeline.run_contract import RunOptions
 from pseudoris.pipeline.run_plan import opened
 from pseudoris.pipeline.shard_tasks import Job
 from pseudoris.primitives.errors import ConfigError
+from pseudoris.schemas.bootstrap import ImageBootstrap
 from pseudoris.schemas.config import RunConfig
+from pseudoris.schemas.estimate import Estimate
 from pseudoris.schemas.run_records import Receipt
 from pseudoris.schemas.shard import ShardFault
 from pseudoris.schemas.tables import SCHEMAS
@@ -42,8 +41,6 @@ from pseudoris.workers.stages import STAGE_CAPTION, STAGE_FILTER, STAGE_PROPOSE,
 
 # The sample has this many shards. They are enough to resample and to fill a small cluster, and each fills batches.
 NUM_SHARDS: Final = 16
-
-_NUM_RESAMPLES: Final = 2_000
 _MODEL_STAGES: Final = (STAGE_PROPOSE, STAGE_CAPTION, STAGE_FILTER)
 _NO_REACH: Final = (
     "the cluster has {num_nodes} nodes, and the others cannot read this node's temporary folder: use --scratch to name "
@@ -161,15 +158,6 @@ def _temporary_output(scratch: str | None, config: RunConfig) -> Iterator[str]:
             remove_run(location)
 
 
-@dataclass(frozen=True, slots=True)
-class BootstrapInterval:
-    """A figure and its 95 % bootstrap interval."""
-
-    value: float
-    low: float
-    high: float
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunEstimate:
     """What annotating the whole of SOURCE would cost.
@@ -213,11 +201,11 @@ class RunEstimate:
     num_warming_shards: int
     unit: str
     num_units: float
-    images_per_s: BootstrapInterval
-    hours: BootstrapInterval
-    unit_hours: BootstrapInterval
-    output_bytes: BootstrapInterval
-    quarantined: BootstrapInterval
+    images_per_s: Estimate
+    hours: Estimate
+    unit_hours: Estimate
+    output_bytes: Estimate
+    quarantined: Estimate
     stage_seconds: Mapping[str, float]
 
 
@@ -229,22 +217,29 @@ def summarise(
     # The first shard of each actor is slow, so it is left out of `warm` if enough other shards remain.
     first = max(actors.values())
     warm = receipts[first:] if len(receipts) >= 4 * first else receipts
-    draws, warm_draws = _resamples(len(receipts), config.compute.seed), _resamples(len(warm), config.compute.seed)
-    images = _column(receipts, lambda receipt: receipt.counts.images)
-    warm_images = _column(warm, lambda receipt: receipt.counts.images)
-    quarantined = _column(receipts, lambda receipt: receipt.counts.quarantined)
-    unit_s = _column(warm, lambda receipt: unit_seconds(receipt.seconds, config))
     # Footers have a fixed size per shard, so small shards have more of them. They are subtracted here and added below.
     fixed_bytes = sum(len(table_bytes(schema.empty_table())) for schema in SCHEMAS.values())
-    bytes_ = _column(receipts, lambda receipt: sum(p.size_bytes for p in receipt.parts.values()) - fixed_bytes)
-    unit_hours = _ratio(unit_s, warm_images, warm_draws, whole.num_images / 3_600)
-    if num_gpus is None:
-        wall_s = _column(warm, _wall_seconds(warm, config, actors))
-        hours = _ratio(wall_s, warm_images, warm_draws, whole.num_images / 3_600)
-    else:
-        hours = BootstrapInterval(*(each / num_gpus for each in astuple(unit_hours)))
+    wall_seconds = _wall_seconds(warm, config, actors)
+
+    def of_tables(receipt: Receipt) -> dict[str, tuple[float, float]]:
+        size_bytes = sum(part.size_bytes for part in receipt.parts.values()) - fixed_bytes
+        images = receipt.counts.images
+        return {"bytes": (size_bytes, images), "quarantined": (receipt.counts.quarantined, images)}
+
+    def of_stages(receipt: Receipt) -> dict[str, tuple[float, float]]:
+        # A shard whose stages took no time would make the speed infinite.
+        images, unit_s = receipt.counts.images, max(unit_seconds(receipt.seconds, config), 1e-9)
+        return {"speed": (images, unit_s), "unit_s": (unit_s, images), "wall_s": (wall_seconds(receipt), images)}
+
+    tables = ImageBootstrap(map(of_tables, receipts), seed=config.compute.seed)
+    speeds = ImageBootstrap(map(of_stages, warm), seed=config.compute.seed)
+    unit_hours, hours = (
+        speeds.ratio(name).each(lambda each: each * whole.num_images / 3_600) for name in ("unit_s", "wall_s")
+    )
+    if num_gpus is not None:
+        hours = unit_hours.each(lambda each: each / num_gpus)
     stages = dict.fromkeys(itertools.chain.from_iterable(receipt.seconds for receipt in receipts))
-    num_sampled, size = int(images.sum()), _ratio(bytes_, images, draws, whole.num_images)
+    num_sampled = sum(receipt.counts.images for receipt in receipts)
     return RunEstimate(
         num_images=whole.num_images,
         num_shards=whole.num_shards,
@@ -253,11 +248,11 @@ def summarise(
         num_warming_shards=len(receipts) - len(warm),
         unit="GPU" if is_cuda else "CPU actor",
         num_units=num_gpus or sum(n * (pools[name].num_gpus if is_cuda else 1.0) for name, n in actors.items()),
-        images_per_s=_ratio(warm_images, unit_s, warm_draws, 1.0),
+        images_per_s=speeds.ratio("speed"),
         hours=hours,
         unit_hours=unit_hours,
-        output_bytes=BootstrapInterval(*(each + whole.num_shards * fixed_bytes for each in astuple(size))),
-        quarantined=_ratio(quarantined, images, draws, 1.0),
+        output_bytes=tables.ratio("bytes").each(lambda each: each * whole.num_images + whole.num_shards * fixed_bytes),
+        quarantined=tables.ratio("quarantined"),
         stage_seconds={name: sum(each.seconds.get(name, 0.0) for each in receipts) / num_sampled for name in stages},
     )
 
@@ -281,21 +276,3 @@ def _wall_seconds(receipts: list[Receipt], config: RunConfig, actors: Mapping[st
 
     slowest = max(stages, key=lambda pool: sum(seconds_in(pool, receipt) for receipt in receipts))
     return lambda receipt: seconds_in(slowest, receipt)
-
-
-def _column(receipts: list[Receipt], of: Callable[[Receipt], float]) -> npt.NDArray[np.float64]:
-    return np.array([of(receipt) for receipt in receipts], np.float64)
-
-
-def _resamples(num_shards: int, seed: int) -> npt.NDArray[np.int64]:
-    """Return the shards of each resample, (resamples, shards), drawn with replacement."""
-    return np.random.default_rng(seed).integers(0, num_shards, (_NUM_RESAMPLES, num_shards))
-
-
-def _ratio(
-    above: npt.NDArray[np.float64], below: npt.NDArray[np.float64], draws: npt.NDArray[np.int64], scale: float
-) -> BootstrapInterval:
-    """Return `scale` times the ratio of two sums over shards (N,), and its 2.5 and 97.5 percentiles."""
-    resampled = scale * above[draws].sum(axis=1) / np.maximum(below[draws].sum(axis=1), 1e-9)
-    low, high = np.percentile(resampled, [2.5, 97.5])
-    return BootstrapInterval(float(scale * above.sum() / max(below.sum(), 1e-9)), float(low), float(high))

@@ -59,7 +59,7 @@ def write_results(out: Path, steps: Sequence[StepRecord]) -> Path:
         "host_peak_bytes": next(step.peak_bytes for step in steps if step.name == "annotate"),
         "machine": read_record(out, "machine"),
         "gpu_benchmark": read_record(out, "benchmark"),
-        "accuracy": {**asdict(figures.accuracy.value), "verdicts": figures.accuracy.num},
+        "accuracy": {**figures.as_json()["accuracy"]["value"], "verdicts": figures.accuracy.num},
         "judges": {name: SIMULATED if name.startswith(SIMULATED) else "human" for name in figures.raters},
         "audit": figures.as_json(),
         "steps": [asdict(step) for step in steps],

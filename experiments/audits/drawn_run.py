@@ -136,7 +136,7 @@ def _promise(
 
 def _corrections(pairs: JudgedPairs, score: Floats, checks: RaterChecks) -> Mapping[str, Mapping[str, Floats]]:
     """Return by correction, then kind, its bias and slope, (2,) float64."""
-    error = error_interval(checks).estimate or 0.0
+    error = error_interval(checks).value
     rows = np.isin(pairs.kind, COMPOSED_KINDS) & pairs.is_kept
     score, right, kind = score[rows], pairs.right[rows], pairs.kind[rows]
     line = fit_line_to_verdicts(score, right, error)

@@ -10,8 +10,9 @@ from typing import Any, Final
 from experiments.audits.populations import POPULATIONS
 from experiments.audits.simulated_audits import SEARCHED
 from experiments.quality.markdown_cells import render
-from pseudoris.audit.figures import ChartRow, interval_chart
-from pseudoris.audit.intervals import Interval, exact_share
+from pseudoris.audit.intervals import exact_share
+from pseudoris.schemas.estimate import Estimate
+from pseudoris.store.reports.charts import IntervalRow, interval_chart
 
 BEGIN: Final = "<!-- audits: written by `python -m experiments.audits` -->"
 END: Final = "<!-- end of audits -->"
@@ -53,16 +54,16 @@ def as_markdown(rows: Sequence[Row]) -> str:
 
 def coverage_chart(rows: Sequence[Row]) -> str:
     """Return a picture of the coverage of the audit's intervals, and the doubt that their number leaves."""
-    found: list[ChartRow] = []
+    found: list[IntervalRow] = []
     for title, design, error in (
         ("right verdicts", "audit", 0.0),
         ("5 % wrong verdicts, corrected", "audit, corrected", 0.05),
     ):
-        found.append(ChartRow(title, Interval(None, 0.0, 1.0), is_heading=True))
+        found.append(IntervalRow(title))
         for row in _chosen(rows, design=design, rater_error=error, question="accuracy"):
             share, audits = row["interval_coverage"], row["audits"]
-            interval = Interval(share, *exact_share(share * audits, audits))
-            found.append(ChartRow(f"{row['population']}, {row['accuracy']:.2f}", interval))
+            interval = Estimate(share, *exact_share(share * audits, audits))
+            found.append(IntervalRow(f"{row['population']}, {row['accuracy']:.2f}", interval))
     title = "Share of simulated audits whose 95 % interval holds the truth"
     return interval_chart(found, title=title, low=_LEAST_SHOWN)
 

@@ -16,7 +16,6 @@ import numpy as np
 from experiments.audits.populations import POPULATIONS, PairPopulation, make_population
 from pseudoris.audit.draw import DEFAULT_PAIRS, DrawOptions, PairStratum, draw_images, draw_pairs, make_strata
 from pseudoris.audit.intervals import (
-    Interval,
     RaterChecks,
     RatioEstimate,
     corrected_share,
@@ -28,6 +27,7 @@ from pseudoris.audit.intervals import (
 from pseudoris.audit.judged_pairs import KINDS, JudgedPairs
 from pseudoris.audit.rule_search import BOUND_QUANTILES, choose_rules
 from pseudoris.audit.verdicts import RIGHT
+from pseudoris.schemas.estimate import Estimate
 from pseudoris.schemas.fitted import Floats
 from pseudoris.schemas.keep_rule import Flags, Ints
 
@@ -223,16 +223,16 @@ def draw_sample(population: PairPopulation, strata: Sequence[PairStratum], rng: 
     )
 
 
-def _simple(population: PairPopulation, rng: np.random.Generator) -> Interval:
+def _simple(population: PairPopulation, rng: np.random.Generator) -> Estimate:
     right, number = _simple_sample(population, rng)
-    return Interval(right / number, *exact_share(right, number))
+    return Estimate(right / number, *exact_share(right, number))
 
 
-def _wald(population: PairPopulation, rng: np.random.Generator) -> Interval:
+def _wald(population: PairPopulation, rng: np.random.Generator) -> Estimate:
     right, number = _simple_sample(population, rng)
     share = right / number
     half = 1.96 * float(np.sqrt(share * (1 - share) / number))
-    return Interval(share, share - half, share + half)
+    return Estimate(share, share - half, share + half)
 
 
 def _simple_sample(population: PairPopulation, rng: np.random.Generator) -> tuple[int, int]:
@@ -242,7 +242,7 @@ def _simple_sample(population: PairPopulation, rng: np.random.Generator) -> tupl
 
 def _judged(
     population: PairPopulation, sample: Drawn, error: float, rng: np.random.Generator
-) -> tuple[Interval, Interval | None]:
+) -> tuple[Estimate, Estimate | None]:
     """Return the interval of one audit as it is, and the one that is corrected; each verdict is wrong with `error`."""
     verdicts, checks = verdicts_of(population.is_right[sample.rows], error, rng)
     right = np.nanmean(verdicts, axis=0)
@@ -277,14 +277,14 @@ def _other_questions(job: Job, population: PairPopulation, samples: Sequence[Dra
 
 def _asked(
     population: PairPopulation, samples: Sequence[Drawn], under: Floats, is_right: Flags
-) -> tuple[list[Interval], float]:
+) -> tuple[list[Estimate], float]:
     """Return the intervals of a share in all audits, and the truth."""
     over = under * is_right
     found = [share_interval(_ratio(population, each, over[each.rows], under[each.rows])) for each in samples]
     return found, float(over.sum() / under.sum())
 
 
-def _missed(population: PairPopulation, image_masks: Ints, number: int) -> Interval:
+def _missed(population: PairPopulation, image_masks: Ints, number: int) -> Estimate:
     asked, _ = draw_images(image_masks, DrawOptions(seed=number))
     images = np.array(list(asked))
     strata, inclusion = (np.array([asked[image][part] for image in asked]) for part in (0, 1))
@@ -296,7 +296,7 @@ def _row(
     job: Job,
     question: str,
     design: str,
-    found: Sequence[Interval],
+    found: Sequence[Estimate],
     truth: float,
     baseline: float | None = None,
     *,
@@ -316,7 +316,7 @@ def _row(
         "interval_coverage": round(float(held), _DIGITS),
         "mean_width": round(width, _DIGITS),
         "mean_width_ratio": None if baseline is None else round(width / baseline, _DIGITS),
-        "bias": round(float(np.mean([each.estimate or 0.0 for each in found])) - truth, _DIGITS),
+        "bias": round(float(np.mean([each.value for each in found])) - truth, _DIGITS),
     }
 
 

@@ -24,13 +24,13 @@ from experiments.listener.judged_scenes import Composed
 from experiments.quality.annotated_scenes import LISTENED, SceneSet, Setting, annotated_scenes
 from experiments.quality.markdown_cells import TRIPLE, cell, differences, markdown_table, paired, ratios
 from experiments.quality.parts import Options
+from pseudoris.schemas.bootstrap import ImageBootstrap
 from pseudoris.schemas.config_layers import load_config
 from pseudoris.schemas.fitted import Counted, PosteriorConfig
 from pseudoris.schemas.shard import ShardImage
 from pseudoris.synthworld.scene_truth import SceneImageTruth
 from pseudoris.synthworld.scenes import Split
 from pseudoris.training.calibration.run_units import corrected
-from pseudoris.training.evaluation.bootstrap import ImageBootstrap
 from pseudoris.workers.composing.composer import Composer, composer_of
 
 _FOLDER: Final = Path(__file__).parent / "captioners"

@@ -11,12 +11,13 @@ import numpy as np
 
 from experiments.oracle import candidates_of, judged
 from experiments.quality.markdown_cells import as_json
+from pseudoris.schemas.bootstrap import ImageBootstrap
 from pseudoris.schemas.config_layers import load_config
+from pseudoris.schemas.estimate import Estimate
 from pseudoris.schemas.shard import SOURCE_COMPOSER, ExpressionRecord, ShardImage
 from pseudoris.schemas.stage_settings import ComposedKind
 from pseudoris.synthworld.scene_truth import SceneImageTruth
 from pseudoris.synthworld.scenes import Scene
-from pseudoris.training.evaluation.bootstrap import Estimate, ImageBootstrap
 from pseudoris.training.evaluation.truth import count_image
 from pseudoris.workers.composing.composer import Composer, composer_of
 

@@ -19,12 +19,12 @@ from experiments.oracle import judged
 from experiments.quality.annotated_scenes import LISTENED, SceneSet, annotated_scenes
 from experiments.quality.markdown_cells import as_json, cell, markdown_table, value
 from experiments.quality.parts import Options
+from pseudoris.schemas.bootstrap import ImageBootstrap
 from pseudoris.schemas.config_layers import load_config
 from pseudoris.schemas.shard import SOURCE_COMPOSER, ExpressionRecord, ShardImage
 from pseudoris.synthworld.scene_truth import SceneImageTruth
 from pseudoris.synthworld.scenes import Scene, Split
 from pseudoris.synthworld.worlds import DEFAULT_WORLD
-from pseudoris.training.evaluation.bootstrap import ImageBootstrap
 from pseudoris.workers.composing.composer import Composer, composer_of
 
 PRESET: Final = "tiny-composed"

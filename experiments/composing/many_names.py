@@ -21,6 +21,7 @@ from experiments.quality.annotated_scenes import LISTENED, SceneSet, Setting, an
 from experiments.quality.markdown_cells import TRIPLE, cell, differences, markdown_table, paired, ratios
 from experiments.quality.parts import Options, draw_generator
 from pseudoris.primitives.english import plural_of
+from pseudoris.schemas.bootstrap import Sums
 from pseudoris.schemas.fitted import PosteriorConfig, for_any_captioner
 from pseudoris.schemas.shard import ShardImage
 from pseudoris.synthworld.attributes import CATEGORIES, PLURALS
@@ -30,7 +31,6 @@ from pseudoris.synthworld.scene_truth import SceneImageTruth
 from pseudoris.synthworld.scenes import Scene, Split
 from pseudoris.training.calibration.noun_relations import noun_relations
 from pseudoris.training.calibration.run_units import corrected
-from pseudoris.training.evaluation.bootstrap import Sums
 from pseudoris.workers.composing.posterior import Evidence, drawn_by_mask, evidence_of
 from recipes.caption_styles import NAMES, WIDER_NAMES
 

@@ -15,7 +15,7 @@ from typing import Final, Literal
 from experiments.quality.markdown_cells import paired
 from pseudoris.schemas.config import RunConfig
 from pseudoris.schemas.config_layers import load_config
-from pseudoris.training.evaluation.bootstrap import Estimate
+from pseudoris.schemas.estimate import Estimate
 
 # bgr: SAM sees blue and red exchanged. grey: the fill of crops is CLIP's mean, taken for normalised colours.
 # short_boxes: a mask's box ends one pixel before its last one.

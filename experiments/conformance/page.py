@@ -28,7 +28,6 @@ from experiments.conformance.arms import (
 from experiments.quality import markdown_cells
 from pseudoris.schemas.config_layers import load_config
 from pseudoris.schemas.fitted import FittedConfig
-from pseudoris.training.evaluation.evaluation_report import figure_text
 from pseudoris.training.ppt.ppt_config import load_ppt_config
 from pseudoris.training.ppt.recipes.recipe_config import load_recipe_config
 
@@ -197,4 +196,4 @@ def _change(arm: Arm, found: Difference | None) -> str:
 
 
 def _figures(found: Difference) -> list[str]:
-    return [figure_text(each, 3, sign="+") for each in (found.accuracy, found.yield_)]
+    return [each.text(3, sign="+") for each in (found.accuracy, found.yield_)]

@@ -19,6 +19,7 @@ from experiments.quality.annotated_scenes import PAPER_TAU, SHIPPED, SceneSet, S
 from experiments.quality.markdown_cells import TRIPLE, paired
 from experiments.quality.parts import Options
 from experiments.quality.scene_runs import said_by_annotators
+from pseudoris.schemas.bootstrap import ImageBootstrap, Sums
 from pseudoris.schemas.config_layers import load_config
 from pseudoris.schemas.fitted import ConfidenceConfig, Floats, WeightLine, line_weights
 from pseudoris.schemas.keep_rule import Flags, Ints, KeepRule, keeps
@@ -38,7 +39,6 @@ from pseudoris.training.calibration.confidence_fit import (
     fit_line,
     judge_image,
 )
-from pseudoris.training.evaluation.bootstrap import ImageBootstrap, Sums
 from pseudoris.training.evaluation.human_truth import HumanImageTruth
 from pseudoris.training.evaluation.truth import ImageTruth, MatchedMasks
 from pseudoris.workers.composing.composer import Composer, composer_of

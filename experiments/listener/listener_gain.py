@@ -24,6 +24,7 @@ from experiments.process_pool import run_jobs
 from experiments.quality.annotated_scenes import LISTENED, SHIPPED, SceneSet, annotated_chunk, annotated_scenes
 from experiments.quality.markdown_cells import TRIPLE, differences, ratios
 from experiments.quality.parts import Options, draw_generator
+from pseudoris.schemas.bootstrap import Sums
 from pseudoris.schemas.config_layers import load_config
 from pseudoris.schemas.shard import ShardImage
 from pseudoris.synthworld.scene_truth import SceneImageTruth
@@ -38,7 +39,6 @@ from pseudoris.training.calibration.confidence_fit import (
     reached,
     without_labels,
 )
-from pseudoris.training.evaluation.bootstrap import Sums
 from pseudoris.workers.composing.composer import Composer
 
 SceneT = TypeVar("SceneT")

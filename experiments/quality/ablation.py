@@ -29,9 +29,9 @@ from experiments.quality.page import template
 from experiments.quality.parts import Options, Part, Result
 from experiments.quality.svg_chart import Axis, Line, axis_of, line_chart, whisker
 from experiments.verdicts import verdict
+from pseudoris.schemas.bootstrap import RESAMPLES, ImageBootstrap
 from pseudoris.synthworld.scene_truth import HELD_OUT, SEEN
 from pseudoris.synthworld.scenes import Split
-from pseudoris.training.evaluation.bootstrap import RESAMPLES, ImageBootstrap
 from pseudoris.training.evaluation.truth import DIFFICULTIES
 
 FIGURES: Final = (

@@ -12,7 +12,8 @@ import jinja2
 
 from experiments.verdicts import verdict
 from pseudoris.primitives.errors import ConfigError
-from pseudoris.training.evaluation.bootstrap import Estimate, ImageBootstrap, Sums
+from pseudoris.schemas.bootstrap import ImageBootstrap, Sums
+from pseudoris.schemas.estimate import Estimate
 
 TRIPLE: Final = ("accuracy", "yield", "coverage")
 # A figure with its interval, as JSON holds it: value, low and high, each None where nothing was counted.

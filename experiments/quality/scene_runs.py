@@ -28,6 +28,7 @@ from pseudoris.files.location import RunLocation
 from pseudoris.interchange.imports import ImportRequest, import_annotation
 from pseudoris.primitives import rle
 from pseudoris.schemas.config_layers import config_hash, load_config
+from pseudoris.schemas.estimate import Estimate
 from pseudoris.schemas.ids import image_id
 from pseudoris.store.runs.header import require_header
 from pseudoris.store.runs.manifest import is_manifest_complete
@@ -37,7 +38,6 @@ from pseudoris.synthworld.renderer import RenderedScene, render
 from pseudoris.synthworld.scene_truth import SceneTruth
 from pseudoris.synthworld.scenes import Scene, Split, make_scene
 from pseudoris.synthworld.worlds import DEFAULT_WORLD
-from pseudoris.training.evaluation.bootstrap import Estimate
 from pseudoris.training.evaluation.human_truth import open_truth
 from pseudoris.training.evaluation.run_evaluation import evaluate_run
 from pseudoris.training.evaluation.truth import Truth

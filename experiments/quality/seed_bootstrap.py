@@ -8,7 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from experiments.quality.parts import draw_generator
-from pseudoris.training.evaluation.bootstrap import RESAMPLES, Estimate, estimate_of
+from pseudoris.schemas.bootstrap import RESAMPLES
+from pseudoris.schemas.estimate import Estimate
 
 Floats = NDArray[np.float64]
 
@@ -32,13 +33,13 @@ class SeedBootstrap:
 
     def mean(self, name: str) -> Estimate:
         """Return a figure, a mean over seeds."""
-        return estimate_of(self._values[name], self._drawn[name])
+        return Estimate.of_resamples(self._values[name], self._drawn[name])
 
     def share(self, name: str, *, floor: str, top: str) -> Estimate:
         """Return how much of the way from `floor` to `top` an arm has come: 0 at the one, 1 at the other."""
         value = (self._values[name] - self._values[floor]) / (self._values[top] - self._values[floor])
         drawn = (self._drawn[name] - self._drawn[floor]) / (self._drawn[top] - self._drawn[floor])
-        return estimate_of(value, drawn)
+        return Estimate.of_resamples(value, drawn)
 
 
 def _mean_of_drawn_seeds(sums: Floats, weights: Floats, rng: np.random.Generator) -> Floats:

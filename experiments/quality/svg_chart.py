@@ -9,7 +9,7 @@ from typing import Any, Final
 
 from markupsafe import Markup
 
-from pseudoris.store.reports.svg import element, round_step, svg_file
+from pseudoris.store.reports.charts import element, round_step, svg_file
 
 COLOURS: Final = ("#1b6ca8", "#c8553d", "#4a7c59", "#7b5ea7", "#b8860b", "#444444", "#d16ba5", "#5f9ea0")
 _WIDTH, _HEIGHT = 560, 320

@@ -58,10 +58,10 @@ def test_an_audit_of_every_pair_gives_the_runs_own_figures(location, whole):
     table = Run(location).expressions().to_table().to_pylist()
     kept = [row for row in table if row["kept"]]
     right = [row for row in kept if row["text"] == "the red circle"]
-    assert found.accuracy.value.estimate == pytest.approx(len(right) / len(kept))
+    assert found.accuracy.estimate.value == pytest.approx(len(right) / len(kept))
     masks = len({row["target_mask_ids"][0] for row in right}) / Run(location).masks().count_rows()
-    assert found.masks.value.estimate == pytest.approx(masks)
-    kinds = {each.name: each.value.estimate for each in found.kinds}
+    assert found.masks.estimate.value == pytest.approx(masks)
+    kinds = {each.name: each.estimate.value for each in found.kinds}
     assert kinds["several"] == pytest.approx(sum(row["text"] == "a circle" for row in kept) / len(kept))
     assert sum(kinds.values()) == pytest.approx(1)
 
@@ -69,21 +69,21 @@ def test_an_audit_of_every_pair_gives_the_runs_own_figures(location, whole):
 def test_what_a_rater_cannot_say_moves_the_bounds_and_not_the_estimate(whole):
     found = figures(judge(whole, lambda row: "cannot_say" if row["text"] == "a circle" else by_text(row))).accuracy
     assert found.num_undecided > 0
-    assert found.worst.estimate < found.value.estimate < found.best.estimate
+    assert found.worst.value < found.estimate.value < found.best.value
 
 
 def test_masks_whose_kept_expressions_are_not_all_judged_widen_the_interval_to_both_ends(whole):
     found = figures(judge(whole, lambda row: None if row["position"] % 3 else by_text(row))).masks
     assert found.num_undecided > 0
-    assert (found.value.low, found.value.high) == (found.worst.low, found.best.high)
-    assert found.worst.estimate < found.value.estimate < found.best.estimate
+    assert (found.estimate.low, found.estimate.high) == (found.worst.low, found.best.high)
+    assert found.worst.value < found.estimate.value < found.best.value
 
 
 def test_unanswered_pairs_are_stood_for_by_the_others_of_their_stratum(location, tmp_path):
     audit = drawn(location, tmp_path / "audit", num_pairs=60)
     found = figures(judge(audit, lambda row: by_text(row) if row["position"] < 40 else None))
     assert found.num_judged == 40
-    assert 0 < found.accuracy.value.low < found.accuracy.value.estimate < found.accuracy.value.high < 1
+    assert 0 < found.accuracy.estimate.low < found.accuracy.estimate.value < found.accuracy.estimate.high < 1
 
 
 def test_missed_objects_are_a_mean_over_all_images_those_without_masks_too(whole):
@@ -92,8 +92,8 @@ def test_missed_objects_are_a_mean_over_all_images_those_without_masks_too(whole
             file.append(MissedLine(image=row["image_id"], clicks=((1, 1),) * (3 if not row["masks"] else 0)))
     found = figures(whole)
     empty = np.mean([not row["masks"] for row in whole.images.to_pylist()])
-    assert found.missed.value.estimate == pytest.approx(3 * empty)
-    assert found.with_missed.value.estimate == pytest.approx(empty)
+    assert found.missed.estimate.value == pytest.approx(3 * empty)
+    assert found.with_missed.estimate.value == pytest.approx(empty)
 
 
 def test_images_without_an_answer_are_stood_for_by_the_others_of_their_stratum(whole):
@@ -104,7 +104,7 @@ def test_images_without_an_answer_are_stood_for_by_the_others_of_their_stratum(w
             if row["masks"] or row["image_id"] == next(each["image_id"] for each in rows if not each["masks"]):
                 file.append(MissedLine(image=row["image_id"], clicks=((1, 1),) * (not row["masks"])))
     empty = np.mean([not row["masks"] for row in rows])
-    assert figures(whole).with_missed.value.estimate == pytest.approx(empty)
+    assert figures(whole).with_missed.estimate.value == pytest.approx(empty)
 
 
 def test_two_raters_who_differ_are_averaged_and_corrected_for(whole):
@@ -113,7 +113,7 @@ def test_two_raters_who_differ_are_averaged_and_corrected_for(whole):
     found = figures(whole)
     assert found.checks.num_twice == whole.pairs.num_rows
     assert found.corrected is not None
-    assert found.corrected.share.estimate < found.accuracy.value.estimate
+    assert found.corrected.share.value < found.accuracy.estimate.value
 
 
 def test_after_a_refilter_the_audit_speaks_about_what_the_new_run_keeps(location, whole, tmp_path):
@@ -125,5 +125,5 @@ def test_after_a_refilter_the_audit_speaks_about_what_the_new_run_keeps(location
     kept = [row for row in Run(new).expressions().to_table().to_pylist() if row["kept"]]
     found = figures(whole, applied)
     right = sum(row["text"] == "the red circle" for row in kept) / len(kept)
-    assert found.accuracy.value.estimate == pytest.approx(right)
+    assert found.accuracy.estimate.value == pytest.approx(right)
     assert found.as_json()["applied"]["num_same"] == applied.num_same

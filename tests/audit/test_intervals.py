@@ -36,7 +36,7 @@ def test_verdicts_that_are_all_equal_still_leave_doubt(value, side):
     found = share_interval(estimate(value, 50, variance=0.0))
     limit = 0.025 ** (1 / 50)
     assert (found.low, 1 - found.high)[side] == pytest.approx(limit, rel=1e-6)
-    assert found.estimate == value
+    assert found.value == value
 
 
 def test_strata_without_an_error_do_not_make_the_sample_larger_than_it_is():
@@ -47,7 +47,7 @@ def test_nothing_judged_is_an_interval_of_everything():
     found = share_interval(
         ratio(*np.zeros((2, 0)), weights=np.zeros(0), strata=np.zeros(0, int), units=np.zeros(0, int))
     )
-    assert (found.estimate, found.low, found.high) == (None, 0.0, 1.0)
+    assert (found.is_known, found.low, found.high) == (False, 0.0, 1.0)
 
 
 def test_a_mean_of_counts_has_garwoods_interval():
@@ -79,15 +79,15 @@ def test_pairs_of_one_image_count_as_one_unit():
 
 def test_the_error_rate_follows_from_how_often_two_raters_differ():
     found = error_interval(RaterChecks(1_000, 95))
-    assert found.estimate == pytest.approx(0.05, abs=0.002)
+    assert found.value == pytest.approx(0.05, abs=0.002)
     assert found.low < 0.05 < found.high
 
 
 def test_an_accuracy_is_corrected_by_rogan_and_gladens_formula_and_gets_wider():
     found = corrected_share(estimate(0.86, 200), RaterChecks(400, 38))
     assert found is not None
-    assert found.share.estimate == pytest.approx((0.86 - 0.05) / 0.9, abs=0.005)
-    assert found.share.low < found.share.estimate < found.share.high
+    assert found.share.value == pytest.approx((0.86 - 0.05) / 0.9, abs=0.005)
+    assert found.share.low < found.share.value < found.share.high
     assert found.share.high - found.share.low > 0.096
 
 

@@ -5,7 +5,8 @@ import json
 
 import pytest
 
-from pseudoris.pipeline.sample_estimate import BootstrapInterval, RunEstimate
+from pseudoris.pipeline.sample_estimate import RunEstimate
+from pseudoris.schemas.estimate import Estimate
 from tests.builders.command import invoke
 
 
@@ -21,11 +22,11 @@ def found(**changes):
         unit="GPU",
         num_units=4,
         load_s=75.0,
-        images_per_s=BootstrapInterval(12.34, 11.0, 13.5),
-        hours=BootstrapInterval(6.75, 6.2, 7.6),
-        unit_hours=BootstrapInterval(27.0, 24.8, 30.4),
-        output_bytes=BootstrapInterval(2**31, 2**30, 3 * 2**30),
-        quarantined=BootstrapInterval(0.015, 0.0, 0.04),
+        images_per_s=Estimate(12.34, 11.0, 13.5),
+        hours=Estimate(6.75, 6.2, 7.6),
+        unit_hours=Estimate(27.0, 24.8, 30.4),
+        output_bytes=Estimate(2**31, 2**30, 3 * 2**30),
+        quarantined=Estimate(0.015, 0.0, 0.04),
         stage_seconds={"propose": 0.05, "caption": 0.02},
     )
     return dataclasses.replace(values, **changes)
@@ -67,7 +68,7 @@ def test_settings_for_the_gpu_that_computed_follow(shown):
 
 
 def test_too_few_images_give_figures_and_no_interval(shown):
-    told = shown(num_sampled=3, num_sample_shards=3, hours=BootstrapInterval(1.34, 0.2, 3.5e3))
+    told = shown(num_sampled=3, num_sample_shards=3, hours=Estimate(1.34, 0.2, 3.5e3))
     assert "hours 1.34 on 4 GPUs" in told
     assert "quarantined 1.5%" in told
     assert told[-1].startswith("Only 3 images were measured: too few for intervals, which take 16. Raise --sample")

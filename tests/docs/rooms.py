@@ -13,7 +13,7 @@ from textwrap import wrap
 import grimp
 from markupsafe import Markup
 
-from pseudoris.store.reports.svg import element, svg_file
+from pseudoris.store.reports.charts import element, svg_file
 
 DRAWING = Path(__file__).parents[2] / "docs" / "records" / "rooms.svg"
 _PACKAGE = "pseudoris"

@@ -13,11 +13,11 @@ from typer.testing import CliRunner
 
 from experiments.oracle import HEADLINE, TRUTH_SUFFIX, EvaluationOptions, count_at, count_scene, evaluate, main
 from experiments.scene_clip import DESCRIBED, NAMED, Pointer, point_at, questions
+from pseudoris.schemas.bootstrap import ImageBootstrap
 from pseudoris.schemas.config_layers import load_config
 from pseudoris.schemas.shard import CaptionSample
 from pseudoris.synthworld.renderer import render
 from pseudoris.synthworld.scenes import Scene, Split, make_scene
-from pseudoris.training.evaluation.bootstrap import ImageBootstrap
 from recipes.scene_shards import scene_image
 from tests.builders.scene_runs import plain_object as item
 from tests.builders.scene_runs import with_true_masks

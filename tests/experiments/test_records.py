@@ -14,9 +14,9 @@ from experiments.audits.simulated_audits import ACCURACIES, NUM_AUDITS, SEARCHED
 from experiments.grounding_check import TauRule, choice_sums, chosen_rule, reached, report, rules_of, separation
 from experiments.verdicts import MARGIN, interval, variance_over_images, verdict
 from pseudoris.images.perceptual_hash import DEFAULT_MAX_DISTANCE
+from pseudoris.schemas.bootstrap import ImageBootstrap
 from pseudoris.schemas.fitted import CONFIDENCE_COLUMNS, Rated
 from pseudoris.training.calibration.confidence_fit import JudgedImage
-from pseudoris.training.evaluation.bootstrap import ImageBootstrap
 
 ROOT = Path(__file__).parents[2]
 RESULTS = ROOT / "experiments" / "results"

@@ -16,6 +16,7 @@ import numpy as np
 
 from pseudoris.files.location import RunLocation
 from pseudoris.primitives.errors import ConfigError
+from pseudoris.schemas.bootstrap import Sums
 from pseudoris.schemas.fitted import (
     CONFIDENCE_COLUMNS,
     ConfidenceConfig,
@@ -31,7 +32,6 @@ from pseudoris.schemas.fitted import (
 from pseudoris.schemas.keep_rule import Flags, Ints
 from pseudoris.schemas.shard import SOURCE_MODEL
 from pseudoris.store.tables.open_run import OpenRun
-from pseudoris.training.evaluation.bootstrap import Sums
 from pseudoris.training.evaluation.human_truth import HumanImageTruth
 from pseudoris.training.evaluation.run_images import CANDIDATE_COLUMNS, committed_images
 from pseudoris.training.evaluation.truth import CandidateTable, ImageTruth, Truth, judge, match_image

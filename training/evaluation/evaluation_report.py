@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import base64
 import hashlib
-import math
 import re
 from collections.abc import Callable, Iterator
 from functools import cache
@@ -21,8 +20,8 @@ from markupsafe import Markup
 from pseudoris.files.location import RunLocation
 from pseudoris.primitives.templates import page_templates
 from pseudoris.primitives.untrusted import printable, printable_json
-from pseudoris.store.reports.svg import element
-from pseudoris.training.evaluation.bootstrap import Estimate
+from pseudoris.schemas.estimate import Estimate
+from pseudoris.store.reports.charts import whisker
 from pseudoris.training.evaluation.run_evaluation import (
     FIGURES,
     GROUP_TITLES,
@@ -87,7 +86,7 @@ def html(found: Evaluation) -> str:
 @cache
 def _environment() -> jinja2.Environment:
     environment = page_templates("pseudoris.training.evaluation")
-    environment.globals.update(value_text=value_text, interval_text=interval_text, whisker=_whisker)
+    environment.globals.update(whisker=whisker)
     return environment
 
 
@@ -104,36 +103,6 @@ def render_page(template: str, *, img_src: str | None = None, **values: Any) -> 
 def _escaped(text: str) -> str:
     # HTML's special characters are escaped too, because Markdown may contain HTML.
     return escape_html(_MARKUP.sub(r"\\\1", printable(" ".join(text.split()))), quote=False)
-
-
-def _whisker(estimate: Estimate) -> Markup:
-    """Return a share in [0, 1] and its interval on a line from 0 to 1, as SVG; nothing where nothing was counted."""
-    if not math.isfinite(estimate.value):
-        return Markup("")
-    low, high = (estimate.low, estimate.high) if math.isfinite(estimate.low) else (estimate.value, estimate.value)
-    shapes = (
-        element("line", class_="track", x1="0%", x2="100%", y1=9, y2=9),
-        element("rect", class_="span", x=f"{100 * low:.2f}%", width=f"{100 * (high - low):.2f}%", y=5, height=8, rx=3),
-        element("circle", class_="dot", cx=f"{100 * estimate.value:.2f}%", cy=9, r=4.5),
-    )
-    return element("svg", *shapes, class_="whisker", width="100%", height=18, aria_hidden="true")
-
-
-def value_text(estimate: Estimate, digits: int, *, sign: str = "") -> str:
-    """Return a figure as text, a dash if nothing was counted."""
-    return f"{estimate.value:{sign}.{digits}f}" if math.isfinite(estimate.value) else "–"
-
-
-def interval_text(estimate: Estimate, digits: int, *, sign: str = "") -> str:
-    """Return a figure's interval as text, empty if there is none."""
-    if not math.isfinite(estimate.low):
-        return ""
-    return f"[{estimate.low:{sign}.{digits}f}, {estimate.high:{sign}.{digits}f}]"
-
-
-def figure_text(estimate: Estimate, digits: int, *, sign: str = "") -> str:
-    """Return a figure and its interval for a person."""
-    return f"{value_text(estimate, digits, sign=sign)} {interval_text(estimate, digits, sign=sign)}".rstrip()
 
 
 def image_lines(found: Evaluation) -> dict[str, str]:
@@ -166,17 +135,17 @@ def part_titles(found: Evaluation) -> dict[str, tuple[str, Part]]:
 
 
 def tables(
-    found: Evaluation, of_set: Callable[[Estimate, int], str] = figure_text
+    found: Evaluation, of_set: Callable[[Estimate, int], str] = Estimate.text
 ) -> Iterator[tuple[str, list[str], list[list[str]]]]:
     """Yield title, headers and rows of the tables; `of_set` writes the figures of the first, of sets of expressions."""
     every = [(name, each.title, each.digits) for name, each in FIGURES.items()]
     sets = [[title, *(of_set(found.sets[each][name], digits) for each in SET_TITLES)] for name, title, digits in every]
     yield "expressions", ["", *SET_TITLES.values()], sets
     steps = found.differences.values()
-    rows = [[title, *(figure_text(step[name], digits, sign="+") for step in steps)] for name, title, digits in every]
+    rows = [[title, *(step[name].text(digits, sign="+") for step in steps)] for name, title, digits in every]
     yield "paired differences", ["", *found.differences], rows
-    masks = [[each.title, figure_text(found.mask_quality[name], each.digits)] for name, each in MASK_FIGURES.items()]
+    masks = [[each.title, found.mask_quality[name].text(each.digits)] for name, each in MASK_FIGURES.items()]
     yield "masks", ["", ""], masks
     parts = part_titles(found).items()
-    targets = [[title, figure_text(part.accuracy, 3), f"{part.expressions:,}"] for title, (_, part) in parts]
+    targets = [[title, part.accuracy.text(3), f"{part.expressions:,}"] for title, (_, part) in parts]
     yield "kept expressions by their target", ["", "referring accuracy", "expressions"], targets

@@ -19,9 +19,10 @@ from PIL import Image
 from pseudoris.files.location import RunLocation
 from pseudoris.primitives import rle
 from pseudoris.primitives.untrusted import printable_json, without_nan
+from pseudoris.schemas.bootstrap import RESAMPLES, ImageBootstrap, Sums
+from pseudoris.schemas.estimate import UNDEFINED, Estimate
 from pseudoris.schemas.ids import sha256_hex
 from pseudoris.training.evaluation.answerers import Predictions
-from pseudoris.training.evaluation.bootstrap import RESAMPLES, UNDEFINED, Estimate, ImageBootstrap, Sums
 from pseudoris.training.evaluation.evaluation_report import HTML_NAME, JSON_NAME, render_page
 from pseudoris.training.evaluation.held_out import Answerer, AskedImage, HeldOutExpressions
 from pseudoris.training.learning.mask_overlay import draw_masks
@@ -210,8 +211,7 @@ def split_name(part: PartFigures) -> str:
 
 def percents(part: PartFigures, named: Mapping[str, str]) -> list[Estimate]:
     """Return the figures of a part in percent; nan where it has none."""
-    found = (part.figures.get(name, UNDEFINED) for name in named)
-    return [Estimate(100 * each.value, 100 * each.low, 100 * each.high) for each in found]
+    return [part.figures.get(name, UNDEFINED).each(lambda share: 100 * share) for name in named]
 
 
 def model_caption(found: ModelEvaluation) -> str:

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from pycocotools import mask as coco
 
 from pseudoris.files.location import RunLocation
+from pseudoris.schemas.bootstrap import RESAMPLES, ImageBootstrap
 from pseudoris.schemas.shard import ShardImage
 from pseudoris.synthworld.attributes import is_held_out
 from pseudoris.synthworld.grammar import parse_reference
@@ -20,7 +21,6 @@ from pseudoris.synthworld.renderer import render
 from pseudoris.synthworld.scene_truth import SceneTruth
 from pseudoris.synthworld.scenes import Scene
 from pseudoris.training.evaluation import evaluate_run
-from pseudoris.training.evaluation.bootstrap import RESAMPLES, ImageBootstrap
 from pseudoris.training.evaluation.run_evaluation import FIGURES, MASK_FIGURES
 from pseudoris.training.evaluation.truth import SETS
 from tests.builders.scene_runs import said, scene_run, scenes, truth_bytes

@@ -19,7 +19,7 @@ from pseudoris.schemas.ids import image_id, mask_id
 from pseudoris.schemas.run_records import PlanEntry
 from pseudoris.schemas.shard import MaskRecord
 from pseudoris.training.evaluation import HumanTruth, evaluate_run
-from pseudoris.training.evaluation.evaluation_report import figure_text, part_titles
+from pseudoris.training.evaluation.evaluation_report import part_titles
 from pseudoris.training.evaluation.human_truth import APPROXIMATION, WITHOUT_SENTENCE, HumanImageTruth, text_words
 from tests.builders.human import (
     HEIGHT,
@@ -150,9 +150,9 @@ def test_objects_without_a_sentence_measure_masks_alone_and_say_so(tmp_path):
     assert found.mask_quality["recall_75"].value == 1.0
     assert (found.sets["kept"]["yield"].value, found.sets["kept"]["words"].value) == (1.0, 2.0)
     for name in ("accuracy", "accuracy_on_objects", "coverage"):
-        assert figure_text(found.sets["kept"][name], 3) == "–"
-        assert all(figure_text(step[name], 3) == "–" for step in found.differences.values())
-    assert all(figure_text(part.accuracy, 3) == "–" for _, part in part_titles(found).values())
+        assert found.sets["kept"][name].text(3) == "–"
+        assert all(step[name].text(3) == "–" for step in found.differences.values())
+    assert all(part.accuracy.text(3) == "–" for _, part in part_titles(found).values())
 
 
 def test_a_run_of_models_is_no_truth(tmp_path):

@@ -15,22 +15,20 @@ import pytest
 
 from pseudoris.files.location import RunLocation
 from pseudoris.primitives.errors import ConfigError
+from pseudoris.schemas.estimate import UNDEFINED
 from pseudoris.schemas.shard import MaskRecord
 from pseudoris.store.runs.header import require_header
 from pseudoris.store.tables.open_run import OpenRun
 from pseudoris.synthworld.scene_truth import SceneTruth
 from pseudoris.synthworld.scenes import Split, make_scene
 from pseudoris.training.evaluation import as_tree, evaluate_run, write_report
-from pseudoris.training.evaluation.bootstrap import UNDEFINED
 from pseudoris.training.evaluation.evaluation_report import (
     HTML_NAME,
     JSON_NAME,
     MARKDOWN_NAME,
     html,
     image_lines,
-    interval_text,
     markdown,
-    value_text,
 )
 from pseudoris.training.evaluation.human_truth import beside, open_truth
 from pseudoris.training.evaluation.run_evaluation import FIGURES, MASK_FIGURES, SET_TITLES
@@ -171,8 +169,8 @@ def test_three_files_hold_the_same_figures(found, tmp_path):
             assert each.title in text
         for name in SET_TITLES:
             for figure, about in FIGURES.items():
-                assert value_text(found.sets[name][figure], about.digits) in text
-                assert interval_text(found.sets[name][figure], about.digits) in text
+                assert found.sets[name][figure].value_text(about.digits) in text
+                assert found.sets[name][figure].interval_text(about.digits) in text
         assert "not in the truth, such as scene-004.png" in text
         assert "held out of training" in text
 

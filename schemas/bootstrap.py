@@ -1,34 +1,24 @@
-"""Intervals by resampling images: expressions of one image depend on each other. For `training`, `cli`, experiments.
+"""Intervals by resampling images: expressions of one image depend on each other. For `training`, experiments.
 
-Every figure is a ratio of two sums over images. A figure for which nothing was counted is NaN, never 0.
+Every figure is a ratio of two sums over images. A figure for which nothing was counted is NaN, never 0. `pipeline`
+resamples shards, whose images were annotated together.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
 
+from pseudoris.schemas.estimate import Estimate
 from pseudoris.schemas.fitted import Floats
 
 RESAMPLES: Final = 2000
-_BOUNDS: Final = (0.025, 0.975)
 # A block of resamples draws at most this many images, which takes 32 MB for indices and as much for counts.
 _MAX_DRAWS: Final = 2**22
 # Maps a figure to its numerator and denominator, for one image or many.
 Sums = Mapping[str, tuple[float, float]]
-
-
-@dataclass(frozen=True, slots=True)
-class Estimate:
-    """A figure with its 95 % interval; NaN if nothing was counted."""
-
-    value: float
-    low: float
-    high: float
 
 
 class ImageBootstrap:
@@ -65,13 +55,13 @@ class ImageBootstrap:
     def ratio(self, name: str) -> Estimate:
         """Return a figure that some image named."""
         column = self._columns[name]
-        return estimate_of(self._values[column], self._resampled[:, column])
+        return Estimate.of_resamples(self._values[column], self._resampled[:, column])
 
     def difference(self, name: str, baseline: str) -> Estimate:
         """Return by how much a figure exceeds another, resampled together."""
         column, other = self._columns[name], self._columns[baseline]
         resampled = self._resampled[:, column] - self._resampled[:, other]
-        return estimate_of(self._values[column] - self._values[other], resampled)
+        return Estimate.of_resamples(self._values[column] - self._values[other], resampled)
 
     def total(self, name: str) -> tuple[float, float]:
         """Return the sums behind a figure, over all images; 0 by 0 where no image named it."""
@@ -99,15 +89,3 @@ def _ratios(sums: Floats) -> Floats:
     """Return numerator by denominator along the last axis, NaN where nothing was counted."""
     missing = np.full(sums.shape[:-1], np.nan)
     return np.asarray(np.divide(sums[..., 0], sums[..., 1], out=missing, where=sums[..., 1] > 0))
-
-
-def estimate_of(value: float, resampled: Floats) -> Estimate:
-    """Return a figure with the central 95 % of its resamples, (R,), that counted anything."""
-    counted = resampled[np.isfinite(resampled)]
-    if not len(counted):
-        return Estimate(float(value), float("nan"), float("nan"))
-    low, high = np.quantile(counted, _BOUNDS)
-    return Estimate(float(value), float(low), float(high))
-
-
-UNDEFINED: Final = Estimate(math.nan, math.nan, math.nan)
