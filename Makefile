@@ -80,20 +80,20 @@ format: $(STAMP) ## Format and sort imports
 	$(RUN) -m ruff format .
 
 bench: $(STAMP) ## Every benchmark on the embedded models; JSON in bench-out/
-	$(RUN) -m benchmarks
+	$(RUN) -m evidence.benchmarks
 
 gpu: $(STAMP) ## Ten minutes of a GPU, on from where it was cut off; a line a measurement in bench-out/gpu.jsonl (GPU_ARGS)
-	$(RUN) -m benchmarks.gpu_session --out bench-out/gpu.jsonl $(GPU_ARGS)
+	$(RUN) -m evidence.benchmarks.gpu_session --out bench-out/gpu.jsonl $(GPU_ARGS)
 
 quality: $(STAMP) ## Measure again every figure that is still measured, and write docs/records/quality.md (QUALITY_ARGS=--quick for a trial)
-	$(RUN) -m experiments.quality $(QUALITY_ARGS)
+	$(RUN) -m evidence.experiments.quality $(QUALITY_ARGS)
 
 conformance: $(STAMP) ## Write docs/records/conformance.md, after measuring what it lacks
-	$(RUN) -m experiments.conformance measure
-	$(RUN) -m experiments.conformance
+	$(RUN) -m evidence.experiments.conformance measure
+	$(RUN) -m evidence.experiments.conformance
 
 weights: $(STAMP) ## Train the tiny models again (two and a half hours on 2 cores that others shared)
-	$(RUN) -m recipes
+	$(RUN) -m evidence.recipes
 
 docs: $(STAMP) ## Regenerate the pages of docs/reference that come from the code
 	$(RUN) -m tests.docs.pages

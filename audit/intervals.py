@@ -1,6 +1,6 @@
 """Intervals of shares and means, corrected for raters' errors. Called by `audit`, `cli/audit_report` and experiments.
 
-A change needs the coverage of `python -m experiments.audits` again.
+A change needs the coverage of `python -m evidence.experiments.audits` again.
 
 **Intervals** are exact ones on an effective number of verdicts. A Wald interval is never used: at 0.97 of 200 it is too
 narrow, and where no error was seen it has no width.

@@ -1,7 +1,7 @@
 """`pseudoris train`: trains PPT (curriculum point prompting) or a student on runs, and shows steps and figures.
 
-Called by `main`; `experiments/segmenter` uses the bar and the view. With several processes only the first one prints.
-After an interrupt the last checkpoint stays, and `--resume` continues from it.
+Called by `main`; `evidence/experiments/segmenter` uses the bar and the view. With several processes only the first one
+prints. After an interrupt the last checkpoint stays, and `--resume` continues from it.
 """
 
 from __future__ import annotations

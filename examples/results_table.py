@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
+from evidence.experiments.quality.markdown_cells import markdown_table
 from examples.step_log import StepRecord
-from experiments.quality.markdown_cells import markdown_table
 from pseudoris.training.metrics import PRECISION_AT
 
 PUBLISHED: Final = Path(__file__).with_name("published.json")

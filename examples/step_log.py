@@ -21,7 +21,7 @@ from typing import Any, Final
 import psutil
 import typer
 
-from benchmarks.process_watch import descendants, total
+from evidence.benchmarks.process_watch import descendants, total
 from pseudoris.primitives.errors import ConfigError, PseudorisError
 
 _PERIOD_S: Final = 2.0

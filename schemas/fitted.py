@@ -137,7 +137,7 @@ class PosteriorConfig(FrozenModel):
     """How likely an expression is right, given the captions of all masks of its image.
 
     `pseudoris.workers.composing.posterior` defines what each weight multiplies. None has a default: weights depend on
-    the models, and on how captions are drawn (`python -m experiments.composing.posterior_fit`).
+    the models, and on how captions are drawn (`python -m evidence.experiments.composing.posterior_fit`).
     """
 
     # `probability` reads the column `caption_score`, so it needs `captions.listening`.

@@ -1,7 +1,7 @@
 """Environment of processes that compute on a CPU: they reuse freed memory, and keep few of oneDNN's kernels.
 
-Called by `pipeline/executor.py`, `recipes/child_environment.py` and benchmarks. It must be set before a process starts:
-glibc reads it then.
+Called by `pipeline/executor.py`, `evidence/recipes/child_environment.py` and benchmarks. It must be set before a
+process starts: glibc reads it then.
 """
 
 from __future__ import annotations

@@ -3,8 +3,8 @@
     python -m examples.photographs SOURCE OUT [--preset base] [--images 200] [--set KEY=VALUE ...]
 
 The command gets the weights, copies a random sample of SOURCE to OUT/sample, annotates it, runs
-`benchmarks.gpu_session` where torch sees a GPU, draws an audit, and writes the page on which a person judges. Put the
-file that this page downloads into OUT/judged and give the same command again: OUT/photographs.json and the page
+`evidence.benchmarks.gpu_session` where torch sees a GPU, draws an audit, and writes the page on which a person judges.
+Put the file that this page downloads into OUT/judged and give the same command again: OUT/photographs.json and the page
 OUT/photographs.html then have the accuracy, with its interval. Interrupted, the same command goes on. Other settings
 for the same OUT are refused by name.
 """
@@ -40,7 +40,7 @@ from pseudoris.store.sources.source import absolute_source
 # As `estimate` has them: in one or two shards, reading and models would not work side by side.
 _NUM_SHARDS: Final = 16
 _MEBIBYTE: Final = 2**20
-# By `benchmarks.gpu_session`.
+# By `evidence.benchmarks.gpu_session`.
 _MEASURED: Final = ("base", "paper")
 
 
@@ -175,7 +175,7 @@ def measure_gpu(out: Path, preset: str) -> None:
     if torch.cuda.is_available() and preset not in _MEASURED:
         note = f"it measures the presets {' and '.join(_MEASURED)} alone"
     elif torch.cuda.is_available():
-        command = [sys.executable, "-m", "benchmarks.gpu_session", "--items", "profile", "--out", str(path)]
+        command = [sys.executable, "-m", "evidence.benchmarks.gpu_session", "--items", "profile", "--out", str(path)]
         ended = subprocess.run(command, stderr=subprocess.PIPE, text=True, check=False)
         # What fails is told on the page. It does not stop the audit.
         said = ended.stderr.strip() or f"exit code {ended.returncode}"

@@ -20,11 +20,11 @@ from typing import Annotated, Final, Literal
 
 import typer
 
+from evidence.experiments.quality.markdown_cells import markdown_table
 from examples.ppt.query_points import draw_queries
 from examples.ppt.steps import FULL, TABLES, TITLES, Dataset, Inputs, datasets, plan
 from examples.results_table import PARAMETERS, Measured, as_markdown, costs_table, read_measured
 from examples.step_log import named_rows, run_steps, weight_notes, write_page
-from experiments.quality.markdown_cells import markdown_table
 
 _COLUMNS: Final = {
     # The last one is table 2's.

@@ -9,9 +9,9 @@ from functools import partial
 from pathlib import Path
 from typing import Final
 
+from evidence.experiments.ppt.ablation_rows import PAPER, TRAININGS, Training
 from examples.refer_splits import ReferDataset, find_datasets
 from examples.step_log import Step, set_words
-from experiments.ppt.ablation_rows import PAPER, TRAININGS, Training
 from pseudoris.interchange.exclusions.exclude_option import TRAIN_SPLIT
 from pseudoris.primitives.errors import ConfigError
 from pseudoris.training.evaluation.answerers import CLIP_AND_SAM, NOUN, SENTENCE

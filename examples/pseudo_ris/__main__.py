@@ -18,10 +18,10 @@ from typing import Annotated, Literal
 
 import typer
 
+from evidence.experiments.quality.svg_chart import Axis, Line, axis_of, line_chart, stack
 from examples.pseudo_ris.steps import LEARNERS, PHRASECUT, SHARES, TABLES, Benchmark, plan, truths
 from examples.results_table import Measured, as_markdown, read_measured
 from examples.step_log import Step, named_rows, run_steps, weight_notes, write_page
-from experiments.quality.svg_chart import Axis, Line, axis_of, line_chart, stack
 
 
 def main(

@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Literal
 
+from evidence.experiments.segmenter.segmenter_config import load_segmenter_config
 from examples.pseudo_ris.inputs import SEEN, UNSEEN, write_phrasecut, write_share
 from examples.refer_splits import find_datasets
 from examples.step_log import Step, set_words
-from experiments.segmenter.segmenter_config import load_segmenter_config
 from pseudoris.primitives.errors import ConfigError
 from pseudoris.schemas.config_layers import load_config
 from pseudoris.training.chooser.chooser_config import load_chooser_config
@@ -40,7 +40,7 @@ class Learner:
     Attributes:
         title: In the table.
         annotation: Name of what it learns from; None learns from human annotation alone.
-        kind: Whether it draws masks (`experiments.segmenter`) or chooses one (`train student`).
+        kind: Whether it draws masks (`evidence.experiments.segmenter`) or chooses one (`train student`).
         training: Words of `--set` of its training, before those that the user gives.
         human: Share of the human references that it learns from.
         needs: What must be at hand; such a row is only run if it is named.
@@ -140,7 +140,7 @@ TRAINED_ON: Final = "refcoco+"
 # For the trainers of the paper; the other one is what the authors' own loader reads.
 EXPORTS: Final = ("cris", "pseudo-ris-csv")
 PHRASECUT: Final = "phrasecut"
-_SEGMENTER: Final = "experiments.segmenter"
+_SEGMENTER: Final = "evidence.experiments.segmenter"
 
 
 @dataclass(frozen=True, slots=True)

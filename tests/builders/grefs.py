@@ -10,7 +10,7 @@ from typing import Any, Final
 
 import numpy as np
 
-from experiments.quality.scene_runs import (
+from evidence.experiments.quality.scene_runs import (
     ANNOTATION_NAME,
     IMAGES_FOLDER,
     RUN_FOLDER,

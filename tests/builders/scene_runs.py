@@ -10,6 +10,8 @@ from dataclasses import replace
 import numpy as np
 import torch
 
+from evidence.recipes.scene_shards import scene_image, scene_shard
+from evidence.recipes.scene_texts import realise
 from pseudoris.files.location import RunLocation
 from pseudoris.primitives import rle
 from pseudoris.schemas.fitted import CONFIDENCE_COLUMNS, Rated
@@ -22,8 +24,6 @@ from pseudoris.synthworld.grammar import Description
 from pseudoris.synthworld.renderer import render
 from pseudoris.synthworld.scenes import Scene, SceneObject, Split, make_scene
 from pseudoris.training.calibration.confidence_fit import JudgedImage
-from recipes.scene_shards import scene_image, scene_shard
-from recipes.scene_texts import realise
 from tests.store.builders import commit_images, start_run
 
 DRAWS = (("beam", None, None), ("top_k", 5, None), ("top_p", None, 0.4), ("top_p", None, 0.8))

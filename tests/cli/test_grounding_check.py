@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from pseudoris.files.location import RunLocation
-from pseudoris.pipeline import annotation, identity
+from pseudoris.pipeline import identity, run_plan
 from pseudoris.primitives.errors import ConfigError
 from pseudoris.store.runs.header import require_header
 from tests.builders.command import OPTIONS, invoke, pseudoris_here
@@ -20,7 +20,7 @@ CHECK = "grounding_check={{architecture: 'builtin:tiny/clip.json', weights: {{ur
 ANOTHER = ("--set", CHECK.format("random:7"))
 MODEL_CONFIG = ROOT / "workers" / "checkpoints" / "tiny" / "clip.json"
 # A vision-language model without tokens of their own for the letters of the choices.
-WITHOUT_LETTERS = ROOT / "recipes" / "tiny_llava"
+WITHOUT_LETTERS = ROOT / "evidence" / "recipes" / "tiny_llava"
 SHARE = "grounding_share > 0.3"
 
 
@@ -102,7 +102,7 @@ def test_a_vision_language_model_checks_a_run_and_its_folder_is_in_the_identity(
 def test_what_cannot_be_a_second_opinion_is_refused_before_ray(monkeypatch, tmp_path, words, message):
     # Whether or not other tests of this process have a Ray.
     monkeypatch.setattr(identity, "joins_cluster", lambda address: False)
-    monkeypatch.setattr(annotation, "connected", lambda *_: pytest.fail("Ray was started"))
+    monkeypatch.setattr(run_plan, "connected", lambda *_: pytest.fail("Ray was started"))
     (tmp_path / "in").mkdir()
     (tmp_path / "in" / "a.png").write_bytes(png())
     settings = [word for each in words for word in ("--set", each)]

@@ -9,6 +9,7 @@ from dataclasses import replace
 import pyarrow.dataset as ds
 import pytest
 
+from evidence.recipes.object_centric import write_object_centric
 from pseudoris.files.location import RunLocation
 from pseudoris.primitives.errors import ConfigError
 from pseudoris.schemas.config import ShardsConfig
@@ -17,7 +18,6 @@ from pseudoris.store.runs.commit import Provenance, commit_shard
 from pseudoris.store.runs.header import require_header
 from pseudoris.store.runs.plan import read_shard_plan
 from pseudoris.store.runs.receipts import list_receipts
-from recipes.object_centric import write_object_centric
 from tests.builders.command import invoke, pseudoris_here, start_pseudoris, wait_for
 from tests.builders.human import document, image_row, object_row, reference, write_images, write_small_refer
 from tests.builders.scored_runs import begin, finish, scored_shard

@@ -9,10 +9,10 @@ import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 import pytest
 
+from evidence.recipes.llava_recipe import FOLDER
 from pseudoris.files.location import RunLocation
 from pseudoris.store.runs.header import require_header
 from pseudoris.workers.checkpoints.model_folder import ModelFolder
-from recipes.llava_recipe import FOLDER
 from tests.builders.command import OPTIONS, pseudoris_here
 from tests.builders.promptable_models import save_model
 from tests.builders.runs import STUBS, part_digests, write_source

@@ -10,7 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
-from experiments.quality.scene_runs import SceneRun, imported_scenes
+from evidence.experiments.quality.scene_runs import SceneRun, imported_scenes
 from pseudoris.files.location import RunLocation
 from pseudoris.primitives.errors import ConfigError
 from pseudoris.synthworld.scenes import Split

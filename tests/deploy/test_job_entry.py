@@ -81,7 +81,7 @@ def test_a_second_checkout_with_the_environment_of_this_one_loads_its_own_code(t
     at = checkout(tmp_path / "second")
     ended = python(at, "-c", "import pseudoris.files.location as loaded; print(loaded.__file__)")
     assert ended.stderr == ""
-    assert Path(ended.stdout.strip()).resolve() == at / "store" / "location.py"
+    assert Path(ended.stdout.strip()).resolve() == at / "files" / "location.py"
 
 
 @pytest.mark.parametrize("words", [("-m", "pseudoris", "--help"), ("-c", "import pseudoris")])

@@ -17,7 +17,7 @@ import torch
 from PIL import Image
 from pycocotools import mask as coco
 
-from experiments.quality.parts import RECORDS, read_record, record_path
+from evidence.experiments.quality.parts import RECORDS, read_record, record_path
 from pseudoris.pipeline.run_costs import BYTES_PER_DRAW, BYTES_PER_IMAGE, BYTES_PER_MASK, BYTES_PER_SHARD
 from pseudoris.primitives import rle
 from pseudoris.schemas.config_layers import load_config
@@ -183,7 +183,7 @@ def test_a_heading_is_a_message_of_the_source(heading):
     assert any(re.search(words, text) for text in texts()), f"no message of the source has the words {heading!r}"
 
 
-RESULTS = ROOT / "benchmarks" / "results"
+RESULTS = ROOT / "evidence" / "benchmarks" / "results"
 SIZES = (10_000, 1_000_000, 50_000_000)
 # What the page assumes.
 NUM_MASKS, DRAWS_A_MASK, LOST, PRICE = 10, 44, 0.02, 3

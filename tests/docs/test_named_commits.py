@@ -10,7 +10,7 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 RECORDS = ROOT / "docs" / "records"
-PAGES = sorted([*RECORDS.glob("*.md"), ROOT / "experiments" / "predictions.md"])
+PAGES = sorted([*RECORDS.glob("*.md"), ROOT / "evidence" / "experiments" / "predictions.md"])
 NAMED = re.compile(r"`([^`]+)`\s+of\s+commit\s+([0-9a-f]{8})\b")
 COMMIT = re.compile(r"\bcommit\s+[0-9a-f]{7,}\b")
 # A file, or the dotted name of a module.
@@ -52,7 +52,7 @@ def history() -> None:
 @pytest.mark.parametrize("page", PAGES, ids=page_name)
 def test_code_that_is_gone_is_of_a_commit(page):
     left = {file for name, _ in of_commits(page) for file in files(name)}
-    named = {name: files(name) for name in CODE.findall(page.read_text(encoding="utf-8"))}
+    named = {name: files(name) for name in CODE.findall(NAMED.sub("", page.read_text(encoding="utf-8")))}
     assert [name for name, own in named.items() if not own & left and not any((ROOT / f).exists() for f in own)] == []
 
 

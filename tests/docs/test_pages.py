@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 import pseudoris
-from experiments.method_example import figure, score_table, step, token_table
+from evidence.experiments.method_example import figure, score_table, step, token_table
 from pseudoris.schemas.tables import FAILURE_REASONS, SCHEMAS
 from tests.docs.pages import PAGES, REFERENCE
 from tests.docs.rooms import DRAWING, draw

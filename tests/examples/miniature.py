@@ -13,10 +13,10 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from evidence.recipes.simulated_expressions import first_voice_expressions
 from pseudoris.synthworld.attributes import CATEGORIES
 from pseudoris.synthworld.renderer import render
 from pseudoris.synthworld.scenes import Scene, Split, make_scene
-from recipes.simulated_expressions import first_voice_expressions
 from tests.builders.human import image_row, object_row, reference, rle, write_refer
 
 # Files of references, and the held-out splits of each.

@@ -12,14 +12,14 @@ import torch
 import typer
 from PIL import Image
 
+from evidence.experiments.ppt.ablation_rows import PAPER
+from evidence.recipes.object_centric import write_object_centric
 from examples.ppt.__main__ import main
 from examples.ppt.query_points import all_queries
 from examples.ppt.steps import TABLES, Inputs, datasets, plan
-from experiments.ppt.ablation_rows import PAPER
 from pseudoris.training.evaluation.held_out import HeldOutExpressions
 from pseudoris.training.ppt.ppt_config import load_ppt_config
 from pseudoris.training.ppt.ppt_learner import load_ppt
-from recipes.object_centric import write_object_centric
 from tests.examples.miniature import page_rows, small_refer, write_miniature
 
 ROOT = Path(__file__).parents[2]

@@ -13,12 +13,12 @@ from typing import Any
 import pytest
 import typer
 
+from evidence.experiments.segmenter.segmenter_config import load_segmenter_config
 from examples.pseudo_ris.__main__ import main
 from examples.pseudo_ris.inputs import write_phrasecut, write_share
 from examples.pseudo_ris.steps import ANNOTATIONS, LEARNERS, TABLES, Benchmark, plan, truths
 from examples.refer_splits import find_datasets
 from examples.step_log import StepRecord
-from experiments.segmenter.segmenter_config import load_segmenter_config
 from pseudoris.interchange.untrusted_pickle import read_refs
 from pseudoris.primitives.errors import ConfigError
 from pseudoris.schemas.config_layers import load_config

@@ -14,10 +14,10 @@ from typing import Final
 import pyarrow.dataset as ds
 import torch
 
+from evidence.recipes.object_centric import write_object_centric
 from pseudoris.schemas.tables import SCHEMAS
 from pseudoris.synthworld.demo import write_demo
 from pseudoris.training.learning.checkpoint_folder import CHECKPOINT_NAME, load_checkpoint
-from recipes.object_centric import write_object_centric
 from tests.builders.command import pseudoris_here
 from tests.builders.images import png
 from tests.builders.runs import write_source
@@ -165,7 +165,7 @@ def trainings(at: Path) -> Digests:
     found = {key: value for name in ("d-sem", "d-ref", "h") for key, value in run_digests(name, at / name).items()}
     learnt = ("run-tiny", "--steps", "20", "--out")
     run(("train", "student", *learnt, "chooser"), at)
-    run((*learnt, "segmenter"), at, program=("-m", "experiments.segmenter"))
+    run((*learnt, "segmenter"), at, program=("-m", "evidence.experiments.segmenter"))
     found |= {kind: _weights(at / kind) for kind in ("chooser", "segmenter")}
     data = ("--d-sem", "d-sem", "--d-ref", "d-ref", "--h", "h")
     run(("train", "ppt", *data, "--out", "ppt", "--set", "curriculum.epochs_factor=0.05"), at)

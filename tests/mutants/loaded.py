@@ -15,7 +15,7 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
     """Compare where the mutated module was imported from, or for a data file its room, with the copy."""
     copy, file = Path(os.environ["PSEUDORIS_MUTANTS_COPY"]), os.environ["PSEUDORIS_MUTANTS_FILE"]
     parts = Path(file).with_suffix("").parts
-    has_own_name = parts[0] in ("pseudoris", "benchmarks", "experiments", "recipes")
+    has_own_name = parts[0] in ("pseudoris", "evidence")
     name = ".".join(parts if has_own_name else ("pseudoris", *parts))
     if not file.endswith(".py"):
         name = f"pseudoris.{parts[0]}"

@@ -10,7 +10,7 @@ import pytest
 import yaml
 from pydantic import ValidationError
 
-from experiments.conformance.page import SECTIONS
+from evidence.experiments.conformance.page import SECTIONS
 from tests.mutants.__main__ import outcomes
 from tests.mutants.listed import MUTANTS, Mutant, read_mutants
 

@@ -10,6 +10,7 @@ from types import SimpleNamespace
 import psutil
 import pytest
 
+from evidence.recipes.llava_recipe import FOLDER
 from pseudoris.pipeline import identity
 from pseudoris.pipeline.identity import PACKAGES, check_process, identity_before_ray, measure_identity
 from pseudoris.primitives.errors import ConfigError
@@ -21,7 +22,6 @@ from pseudoris.workers import pass_sizes
 from pseudoris.workers.checkpoints.model_folder import ModelFolder
 from pseudoris.workers.checkpoints.weight_files import folder_digest
 from pseudoris.workers.stages import STAGES, device_versions
-from recipes.llava_recipe import FOLDER
 from tests.builders.head import ROOT
 from tests.builders.promptable_models import save_model
 from tests.builders.runs import stub_config

@@ -3,10 +3,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from evidence.recipes.scene_texts import noisy_caption, realise, to_text
 from pseudoris.primitives.head_nouns import head_noun
 from pseudoris.synthworld.attributes import Attributes
 from pseudoris.synthworld.grammar import Description, Group, NamedObject, parse_reference
-from recipes.scene_texts import noisy_caption, realise, to_text
 from tests.builders.references import openings, placed, related
 
 references = st.one_of(st.builds(NamedObject, placed), related)

@@ -8,6 +8,7 @@ import json
 import pytest
 from typer.testing import CliRunner
 
+from evidence.recipes.scene_texts import realise
 from pseudoris.cli.main import app
 from pseudoris.files.location import RunLocation
 from pseudoris.primitives.errors import ConfigError
@@ -18,7 +19,6 @@ from pseudoris.synthworld.renderer import render
 from pseudoris.synthworld.scene_truth import SceneTruth
 from pseudoris.synthworld.scenes import Split, make_scene
 from pseudoris.synthworld.worlds import DEFAULT_WORLD, WORLDS, world_named
-from recipes.scene_texts import realise
 from tests.builders.scene_runs import scene_run
 
 OTHERS = sorted(WORLDS.keys() - {DEFAULT_WORLD})

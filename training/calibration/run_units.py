@@ -21,8 +21,8 @@ from pseudoris.store.tables.open_run import OpenRun
 from pseudoris.training.calibration.noun_relations import noun_relations
 from pseudoris.workers.composing.posterior import drawn_by_mask, evidence_of, object_features
 
-# The weights were fitted on drawn scenes (`experiments.composing.any_captioner`). Their scores had this standard
-# deviation of correctness, and these means and standard deviations of predicted IoU and stability as log-odds.
+# The weights were fitted on drawn scenes (`evidence.experiments.composing.any_captioner`). Their scores had this
+# standard deviation of correctness, and these means and standard deviations of predicted IoU and stability as log-odds.
 CORRECTNESS_STD: Final = 0.0518
 SCORE_MEANS: Final = (1.834, 1.797)
 SCORE_STDS: Final = (0.696, 0.470)

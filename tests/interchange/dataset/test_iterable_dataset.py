@@ -34,7 +34,7 @@ from pseudoris.primitives.errors import ConfigError
 from pseudoris.schemas.config import ImagesConfig
 from pseudoris.schemas.shard import CaptionSample
 from pseudoris.schemas.tables import EXPRESSIONS
-from pseudoris.store.sources import planned_images
+from pseudoris.store.tables import image_bytes
 from pseudoris.store.tables.annotations import iter_annotations
 from pseudoris.store.tables.open_run import OpenRun
 from tests.builders import images as build
@@ -308,7 +308,7 @@ LIMITS = ImagesConfig()
 
 def give_way(frame, event, argument):
     """Let other threads come before every line of the reader: the interpreter promises none that they may not."""
-    if frame.f_code.co_filename != planned_images.__file__:
+    if frame.f_code.co_filename != image_bytes.__file__:
         return None
     time.sleep(1e-4)
     return give_way
@@ -317,7 +317,7 @@ def give_way(frame, event, argument):
 @pytest.mark.parametrize("is_random_access", [False, True])
 def test_two_threads_that_read_two_shards_do_not_take_each_others_plans(tmp_path, is_random_access):
     run = build_run(tmp_path, is_committed=False, num_shards=40, per_shard=1)
-    encoded = planned_images.PlannedImages(run.location, run.header, is_random_access=is_random_access)
+    encoded = image_bytes.PlannedImages(run.location, run.header, is_random_access=is_random_access)
 
     def look(shards):
         sys.settrace(give_way)

@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from evidence.recipes.scene_texts import realise, to_text
 from pseudoris.interchange.dataset import RisDataset, RisIterableDataset, SampleSpec
 from pseudoris.interchange.dataset.absent_places import placed_absence
 from pseudoris.interchange.dataset.rewording import drawn_forms, forms_of, sentences
@@ -20,7 +21,6 @@ from pseudoris.synthworld.oracle import ROW_MARGIN_PX, along, referents, row_of
 from pseudoris.synthworld.scene_truth import SceneImageTruth
 from pseudoris.synthworld.scenes import Split, make_scene
 from pseudoris.workers.composing.likelihood import SIDES
-from recipes.scene_texts import realise, to_text
 from tests.builders.grefs import absent_texts
 from tests.builders.references import nouns, openings, placed, related
 from tests.interchange.dataset.builders import build_run, composed_rows

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from experiments.quality.scene_runs import SceneRun, imported_scenes
+from evidence.experiments.quality.scene_runs import SceneRun, imported_scenes
 from pseudoris.synthworld.scenes import Split
 from pseudoris.training.chooser.chooser_config import ChooserConfig, load_chooser_config
 

@@ -11,7 +11,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from experiments.quality.scene_runs import SceneRun
+from evidence.experiments.quality.scene_runs import SceneRun
 from pseudoris.interchange.dataset import RisDataset, SampleSpec
 from pseudoris.primitives import rle
 from pseudoris.synthworld.scenes import Split

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from evidence.recipes.scene_shards import scene_image, scene_shard
 from pseudoris.primitives.errors import ImageError
 from pseudoris.schemas.config_layers import load_config
 from pseudoris.schemas.stage_settings import ListeningConfig
@@ -15,7 +16,6 @@ from pseudoris.workers.captions.cached_towers import CachedCocaTowers
 from pseudoris.workers.captions.captioner import coca_engine, encode_crops
 from pseudoris.workers.captions.listener import Listener, TeacherForcing, token_rows
 from pseudoris.workers.captions.vocabulary_logits import Vocabulary
-from recipes.scene_shards import scene_image, scene_shard
 from tests.builders.coca import CONTEXT_LENGTH, SPECIAL, captions_config, image_crops, small_coca
 
 # Equal texts, shared prefixes, an empty text, and the padding token inside a prefix.

@@ -42,7 +42,7 @@ TINY = files("pseudoris.workers.checkpoints") / "tiny"
     ],
 )
 def test_the_digests_of_the_files_are_those_of_the_preset_and_of_the_model_card(model, preset, stage):
-    # After a training: python -m recipes.shipped_weights OUT
+    # After a training: python -m evidence.recipes.shipped_weights OUT
     card = (TINY / "MODEL_CARD.md").read_text(encoding="utf-8")
     said = re.search(rf"`{model}\.safetensors` \| `([0-9a-f]{{64}})`", card)
     found = weights_digest(WeightsConfig(uri=f"builtin:tiny/{model}.safetensors"))

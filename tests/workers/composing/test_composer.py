@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import pytest
 
+from evidence.recipes.scene_shards import scene_image, scene_shard
 from pseudoris.schemas.config_layers import load_config
 from pseudoris.schemas.fitted import NounRelations
 from pseudoris.schemas.ids import mask_id
@@ -18,7 +19,6 @@ from pseudoris.synthworld.oracle import referents
 from pseudoris.synthworld.scenes import Split, make_scene
 from pseudoris.workers.captions import CocaCaptioner
 from pseudoris.workers.stages import stages_named
-from recipes.scene_shards import scene_image, scene_shard
 from tests.workers.composing.builders import IMAGE_ID, composed, make_image, texts
 
 CIRCLE, STAR = {"a photo of a circle": 40}, {"a photo of a star": 40}

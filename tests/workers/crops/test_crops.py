@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torchvision.transforms import v2
 
+from evidence.recipes.scene_shards import scene_image, scene_shard
 from pseudoris.images.pixels import decode_proven
 from pseudoris.primitives.errors import ImageError
 from pseudoris.schemas.config_layers import load_config
@@ -27,7 +28,6 @@ from pseudoris.workers.crops.shard_pixels import held_pixels, prefetched_pixels
 from pseudoris.workers.faults.freed_memory import free_memory
 from pseudoris.workers.faults.tolerant_stages import FaultTolerantStages
 from pseudoris.workers.stages import POOL_STAGES
-from recipes.scene_shards import scene_image, scene_shard
 from tests.builders.crops import padded_square, plain_crop, runs_of
 from tests.builders.images import encode, random_pixels
 

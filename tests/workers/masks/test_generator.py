@@ -15,6 +15,7 @@ from PIL import Image
 from scipy import ndimage
 from segment_anything import SamAutomaticMaskGenerator, SamPredictor
 
+from evidence.recipes.scene_shards import scene_image
 from pseudoris.images.pixels import decode_proven
 from pseudoris.primitives import rle
 from pseudoris.schemas.config_layers import load_config
@@ -23,7 +24,6 @@ from pseudoris.workers.masks.generator import MaskGenerator, remove_small_region
 from pseudoris.workers.masks.mask_candidates import MaskCandidates, concatenate
 from pseudoris.workers.masks.promptable import EncodedCrop
 from pseudoris.workers.masks.sam_model import PromptableSam, load_sam
-from recipes.scene_shards import scene_image
 from tests.oracles.pretended_gpu import pretended_gpu
 
 # Below this a logit's sign is a matter of rounding.

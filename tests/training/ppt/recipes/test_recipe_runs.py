@@ -4,6 +4,7 @@ from collections import defaultdict
 
 import pytest
 
+from evidence.recipes.object_centric import write_object_centric
 from pseudoris.files.location import RunLocation
 from pseudoris.primitives.errors import ConfigError
 from pseudoris.store.checks.verification import verify_run
@@ -14,7 +15,6 @@ from pseudoris.training.ppt.recipes.d_ref import compose_objects
 from pseudoris.training.ppt.recipes.grounded_runs import make_objects, pair_masks, read_names
 from pseudoris.training.ppt.recipes.recipe_config import load_recipe_config
 from pseudoris.training.ppt.recipes.recipe_runs import count_pairs
-from recipes.object_centric import write_object_centric
 from tests.builders.tables import read_table
 from tests.interchange.dataset.builders import build_run
 from tests.training.ppt.builders import RECIPE

@@ -1,0 +1,232 @@
+"""Measures every export format over runs of two sizes: seconds, and the peak of memory, which must not grow.
+
+    python -m evidence.benchmarks.exports [--images 1000 4000] [--formats NAME…] [--killed] [--to FOLDER] [--json FILE]
+
+The runs are written by hand: small images, two masks each, and two expressions a mask, embedded; FOLDER keeps them.
+Each export is a process of its own that also reads back what it wrote. What grows by design is named: refer and lmdb
+hold what their trainers hold, all references and all keys; sam3 all distinct texts, of which these runs have few.
+
+With `--killed` each goes into a bucket of a server on this machine: once undisturbed, and once killed (SIGKILL) when
+half of the images are written, and given again. The objects of both must be equal.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from contextlib import ExitStack
+from hashlib import sha256
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+from PIL import Image
+from pycocotools import mask as coco
+
+from evidence.benchmarks.measurement import cpu_seconds, machine, options, peak_rss_bytes, print_table, write_json
+from pseudoris.files.location import RunLocation
+from pseudoris.interchange.exports import EXPORTS, WRITING, ExportOptions, export_request, find_export
+from pseudoris.schemas.config_layers import load_config
+from pseudoris.schemas.ids import image_id, mask_id, sha256_hex
+from pseudoris.schemas.run_records import PlanEntry
+from pseudoris.schemas.shard import ExpressionRecord, MaskRecord, Shard, ShardImage
+from pseudoris.store.runs.commit import Provenance, commit_shard
+from pseudoris.store.runs.manifest import write_manifest
+
+_SIZE: Final = (48, 64)
+_SHARD_IMAGES: Final = 256
+# Different pictures; the others repeat them under names of their own.
+_PICTURES: Final = 64
+_HALF: Final = "half"
+_FILE_MB: Final = 8
+_TEXTS: Final = ("the left thing", "the thing on the right", "a round shape", "what is behind it")
+
+
+def write_run(out: Path, num_images: int) -> None:
+    """Write a finished run of so many images; equal numbers give equal runs."""
+    # Not in the process of an export: it imports torch, whose memory would count.
+    from evidence.benchmarks.dataset_inputs import start_run
+
+    location = RunLocation.open(str(out))
+    config = load_config("tiny", None, ["shards.embed_images=true", f"shards.max_images={_SHARD_IMAGES}"])
+    keys = [f"{number:08d}.jpg" for number in range(num_images)]
+    entries = [PlanEntry(*divmod(number, _SHARD_IMAGES), image_id(key), key) for number, key in enumerate(keys)]
+    header = start_run(location, "drawn", entries, config)
+    pictures = [_picture(number) for number in range(_PICTURES)]
+    for first in range(0, num_images, _SHARD_IMAGES):
+        of_shard = entries[first : first + _SHARD_IMAGES]
+        images = tuple(_image(entry, *pictures[(first + at) % _PICTURES]) for at, entry in enumerate(of_shard))
+        shard = Shard(first // _SHARD_IMAGES, 0, images)
+        ids = [entry.image_id for entry in of_shard]
+        provenance = Provenance(header_sha256=header.sha256)
+        commit_shard(location, shard, planned_ids=ids, embed_images=True, provenance=provenance)
+    write_manifest(location)
+
+
+def _picture(number: int) -> tuple[bytes, list[tuple[str, tuple[int, int, int, int], int]]]:
+    """Return a JPEG, and of each of its masks the encoding, the box and the area."""
+    draw = np.random.default_rng(number)
+    file = io.BytesIO()
+    Image.fromarray(draw.integers(0, 256, (*_SIZE, 3), dtype=np.uint8)).save(file, "JPEG")
+    masks = []
+    for _ in range(2):
+        rows, columns = np.ogrid[: _SIZE[0], : _SIZE[1]]
+        y, x = draw.uniform(0.3, 0.7, 2) * _SIZE
+        ring = np.hypot(rows - y, columns - x)
+        pixels = (ring < draw.uniform(8, 14)) & (ring > 3)
+        code = coco.encode(np.asfortranarray(pixels, np.uint8))
+        x0, y0, width, height = (int(side) for side in coco.toBbox(code))
+        masks.append((code["counts"].decode("ascii"), (x0, y0, x0 + width, y0 + height), int(pixels.sum())))
+    return file.getvalue(), masks
+
+
+def _image(entry: PlanEntry, data: bytes, masks: Sequence[tuple[str, tuple[int, int, int, int], int]]) -> ShardImage:
+    records = tuple(
+        MaskRecord(mask_id(entry.image_id, at), at, _SIZE, counts, box, area, 0.9, 0.95)
+        for at, (counts, box, area) in enumerate(masks)
+    )
+    said = tuple(
+        ExpressionRecord((mask.mask_id,), text, (), source="human", kept=True)
+        for mask in records
+        for text in _TEXTS[2 * mask.index : 2 * mask.index + 2]
+    )
+    digest, (height, width) = sha256_hex(data), _SIZE
+    return ShardImage(entry.position, entry.image_id, entry.key, data, digest, height, width, None, None, records, said)
+
+
+def export_once(run: str, to: str, name: str) -> dict[str, Any]:
+    """Export in this process; return seconds, the peak of memory, and what was written. Half of it is told at once."""
+    began, cpu_before, before = time.monotonic(), cpu_seconds(), peak_rss_bytes()
+    chosen, is_told = find_export(name), False
+
+    def on_progress(done: int, total: int, /, stage: str = WRITING) -> None:
+        nonlocal is_told
+        if stage == WRITING and 2 * done >= total and not is_told:
+            is_told = True
+            print(_HALF, flush=True)
+
+    # Into a bucket several files, so that a killed process leaves some.
+    has_files = to.startswith("s3:") and "target_mb" in chosen.reads
+    report = chosen.write(
+        export_request(run, to, name, ExportOptions(target_mb=_FILE_MB) if has_files else ExportOptions()), on_progress
+    )
+    return {
+        "seconds": time.monotonic() - began,
+        "cpu_s": cpu_seconds() - cpu_before,
+        "imported_bytes": before,
+        "peak_bytes": peak_rss_bytes(),
+        "bytes": report.size_bytes,
+    }
+
+
+def _words(run: Path, to: str, name: str) -> list[str]:
+    return [sys.executable, "-m", "evidence.benchmarks.exports", str(run), to, name]
+
+
+def _exported(run: Path, to: str, name: str) -> dict[str, Any]:
+    """Export in a process of its own."""
+    done = subprocess.run(_words(run, to, name), check=True, stdout=subprocess.PIPE, text=True)
+    found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    return found
+
+
+def measure(run: Path, name: str) -> dict[str, Any]:
+    """Export beside the run; return what `export_once` does."""
+    to = run.with_name(f"{name}-of-{run.name}")
+    found = _exported(run, str(to), name)
+    shutil.rmtree(to)
+    return found
+
+
+def measure_killed(run: Path, name: str) -> dict[str, Any]:
+    """Export into a bucket undisturbed, and killed and again; return both, and the digests of all objects."""
+    from tests.builders.s3 import ENVIRONMENT, serving_s3
+
+    # A server each: it holds its objects in memory.
+    with serving_s3() as server:
+        os.environ.update(ENVIRONMENT, AWS_ENDPOINT_URL=server.endpoint_url)
+        bucket = server.new_bucket()
+        whole = _exported(run, f"s3://{bucket}/whole", name)
+        with subprocess.Popen(_words(run, f"s3://{bucket}/killed", name), stdout=subprocess.PIPE, text=True) as process:
+            is_half = process.stdout is not None and process.stdout.readline().strip() == _HALF
+            process.kill()
+        if not is_half:
+            raise RuntimeError(f"the export {name} ended before half of it was written")
+        left, _ = _objects(server.client(), bucket, "killed/")
+        again = _exported(run, f"s3://{bucket}/killed", name)
+        (objects, digest), (_, found) = (_objects(server.client(), bucket, each) for each in ("whole/", "killed/"))
+    if found != digest:
+        raise RuntimeError(f"the export {name} has other objects after a kill than undisturbed")
+    return {"whole": whole, "again": again, "objects": objects, "objects_at_kill": left, "sha256": digest}
+
+
+def _objects(client: Any, bucket: str, prefix: str) -> tuple[int, str]:
+    """Return how many objects there are, and a digest of keys, sizes and etags, which are digests of their bytes."""
+    digest, number = sha256(), 0
+    for page in client.get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=prefix):
+        for each in page.get("Contents", ()):
+            number += 1
+            digest.update(f"{each['Key'].removeprefix(prefix)} {each['Size']} {each['ETag']}\n".encode())
+    return number, digest.hexdigest()
+
+
+def _cells(name: str, rows: Sequence[dict[str, Any]]) -> dict[str, str]:
+    return {
+        "format": name,
+        "CPU s a thousand": ", ".join(f"{1e3 * row['cpu_s'] / row['images']:.2f}" for row in rows),
+        "MiB": ", ".join(f"{row['bytes'] / 2**20:,.0f}" for row in rows),
+        "peak MiB": ", ".join(f"{row['peak_bytes'] / 2**20:,.0f}" for row in rows),
+        "bytes an image more": f"{_growth(rows[0], rows[-1]):,.0f}",
+    }
+
+
+def _growth(small: dict[str, Any], large: dict[str, Any]) -> float:
+    """Return by how many bytes an image the peak grew."""
+    more_bytes, more_images = (int(large[name]) - int(small[name]) for name in ("peak_bytes", "images"))
+    return more_bytes / max(more_images, 1)
+
+
+def _cells_of_killed(name: str, rows: Sequence[dict[str, Any]]) -> dict[str, str]:
+    return {
+        "format": name,
+        "images": ", ".join(f"{row['images']:,}" for row in rows),
+        "objects": ", ".join(f"{row['objects']:,}" for row in rows),
+        "at the kill": ", ".join(f"{row['objects_at_kill']:,}" for row in rows),
+        "CPU s undisturbed": ", ".join(f"{row['whole']['cpu_s']:.1f}" for row in rows),
+        "CPU s of the second command": ", ".join(f"{row['again']['cpu_s']:.1f}" for row in rows),
+        "peak MiB": ", ".join(f"{row['again']['peak_bytes'] / 2**20:,.0f}" for row in rows),
+    }
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Measure what the command line asks for, print the table, write the JSON."""
+    given = options(__doc__, arguments)
+    names = given.formats or list(EXPORTS)
+    rows: list[dict[str, Any]] = []
+    with ExitStack() as stack:
+        folder = Path(given.to or stack.enter_context(tempfile.TemporaryDirectory()))
+        for num_images in given.images:
+            run = folder / f"run-{num_images}"
+            if not run.exists():
+                write_run(run, num_images)
+            for name in names:
+                found = measure_killed(run, name) if given.killed else measure(run, name)
+                rows.append({"format": name, "images": num_images, **found})
+                write_json(rows, given.json)
+    of_format = _cells_of_killed if given.killed else _cells
+    cells = [of_format(name, [row for row in rows if row["format"] == name]) for name in names]
+    print_table(f"{', '.join(f'{each:,}' for each in given.images)} images ({machine()})", cells)
+
+
+if __name__ == "__main__":
+    if len(sys.argv) == 4 and not sys.argv[1].startswith("-"):
+        print(json.dumps(export_once(*sys.argv[1:])))
+    else:
+        main()
