@@ -97,3 +97,9 @@ def test_the_page_of_reliability_shows_the_record(name, table):
 def test_a_run_of_the_soak_that_lost_an_image_or_changed_a_byte_shows():
     row = {"faults": 3, "starts": 2, "struck": {"b": 3}, "lost": 1, "doubled": 0, "bytes_equal": False}
     assert soak_table([row]).splitlines()[-1].endswith("| 1 LOST, BYTES DIFFER |")
+
+
+def test_the_newest_version_of_the_changelog_has_four_headings_and_short_lines():
+    newest = (ROOT / "CHANGELOG.md").read_text("utf-8").split("\n## [")[1]
+    assert re.findall(r"^### (.*)$", newest, re.MULTILINE) == ["Added", "Changed", "Fixed", "Faster"]
+    assert [line for line in newest.splitlines() if line.startswith("- ") and len(line.split()) > 26] == []
