@@ -9,15 +9,15 @@ grefcoco  DEST/grefcoco/grefs(unc).json                  a reference per set of 
           DEST/grefcoco/instances.json                   images, masks as one polygon each, one category
           DEST/images/mscoco/images/train2014/<file_name>
 
-Files are in one order and are read back side by side, so memory holds one image's masks. Sources: facebookresearch/sam3
+Sources: facebookresearch/sam3
 99d02f2, sam3/train/data/{coco_json_loaders,sam3_image_dataset}.py; henghuiding/ReLA 3ca9551, gres_model/data;
 LeapLabTHU/GSVA 618dc79, data/refer_seg_dataset.py; voxel51/fiftyone 1.22.1, fiftyone/utils/coco.py.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from itertools import count, zip_longest
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import count
 from pkgutil import get_data
 from typing import Any, Final
 
@@ -25,21 +25,11 @@ import numpy as np
 from numpy.typing import NDArray
 from pycocotools import mask as coco
 
-from pseudoris.files.location import RunLocation
 from pseudoris.interchange.exports.export_job import ExportFormat, ExportJob
 from pseudoris.interchange.exports.export_options import ExportReport
 from pseudoris.interchange.exports.image_files import CATEGORY, CATEGORY_ID
-from pseudoris.interchange.exports.output_files import IMAGES_ARRAY, ByImage, read_array, read_records
-from pseudoris.interchange.exports.record import (
-    Content,
-    ExportExpression,
-    ExportImage,
-    ExportMask,
-    RisingIds,
-    broken,
-    check_mask,
-    check_texts,
-)
+from pseudoris.interchange.exports.output_files import IMAGES_ARRAY
+from pseudoris.interchange.exports.record import Content, ExportExpression, ExportImage, ExportMask, written_counts
 from pseudoris.interchange.exports.selected_rows import TextRule
 from pseudoris.primitives.errors import ConfigError
 
@@ -89,7 +79,8 @@ class ResizedPolygons:
             filled = coco.frPyObjects([(np.reshape(polygon, (-1, 2)) * scales).ravel().tolist()], side, side)
             # Each pixel of the resized mask gets the value of the full-size pixel under its centre.
             rows, columns = (((np.arange(side) + 0.5) * length / side).astype(int) for length in pixels.shape)
-            due = coco.encode(np.asfortranarray(pixels[np.ix_(rows, columns)], np.uint8))
+            # Columns come first, because pycocotools wants them one after the other in memory.
+            due = coco.encode(pixels.T.take(columns, 0).take(rows, 1).view(np.uint8).T)
             self._ious.append(float(coco.iou(filled, [due], [0])[0, 0]))
 
     def note(self) -> str:
@@ -101,29 +92,12 @@ class ResizedPolygons:
         )
 
 
-def read_instances(
-    destination: RunLocation, path: str, *, is_polygon: bool = False
-) -> Iterator[tuple[Mapping[str, Any], dict[int, Mapping[str, Any]], tuple[str, ...]]]:
-    """Yield each image, its annotations by id, and their encodings; check that ids rise and masks fit boxes, areas."""
-    where = destination.uri(path)
-    annotations = ByImage(read_array(destination, path, ANNOTATIONS), where)
-    image_ids, ids = RisingIds(where), RisingIds(where)
-    for image in read_array(destination, path, IMAGES_ARRAY):
-        of_image = {ids.check(each["id"]): each for each in annotations.take(image_ids.check(image["id"]))}
-        size = (image["height"], image["width"])
-        yield (
-            image,
-            of_image,
-            tuple(
-                check_mask(each, size, f"{where}, annotation {number}", is_polygon=is_polygon)
-                for number, each in of_image.items()
-            ),
-        )
-    annotations.check_end()
-
-
-def _content(image: Mapping[str, Any], masks: Sequence[str], said: Iterable[tuple[str, tuple[int, ...]]]) -> Content:
-    return Content(image["file_name"], (image["height"], image["width"]), tuple(masks), tuple(said))
+def content_of(
+    image: Mapping[str, Any], annotations: Iterable[Mapping[str, Any]], said: Iterable[tuple[str, tuple[int, ...]]]
+) -> Content:
+    """Return what a written image says with its annotations, decoded, and the texts with their places among these."""
+    size = (image["height"], image["width"])
+    return Content(image["file_name"], size, tuple(written_counts(each, size) for each in annotations), tuple(said))
 
 
 def _write_coco(job: ExportJob) -> ExportReport:
@@ -138,18 +112,19 @@ def _write_coco(job: ExportJob) -> ExportReport:
         instances["categories"].append(CATEGORY)
         for image in job.images():
             files.write(IMAGES_FOLDER, image.name, image.data)
-            instances[IMAGES_ARRAY].append(image_record(image.number, image))
+            row = instances[IMAGES_ARRAY].append(image_record(image.number, image))
             captions[IMAGES_ARRAY].append(image_record(image.number, image))
-            for mask, said in image.masks_with_texts():
+            masks, texts = [], []
+            for place, (mask, said) in enumerate(image.masks_with_texts()):
                 # The encoding is not in a list, because COCO's own readers take a list for polygons. The expressions
                 # are a key too, for FiftyOne: it reads no file of captions, and keeps the keys of an annotation.
                 keys = {"mask_id": mask.record.mask_id, "expressions": [each.text for each in said]}
-                instances[ANNOTATIONS].append(annotation_of(image, mask, mask.rle, **keys))
+                masks.append(instances[ANNOTATIONS].append(annotation_of(image, mask, mask.rle, **keys)))
                 for each in said:
                     ids = {"id": each.number, "image_id": image.number, "instance_id": mask.number}
-                    captions[ANNOTATIONS].append({**ids, "caption": each.text, **each.origin})
-            job.add(image.content(image.name))
-    job.check(_read_coco(job.destination, *paths), job.destination.uri(paths[0]))
+                    caption = captions[ANNOTATIONS].append({**ids, "caption": each.text, **each.origin})
+                    texts.append((caption["caption"], (place,)))
+            job.add(image.content(image.name), content_of(row, masks, texts))
     return job.report(
         {"images": job.num_images, "instances": job.written.num_masks, "captions": job.written.num_texts},
         {"images": job.num_files, "instances": 1, "captions": 1},
@@ -157,7 +132,7 @@ def _write_coco(job: ExportJob) -> ExportReport:
             'Masks are run-length encodings: detectron2 wants INPUT.MASK_FORMAT = "bitmask" for them.',
             "Each caption belongs to one mask: its instance_id is the id of the annotation of that mask.",
         ),
-        checked="every mask decodes to its image's size, box and area; ids are unique plain ints",
+        checked="every mask decodes to its image's size, box and area",
     )
 
 
@@ -167,31 +142,6 @@ _COCO_SUMMARY: Final = "instances and captions: pycocotools, detectron2, mmdetec
 COCO: Final = ExportFormat("coco", _COCO_SUMMARY, _write_coco, _COCO_TAKES, ("max_tokens", "split"))
 
 
-def _read_coco(destination: RunLocation, instances: str, captions: str) -> Iterator[Content]:
-    texts = ByImage(read_array(destination, captions, ANNOTATIONS), destination.uri(captions))
-    ids = RisingIds(texts.where)
-    pairs = zip_longest(read_instances(destination, instances), read_array(destination, captions, IMAGES_ARRAY))
-    for found, same in pairs:
-        if found is None or found[0] != same:
-            where = destination.uri(instances)
-            raise broken(where, f"its images and those of the captions differ at {found[0] if found else same}")
-        image, masks, encodings = found
-        places = {number: place for place, number in enumerate(masks)}
-        said: list[tuple[str, tuple[int, ...]]] = []
-        expressions: list[list[str]] = [[] for _ in masks]
-        for each in texts.take(image["id"]):
-            place = f"{texts.where}, caption {ids.check(each['id'])}"
-            if each["instance_id"] not in places:
-                raise broken(place, "it belongs to a mask of another image, or to none")
-            (text,) = check_texts([each["caption"]], place)
-            said.append((text, (places[each["instance_id"]],)))
-            expressions[said[-1][1][0]].append(text)
-        if [each["expressions"] for each in masks.values()] != expressions:
-            raise broken(f"{destination.uri(instances)}, image {image['id']}", "its expressions are not its captions")
-        yield _content(image, encodings, said)
-    texts.check_end()
-
-
 _SAM3_PATH: Final = "annotations.json"
 _LOADER: Final = "per_image_queries.py"
 
@@ -199,7 +149,7 @@ _LOADER: Final = "per_image_queries.py"
 def _write_sam3(job: ExportJob) -> ExportReport:
     """Write image by image; memory holds every distinct text, numbered from 1, as the trainer does."""
     job.claim(IMAGES_FOLDER)
-    texts: dict[str, int] = {}
+    texts, names = dict[str, int](), list[str]()
     with job.files() as files, job.arrays(_SAM3_PATH, IMAGES_ARRAY, ANNOTATIONS, "categories") as arrays:
         for image in job.images():
             files.write(IMAGES_FOLDER, image.name, image.data)
@@ -207,21 +157,26 @@ def _write_sam3(job: ExportJob) -> ExportReport:
             targets: dict[str, dict[int, None]] = {}
             for each in image.expressions:
                 targets.setdefault(each.text, {}).update(dict.fromkeys(each.targets))
-            masks, said = list[str](), list[tuple[str, tuple[int, ...]]]()
+            due, found = list[str](), list[Mapping[str, Any]]()
+            said, read = list[tuple[str, tuple[int, ...]]](), list[tuple[str, tuple[int, ...]]]()
             for text, places in targets.items():
                 if text not in texts:
                     texts[text] = len(texts) + 1
-                    arrays["categories"].append({"id": texts[text], "name": text})
-                said.append((text, tuple(range(len(masks), len(masks) + len(places)))))
+                    names.append(arrays["categories"].append({"id": texts[text], "name": text})["name"])
+                said.append((text, tuple(range(len(due), len(due) + len(places)))))
                 for mask in (image.masks[place] for place in places):
-                    masks.append(mask.record.rle_counts)
+                    due.append(mask.record.rle_counts)
                     keys = {"id": arrays[ANNOTATIONS].num_elements + 1, "category_id": texts[text]}
-                    arrays[ANNOTATIONS].append(annotation_of(image, mask, mask.rle, **keys))
+                    found.append(arrays[ANNOTATIONS].append(annotation_of(image, mask, mask.rle, **keys)))
+                of_text = (place for place, each in enumerate(found) if each["category_id"] == texts[text])
+                read.append((names[texts[text] - 1], tuple(of_text)))
             negative = [texts[text] for text, places in targets.items() if not places]
-            arrays[IMAGES_ARRAY].append({**image_record(image.number, image), "negative_category_ids": negative})
-            job.add(Content(image.name, image.size, tuple(masks), tuple(said)))
+            row = {**image_record(image.number, image), "negative_category_ids": negative}
+            job.add(
+                Content(image.name, image.size, tuple(due), tuple(said)),
+                content_of(arrays[IMAGES_ARRAY].append(row), found, read),
+            )
     job.add_file(_LOADER, get_data(__package__, f"templates/{_LOADER}.j2") or b"")
-    job.check(_read_sam3(job.destination, list(texts)), job.destination.uri(_SAM3_PATH))
     return job.report(
         {"images": job.num_images, "queries": len(texts), "annotations": job.written.num_masks},
         {"images": job.num_files, "queries": 1},
@@ -231,7 +186,7 @@ def _write_sam3(job: ExportJob) -> ExportReport:
             "loader asks every text of every image, and refuses images of more than 81.",
             "The published config stops after 100 images (limit_ids) and trains without masks (enable_segmentation).",
         ),
-        checked="every mask decodes to its image's size, box and area; ids are unique plain ints",
+        checked="every mask decodes to its image's size, box and area",
     )
 
 
@@ -239,17 +194,6 @@ def _write_sam3(job: ExportJob) -> ExportReport:
 _SAM3_TAKES: Final = TextRule(max_tokens=32, with_groups=True, with_none=True)
 _SAM3_SUMMARY: Final = "COCO with an expression a category, and its loader class, for SAM 3's fine-tuning"
 SAM3: Final = ExportFormat("sam3", _SAM3_SUMMARY, _write_sam3, _SAM3_TAKES)
-
-
-def _read_sam3(destination: RunLocation, texts: list[str]) -> Iterator[Content]:
-    if [each["name"] for each in read_array(destination, _SAM3_PATH, "categories")] != texts:
-        raise broken(destination.uri(_SAM3_PATH), "its categories are others than the texts")
-    for image, of_image, encodings in read_instances(destination, _SAM3_PATH):
-        places: dict[int, tuple[int, ...]] = {}
-        for place, each in enumerate(of_image.values()):
-            places[each["category_id"]] = (*places.get(each["category_id"], ()), place)
-        places.update((number, ()) for number in image["negative_category_ids"])
-        yield _content(image, encodings, ((texts[number - 1], found) for number, found in places.items()))
 
 
 _REFS: Final = "grefcoco/grefs(unc).json"
@@ -273,17 +217,23 @@ def _write_grefcoco(job: ExportJob) -> ExportReport:
         instances["categories"].append(CATEGORY)
         for image in job.images():
             files.write(REFER_IMAGES_FOLDER, image.name, image.data)
-            instances[IMAGES_ARRAY].append(image_record(image.number, image))
-            polygons = [mask.corner_polygon() for mask in image.masks]
-            for mask, (polygon, _) in zip(image.masks, polygons, strict=True):
-                instances[ANNOTATIONS].append(annotation_of(image, mask, [polygon]))
-                resized.add(polygon, mask.pixels())
+            row = instances[IMAGES_ARRAY].append(image_record(image.number, image))
+            counts, masks, texts = [], dict[int, Any](), list[tuple[int, str, tuple[int, ...]]]()
+            for mask in image.masks:
+                pixels = mask.pixels()
+                polygon, code = mask.corner_polygon(pixels)
+                masks[mask.number] = instances[ANNOTATIONS].append(annotation_of(image, mask, [polygon]))
+                counts.append(code)
+                resized.add(polygon, pixels)
             for targets, said in image.by_targets().items():
                 ids = [image.masks[place].number for place in targets] or [_NONE]
                 categories = [CATEGORY_ID] * len(targets) or [_NONE]
-                refs.append(ref_of(image, said, job.options.split, next(ref_ids), ids, categories))
-            job.add(image.content(image.name, (counts for _, counts in polygons)))
-    job.check(_read_grefcoco(job.destination), job.destination.uri(_REFS))
+                ref = refs.append(ref_of(image, said, job.options.split, next(ref_ids), ids, categories))
+                places = tuple(list(masks).index(number) for number in ref["ann_id"] if number != _NONE)
+                texts += [(each["sent_id"], each["sent"], places) for each in ref["sentences"]]
+            # Texts are sorted by their numbers, because the file lists them by masks, not in the order of the texts.
+            in_order = ((text, places) for _, text, places in sorted(texts))
+            job.add(image.content(image.name, counts), content_of(row, masks.values(), in_order))
     return job.report(
         {"images": job.num_images, "references": refs.num_elements, "expressions": job.written.num_texts},
         {"images": job.num_files, "references": 1},
@@ -294,7 +244,7 @@ def _write_grefcoco(job: ExportJob) -> ExportReport:
             "and stops without them.",
             resized.note(),
         ),
-        checked="every polygon fills to its mask, with its box and area; ids are plain ints",
+        checked="every polygon fills to its mask, with its box and area",
     )
 
 
@@ -321,20 +271,3 @@ def ref_of(
         ],
         "file_name": image.name,
     }
-
-
-def _read_grefcoco(destination: RunLocation) -> Iterator[Content]:
-    refs = ByImage(read_records(destination, _REFS), destination.uri(_REFS))
-    ids = RisingIds(refs.where)
-    for image, masks, encodings in read_instances(destination, _INSTANCES, is_polygon=True):
-        said: list[tuple[int, str, tuple[int, ...]]] = []
-        for ref in refs.take(image["id"]):
-            place = f"{refs.where}, reference {ids.check(ref['ref_id'])}"
-            if ref["ann_id"] != [_NONE] and not set(ref["ann_id"]) <= masks.keys():
-                raise broken(place, "it names a mask that is not of its image")
-            targets = tuple(list(masks).index(number) for number in ref["ann_id"] if number != _NONE)
-            texts = check_texts([each["sent"] for each in ref["sentences"]], place)
-            said += [(number, text, targets) for number, text in zip(ref["sent_ids"], texts, strict=True)]
-        # Texts are sorted by their numbers, because the file lists them by masks, not in the order of the texts.
-        yield _content(image, encodings, ((text, found) for _, text, found in sorted(said)))
-    refs.check_end()

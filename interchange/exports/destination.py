@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import count
 from typing import Any, Final
 
 from pseudoris.files.location import RunLocation
@@ -63,6 +64,19 @@ def _files(destination: RunLocation, folder: str) -> Iterator[str]:
     """Yield the paths of a folder's files, without the record of the export."""
     paths = (f"{folder}/{file.name}" if folder else file.name for file in destination.list(folder))
     return (path for path in paths if path != EXPORT_NAME)
+
+
+def stored_files(
+    destination: RunLocation, folders: Sequence[str], numbered: Callable[[int], str] | None
+) -> Iterator[tuple[str, int]]:
+    """Yield path and size of the files in the folders of an export, those of the numbered ones up to the first gap."""
+    for folder in folders:
+        yield from ((f"{folder}/{file.name}", file.size_bytes) for file in destination.list(folder))
+    for folder in map(numbered, count()) if numbered is not None else ():
+        files = [(f"{folder}/{file.name}", file.size_bytes) for file in destination.list(folder)]
+        if not files:
+            return
+        yield from files
 
 
 def _empty(destination: RunLocation, folder: str) -> None:

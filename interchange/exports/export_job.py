@@ -1,7 +1,8 @@
 """What all formats share: `ExportFormat`, an entry of the table of formats, and `ExportJob`, one export on its way.
 
-Called by every format. A format takes images from its job, writes them, tells the job of each mask (`add`), and gives
-it what it reads back (`check`). The job counts, compares, and marks the export as whole only if both are equal.
+Called by every format. A format takes images from its job, writes them, and gives the job each record as it was meant
+and as it reads once it is written (`add`). The job counts and compares. At the end it reads what is stored once, and
+marks the export as whole only if its bytes are those that were written.
 """
 
 from __future__ import annotations
@@ -21,13 +22,20 @@ import pyarrow as pa
 
 from pseudoris.files.parquet_files import open_writer
 from pseudoris.interchange.exports.croissant import CROISSANT_NAME, Tables, description
-from pseudoris.interchange.exports.destination import claim_destination, mark, unmark_empty
+from pseudoris.interchange.exports.destination import claim_destination, mark, stored_files, unmark_empty
 from pseudoris.interchange.exports.export_options import ExportReport, ExportRequest
 from pseudoris.interchange.exports.image_files import image_file_of
-from pseudoris.interchange.exports.output_files import JsonArray, ManyFiles, json_arrays, new_file
-from pseudoris.interchange.exports.record import Content, ExportExpression, ExportImage, ExportMask, Fingerprint
+from pseudoris.interchange.exports.output_files import JsonArray, ManyFiles, check_file, json_arrays, new_file
+from pseudoris.interchange.exports.record import (
+    Content,
+    ExportExpression,
+    ExportImage,
+    ExportMask,
+    Fingerprint,
+    broken,
+)
 from pseudoris.interchange.exports.selected_rows import UNREADABLE, Selection, TextRule, with_source_bytes
-from pseudoris.primitives.errors import ConfigError, ImageError, TransientError
+from pseudoris.primitives.errors import ConfigError, ImageError
 from pseudoris.primitives.extras import require_extra
 from pseudoris.primitives.untrusted import file_sha256, printable_json, without_secrets
 from pseudoris.schemas.ids import sha256_hex
@@ -41,16 +49,14 @@ _PROGRESS_EVERY: Final = 100
 WRITING: Final = "writing"
 CHECKING: Final = "reading back"
 _NAME: Final = re.compile(r"[A-Za-z0-9_+-]+")
-_CHECKED: Final = (
-    "every mask and expression, and their order, equal the run's; no expression is empty; every image file exists"
-)
+_DECODED: Final = "every record, decoded as it was written, has the run's masks and expressions, in order"
 
 
 class OnProgress(Protocol):
     """Receives the progress of an export."""
 
     def __call__(self, done: int, total: int, /, stage: str = WRITING) -> None:
-        """Take how much of a stage is done, and the total: rows, images or masks."""
+        """Take how much of a stage is done, and the total: rows, images or files."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +66,7 @@ class ExportFormat:
     Attributes:
         name: As in `--format`, and in the record of the export.
         summary: One line for the help.
-        writer: Writes an export, reads it back, and reports.
+        writer: Writes an export, checks it, and reports.
         takes: Which masks and texts; its trainers cut texts at `max_tokens`, the default limit.
         reads: Names of the fields of `ExportOptions` that it reads.
         extra: Extra of the package that its writer needs.
@@ -74,11 +80,11 @@ class ExportFormat:
     extra: str | None = None
 
     def write(self, request: ExportRequest, on_progress: OnProgress) -> ExportReport:
-        """Write the export, read it back, and return what it holds.
+        """Write the export, check it, and return what it holds.
 
         Raises:
             ConfigError: The destination holds something else, or cannot be written; an option is not possible.
-            TransientError: What was read back is not what was written.
+            TransientError: A record decodes to something else than it was made from, or is stored with other bytes.
         """
         job = ExportJob(self, request, on_progress)
         try:
@@ -115,6 +121,8 @@ class ExportJob:
         self.num_images = self.num_files = self.size_bytes = self.num_further = self._num_encoded_anew = 0
         self.single_files: dict[str, str] = {}
         self.give_back: Callable[[], None] = lambda: None
+        self._stored: Callable[[], Iterator[tuple[str, int]]] = lambda: iter(())
+        self._many: ManyFiles | None = None
         self.lacking: set[str] = set()
         self._given, self.unmatched = request.exclusions, list[str]()
         self.patterns: set[str] = set()
@@ -147,16 +155,16 @@ class ExportJob:
         claim = partial(claim_destination, self.destination, self.name, folders, numbered=numbered, dataset=dataset)
         claim(is_overwriting=self.request.is_overwriting)
         self.give_back = partial(unmark_empty, self.destination, folders, numbered)
+        self._stored = partial(stored_files, self.destination, folders, numbered)
 
     @contextmanager
     def files(self) -> Iterator[ManyFiles]:
-        """Write many small files; when the block ends each is there, and no other."""
-        with ManyFiles(self.destination) as files:
-            yield files
-        files.check()
-        self.patterns |= files.patterns
-        self.num_files += files.num_files
-        self.size_bytes += files.size_bytes
+        """Write many small files, in one block of an export; when it ends each is there."""
+        with ManyFiles(self.destination) as self._many:
+            yield self._many
+        self.patterns |= self._many.patterns
+        self.num_files += self._many.num_files
+        self.size_bytes += self._many.size_bytes
 
     @contextmanager
     def new_file(self, path: str) -> Iterator[Path]:
@@ -257,7 +265,9 @@ class ExportJob:
             self.num_further += len(forms)
             for text in (first, *forms):
                 # Only the first text keeps the samples (CaptionSample): the captioner did not produce the further ones.
-                record = replace(own, text=text, samples=own.samples if text == first else ())
+                samples = own.samples if text == first else ()
+                is_own = text == own.text and samples is own.samples
+                record = own if is_own else replace(own, text=text, samples=samples)
                 origin = {} if text == own.text else {"rewording_of": own.text}
                 expressions.append(ExportExpression(next(self._text_numbers), record, targets, origin))
         yield ExportImage(
@@ -271,27 +281,30 @@ class ExportJob:
             tuple(expressions),
         )
 
-    def add(self, content: Content) -> None:
-        """Count what a format keeps of an image, or of one of its masks, as written."""
-        self.written.add(content)
+    def add(self, due: Content, found: Content) -> None:
+        """Count an image, or one of its masks, as written; what was `found`, decoded, must be what is `due`."""
+        if found != due:
+            raise broken(self.destination.root, f"the record of {due.name} has other masks or expressions")
+        self.written.add(due)
 
-    def check(self, contents: Iterable[Content], where: str) -> None:
-        """Compare what is read back with what was added: masks, texts, and their order."""
-        found, due = Fingerprint(), _PROGRESS_EVERY
-        for content in contents:
-            found.add(content)
-            if found.num_masks >= due:
-                self.on_progress(found.num_masks, self.written.num_masks, CHECKING)
-                due = found.num_masks + _PROGRESS_EVERY
-        self.on_progress(found.num_masks, self.written.num_masks, CHECKING)
-        due_counts, counts = ((each.num_masks, each.num_texts) for each in (self.written, found))
-        if counts != due_counts:
-            raise TransientError(
-                f"{where} reads back as {counts[0]:,} masks with {counts[1]:,} expressions, but {due_counts[0]:,} with "
-                f"{due_counts[1]:,} were written. Run the same command again."
-            )
-        if found.hexdigest() != self.written.hexdigest():
-            raise TransientError(f"{where} reads back differently. Run the same command again.")
+    def check_stored(self) -> str:
+        """Read what is stored once, and return what was compared; a TransientError if it is not what was written."""
+        done, total = count(1), len(self.single_files) + self.num_files
+        for path, due in self.single_files.items():
+            check_file(self.destination, path, due)
+            self.on_progress(next(done), total, CHECKING)
+
+        def stored() -> Iterator[tuple[str, int]]:
+            for path, size_bytes in self._stored():
+                if path not in self.single_files:
+                    yield path, size_bytes
+                    if not (number := next(done)) % _PROGRESS_EVERY:
+                        self.on_progress(min(number, total), total, CHECKING)
+
+        compared = [f"the bytes of {len(self.single_files):,} file(s)"] if self.single_files else []
+        compared += [self._many.check(stored())] if self.num_files and self._many else []
+        self.on_progress(total, total, CHECKING)
+        return f"read again at the end, as they were written: {' and '.join(compared)}"
 
     def report(
         self,
@@ -305,11 +318,11 @@ class ExportJob:
     ) -> ExportReport:
         """Describe the export, mark it as whole, with `facts` about it beside its rows, and return its report.
 
-        `checked` is what was compared beyond the masks, the expressions and the files.
+        What is stored is compared first. `checked` is what was compared beyond it and the records.
         """
+        checks = tuple(filter(None, (_DECODED, checked, self.check_stored())))
         if number := self._num_encoded_anew:
             notes = [*notes, f"{number:,} image(s) were encoded again, upright and with three channels."]
-        checks = tuple(filter(None, (_CHECKED, checked)))
         report = ExportReport(rows, files, self.size_bytes, self.dropped, [*notes, *self.unmatched], checks)
         self.describe(report, tables or {})
         begins = {"format": self.name, "state": "whole", "source": without_secrets(self.request.run.header.source)}

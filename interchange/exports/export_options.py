@@ -116,7 +116,7 @@ class ExportRequest:
 
 @dataclass(frozen=True, slots=True)
 class ExportReport:
-    """The contents of a written export, after reading it back.
+    """The contents of a written export, after its checks.
 
     Attributes:
         rows: By table or split.
@@ -125,7 +125,8 @@ class ExportReport:
         dropped: How many items were left out, by a phrase that names them and the reason; nothing is dropped in
             silence.
         notes: Sentences that the user needs to put the export to use.
-        checked: Checks that passed when the export was read back, a phrase each.
+        checked: Checks that passed, a phrase each: of the records, decoded while they were written, and of the bytes
+            that are stored, read once at the end. Of more than 100,000 small files these are a sample, and it says so.
     """
 
     rows: Mapping[str, int]

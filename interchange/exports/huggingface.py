@@ -4,26 +4,24 @@
     DEST/data/train-00000.parquet      a row per image: the image, its masks as images, their expressions
 
 Listed in `EXPORTS` for `cli/export`. The files state their features themselves, so the datasets package is not needed
-to write them. They are read back a row group at a time. The card does not say where the images came from.
+to write them. The card does not say where the images came from.
 """
 
 from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final
 
 import pyarrow as pa
 import yaml
 
-from pseudoris.files.location import RunLocation
-from pseudoris.files.parquet_files import open_parquet
 from pseudoris.interchange.exports.croissant import CROISSANT_NAME
 from pseudoris.interchange.exports.export_job import ExportFormat, ExportJob
 from pseudoris.interchange.exports.export_options import ExportReport, ExportRequest
-from pseudoris.interchange.exports.image_files import CATEGORY, check_image_size, counts_of_png, mask_png
-from pseudoris.interchange.exports.record import Content, broken, check_texts
+from pseudoris.interchange.exports.image_files import CATEGORY, mask_png
+from pseudoris.interchange.exports.record import Content, broken
 from pseudoris.primitives.errors import ConfigError
 from pseudoris.primitives.templates import markdown_templates
 
@@ -66,7 +64,7 @@ FEATURES: Final[dict[str, dict[str, Any]]] = {
 
 
 def _write(job: ExportJob) -> ExportReport:
-    split, layout, destination = job.options.split, job.options.layout or "masks", job.destination
+    split, layout = job.options.split, job.options.layout or "masks"
     if not _SPLIT.fullmatch(split):
         raise ConfigError(f"--split {split!r}: `datasets` allows only letters, digits and _ in the name of a split.")
     if layout not in FEATURES:
@@ -77,8 +75,6 @@ def _write(job: ExportJob) -> ExportReport:
     metadata = {"huggingface": json.dumps({"info": {"features": features}})}
     schema = pa.schema([(name, _arrow_type(feature)) for name, feature in features.items()], metadata=metadata)
     paths = [path for path, *_ in job.parquet_files(f"{_DATA_FOLDER}/{split}", schema, _row_groups(job, schema))]
-    read = (_content_of(row, destination.uri(path)) for path in paths for row in _rows(destination, path))
-    job.check(read, destination.root)
     rows = {split: job.num_images, "masks": job.written.num_masks, "expressions": job.written.num_texts}
     text = card(job.request, split, rows, job.dropped, sha256=job.content_sha256).encode()
     job.add_file(_CARD_NAME, text)
@@ -88,7 +84,7 @@ def _write(job: ExportJob) -> ExportReport:
         {split: len(paths)},
         notes=() if job.options.license else (to_fill,),
         tables={"default": (f"{_DATA_FOLDER}/{split}-*.parquet", schema)},
-        checked="every image has the size of its masks",
+        checked="every PNG decodes to its mask",
         # By this digest a later push sees that DEST holds the whole export, and does not write it again.
         request=job.request.digest,
     )
@@ -109,12 +105,11 @@ def _arrow_type(feature: Any) -> pa.DataType:
 
 
 def _row_groups(job: ExportJob, schema: pa.Schema) -> Iterator[pa.Table]:
-    held: list[dict[str, Any]] = []
+    held: list[tuple[dict[str, Any], Content]] = []
     held_bytes = 0
     max_bytes = min(_MAX_GROUP_BYTES, job.options.target_bytes)
     for image in job.images():
         files = [mask_png(mask) for mask in image.masks]
-        job.add(image.content(image.image_id, (counts for _, counts in files)))
         masks = [
             {
                 "id": mask.number,
@@ -141,43 +136,32 @@ def _row_groups(job: ExportJob, schema: pa.Schema) -> Iterator[pa.Table]:
         }
         size_bytes = len(image.data) + sum(len(png) for png, _ in files)
         if held and (len(held) >= _MAX_GROUP_ROWS or held_bytes + size_bytes > max_bytes):
-            yield pa.Table.from_pylist(held, schema)
+            yield _table(job, held, schema)
             held, held_bytes = [], 0
-        held.append(row)
+        held.append((row, image.content(image.image_id, (counts for _, counts in files))))
         held_bytes += size_bytes
     if held:
-        yield pa.Table.from_pylist(held, schema)
+        yield _table(job, held, schema)
 
 
-def _rows(destination: RunLocation, path: str) -> Iterator[dict[str, Any]]:
-    where = destination.uri(path)
-    with destination.open_input(path) as stream:
-        parquet = open_parquet(stream, where)
-        for group in range(parquet.num_row_groups):
-            try:
-                table = parquet.read_row_group(group, use_threads=False)
-            except (pa.ArrowException, OSError) as error:
-                raise broken(where, str(error)) from error
-            # Rows are converted one by one, because a whole group of Python values would double the memory.
-            for batch in table.to_batches(max_chunksize=1):
-                yield from batch.to_pylist()
-
-
-def _content_of(row: Mapping[str, Any], where: str) -> Content:
-    size = (row["height"], row["width"])
-    check_image_size(row["image"]["bytes"], size, f"{where}, image {row['image_id']}")
-    found, objects = [], row.get("objects", {})
-    structs = (dict(zip(objects, values, strict=True)) for values in zip(*objects.values(), strict=True))
-    for mask in structs if objects else row["masks"]:
-        place = f"{where}, mask {mask['mask_id']}"
-        mask_size, counts = counts_of_png(mask["mask"]["bytes"], place)
-        if mask_size != size:
-            raise broken(place, f"it has the size {mask_size}, its image {size} (height, width)")
-        of_mask = check_texts(mask["expressions"], place)
-        if not of_mask or len(of_mask) != len(mask["distinctiveness"]):
-            raise broken(place, "it has no expression, or not one score per expression")
-        found.append((counts, of_mask))
-    return Content.of_masks(row.get("source_image_id", row["image_id"]), size, found)
+def _table(job: ExportJob, held: Sequence[tuple[dict[str, Any], Content]], schema: pa.Schema) -> pa.Table:
+    """Return rows as a table, each compared with what it must say."""
+    table = pa.Table.from_pylist([row for row, _ in held], schema)
+    # Rows are converted one by one, because a whole group of Python values would double the memory.
+    for (row, due), batch in zip(held, table.to_batches(max_chunksize=1), strict=True):
+        (found,) = batch.to_pylist()
+        masks = found.get("masks")
+        if masks is None:
+            objects = found["objects"]
+            masks = [dict(zip(objects, values, strict=True)) for values in zip(*objects.values(), strict=True)]
+        # A PNG was decoded when it was made, so equal bytes are the same mask.
+        counts = {mask["mask"]["bytes"]: code for mask, code in zip(row["masks"], due.masks, strict=True)}
+        if found["image"] != row["image"]:
+            raise broken(due.name, "its row has another image")
+        of_masks = [(counts.get(mask["mask"]["bytes"]), mask["expressions"]) for mask in masks]
+        name, size = found.get("source_image_id", found["image_id"]), (found["height"], found["width"])
+        job.add(due, Content.of_masks(name, size, of_masks))
+    return table
 
 
 # The Hub has these size categories. Each bound is ten times the one before, and the first is 1,000 images.

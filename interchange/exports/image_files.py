@@ -1,4 +1,4 @@
-"""Makes the files of images and masks that exports write, and reads masks back. Called by most modules here.
+"""Makes the files of images and masks that exports write. Called by most modules here.
 
 Every reader must see the annotated pixels: upright, three plain channels. Names come from untrusted keys: they are
 unique, and lead nowhere.
@@ -15,9 +15,8 @@ from urllib.parse import unquote_to_bytes
 import numpy as np
 from PIL import Image
 
-from pseudoris.images.pixels import common_suffix, decode_upright, upright_size
+from pseudoris.images.pixels import common_suffix, decode_upright
 from pseudoris.interchange.exports.record import ExportMask, broken
-from pseudoris.primitives.errors import ImageError, TransientError
 from pseudoris.primitives.rle import canonical_counts
 from pseudoris.schemas.config import ImagesConfig
 from pseudoris.store.tables.annotations import AnnotatedImage
@@ -76,37 +75,21 @@ def key_name(key: str) -> str:
     return unquote_to_bytes(last).decode("utf-8", "replace").replace("\\", "/").rpartition("/")[2]
 
 
-def check_image_size(data: bytes, size: tuple[int, int], where: str) -> None:
-    """Raise a TransientError unless an encoded image reads, and has this upright (height, width); `where` names it."""
-    try:
-        found = upright_size(data)
-    except ImageError as error:
-        raise broken(where, f"its image cannot be read ({error})") from error
-    if found != size:
-        raise broken(where, f"its image has the size {found}, its record says {size} (height, width)")
-
-
 # Readers require a category for each annotation. A run has no classes, so all masks have this category.
 CATEGORY_ID: Final = 1
 CATEGORY: Final[dict[str, Any]] = {"id": CATEGORY_ID, "name": "object", "supercategory": "object"}
 
 
 def mask_png(mask: ExportMask) -> tuple[bytes, str]:
-    """Return a mask as PNG, 8 bits, one channel, 0 or 255, of the upright image's size; and its canonical encoding."""
+    """Return a mask as PNG, 8 bits, one channel, 0 or 255, of the upright image's size; and its canonical encoding.
+
+    The PNG is decoded once: a TransientError if it does not hold the mask.
+    """
     pixels, encoded = mask.pixels(), io.BytesIO()
+    values = pixels * np.uint8(255)
     # The lowest compression level is four times as fast, and masks compress well at any level.
-    Image.fromarray(pixels * np.uint8(255)).save(encoded, "PNG", compress_level=1)
+    Image.fromarray(values).save(encoded, "PNG", compress_level=1)
+    with Image.open(encoded, formats=("PNG",)) as image:
+        if image.mode != "L" or not np.array_equal(np.asarray(image), values):
+            raise broken(mask.record.mask_id, "its PNG decodes to another mask")
     return encoded.getvalue(), canonical_counts(pixels)
-
-
-def counts_of_png(data: bytes, name: str) -> tuple[tuple[int, int], str]:
-    """Return (height, width) and canonical encoding of such a PNG; `name` is for errors."""
-    try:
-        with Image.open(io.BytesIO(data), formats=("PNG",)) as image:
-            pixels, mode = np.asarray(image), image.mode
-    except (OSError, SyntaxError, ValueError) as error:
-        raise TransientError(f"{name} is not a readable PNG ({error}). Run the same command again.") from error
-    if mode != "L" or not np.isin(pixels, (0, 255)).all():
-        raise TransientError(f"{name} is not a one-channel mask of 0 and 255. Run the same command again.")
-    height, width = pixels.shape
-    return (height, width), canonical_counts(pixels > 0)

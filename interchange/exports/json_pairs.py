@@ -6,22 +6,18 @@ reasonseg   DEST/reason_seg/<dataset>/<split>/000000001.jpg      the image, once
             DEST/reason_seg/<dataset>/<split>/000000001.json     {"text": […], "is_sentence", "shapes": [polygons]}
             DEST/reason_seg/<dataset>/explanatory/train.json     an empty list, which the loader opens
 
-Files are numbered without a gap, so that they are read back by their numbers.
 Source of reasonseg: dvlab-research/LISA 3cb2d43, utils/{data_processing,reason_seg_dataset}.py.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
 from itertools import count
 from pathlib import PurePosixPath
-from typing import Any, Final
+from typing import Final
 
-from pseudoris.files.location import RunLocation
 from pseudoris.interchange.exports.export_job import ExportFormat, ExportJob
 from pseudoris.interchange.exports.export_options import ExportReport
-from pseudoris.interchange.exports.output_files import read_ahead
-from pseudoris.interchange.exports.record import Content, RisingIds, broken, check_mask, check_texts
+from pseudoris.interchange.exports.record import Content, written_counts
 from pseudoris.interchange.exports.selected_rows import TextRule
 from pseudoris.primitives.errors import ConfigError
 from pseudoris.primitives.polygons import centre_polygons
@@ -55,11 +51,14 @@ def _write_sa1b(job: ExportJob) -> ExportReport:
             ]
             of_file = {"width": width, "height": height, "file_name": name, "source_image_id": image.image_id}
             record = {"image": {"image_id": image.number, **of_file}, "annotations": annotations}
-            files.write(folder, f"{stem}.json", printable_json(record).encode())
+            data = printable_json(record).encode()
+            files.write(folder, f"{stem}.json", data)
             scores = [(mask.record.predicted_iou, mask.record.stability_score) for mask in image.masks]
             num_unscored += sum(None in pair for pair in scores)
-            job.add(image.content(name))
-    job.check(_read_sa1b(job.destination, job.num_images), job.destination.root)
+            found = parse_json(data)
+            masks = [(written_counts(each, image.size), each["expressions"]) for each in found["annotations"]]
+            size = (found["image"]["height"], found["image"]["width"])
+            job.add(image.content(name), Content.of_masks(found["image"]["file_name"], size, masks))
     notes = ["The tables have no prompts. point_coords is a pixel of the mask, and crop_box is the whole image."]
     if num_unscored:
         notes.append(f"{num_unscored:,} masks of a prior have no predicted_iou and stability_score; they are null.")
@@ -67,7 +66,7 @@ def _write_sa1b(job: ExportJob) -> ExportReport:
         {"images": job.num_images, "masks": job.written.num_masks, "expressions": job.written.num_texts},
         {"images": job.num_images, "JSON": job.num_images},
         notes=notes,
-        checked="every mask decodes to its image's size, box and area; ids are unique plain ints",
+        checked="every mask decodes to its image's size, box and area",
     )
 
 
@@ -80,32 +79,6 @@ def _folder_name(number: int) -> str:
     return f"sa_{number:06d}"
 
 
-def _read_sa1b(destination: RunLocation, num_images: int) -> Iterator[Content]:
-    ids = RisingIds(destination.root)
-    paths = (f"{_folder_name(n // IMAGES_A_FOLDER)}/sa_{n + 1}.json" for n in range(num_images))
-    for number, (where, record) in enumerate(_read_trees(destination, paths, "image", "annotations"), 1):
-        image, annotations = record["image"], record["annotations"]
-        if image["image_id"] != number:
-            raise broken(where, f"it belongs to image {image['image_id']}")
-        size = (image["height"], image["width"])
-        masks = []
-        for annotation in annotations:
-            place = f"{where}, annotation {ids.check(annotation['id'])}"
-            masks.append((check_mask(annotation, size, place), check_texts(annotation["expressions"], place)))
-        yield Content.of_masks(image["file_name"], size, masks)
-
-
-def _read_trees(destination: RunLocation, paths: Iterable[str], *keys: str) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Yield the place and the content of each file, an object that has these keys."""
-    for path, data in read_ahead(destination, paths):
-        where = destination.uri(path)
-        try:
-            tree = parse_json(data)
-            yield where, {key: tree[key] for key in keys}
-        except (ValueError, LookupError, TypeError) as error:
-            raise broken(where, f"it is not the JSON of an image ({error})") from error
-
-
 _REASON_FOLDER: Final = "reason_seg"
 # The name must end in `.jpg`, because LISA's loader lists only such files. OpenCV reads any format under this name.
 _REASON_IMAGE: Final = "{:09d}.jpg"
@@ -115,7 +88,7 @@ _NO_SIZE: Final = (0, 0)
 
 
 def _write_reasonseg(job: ExportJob) -> ExportReport:
-    """Write a copy of the image and a JSON for each set of masks, then read every JSON back."""
+    """Write a copy of the image and a JSON for each set of masks."""
     dataset, split = job.names("ReasonSeg")
     if "_" in split:
         raise ConfigError(f"--split {split!r}: LISA takes _ for the border of two splits. Give a name without it.")
@@ -134,11 +107,16 @@ def _write_reasonseg(job: ExportJob) -> ExportReport:
                     "source_image_id": image.image_id,
                 }
                 files.write(folder, _REASON_IMAGE.format(number), image.data)
-                files.write(folder, _REASON_JSON.format(number), printable_json(tree).encode())
-                job.add(Content.of_mask(image.image_id, _NO_SIZE, polygons, texts))
+                data = printable_json(tree).encode()
+                files.write(folder, _REASON_JSON.format(number), data)
+                found = parse_json(data)
+                points = [[tuple(point) for point in shape["points"]] for shape in found["shapes"]]
+                job.add(
+                    Content.of_mask(image.image_id, _NO_SIZE, polygons, texts),
+                    Content.of_mask(found["source_image_id"], _NO_SIZE, points, found["text"]),
+                )
     job.add_file(f"{explanatory}/train.json", b"[]\n")
     num_records = next(numbers) - 1
-    job.check(_read_reasonseg(job.destination, folder, num_records), job.destination.root)
     return job.report(
         {"images": job.num_images, "sets of masks": num_records, "expressions": job.written.num_texts},
         {"images": num_records, "sets of masks": num_records},
@@ -146,7 +124,6 @@ def _write_reasonseg(job: ExportJob) -> ExportReport:
             f"Give LISA this folder as --dataset_dir, --dataset reason_seg and --reason_seg_data {dataset}|{split}.",
             "An image stands once for each set of masks that an expression refers to: a JSON has one mask.",
         ),
-        checked="every polygon has its points",
     )
 
 
@@ -154,10 +131,3 @@ _REASON_TAKES: Final = TextRule(refused=("<image>", "[SEG]"), with_groups=True)
 _REASON_SUMMARY: Final = "an image and a JSON for each set of masks, as LISA's ReasonSeg has them"
 _REASON_READS: Final = ("max_tokens", "dataset", "split")
 REASONSEG: Final = ExportFormat("reasonseg", _REASON_SUMMARY, _write_reasonseg, _REASON_TAKES, _REASON_READS)
-
-
-def _read_reasonseg(destination: RunLocation, folder: str, num_records: int) -> Iterator[Content]:
-    paths = (f"{folder}/{_REASON_JSON.format(number)}" for number in range(1, num_records + 1))
-    for where, tree in _read_trees(destination, paths, "text", "shapes", "source_image_id"):
-        polygons = [shape["points"] for shape in tree["shapes"]]
-        yield Content.of_mask(tree["source_image_id"], _NO_SIZE, polygons, check_texts(tree["text"], where))

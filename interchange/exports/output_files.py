@@ -1,6 +1,7 @@
-"""Writes and reads an export's files: one large, many small ones, or JSON arrays. Called by `export_job` and formats.
+"""Writes an export's files, one large, many small ones or JSON arrays, and compares what is stored with them.
 
-A file appears under its final name whole or not at all. Memory is bounded, whatever the number and size of the files.
+Called by `export_job`. A file appears under its final name whole or not at all. Memory is bounded, whatever the number
+and size of the files.
 """
 
 from __future__ import annotations
@@ -13,21 +14,27 @@ from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
-from hashlib import sha256
+from functools import partial
+from hashlib import file_digest, sha256
+from heapq import heappush, heappushpop
 from pathlib import Path, PurePosixPath
 from tempfile import TemporaryFile
-from typing import IO, Any, BinaryIO, Final, Self
+from typing import IO, Any, Final, Self
 
-from pseudoris.files.location import RunLocation
+from pseudoris.files.location import RunLocation, local_path
 from pseudoris.files.storage import storage_errors
 from pseudoris.interchange.exports.record import broken
 from pseudoris.primitives.errors import TransientError
 from pseudoris.primitives.threads import map_in_threads
 from pseudoris.primitives.untrusted import parse_json, printable_json
+from pseudoris.schemas.ids import sha256_hex
 
 _WRITERS: Final = 8
 # This many threads read, because a small file in a bucket is mostly waiting. Memory may hold twice as many files.
 _READERS: Final = 8
+# Up to this many small files are all read again. Of more only a sample is, because a bucket bills each request.
+MAX_READ: Final = 100_000
+SAMPLE: Final = 1_000
 
 
 @contextmanager
@@ -55,6 +62,17 @@ def new_file(destination: RunLocation, path: str) -> Iterator[Path]:
         beside.unlink(missing_ok=True)
 
 
+def check_file(destination: RunLocation, path: str, due: str) -> None:
+    """Raise a TransientError unless the file is there and has the sha256 `due`; it is read once, in pieces."""
+    try:
+        with destination.open_input(path) as file:
+            found = file_digest(file, "sha256").hexdigest()  # type: ignore[arg-type]  # a BinaryIO serves
+    except FileNotFoundError:
+        raise broken(destination.uri(path), "it is missing") from None
+    if found != due:
+        raise broken(destination.uri(path), "its bytes are not those that were written")
+
+
 # At most this many files, with at most this many bytes, wait in memory. A single file may have more bytes.
 _MAX_PENDING: Final = 32
 _MAX_PENDING_BYTES: Final = 128 * 2**20
@@ -64,14 +82,20 @@ _NUMBERED: Final = re.compile(r"(?<=_)\d+(?![^/])|(?<![^/])\d+(?![^/])")
 
 
 class ManyFiles:
-    """Writes files in the background; the end of the block waits for all of them."""
+    """Writes files in the background; the end of the block waits for all of them.
+
+    Their digests are added up, without order, so that memory holds the names of a sample alone.
+    """
 
     def __init__(self, destination: RunLocation) -> None:
         self._destination = destination
         self._pool = ThreadPoolExecutor(_WRITERS, thread_name_prefix="export")
-        self._pending: deque[tuple[Future[None], int]] = deque()
+        self._pending: deque[tuple[Future[str], str, int]] = deque()
         self._pending_bytes = 0
-        self._sums: dict[str, int] = {}
+        # The sum of the digests of paths and sizes, and that of paths, sizes and contents.
+        self._sums = [0, 0]
+        # The files with the smallest digests, each with its digest's negative: equal exports have equal samples.
+        self._sample: list[tuple[int, str, str]] = []
         # Holds the written paths, with `*` for a file's name and a folder's number, so that they are few.
         self.patterns: set[str] = set()
         self.num_files = 0
@@ -83,31 +107,50 @@ class ManyFiles:
             len(self._pending) >= _MAX_PENDING or self._pending_bytes + len(data) > _MAX_PENDING_BYTES
         ):
             self._finish_oldest()
-        future = self._pool.submit(self._destination.replace, f"{folder}/{name}" if folder else name, data)
-        self._pending.append((future, len(data)))
+        path = f"{folder}/{name}"
+        self._pending.append((self._pool.submit(self._put, path, data), path, len(data)))
         self._pending_bytes += len(data)
-        self._sums[folder] = (self._sums.get(folder, 0) + _digest(name, len(data))) % _MODULUS
         self.patterns.add(f"{_NUMBERED.sub('*', folder)}/*{PurePosixPath(name).suffix}".removeprefix("/"))
         self.num_files += 1
         self.size_bytes += len(data)
 
-    def check(self) -> None:
-        """List the folders: every file is there with its size, and no other. Call it after the block.
+    def check(self, stored: Iterable[tuple[str, int]]) -> str:
+        """Compare the paths, sizes and bytes of what is `stored`; return what was compared. Call it after the block."""
+        is_read = self.num_files <= MAX_READ
+        # A disk is read by this thread: for small files others would only wait for one another.
+        in_threads = (
+            partial(map_in_threads, num_threads=_READERS) if local_path(self._destination.root) is None else map
+        )
 
-        Names are combined by their digests, without order, so none is held in memory.
-        """
-        for folder, due in self._sums.items():
-            found = sum(_digest(file.name, file.size_bytes) for file in self._destination.list(folder)) % _MODULUS
-            if found != due:
-                raise TransientError(
-                    f"{self._destination.uri(folder)} does not have exactly the files that were written. Run the "
-                    "same command again."
-                )
+        def digest(file: tuple[str, int]) -> int:
+            return _digest(*file, self._sha256(file[0]) if is_read else "")
+
+        found = sum(in_threads(digest, stored) if is_read else map(digest, stored)) % _MODULUS
+        sample = {} if is_read else {path: due for _, path, due in self._sample}
+        if found != self._sums[is_read] or list(in_threads(self._sha256, sample)) != [*sample.values()]:
+            raise TransientError(
+                f"{self._destination.root} does not have exactly the files that were written. Run the same command "
+                "again."
+            )
+        if is_read:
+            return f"the bytes of {self.num_files:,} small files"
+        return f"the names and sizes of {self.num_files:,} small files, and the bytes of a sample of {len(sample):,}"
+
+    def _put(self, path: str, data: bytes) -> str:
+        self._destination.replace(path, data)
+        return sha256_hex(data)
+
+    def _sha256(self, path: str) -> str:
+        data = self._destination.read_if_there(path)
+        return "" if data is None else sha256_hex(data)
 
     def _finish_oldest(self) -> None:
-        future, size_bytes = self._pending.popleft()
+        future, path, size_bytes = self._pending.popleft()
         self._pending_bytes -= size_bytes
-        future.result()
+        digests = [_digest(path, size_bytes, content) for content in ("", future.result())]
+        self._sums = [(held + digest) % _MODULUS for held, digest in zip(self._sums, digests, strict=True)]
+        add = heappush if len(self._sample) < SAMPLE else heappushpop
+        add(self._sample, (-digests[1], path, future.result()))
 
     def __enter__(self) -> Self:
         return self
@@ -122,25 +165,12 @@ class ManyFiles:
             self._pool.shutdown(wait=True, cancel_futures=True)
 
 
-def _digest(name: str, size_bytes: int) -> int:
-    return int.from_bytes(sha256(f"{size_bytes}/{name}".encode()).digest()[:16], "big")
+def _digest(path: str, size_bytes: int, content: str) -> int:
+    return int.from_bytes(sha256(f"{content}/{size_bytes}/{path}".encode()).digest()[:16], "big")
 
 
-def read_ahead(destination: RunLocation, paths: Iterable[str]) -> Iterator[tuple[str, bytes]]:
-    """Yield path and bytes of each file, in the order of the paths."""
-
-    def read(path: str) -> tuple[str, bytes]:
-        try:
-            return path, destination.read_bytes(path)
-        except FileNotFoundError:
-            raise broken(destination.uri(path), "it is missing") from None
-
-    yield from map_in_threads(read, paths, _READERS)
-
-
-_OPENS: Final = re.compile(rb'^(?:(?:\{|\], )("(?:[^"\\]|\\.)*"): )?\[$')
-_CLOSES: Final = (b"]}", b"]")
 IMAGES_ARRAY: Final = "images"
+_BUFFER_BYTES: Final = 2**20
 
 
 class JsonArray:
@@ -151,11 +181,12 @@ class JsonArray:
         self._separator = separator
         self.num_elements = 0
 
-    def append(self, element: Any) -> None:
-        """Add an element: all values that `json` writes by itself; numpy's numbers raise TypeError."""
-        self._file.write(self._separator if self.num_elements else b"")
-        self._file.write(printable_json(element, separators=(",", ":")).encode())
+    def append(self, element: Any) -> Any:
+        """Add an element, and return it decoded: all values that `json` writes; numpy's numbers raise TypeError."""
+        data = printable_json(element, separators=(",", ":")).encode()
+        self._file.write(self._separator + data if self.num_elements else data)
         self.num_elements += 1
+        return parse_json(data)
 
 
 @contextmanager
@@ -166,93 +197,13 @@ def json_arrays(path: Path, names: Sequence[str]) -> Iterator[dict[str, JsonArra
     moment, and a killed process leaves none of it.
     """
     with ExitStack() as stack:
-        files = {name: stack.enter_context(TemporaryFile(dir=path.parent)) for name in names}
+        # Large buffers, because each write to the disk lets the threads of `ManyFiles` take the interpreter.
+        files = {name: stack.enter_context(TemporaryFile(buffering=_BUFFER_BYTES, dir=path.parent)) for name in names}
         yield {name: JsonArray(file) for name, file in files.items()}
         with path.open("wb") as whole:
             for number, (name, file) in enumerate(files.items()):
                 whole.write(f"{'], ' if number else '{'}{json.dumps(name)}: [\n".encode())
                 file.seek(0)
-                shutil.copyfileobj(file, whole, 2**20)
+                shutil.copyfileobj(file, whole, _BUFFER_BYTES)
                 whole.write(b"\n")
             whole.write(b"]}\n")
-
-
-def iter_json_arrays(file: BinaryIO, name: str) -> Iterator[tuple[str, Any]]:
-    """Yield (array's name, element) of a file of `json_arrays`, in its order; the name is "" if the file is one array.
-
-    `name` is the file's, for errors.
-    """
-    array: str | None = None
-    for line in map(bytes.rstrip, file):
-        opens = _OPENS.match(line)
-        if opens:
-            array = "" if opens[1] is None else _element(opens[1], name)
-        elif line in _CLOSES:
-            return
-        elif array is None:
-            raise TransientError(f"{name} does not begin as a list. Run the same command again.")
-        elif line:
-            yield array, _element(line, name)
-    raise TransientError(f"{name} ends before its last bracket. Run the same command again.")
-
-
-def read_array(destination: RunLocation, path: str, name: str) -> Iterator[Any]:
-    """Yield the elements of one array of a file of `json_arrays`.
-
-    The images come first, and reading ends behind them. Any other array is read to the file's end, so that a file that
-    was cut short is found.
-    """
-    with destination.open_input(path) as file:
-        for array, element in iter_json_arrays(file, destination.uri(path)):
-            if array == name:
-                yield element
-            elif name == IMAGES_ARRAY:
-                return
-
-
-def read_records(destination: RunLocation, path: str) -> Iterator[Any]:
-    """Yield the elements of a file of one array, or of one of lines, whose name ends in `.jsonl`."""
-    uri = destination.uri(path)
-    with destination.open_input(path) as file:
-        if not path.endswith(".jsonl"):
-            yield from (element for _, element in iter_json_arrays(file, uri))
-            return
-        for line in file:
-            if not line.endswith(b"\n"):
-                raise TransientError(f"{uri} ends in the middle of a line. Run the same command again.")
-            yield _element(line, uri)
-
-
-class ByImage:
-    """Records that stand in the order of their images, given out image by image; memory holds one image's.
-
-    Attributes:
-        where: Names their file in errors.
-    """
-
-    def __init__(self, records: Iterator[Any], where: str) -> None:
-        self._records = records
-        self.where = where
-        self._next = next(records, None)
-
-    def take(self, image_id: int) -> list[Any]:
-        """Return the records of an image; it may have none."""
-        found = []
-        while self._next is not None and self._next["image_id"] == image_id:
-            found.append(self._next)
-            self._next = next(self._records, None)
-        return found
-
-    def check_end(self) -> None:
-        """Raise where records of no image, or of an earlier one, are left."""
-        if self._next is not None:
-            raise broken(
-                self.where, f"a record of image {self._next['image_id']} belongs to no image, or is out of order"
-            )
-
-
-def _element(line: bytes, name: str) -> Any:
-    try:
-        return parse_json(line.removesuffix(b","))
-    except ValueError as error:
-        raise TransientError(f"{name} is not readable JSON ({error}). Run the same command again.") from error

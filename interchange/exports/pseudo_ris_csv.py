@@ -6,7 +6,6 @@
 
 Listed in `EXPORTS` for `cli/export`. As in the authors' file, a row holds every candidate, kept or not: the trainer
 filters by `doc` while it draws, and draws any candidate if none passes. So `doc` is above tau only for what is kept.
-The CSV is read back as the trainer reads it, except that only plain values are evaluated.
 """
 
 from __future__ import annotations
@@ -17,18 +16,17 @@ import io
 import itertools
 import sys
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from math import isfinite
 from typing import Any, Final, TypeAlias
 
 import numpy as np
 
-from pseudoris.files.location import RunLocation
 from pseudoris.interchange.exports.export_job import ExportFormat, ExportJob
 from pseudoris.interchange.exports.export_options import ExportReport
-from pseudoris.interchange.exports.image_files import counts_of_png, mask_png
-from pseudoris.interchange.exports.output_files import read_ahead
-from pseudoris.interchange.exports.record import Content, ExportImage, broken, check_texts
+from pseudoris.interchange.exports.image_files import mask_png
+from pseudoris.interchange.exports.output_files import ManyFiles
+from pseudoris.interchange.exports.record import Content, ExportImage
 from pseudoris.interchange.exports.selected_rows import TextRule, is_distinctive
 from pseudoris.schemas.keep_rule import is_lone
 from pseudoris.schemas.shard import SOURCE_HUMAN, SOURCE_MODEL, ExpressionRecord
@@ -46,7 +44,7 @@ Draw: TypeAlias = tuple[str, str, int | None, float | None]
 
 
 def _write(job: ExportJob) -> ExportReport:
-    destination, csv_path = job.destination, f"{CSV_FOLDER}/{CSV_NAME}"
+    csv_path = f"{CSV_FOLDER}/{CSV_NAME}"
     job.claim(CSV_FOLDER, IMAGES_FOLDER, numbered=_masks_folder)
     config, seen = job.request.run.header.config, Counter[str]()
     # Draws are ordered by crop, then beam, top-k and top-p, as in the authors' script: the option `beam_search` of
@@ -60,14 +58,10 @@ def _write(job: ExportJob) -> ExportReport:
         path.open("w", encoding="utf-8", newline="") as file,
         job.files() as image_files,
     ):
-        # Lines end in `
-        # `, because the csv module by default ends them as on Windows.
-        rows_file = csv.writer(file, lineterminator="\n")
-        rows_file.writerow(COLUMNS)
+        file.write(_line(COLUMNS))
         for image in job.images():
             image_files.write(IMAGES_FOLDER, image.name, image.data)
-            rows_file.writerows(_write_masks(job, image, places, seen))
-    job.check(_read_back(destination, csv_path), destination.uri(csv_path))
+            file.writelines(_write_masks(job, image_files, image, places, seen))
     num_masks = job.written.num_masks
     notes = [
         f"Give the trainer doc_mode=True, doc_value={config.filtering.tau!r} (the run's tau), "
@@ -84,7 +78,7 @@ def _write(job: ExportJob) -> ExportReport:
         {"images": job.num_images, "rows": num_masks, "captions": job.written.num_texts},
         {"images": job.num_images, "rows": 1, "masks": num_masks},
         notes=notes,
-        checked="every row evaluates to captions and as many scores; image and segment ids are unique",
+        checked="every row evaluates to captions and as many scores; every PNG decodes to its mask",
     )
 
 
@@ -98,35 +92,38 @@ def _masks_folder(number: int) -> str:
     return f"{MASKS_FOLDER}/{number + 1}"
 
 
-def _write_masks(job: ExportJob, image: ExportImage, places: Mapping[Draw, int], seen: Counter[str]) -> Iterator[Any]:
+def _write_masks(
+    job: ExportJob, files: ManyFiles, image: ExportImage, places: Mapping[Draw, int], seen: Counter[str]
+) -> Iterator[str]:
     """Write the PNGs of an image's masks, and yield a row for each, of values that their own text evaluates to."""
     tau, img_id, last = job.request.run.header.config.filtering.tau, image.number, len(places)
-    # Each image has its own writer, because a writer keeps a count per folder, and each image has a folder.
-    with job.files() as files:
-        # Masks are numbered without gaps, because the authors' script counts the files of the folder.
-        for seg_id, (mask, said) in enumerate(image.masks_with_texts()):
-            data, counts = mask_png(mask)
-            files.write(_masks_folder(img_id - 1), f"{seg_id}.png", data)
-            expressions = [each.record for each in said]
-            ratios = [each.distinctiveness for each in expressions if each.source == SOURCE_MODEL]
-            is_alone = bool(ratios) and bool(is_lone(np.array(ratios, np.float64)).all())
-            drawn = [[(by.crop, by.decoder, by.top_k, by.top_p) for by in each.samples] for each in expressions]
-            # A caption is repeated at the place of each of its draws, because the trainer draws evenly from the list.
-            # Texts that were not drawn come last.
-            rows = [
-                (place, str(each.text), _doc(each, is_alone, tau))
-                for each, own in zip(expressions, drawn, strict=True)
-                for place in [places.get(by, last) for by in own] or [last]
-            ]
-            rows.sort(key=lambda row: row[0])
-            # A mask's only caption is written twice: the trainer takes half of the captions, and half of 1 is 0.
-            rows = rows * 2 if len(rows) == 1 else rows
-            captions, doc = [text for _, text, _ in rows], [score for *_, score in rows]
-            seen["unfiltered"] += not is_distinctive(expressions)
-            seen["human"] += any(each.source == SOURCE_HUMAN for each in expressions)
-            job.add(Content.of_mask(f"{img_id}/{seg_id}", image.size, counts, captions))
-            ids = (mask.number - 1, image.name, img_id, seg_id)
-            yield (*ids, len(captions), repr(captions), repr(doc), int(is_alone))
+    # Masks are numbered without gaps, because the authors' script counts the files of the folder.
+    for seg_id, (mask, said) in enumerate(image.masks_with_texts()):
+        data, counts = mask_png(mask)
+        files.write(_masks_folder(img_id - 1), f"{seg_id}.png", data)
+        expressions = [each.record for each in said]
+        ratios = [each.distinctiveness for each in expressions if each.source == SOURCE_MODEL]
+        is_alone = bool(ratios) and bool(is_lone(np.array(ratios, np.float64)).all())
+        drawn = [[(by.crop, by.decoder, by.top_k, by.top_p) for by in each.samples] for each in expressions]
+        # A caption is repeated at the place of each of its draws, because the trainer draws evenly from the list.
+        # Texts that were not drawn come last.
+        rows = [
+            (place, str(each.text), _doc(each, is_alone, tau))
+            for each, own in zip(expressions, drawn, strict=True)
+            for place in [places.get(by, last) for by in own] or [last]
+        ]
+        rows.sort(key=lambda row: row[0])
+        # A mask's only caption is written twice: the trainer takes half of the captions, and half of 1 is 0.
+        rows = rows * 2 if len(rows) == 1 else rows
+        captions, doc = [text for _, text, _ in rows], [score for *_, score in rows]
+        seen["unfiltered"] += not is_distinctive(expressions)
+        seen["human"] += any(each.source == SOURCE_HUMAN for each in expressions)
+        ids = (mask.number - 1, image.name, img_id, seg_id)
+        line = _line((*ids, len(captions), repr(captions), repr(doc), int(is_alone)))
+        name, found = _captions(line)
+        due = Content.of_mask(f"{img_id}/{seg_id}", image.size, counts, captions)
+        job.add(due, Content.of_mask(name, image.size, counts, found))
+        yield line
 
 
 def _doc(expression: ExpressionRecord, is_alone: bool, tau: float) -> float:
@@ -139,32 +136,21 @@ def _doc(expression: ExpressionRecord, is_alone: bool, tau: float) -> float:
     return score if is_alone or expression.kept else min(score, tau)
 
 
-def _read_back(destination: RunLocation, csv_path: str) -> Iterator[Content]:
-    where = destination.uri(csv_path)
-    with destination.open_input(csv_path) as again, destination.open_input(csv_path) as file:
-        paths = (f"{_masks_folder(int(row['img_id']) - 1)}/{row['seg_id']}.png" for row in _rows(again))
-        last = (0, -1)
-        for index, (row, (path, data)) in enumerate(zip(_rows(file), read_ahead(destination, paths), strict=True)):
-            place = f"{where}, row {row['index']}"
-            ids = int(row["img_id"]), int(row["seg_id"])
-            if int(row["index"]) != index or ids <= last:
-                raise broken(place, f"image {ids[0]}, segment {ids[1]} is out of order or appears twice")
-            last = ids
-            try:
-                captions, doc = ast.literal_eval(row["pseudo_caption"]), ast.literal_eval(row["doc"])
-                num_captions = int(row["num_sent"])
-            except (ValueError, SyntaxError, KeyError, TypeError) as error:
-                raise broken(place, f"it does not evaluate ({error})") from error
-            is_scored = isinstance(doc, list) and all(type(score) is float and isfinite(score) for score in doc)
-            if not is_scored or row["one_mask"] not in ("0", "1"):
-                raise broken(place, "doc is not a list of finite numbers, or one_mask is neither 0 nor 1")
-            if not isinstance(captions, list) or not len(captions) == len(doc) == num_captions > 0:
-                raise broken(place, "num_sent and the lengths of captions and doc differ")
-            mask = counts_of_png(data, destination.uri(path))
-            yield Content.of_mask(f"{ids[0]}/{ids[1]}", *mask, check_texts(captions, place))
+def _line(row: Sequence[Any]) -> str:
+    line = io.StringIO()
+    # Lines end as on Unix, because the csv module by default ends them as on Windows.
+    csv.writer(line, lineterminator="\n").writerow(row)
+    return line.getvalue()
 
 
-def _rows(file: Any) -> Iterator[dict[str, str]]:
+def _captions(line: str) -> tuple[str, list[str]]:
+    """Return the ids of a written row, and its captions as the trainer evaluates them; [] if it cannot draw of them."""
     # The limit is raised: by default a field has at most 128 KiB, but a mask may have thousands of captions.
     csv.field_size_limit(min(sys.maxsize, 2**31 - 1))
-    return csv.DictReader(io.TextIOWrapper(file, encoding="utf-8", newline=""))
+    (row,) = csv.DictReader([line], COLUMNS)
+    try:
+        captions, doc = ast.literal_eval(row["pseudo_caption"]), ast.literal_eval(row["doc"])
+    except (ValueError, SyntaxError):
+        captions, doc = [], []
+    is_sound = len(captions) == len(doc) == int(row["num_sent"]) and all(map(isfinite, doc))
+    return f"{row['img_id']}/{row['seg_id']}", captions if is_sound else []

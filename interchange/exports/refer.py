@@ -13,13 +13,12 @@ from __future__ import annotations
 import json
 import pickle
 import re
-from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Mapping
+from collections import Counter
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from hashlib import sha256
 from typing import Any, Final, TypeAlias
 
-from pseudoris.files.location import RunLocation
 from pseudoris.interchange.exports.coco_export import (
     ANNOTATIONS,
     REFER_SPLITS,
@@ -32,11 +31,10 @@ from pseudoris.interchange.exports.coco_export import REFER_IMAGES_FOLDER as IMA
 from pseudoris.interchange.exports.export_job import ExportFormat, ExportJob
 from pseudoris.interchange.exports.export_options import ExportReport
 from pseudoris.interchange.exports.image_files import CATEGORY
-from pseudoris.interchange.exports.output_files import IMAGES_ARRAY, JsonArray, ManyFiles, iter_json_arrays
-from pseudoris.interchange.exports.record import Content, broken
+from pseudoris.interchange.exports.output_files import IMAGES_ARRAY, JsonArray, ManyFiles
+from pseudoris.interchange.exports.record import Content, broken, written_counts
 from pseudoris.interchange.exports.selected_rows import TextRule
-from pseudoris.interchange.human_refs import HumanRefs, RecordIds, counts_of, read_human
-from pseudoris.interchange.untrusted_pickle import load_plain
+from pseudoris.interchange.human_refs import HumanRefs, RecordIds, read_human
 from pseudoris.primitives.errors import ConfigError
 
 # REFER's code exits for any other name. It knows `refclef` too, which is left out: its images are elsewhere.
@@ -50,7 +48,7 @@ _Refs: TypeAlias = list[dict[str, Any]]
 
 
 def _write(job: ExportJob) -> ExportReport:
-    """Write images and instances as they come, the references at the end; then read all of it back."""
+    """Write images and instances as they come, the references at the end."""
     options, dataset = job.options, job.options.dataset or _DATASETS[0]
     if dataset not in _DATASETS:
         raise ConfigError(
@@ -63,7 +61,7 @@ def _write(job: ExportJob) -> ExportReport:
         raise ConfigError(f"--split {options.split!r} is not a split of REFER. Choose from {', '.join(REFER_SPLITS)}.")
     if not _SPLIT_BY.fullmatch(options.split_by):
         raise ConfigError(f"--split-by {options.split_by!r} becomes a file name. Use only letters, digits, _, + and -.")
-    human, destination = read_human(job.options.human), job.destination
+    human = read_human(job.options.human)
     job.request = replace(job.request, exclusions=job.request.exclusions + human.exclusions)
     job.claim(dataset, IMAGES_FOLDER, dataset=dataset)
     instances_path, refs_path = f"{dataset}/instances.json", f"{dataset}/refs({job.options.split_by}).p"
@@ -72,19 +70,22 @@ def _write(job: ExportJob) -> ExportReport:
     with job.files() as files, job.arrays(instances_path, IMAGES_ARRAY, ANNOTATIONS, "categories") as arrays:
         notes = _add_run(job, human, refs, files, arrays)
         _add_human(job, human, refs, files, arrays)
-    with job.new_file(refs_path) as path, path.open("wb") as file:
-        pickle.dump(refs, file, protocol=_PICKLE_PROTOCOL)
     splits, digest = Counter(ref["split"] for ref in refs), _digest(refs)
-    # The references are released before they are read back, so that memory holds them only once.
-    refs.clear()
-    job.check(_read_back(destination, refs_path, instances_path, digest), destination.root)
+    with job.new_file(refs_path) as path:
+        with path.open("wb") as file:
+            pickle.dump(refs, file, protocol=_PICKLE_PROTOCOL)
+        # The references are released before they are decoded, so that memory holds them only once.
+        refs.clear()
+        with path.open("rb") as file:
+            if _digest(pickle.load(file)) != digest:
+                raise broken(job.destination.uri(refs_path), "its references are not those that were written")
     by_split = {f"references of {split}": num for split, num in splits.items()}
     return job.report(
         {"images": job.num_images + len(human.images), **by_split, "expressions": job.written.num_texts},
         {"images": job.num_files, dataset: 2},
         notes=[*_notes(job, dataset, human), *notes],
-        checked="every reference finds its mask and its image; ids are unique plain ints; pickle protocol "
-        f"{_PICKLE_PROTOCOL}",
+        checked=f"every mask decodes to its box and area; the references load, with plain numbers, from a pickle of "
+        f"protocol {_PICKLE_PROTOCOL}",
         dataset=dataset,
     )
 
@@ -104,19 +105,25 @@ def _add_run(
     arrays["categories"].append({**CATEGORY, "id": category_id})
     for image in job.images():
         files.write(IMAGES_FOLDER, image.name, image.data)
-        arrays[IMAGES_ARRAY].append(image_record(image.number, image))
+        row = arrays[IMAGES_ARRAY].append(image_record(image.number, image))
         for mask, said in image.masks_with_texts():
             # Every loader takes polygons. With an encoding MaskRIS and Sa2VA stop, and ReLA keeps no reference. Either
             # form stands in a list, because REFER tells them apart by the first element.
             code: Any = mask.rle
+            counts = mask.record.rle_counts
             if job.options.masks != "rle":
-                code, _ = mask.corner_polygon()
-                resized.add(code, mask.pixels())
+                pixels = mask.pixels()
+                code, counts = mask.corner_polygon(pixels)
+                resized.add(code, pixels)
             record = annotation_of(image, mask, [code], category_id=category_id)
             annotation = {key: record[key] for key in _ANNOTATION_KEYS}
             refs.append(ref_of(image, said, job.options.split, mask.number, mask.number, category_id))
-            arrays[ANNOTATIONS].append(annotation)
-            job.add(Content.of_mask(image.name, image.size, _canonical(annotation), _texts(refs[-1:])))
+            found = arrays[ANNOTATIONS].append(annotation)
+            if written_counts(found, image.size) != counts:
+                raise broken(image.name, f"annotation {mask.number} has another mask")
+            due = Content.of_mask(image.name, image.size, _canonical(annotation), [each.text for each in said])
+            size = (row["height"], row["width"])
+            job.add(due, Content.of_mask(row["file_name"], size, _canonical(found), _texts(refs[-1:])))
     for shown in human.exclusions:
         job.dropped[SHOWN_TO_HUMANS] += job.dropped.pop(shown.dropped_phrase, 0)
     return [] if job.options.masks == "rle" else [resized.note()]
@@ -134,10 +141,11 @@ def _add_human(job: ExportJob, human: HumanRefs, refs: _Refs, files: ManyFiles, 
             files.write(IMAGES_FOLDER, image["file_name"], human.image_bytes(image["file_name"]))
     for annotation, found in human.renumbered(numbers, dict(zip(human.images, images, strict=True))):
         image = images[annotation["image_id"]]
-        arrays[ANNOTATIONS].append(annotation)
+        written = arrays[ANNOTATIONS].append(annotation)
         refs += found
-        size = (image["height"], image["width"])
-        job.add(Content.of_mask(image["file_name"], size, _canonical(annotation), _texts(found)))
+        name, size, texts = image["file_name"], (image["height"], image["width"]), _texts(found)
+        due, read = (Content.of_mask(name, size, _canonical(each), texts) for each in (annotation, written))
+        job.add(due, read)
 
 
 def _notes(job: ExportJob, dataset: str, human: HumanRefs) -> list[str]:
@@ -171,66 +179,9 @@ def _texts(refs: Iterable[Mapping[str, Any]]) -> list[str]:
     return [sentence["sent"] for ref in refs for sentence in ref["sentences"]]
 
 
-def _read_back(destination: RunLocation, refs_path: str, instances_path: str, due: str) -> Iterator[Content]:
-    """Read references and instances; all references are in memory, as in a trainer."""
-    where, uri = destination.uri(refs_path), destination.uri(instances_path)
-    by_annotation: defaultdict[int, list[Mapping[str, Any]]] = defaultdict(list)
-    for ref in _read_refs(destination.read_bytes(refs_path), where, due):
-        by_annotation[ref["ann_id"]].append(ref)
-    images: dict[int, Mapping[str, Any]] = {}
-    with destination.open_input(instances_path) as file:
-        for name, element in iter_json_arrays(file, uri):
-            if name == IMAGES_ARRAY:
-                if element["id"] in images:
-                    raise broken(uri, f"two images have the id {element['id']}")
-                images[element["id"]] = element
-            elif name == ANNOTATIONS:
-                refs = by_annotation.pop(element["id"], [])
-                image = _image_of(element, refs, images, uri)
-                size = (image["height"], image["width"])
-                yield Content.of_mask(image["file_name"], size, _canonical(element), _texts(refs))
-    if by_annotation:
-        raise broken(where, f"{len(by_annotation)} references name masks that are not in {uri}")
-    if len({image["file_name"] for image in images.values()}) != len(images):
-        raise broken(uri, "two images share a file")
-
-
 def _digest(refs: _Refs) -> str:
     digest = sha256()
     for ref in refs:
         # `json.dumps` raises an error for NumPy's numbers. The pickle may hold only plain Python numbers.
         digest.update(json.dumps(ref, sort_keys=True).encode())
     return digest.hexdigest()
-
-
-def _read_refs(data: bytes, where: str, due: str) -> _Refs:
-    """Return the references; check that they are those that were written, in a pickle that every trainer reads."""
-    # From protocol 2 on, a pickle begins with its protocol's number. Every Python reads the protocols before.
-    if data[:1] == b"\x80" and data[1] > _PICKLE_PROTOCOL:
-        raise broken(where, f"it has pickle protocol {data[1]}, which the trainers' Python cannot read")
-    try:
-        refs: _Refs = load_plain(data, where)
-    except ConfigError as error:
-        raise broken(where, str(error)) from error
-    if _digest(refs) != due:
-        raise broken(where, "its references are not those that were written")
-    return refs
-
-
-def _image_of(
-    annotation: Mapping[str, Any], refs: list[Mapping[str, Any]], images: Mapping[int, Mapping[str, Any]], uri: str
-) -> Mapping[str, Any]:
-    """Return the image of an annotation; check that references, image and mask fit it."""
-    number, image = annotation["id"], images.get(annotation["image_id"])
-    if not refs:
-        raise broken(uri, f"annotation {number} has no reference")
-    if image is None or any(ref["image_id"] != annotation["image_id"] for ref in refs):
-        raise broken(uri, f"annotation {number} names an image that does not exist")
-    try:
-        # REFER's loader would raise an error for an encoding that is not in a list.
-        if not isinstance(annotation["segmentation"], list):
-            raise ValueError("it is not in a list")
-        counts_of(annotation["segmentation"], (image["height"], image["width"]))
-    except ValueError as error:
-        raise broken(uri, f"the mask of annotation {number}: {error}") from error
-    return image

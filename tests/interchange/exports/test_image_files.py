@@ -140,7 +140,7 @@ def mask_of(pixels: np.ndarray) -> ExportMask:
 def test_pixels_runs_and_the_point_within_are_those_of_the_mask(pixels):
     mask = mask_of(pixels)
     assert np.array_equal(mask.pixels(), pixels)
-    polygon, counts = mask.corner_polygon()
+    polygon, counts = mask.corner_polygon(mask.pixels())
     assert np.array_equal(coco.decode(coco.merge(coco.frPyObjects([polygon], *pixels.shape))), pixels)
     assert counts == mask.record.rle_counts
     x, y = mask.point_within()
