@@ -87,9 +87,11 @@ class LocalStorage(Storage):
 
     def open(self, path: str, *, window_bytes: int = 0) -> BinaryIO:
         """Return the file opened for reading. A pipe is refused, because opening it would block."""
-        if self.kind(path) != "folder":  # opening a folder raises a clear error
-            self.stat(path)
-        return self._at(path).open("rb") if self.follows_links else open_regular(self._at(path))
+        target = self._at(path)
+        mode = target.stat().st_mode
+        if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):  # opening a folder raises a clear error
+            raise FileNotFoundError(f"{shown_uri(self.uri(path))} is not a regular file")
+        return target.open("rb") if self.follows_links else open_regular(target)
 
     def list(self, folder: str, *, name_prefix: str = "") -> Iterator[ListedFile]:
         """Yield the finished files directly in `folder`, in any order; nothing if it does not exist."""
@@ -133,18 +135,16 @@ class LocalStorage(Storage):
     def create_once(self, path: str, data: bytes) -> bool:
         """Create the file with `data`, synced. If it exists, return False and change nothing."""
         target = self._at(path)
-        return self._write(path, data, lambda temporary: _link_once(temporary, target))
+        return self._write(target, data, lambda temporary: _link_once(temporary, target))
 
     def put(self, path: str, data: bytes) -> None:
         """Write `data` to the file, synced, and replace any existing file."""
         target = self._at(path)
-        self._write(path, data, lambda temporary: temporary.replace(target))
+        self._write(target, data, lambda temporary: temporary.replace(target))
 
     def temporary_path(self, path: str) -> Path:
         """Return a new path beside `path`, with a name that listings skip. The folder is created."""
-        target = self._at(path)
-        _make_folder(target.parent)
-        return target.parent / f"{TEMPORARY_PREFIX}{os.getpid()}-{secrets.token_hex(8)}"
+        return _beside(self._at(path))
 
     def put_file(self, path: str, local: Path) -> None:
         """Sync a file of the same file system, move it to `path`, and replace any existing file."""
@@ -204,10 +204,10 @@ class LocalStorage(Storage):
                     # A folder is sorted by its name with a slash, because the keys of its files have that slash.
                     yield f"{key}/", entry.name, None, None, _identity(found)
 
-    def _write(self, path: str, data: bytes, give_name: Callable[[Path], _T]) -> _T:
+    def _write(self, target: Path, data: bytes, give_name: Callable[[Path], _T]) -> _T:
         """Write a temporary file and return what `give_name` returns; a file that gc has taken is written again."""
         for _ in range(_MAX_WRITES):
-            temporary = self.temporary_path(path)
+            temporary = _beside(target)
             try:
                 with _refusals(), temporary.open("xb") as file:
                     file.write(data)
@@ -222,6 +222,12 @@ class LocalStorage(Storage):
             return answer
         # FileNotFoundError is not raised, because callers would conclude that the file at `path` is missing.
         raise OSError(errno.EAGAIN, f"its temporary file was deleted {_MAX_WRITES} times before it had its name")
+
+
+def _beside(target: Path) -> Path:
+    """Return a new path for a temporary file. The folder is created."""
+    _make_folder(target.parent)
+    return target.parent / f"{TEMPORARY_PREFIX}{os.getpid()}-{secrets.token_hex(8)}"
 
 
 def _stat(entry: os.DirEntry[str]) -> os.stat_result | None:
