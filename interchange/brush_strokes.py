@@ -41,7 +41,8 @@ def brush_strokes(pixels: NDArray[np.bool_]) -> list[int]:
 
 def values_of_strokes(strokes: Iterable[int], size: tuple[int, int]) -> NDArray[np.uint8]:
     """Return the bytes (height, width, 4) of untrusted strokes; a ValueError if they are of another size."""
-    bits, at = "".join(f"{each:08b}" for each in bytes(strokes)), 0
+    data, at = bytes(strokes), 0
+    bits = f"{int.from_bytes(data, 'big'):0{8 * len(data)}b}"
 
     def take(num_bits: int) -> int:
         nonlocal at
@@ -58,12 +59,11 @@ def values_of_strokes(strokes: Iterable[int], size: tuple[int, int]) -> NDArray[
     lengths = [take(4) + 1 for _ in _LENGTH_BITS]
     values, start = np.zeros(num_values, np.uint8), 0
     while start < num_values:
-        is_run, kind = take(1), take(2)
+        is_run, kind = divmod(take(3), 4)
         length = take(lengths[kind]) + 1
-        num_given = 1 if is_run else length
-        given = take(_VALUE_BITS * num_given).to_bytes(num_given, "big")
+        given = take(_VALUE_BITS * (1 if is_run else length))
         if start + length > num_values:
             raise ValueError("the strokes do not fill the image")
-        values[start : start + length] = np.frombuffer(given, np.uint8)
+        values[start : start + length] = given if is_run else np.frombuffer(given.to_bytes(length, "big"), np.uint8)
         start += length
     return values.reshape(*size, _CHANNELS)
