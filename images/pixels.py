@@ -105,15 +105,6 @@ def decode_proven(data: bytes) -> np.ndarray:
         return _decode(image, data, is_proven=True)[0]
 
 
-def upright_size(data: bytes, plugins: Sequence[str] = ()) -> tuple[int, int]:
-    """Return (height, width) of the upright image from its header; decodes no pixels. Raises like `decode_upright`."""
-    with _open(data, plugins) as image:
-        width, height = image.size
-        # Pillow applies the orientation to the size of a TIFF, but not to the size of any other format.
-        is_turned = image.format != "TIFF" and _header_orientation(image, data) >= 5
-    return (width, height) if is_turned else (height, width)
-
-
 def exif_orientation(data: bytes, plugins: Sequence[str] = ()) -> int:
     """Return the EXIF orientation, 1 to 8 (Exif 2.32, tag 0x0112); 1 if there is none. Raises like `decode_upright`."""
     with _open(data, plugins) as image:

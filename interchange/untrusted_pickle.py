@@ -1,7 +1,7 @@
 """Reads untrusted pickles: plain lists, dicts, texts and numbers; everything that would run code is refused.
 
-REFER datasets come as pickles, `refs(<splitBy>).p`. Called by the exclusions, imports, human references, examples, and
-the exports that write pickles. Nothing of a file may ever run, and a small file may not take much time or memory.
+REFER datasets come as pickles, `refs(<splitBy>).p`. Called by the exclusions, imports, human references and examples.
+Nothing of a file may ever run, and a small file may not take much time or memory.
 """
 
 from __future__ import annotations
@@ -47,19 +47,19 @@ def read_refs(path: Path) -> list[dict[str, Any]]:
     return refs
 
 
-def load_plain(data: bytes, where: str, *, with_bytes: bool = False) -> Any:
+def load_plain(data: bytes, where: str) -> Any:
     """Return what a pickle holds: lists, tuples, dicts, str, int, float, bool and None in any nesting.
 
     Keys are texts and whole numbers have 64 bits, so that no choice of keys makes a dict slow. Strings of Python 2 are
     read as UTF-8, those that are not UTF-8 as latin-1.
 
-    A ConfigError names the file, `where`, if it holds anything else (bytes too, unless `with_bytes`), or is damaged.
+    A ConfigError names the file, `where`, if it holds anything else, or is damaged.
     """
     built, words = _Built(len(data)), [""]
     try:
         for name, argument in _instructions(data):
             build = _INSTRUCTIONS.get(name)
-            if build is None or (isinstance(argument, bytes) and not with_bytes):
+            if build is None:
                 # Newer protocols have the name of the called function in the two texts before this instruction.
                 raise _refusal(name, argument if isinstance(argument, str) else " ".join(words), where)
             build(built, argument)
@@ -154,7 +154,6 @@ class _Built:
 
 
 _Build = Callable[[_Built, Any], None]
-_BYTES: Final = ("SHORT_BINBYTES", "BINBYTES", "BINBYTES8")
 _NUMBERS: Final = ("INT", "BININT", "BININT1", "BININT2", "LONG", "LONG1", "LONG4", "FLOAT", "BINFLOAT")
 _TEXTS: Final = ("UNICODE", "SHORT_BINUNICODE", "BINUNICODE", "BINUNICODE8")
 # Instructions that build plain values and keep the stack. Left out are those that name a function or a class, call one,
@@ -162,7 +161,7 @@ _TEXTS: Final = ("UNICODE", "SHORT_BINUNICODE", "BINUNICODE", "BINUNICODE8")
 _INSTRUCTIONS: Final[dict[str, _Build]] = {
     **dict.fromkeys(("PROTO", "STOP"), lambda built, _: None),
     "FRAME": _Built.frame,
-    **dict.fromkeys((*_NUMBERS, *_TEXTS, *_BYTES), _Built.push),
+    **dict.fromkeys((*_NUMBERS, *_TEXTS), _Built.push),
     # `genops` decodes the strings of Python 2 as Latin-1, so encoding them again gives their bytes.
     **dict.fromkeys(
         ("STRING", "BINSTRING", "SHORT_BINSTRING"), lambda built, text: built.push(_text_of(text.encode("latin-1")))
