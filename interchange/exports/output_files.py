@@ -186,7 +186,9 @@ class JsonArray:
         data = printable_json(element, separators=(",", ":")).encode()
         self._file.write(self._separator + data if self.num_elements else data)
         self.num_elements += 1
-        return parse_json(data)
+        if (found := parse_json(data)) != element:
+            raise broken(f"record {self.num_elements}", "its JSON decodes to other values")
+        return found
 
 
 @contextmanager
