@@ -1,21 +1,27 @@
 """Measures every export format over runs of two sizes: seconds, and the peak of memory, which must not grow.
 
-    python -m evidence.benchmarks.exports [--images 1000 4000] [--formats NAME…] [--killed] [--to FOLDER] [--json FILE]
+    python -m evidence.benchmarks.exports [--images 1000 4000] [--formats NAME…] [--killed] [--before FOLDER]
+    [--repeats 3] [--to FOLDER] [--json FILE]
 
 The runs are written by hand: small images, two masks each, and two expressions a mask, embedded; FOLDER keeps them.
-Each export is a process of its own that also reads back what it wrote. What grows by design is named: refer and lmdb
+Each export is a process of its own that also reads what it stored. What grows by design is named: refer and lmdb
 hold what their trainers hold, all references and all keys; sam3 all distinct texts, of which these runs have few.
 
 With `--killed` each goes into a bucket of a server on this machine: once undisturbed, and once killed (SIGKILL) when
 half of the images are written, and given again. The objects of both must be equal.
+
+With `--before`, the checkout of an earlier version is the other side: both export in turn, and must write the same
+bytes. Given are the medians of `--repeats`, and this version's seconds over the earlier one's.
 """
 
 from __future__ import annotations
 
 import io
 import json
+import math
 import os
 import shutil
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -31,7 +37,6 @@ from PIL import Image
 from pycocotools import mask as coco
 
 from evidence.benchmarks.measurement import cpu_seconds, machine, options, peak_rss_bytes, print_table, write_json
-from pseudoris.files.location import RunLocation
 from pseudoris.interchange.exports import EXPORTS, WRITING, ExportOptions, export_request, find_export
 from pseudoris.schemas.config_layers import load_config
 from pseudoris.schemas.ids import image_id, mask_id, sha256_hex
@@ -45,6 +50,7 @@ _SHARD_IMAGES: Final = 256
 # Different pictures; the others repeat them under names of their own.
 _PICTURES: Final = 64
 _HALF: Final = "half"
+_ROOT: Final = Path(__file__).resolve().parents[2]
 _FILE_MB: Final = 8
 _TEXTS: Final = ("the left thing", "the thing on the right", "a round shape", "what is behind it")
 
@@ -52,7 +58,9 @@ _TEXTS: Final = ("the left thing", "the thing on the right", "a round shape", "w
 def write_run(out: Path, num_images: int) -> None:
     """Write a finished run of so many images; equal numbers give equal runs."""
     # Not in the process of an export: it imports torch, whose memory would count.
+    # Not above: the other side of `--before` may have it elsewhere.
     from evidence.benchmarks.dataset_inputs import start_run
+    from pseudoris.files.location import RunLocation
 
     location = RunLocation.open(str(out))
     config = load_config("tiny", None, ["shards.embed_images=true", f"shards.max_images={_SHARD_IMAGES}"])
@@ -127,12 +135,15 @@ def export_once(run: str, to: str, name: str) -> dict[str, Any]:
 
 
 def _words(run: Path, to: str, name: str) -> list[str]:
-    return [sys.executable, "-m", "evidence.benchmarks.exports", str(run), to, name]
+    code = f"import runpy; runpy.run_path({__file__!r}, run_name='__main__')"
+    return [sys.executable, "-c", code, str(run), to, name]
 
 
-def _exported(run: Path, to: str, name: str) -> dict[str, Any]:
-    """Export in a process of its own."""
-    done = subprocess.run(_words(run, to, name), check=True, stdout=subprocess.PIPE, text=True)
+def _exported(run: Path, to: str, name: str, root: Path = _ROOT) -> dict[str, Any]:
+    """Export in a process of its own, which takes all but this module from the checkout `root`."""
+    environment = {**os.environ, "PYTHONPATH": f"{root}{os.pathsep}{_ROOT}"}
+    words = _words(run, to, name)
+    done = subprocess.run(words, check=True, stdout=subprocess.PIPE, text=True, cwd=root, env=environment)
     found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
     return found
 
@@ -143,6 +154,33 @@ def measure(run: Path, name: str) -> dict[str, Any]:
     found = _exported(run, str(to), name)
     shutil.rmtree(to)
     return found
+
+
+def compare(run: Path, name: str, before: Path, repeats: int) -> dict[str, Any]:
+    """Export by this version and by the checkout `before`, in turn; return the medians of both, and the ratio.
+
+    ValueError if they do not write the same bytes.
+    """
+    sides: dict[str, list[dict[str, Any]]] = {"before": [], "now": []}
+    digests = set[str]()
+    for turn in range(repeats):
+        for side in sorted(sides, reverse=turn % 2 == 1):
+            to = run.with_name(f"{name}-of-{run.name}")
+            sides[side].append(_exported(run, str(to), name, before if side == "before" else _ROOT))
+            digest = sha256()
+            for path in sorted(each for each in to.rglob("*") if each.is_file()):
+                digest.update(f"{path.relative_to(to)} {sha256_hex(path.read_bytes())}\n".encode())
+            digests.add(digest.hexdigest())
+            shutil.rmtree(to)
+    if len(digests) != 1:
+        raise ValueError(f"the export {name} has other bytes than that of {before}")
+    found: dict[str, Any] = {"sha256": digests.pop()}
+    for side, rows in sides.items():
+        found[side] = {
+            **{key: statistics.median(row[key] for row in rows) for key in ("seconds", "cpu_s")},
+            "peak_bytes": max(row["peak_bytes"] for row in rows),
+        }
+    return {**found, "ratio": found["now"]["seconds"] / found["before"]["seconds"]}
 
 
 def measure_killed(run: Path, name: str) -> dict[str, Any]:
@@ -193,6 +231,19 @@ def _growth(small: dict[str, Any], large: dict[str, Any]) -> float:
     return more_bytes / max(more_images, 1)
 
 
+def _cells_of_compared(name: str, rows: Sequence[dict[str, Any]]) -> dict[str, str]:
+    def cell(key: str, scale: float, form: str) -> str:
+        return ", ".join(" → ".join(format(row[side][key] / scale, form) for side in ("before", "now")) for row in rows)
+
+    return {
+        "format": name,
+        "ratio": ", ".join(f"{row['ratio']:.2f}" for row in rows),
+        "seconds": cell("seconds", 1, ".2f"),
+        "CPU s": cell("cpu_s", 1, ".2f"),
+        "peak MiB": cell("peak_bytes", 2**20, ",.0f"),
+    }
+
+
 def _cells_of_killed(name: str, rows: Sequence[dict[str, Any]]) -> dict[str, str]:
     return {
         "format": name,
@@ -217,12 +268,36 @@ def main(arguments: Sequence[str] | None = None) -> None:
             if not run.exists():
                 write_run(run, num_images)
             for name in names:
-                found = measure_killed(run, name) if given.killed else measure(run, name)
+                if given.before is not None:
+                    found = compare(run, name, given.before, given.repeats)
+                else:
+                    found = measure_killed(run, name) if given.killed else measure(run, name)
                 rows.append({"format": name, "images": num_images, **found})
-                write_json(rows, given.json)
-    of_format = _cells_of_killed if given.killed else _cells
+                write_json(rows if given.before is None else _compared(rows, given.before), given.json)
+    of_format = _cells_of_compared if given.before else _cells_of_killed if given.killed else _cells
     cells = [of_format(name, [row for row in rows if row["format"] == name]) for name in names]
     print_table(f"{', '.join(f'{each:,}' for each in given.images)} images ({machine()})", cells)
+    if given.before is not None:
+        shown = {key: value for key, value in _compared(rows, given.before).items() if key != "formats"}
+        print(json.dumps(shown))
+
+
+def _compared(rows: Sequence[dict[str, Any]], before: Path) -> dict[str, Any]:
+    """Return the rows with the commits of both sides, and the ratio over all: of the sums, and the geometric mean."""
+
+    def commit(root: Path) -> str:
+        return subprocess.run(
+            ["git", "-C", str(root), "rev-parse", "--short=8", "HEAD"], check=True, stdout=subprocess.PIPE, text=True
+        ).stdout.strip()
+
+    now, earlier = (sum(row[side]["seconds"] for row in rows) for side in ("now", "before"))
+    return {
+        "commits": {"before": commit(before), "now": commit(_ROOT)},
+        "machine": machine(),
+        "ratio_of_sums": now / earlier,
+        "ratio_geometric_mean": math.exp(statistics.fmean(math.log(row["ratio"]) for row in rows)),
+        "formats": list(rows),
+    }
 
 
 if __name__ == "__main__":

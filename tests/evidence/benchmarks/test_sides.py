@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -222,6 +223,18 @@ def test_a_table_of_exports_has_both_sizes(tmp_path, capsys):
     assert [(row["format"], row["images"]) for row in rows] == [("odvg", 3), ("odvg", 5)]
     assert all(row["peak_bytes"] >= row["imported_bytes"] > 0 for row in rows)
     assert "odvg" in capsys.readouterr().out
+
+
+@pytest.mark.long
+def test_exports_of_two_checkouts_are_equal_and_their_seconds_compared(tmp_path):
+    file, root = tmp_path / "found.json", str(Path(exports.__file__).parents[2])
+    words = ["--images", "3", "--formats", "odvg", "coco", "--repeats", "1", "--before", root]
+    exports.main([*words, "--to", str(tmp_path), "--json", str(file)])
+    found = json.loads(file.read_text("utf-8"))
+    assert found["commits"]["before"] == found["commits"]["now"]
+    assert root not in file.read_text("utf-8")
+    for row in found["formats"]:
+        assert row["ratio"] == row["now"]["seconds"] / row["before"]["seconds"]
 
 
 @pytest.mark.long
