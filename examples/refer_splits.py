@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from pseudoris.interchange.exclusions.exclude_option import TRAIN_SPLIT
+from pseudoris.interchange.exclusions import TRAIN_SPLIT
 from pseudoris.interchange.untrusted_pickle import read_refs
 from pseudoris.primitives.errors import ConfigError
 

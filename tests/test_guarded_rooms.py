@@ -12,7 +12,7 @@ ROOMS = (
         "training/calibration",
         "training/chooser",
         "interchange/dataset",
-        "interchange/exclusions",
+        "interchange/exclusions.py",
         "interchange/exports",
     ),
     *("interchange/imports", "training/learning", "training/ppt"),

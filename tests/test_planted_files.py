@@ -13,7 +13,7 @@ import pytest
 
 from pseudoris.audit.verdicts import VerdictLine
 from pseudoris.files.filesystems import open_location
-from pseudoris.interchange.exclusions.exclude_option import read_refer_folder
+from pseudoris.interchange.exclusions import read_refer_folder
 from pseudoris.primitives.errors import ConfigError, ImageError
 from pseudoris.training.learning.checkpoint_folder import TrainingFolder
 from pseudoris.training.ppt.curriculum import read_chosen, write_chosen

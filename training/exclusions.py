@@ -2,7 +2,7 @@
 
 import sys
 
-from pseudoris.interchange.exclusions.__main__ import main
+from pseudoris.interchange.exclusions import main
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -12,7 +12,7 @@ from typing import Final
 from evidence.experiments.ppt.ablation_rows import PAPER, TRAININGS, Training
 from examples.refer_splits import ReferDataset, find_datasets
 from examples.step_log import Step, set_words
-from pseudoris.interchange.exclusions.exclude_option import TRAIN_SPLIT
+from pseudoris.interchange.exclusions import TRAIN_SPLIT
 from pseudoris.primitives.errors import ConfigError
 from pseudoris.training.evaluation.answerers import CLIP_AND_SAM, NOUN, SENTENCE
 from pseudoris.training.ppt.ppt_config import load_ppt_config

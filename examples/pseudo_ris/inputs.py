@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Final
 
 from examples.step_log import replace_bytes
-from pseudoris.interchange.exclusions.exclude_option import TRAIN_SPLIT
+from pseudoris.interchange.exclusions import TRAIN_SPLIT
 from pseudoris.interchange.untrusted_pickle import read_refs
 from pseudoris.primitives.errors import ConfigError
 from pseudoris.primitives.untrusted import parse_json

@@ -1,20 +1,25 @@
 """Turns values of `--exclude` and `--only` into rules. Called by `cli`, `dataset`, `pseudoris`, examples.
 
-A rule follows from the content of the files alone, because it is part of a run's identity. The files are untrusted. A
-table of hashes is Parquet or CSV with a column `sha256` of encoded bytes, a column `phash`, or both.
+A rule follows from the content of the files alone, because it is part of a run's identity. The files are untrusted, and
+a path of an unknown kind is refused. A table of hashes is Parquet or CSV with a column `sha256` of encoded bytes, a
+column `phash`, or both; run as a module, this one writes it from a folder of images. The rule, its matcher and a run's
+own record are in `store/exclusion_rules.py`.
 """
 
 from __future__ import annotations
 
+import argparse
 import itertools
 import logging
 import re
+import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
 import pyarrow as pa
 import pyarrow.csv as pc
+import pyarrow.parquet as pq
 from pydantic import JsonValue
 
 from pseudoris.files.storage import storage_errors
@@ -22,7 +27,7 @@ from pseudoris.images.parquet_pages import read_columns
 from pseudoris.images.perceptual_hash import DEFAULT_MAX_DISTANCE, HASH_BITS, HASH_HEX_DIGITS, require_imagehash
 from pseudoris.images.prover import Prover
 from pseudoris.interchange.untrusted_pickle import read_refs
-from pseudoris.primitives.errors import ConfigError, ImageError, check_number
+from pseudoris.primitives.errors import ConfigError, ImageError, PseudorisError, check_number
 from pseudoris.primitives.untrusted import parse_json, read_regular
 from pseudoris.primitives.uris import named_path, one_or_several, place
 from pseudoris.schemas.config_layers import load_config
@@ -254,6 +259,10 @@ def _name(path: Path, root: Path) -> str:
     return path.relative_to(root).as_posix()
 
 
+_WRITES_HASHES: Final = (
+    "`python -m pseudoris.interchange.exclusions FOLDER TABLE`: writes the table of hashes that `--exclude` reads. For "
+    "whoever owns a benchmark and gives away its hashes, not its images. Called by `training/exclusions.py`."
+)
 TABLE_SUFFIXES: Final = frozenset({".parquet", ".csv"})
 COLUMNS: Final = ("sha256", "phash")
 _MEANING: Final = {
@@ -356,3 +365,30 @@ def hash_images(folder: Path) -> Iterator[tuple[str, str, str | None]]:
                     logger.warning("%s is excluded by its sha256 alone, it does not decode: %s", keys[position], error)
                     phash = None
                 yield keys[position], sha256_hex(outcome), phash
+
+
+def main() -> int:
+    """Write the table; return the exit code."""
+    parser = argparse.ArgumentParser(prog="python -m pseudoris.interchange.exclusions", description=_WRITES_HASHES)
+    parser.add_argument("folder", type=Path, help="folder of images; tars and Parquet in it are read too")
+    parser.add_argument("table", type=Path, help="the file to write, .parquet or .csv")
+    arguments = parser.parse_args()
+    if arguments.table.suffix not in TABLE_SUFFIXES:
+        parser.error(f"{arguments.table} must end in .parquet or .csv")
+    if not arguments.table.parent.is_dir():
+        parser.error(f"there is no folder {arguments.table.parent}: make it, or name another for the table")
+    try:
+        images = list(hash_images(arguments.folder))
+    except PseudorisError as error:
+        sys.stderr.write(f"error: {error}\n")
+        return 2
+    names = ("key", "sha256", "phash")
+    columns = {name: pa.array([each[at] for each in images], pa.string()) for at, name in enumerate(names)}
+    write = pc.write_csv if arguments.table.suffix == ".csv" else pq.write_table
+    write(pa.table(columns), str(arguments.table))
+    sys.stdout.write(f"{len(images):,} images: {arguments.table}\n")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
