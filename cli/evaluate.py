@@ -176,8 +176,7 @@ def _evaluate_model(
         raise typer.BadParameter("--split names no split. Give some, such as val,testA, or leave it out for all.")
     require_extra("train", "`pseudoris evaluate --model`")
     from pseudoris.training.evaluation import answerers
-    from pseudoris.training.evaluation.circularity import circularity
-    from pseudoris.training.evaluation.held_out import HeldOutExpressions
+    from pseudoris.training.evaluation.held_out import HeldOutExpressions, circularity
     from pseudoris.training.evaluation.model_evaluation import evaluate_model, write_model_report
     from pseudoris.training.learning.checkpoint_folder import SUMMARY_NAME
 

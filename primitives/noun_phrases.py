@@ -1,4 +1,4 @@
-"""Reads a caption's head noun and what describes it. For `composing`, `spacy_nouns` and `absent_places`.
+"""Reads a caption's head noun and what describes it. For `composing`, `spacy_nouns` and `rewording`.
 
 "A close up of a man in a red shirt holding a frisbee on a beach" is about a man; "in a red shirt" and "holding a
 frisbee" describe him, and the beach is scenery. Clauses count as what they say of their subject: "a circle that is red

@@ -1,4 +1,4 @@
-"""Puts a noun phrase into words with a place, rank, relation or number. For `composer`, `likelihood`, `absent_places`.
+"""Puts a noun phrase into words with a place, rank, relation or number. For `composer`, `likelihood`, `rewording`.
 
 A template must return None if English has no such form of a phrase: stuff, for instance, is not counted.
 """

@@ -19,8 +19,7 @@ from PIL import Image
 from pseudoris.primitives.errors import ConfigError
 from pseudoris.primitives.uris import make_folder
 from pseudoris.synthworld.renderer import render
-from pseudoris.synthworld.scenes import Scene, Split, make_scene
-from pseudoris.synthworld.worlds import DEFAULT_WORLD, WORLDS, world_named
+from pseudoris.synthworld.scenes import DEFAULT_WORLD, WORLDS, Scene, Split, make_scene, world_named
 
 TRUTH_FILE = "truth.json"
 IMAGE_FOLDER = "images"

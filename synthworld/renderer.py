@@ -15,8 +15,15 @@ from typing import Final
 import numpy as np
 from PIL import Image, ImageDraw
 
-from pseudoris.synthworld.scenes import SCENE_SIZE_PX, Scene, SceneObject, pixel_generator
-from pseudoris.synthworld.worlds import PatternStyle, World, world_named
+from pseudoris.synthworld.scenes import (
+    SCENE_SIZE_PX,
+    PatternStyle,
+    Scene,
+    SceneObject,
+    World,
+    pixel_generator,
+    world_named,
+)
 
 # Outlines of categories and parts in a unit frame: centre (0, 0), x right, y down, an object of radius 1. A shape is a
 # tuple of (filled, points) polygons painted in order: a polygon that is not filled cuts a hole.

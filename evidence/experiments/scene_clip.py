@@ -26,8 +26,8 @@ from pseudoris.primitives.clip_tokenizer import ClipTokenizer
 from pseudoris.schemas.bootstrap import ImageBootstrap, Sums
 from pseudoris.schemas.config import WeightsConfig
 from pseudoris.synthworld.grammar import Description
-from pseudoris.synthworld.oracle import referents
 from pseudoris.synthworld.renderer import RenderedScene, render
+from pseudoris.synthworld.scene_truth import referents
 from pseudoris.synthworld.scenes import Scene, Split, make_scene
 from pseudoris.training.learning.clip_features import read_images, read_texts, response_map
 from pseudoris.workers.checkpoints.openclip import load_clip

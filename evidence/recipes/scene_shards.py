@@ -18,8 +18,7 @@ from pseudoris.primitives import rle
 from pseudoris.schemas.ids import image_id, mask_id, sha256_hex
 from pseudoris.schemas.shard import MaskRecord, Shard, ShardImage
 from pseudoris.synthworld.renderer import render
-from pseudoris.synthworld.scenes import SCENE_SIZE_PX, Scene, Split, make_scene
-from pseudoris.synthworld.worlds import DEFAULT_WORLD
+from pseudoris.synthworld.scenes import DEFAULT_WORLD, SCENE_SIZE_PX, Scene, Split, make_scene
 
 logger = logging.getLogger(__name__)
 

@@ -17,7 +17,7 @@ import numpy as np
 from evidence.recipes.scene_texts import speech_generator, to_text
 from pseudoris.synthworld.attributes import COMPARATIVES, EXTREMES, NUMBERS, ORDINALS, RELATIONS
 from pseudoris.synthworld.grammar import POSITIONS, Description, Extreme, NamedObject, Ordinal, Reference, Relation
-from pseudoris.synthworld.oracle import Degree, lies, meant, meant_among, row_of
+from pseudoris.synthworld.scene_truth import Degree, lies, meant, meant_among, row_of
 from pseudoris.synthworld.scenes import SCENE_SIZE_PX, Scene, SceneObject
 
 ATTRIBUTE, POSITION, RELATION = "attribute", "position", "relation"

@@ -16,7 +16,7 @@ import pyarrow as pa
 
 from pseudoris.files.location import RunLocation
 from pseudoris.images.pixels import decode_upright, import_plugins, is_plain_jpeg, loaded_plugins
-from pseudoris.interchange.dataset.arrays import HAS_TORCH, Tensor, as_tensor
+from pseudoris.interchange.dataset.torch_names import HAS_TORCH, Tensor, as_tensor
 from pseudoris.primitives.errors import ConfigError, ImageError
 from pseudoris.primitives.uris import place
 from pseudoris.schemas.run_records import RunHeader

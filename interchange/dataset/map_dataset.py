@@ -14,13 +14,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pseudoris.files.location import RunLocation
-from pseudoris.interchange.dataset.arrays import Dataset, Tensor
-from pseudoris.interchange.dataset.process_group import SharedNumbers
 from pseudoris.interchange.dataset.sample_builder import build_sample
 from pseudoris.interchange.dataset.sample_spec import SampleSpec, Transform
 from pseudoris.interchange.dataset.shard_reader import FULL_WEIGHT, DatasetRun
 from pseudoris.interchange.dataset.snapshot import Snapshot
 from pseudoris.interchange.dataset.streamed_dataset import STATE_VERSION, refuse_another
+from pseudoris.interchange.dataset.torch_names import Dataset, SharedNumbers, Tensor
 from pseudoris.primitives.errors import ConfigError, ImageError
 from pseudoris.primitives.uris import whole_number
 

@@ -1,7 +1,7 @@
 """Draws one of the forms of an English expression. Called by `sample_builder.py` and `exports/export_job.py`.
 
 Captions say "a photo of a small red star", and people say "the small red star". A form must refer to the same object
-in nearly every picture, and has no more words than its text. Only absences may get a place (`absent_places`). Rules:
+in nearly every picture, and has no more words than its text. Only absences may get a place (`placed_absence`). Rules:
 
     opening    "a photo of", "there is" and the like are left out
     article    "a" and "an" become "the"; any article before the first noun phrase is left out
@@ -20,12 +20,13 @@ import re
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from itertools import pairwise
-from typing import Final
+from typing import Final, get_args
 
-from pseudoris.interchange.dataset.absent_places import placed_absence
 from pseudoris.primitives import english as lexicon
+from pseudoris.primitives import place_phrases
 from pseudoris.primitives.counter_rng import draw_below, key_of
 from pseudoris.primitives.head_nouns import finite_stem, head_noun, read_chunk
+from pseudoris.primitives.noun_phrases import NounPhrase, noun_phrase
 from pseudoris.schemas.shard import SOURCE_HUMAN, ExpressionRecord
 
 
@@ -283,3 +284,65 @@ def _adjectives(words: list[str]) -> tuple[int, int] | None:
     is_known = noun != [] and noun[0] in _THINGS and len(set(classes)) == len(classes)
     is_whole = not following or following[0] in lexicon.PREPOSITIONS | lexicon.RELATIVES
     return (begin, end) if is_known and is_whole else None
+
+
+# What is absent gets a place. The composer's absences have none, and its other expressions often have one. A model that
+# learns from both would learn that a text with a place always refers to something. So half of the drawn absences get a
+# place. A text that a rule gives must refer to nothing in every picture in which the absence does, whatever its anchor
+# refers to:
+#
+#     side        the red circle on the left
+#     end         the leftmost red circle
+#     rank        the second red circle from the left, the left of the two red circles
+#     relation    the red circle above the star
+#     anchor      the star above the red circle
+#
+# A text stays if it is no noun phrase of the templates (`pseudoris.primitives.noun_phrases`), or has a place.
+_PLACES: Final[tuple[place_phrases.Side, ...]] = get_args(place_phrases.Side)
+_FORMS: Final = ("side", "end", "rank", "relation", "anchor")
+# This many choices keep the plain text, as many as add a place: about half of the other expressions have a place.
+_NUM_PLAIN: Final = len(_FORMS)
+# At most this many other texts are tried as the anchor, until one of them is a noun phrase.
+_NUM_TRIED: Final = 6
+# Each draw of a text uses this many random numbers, so the next draw begins after them.
+_NUMBERS_A_DRAW: Final = 3 + _NUM_TRIED
+# These words may stand before the noun phrase of a text: "a photo of the".
+_OPENINGS: Final = lexicon.ARTICLES | lexicon.PICTURES | {"of"}
+
+
+def placed_absence(text: str, others: Sequence[str], *, key: int, turn: int) -> str:
+    """Return an absence with a place, or as it is, as draw `turn` of a key says.
+
+    `others` are texts of the same image. One of them, a noun phrase without a place, becomes the other side of a
+    relation.
+    """
+    first = turn * _NUMBERS_A_DRAW
+    form = draw_below(key, first, len(_FORMS) + _NUM_PLAIN)
+    phrase = _phrase(text)
+    if form >= len(_FORMS) or phrase is None:
+        return text
+    side, rank = _PLACES[draw_below(key, first + 1, len(_PLACES))], 1 + draw_below(key, first + 2, 3)
+    said: str | None = None
+    if _FORMS[form] == "side":
+        said = place_phrases.at_side(side, phrase)
+    elif _FORMS[form] == "end":
+        said = place_phrases.extreme(side, phrase)
+    elif _FORMS[form] == "rank":
+        said = place_phrases.extreme_of(side, 2, phrase) if rank == 1 else place_phrases.ordinal(side, rank, phrase)
+    else:
+        numbers = range(first + 3, first + _NUMBERS_A_DRAW) if others else ()
+        tried = (_phrase(others[draw_below(key, number, len(others))]) for number in numbers)
+        if (other := next(filter(None, tried), None)) is not None:
+            pair = (phrase, other) if _FORMS[form] == "relation" else (other, phrase)
+            said = place_phrases.related(side, *pair)
+    return said or text
+
+
+def _phrase(text: str) -> NounPhrase | None:
+    """Return the noun phrase that a text consists of; None if it has a place or names another thing."""
+    found = noun_phrase(text, head_noun(text))
+    if found is None or found.number == "several" or not f" {text}".endswith(f" {found.text}"):
+        return None
+    if not _OPENINGS.issuperset(text.removesuffix(found.text).split()):
+        return None
+    return None if "the" in found.text.split() or not lexicon.PLACES.isdisjoint(text.split()) else found

@@ -9,10 +9,10 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from pseudoris.interchange.dataset.arrays import Tensor, as_tensor
 from pseudoris.interchange.dataset.rewording import SOURCE_REWORDED, drawn_forms
 from pseudoris.interchange.dataset.sample_spec import RisSample, SampleSpec
 from pseudoris.interchange.dataset.shard_reader import ShardContent
+from pseudoris.interchange.dataset.torch_names import Tensor, as_tensor
 from pseudoris.primitives.counter_rng import draw_texts, draw_texts_by_weight, draw_weighted_texts
 from pseudoris.primitives.errors import ConfigError
 from pseudoris.primitives.run_lengths import decode_mask
@@ -40,7 +40,12 @@ def build_sample(
                 f"mask {index.mask_ids[mask]} has {height} x {width} pixels, its image "
                 f"{tuple(pixels.shape[1:])}. Run `pseudoris verify` to find all damage."
             )
-        sample["mask"] = decode_union(content.counts_of(mask), height, width)
+        # The union of the masks that are meant together; all False for none.
+        counts = content.counts_of(mask)
+        union = decode_mask(counts[0], height, width) if counts else np.zeros((height, width), np.bool_)
+        for each in counts[1:]:
+            union |= decode_mask(each, height, width)
+        sample["mask"] = as_tensor(union)
     if "box" in parts:
         sample["box_xyxy_px"] = as_tensor(content.boxes_xyxy_px[mask].copy())
     if spec.has_expressions:
@@ -79,15 +84,3 @@ def _texts_of_masks(content: ShardContent, image: int) -> Sequence[str]:
     while end > first and index.targets is not None and not index.targets[end - 1]:
         end -= 1
     return content.texts[index.first_rows[first] : index.first_rows[end]]
-
-
-def decode_union(counts: Sequence[str], height: int, width: int) -> Tensor:
-    """Return the union of COCO run-length encodings as (H, W) bool, contiguous; all False for no encoding.
-
-    Raises:
-        ValueError: An encoding is damaged or of another size.
-    """
-    pixels = decode_mask(counts[0], height, width) if counts else np.zeros((height, width), np.bool_)
-    for each in counts[1:]:
-        pixels |= decode_mask(each, height, width)
-    return as_tensor(pixels)

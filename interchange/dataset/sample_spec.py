@@ -17,7 +17,7 @@ from typing import Any, Final, Literal, TypedDict, get_args
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pseudoris.interchange.dataset.arrays import Tensor
+from pseudoris.interchange.dataset.torch_names import Tensor
 from pseudoris.interchange.exclusions import as_exclusions
 from pseudoris.primitives.errors import ConfigError
 from pseudoris.primitives.extras import require_extra

@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pseudoris.files.location import RunLocation
-from pseudoris.interchange.dataset.process_group import agreed
+from pseudoris.interchange.dataset.torch_names import agreed
 from pseudoris.primitives.errors import ConfigError
 from pseudoris.primitives.untrusted import parse_json
 from pseudoris.primitives.uris import place

@@ -15,9 +15,9 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from pseudoris.interchange.dataset.arrays import Tensor
 from pseudoris.interchange.dataset.shard_index import ShardIndex
 from pseudoris.interchange.dataset.shard_reader import DatasetRun, ShardContent
+from pseudoris.interchange.dataset.torch_names import Tensor
 from pseudoris.primitives.counter_rng import draw_below, key_of, permutation
 from pseudoris.primitives.errors import ConfigError, ImageError
 

@@ -11,9 +11,15 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, Final, cast
 
-from pseudoris.interchange.dataset.arrays import DataLoader, IterableDataset, default_collate, get_worker_info
-from pseudoris.interchange.dataset.process_group import SharedNumbers, distributed_rank
 from pseudoris.interchange.dataset.stream_order import Stream
+from pseudoris.interchange.dataset.torch_names import (
+    DataLoader,
+    IterableDataset,
+    SharedNumbers,
+    default_collate,
+    distributed_rank,
+    get_worker_info,
+)
 from pseudoris.primitives.errors import ConfigError, refuse_other_version
 from pseudoris.primitives.extras import require_extra
 

@@ -155,7 +155,7 @@ def _image(row: Mapping[str, Any], where: str) -> tuple[str, tuple[int, int] | N
     height, width = row.get("height"), row.get("width")
     if height is None and width is None:
         return path, None
-    if not (_is_side(height) and _is_side(width)):
+    if not all(isinstance(side, int) and 0 < side <= _MAX_SIDE_PX for side in (height, width)):
         raise ConfigError(
             f"{where} has the size {shown(height)} x {shown(width)}. Give both as whole numbers, or neither."
         )
@@ -167,7 +167,3 @@ def _id(row: Any, where: str, *, may_be_text: bool) -> int | str:
     if isinstance(value, bool) or not (isinstance(value, int) or (may_be_text and isinstance(value, str))):
         raise ConfigError(f"{where} has the id {shown(value)}. A whole number is needed.")
     return value
-
-
-def _is_side(value: Any) -> bool:
-    return isinstance(value, int) and 0 < value <= _MAX_SIDE_PX

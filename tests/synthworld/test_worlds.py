@@ -14,11 +14,9 @@ from pseudoris.files.location import RunLocation
 from pseudoris.primitives.errors import ConfigError
 from pseudoris.synthworld.demo import TRUTH_FILE, write_demo
 from pseudoris.synthworld.grammar import Description
-from pseudoris.synthworld.oracle import referents
 from pseudoris.synthworld.renderer import render
-from pseudoris.synthworld.scene_truth import SceneTruth
-from pseudoris.synthworld.scenes import Split, make_scene
-from pseudoris.synthworld.worlds import DEFAULT_WORLD, WORLDS, world_named
+from pseudoris.synthworld.scene_truth import SceneTruth, referents
+from pseudoris.synthworld.scenes import DEFAULT_WORLD, WORLDS, Split, make_scene, world_named
 from tests.builders.scene_runs import scene_run
 
 OTHERS = sorted(WORLDS.keys() - {DEFAULT_WORLD})

@@ -28,8 +28,13 @@ from pseudoris.training.chooser.choices import Choice, least_none, trusted_level
 from pseudoris.training.chooser.chooser_config import ChooserConfig
 from pseudoris.training.chooser.chooser_model import Chooser, ChooserInput
 from pseudoris.training.chooser.question_dataset import QuestionBatch, QuestionDataset, collate_questions
-from pseudoris.training.evaluation.circularity import begin_validation, digests_of
-from pseudoris.training.evaluation.held_out import HeldOutExpressions, ImageQuestion, held_out_figures
+from pseudoris.training.evaluation.held_out import (
+    HeldOutExpressions,
+    ImageQuestion,
+    begin_validation,
+    digests_of,
+    held_out_figures,
+)
 from pseudoris.training.learning import FitSummary, StepReport, Trainer, TrainingFolder
 from pseudoris.training.learning.checkpoint_folder import SUMMARY_NAME, TRAININGS_VERSION, Trained
 from pseudoris.training.learning.frozen_towers import FeatureCache, FrozenTowers

@@ -27,8 +27,7 @@ from pseudoris.schemas.ids import image_id
 from pseudoris.schemas.shard import MaskRecord, clean_text
 from pseudoris.training.chooser.candidate_masks import embedded_masks, propose_masks
 from pseudoris.training.chooser.chooser_training import CHOOSER, load_student
-from pseudoris.training.evaluation.circularity import Origin, digests_of
-from pseudoris.training.evaluation.held_out import Answerer, HeldOutExpressions, ImageQuestion
+from pseudoris.training.evaluation.held_out import Answerer, HeldOutExpressions, ImageQuestion, Origin, digests_of
 from pseudoris.training.learning.checkpoint_folder import read_settings
 from pseudoris.training.ppt.ppt_learner import LEARNER as PPT
 from pseudoris.training.ppt.ppt_learner import load_ppt

@@ -1,7 +1,7 @@
 """A training's folder, of which each file is written whole or not at all. For `training`, `cli`, experiments.
 
 FOLDER/config.json        settings and data, written once: a resume must have the same
-FOLDER/trained_on.json    sha256 of the images and models that it learns from (`evaluation/circularity.py`)
+FOLDER/trained_on.json    sha256 of the images and models that it learns from (`evaluation/held_out.py`)
 FOLDER/checkpoint.pt      the latest; it holds the settings too, so that it can be read alone
 FOLDER/summary.json       figures and times, written at the end: it means that the training is done
 FOLDER/events.out.tfevents.*

@@ -25,8 +25,8 @@ from torch.utils.data import Dataset
 from pseudoris.files.location import RunLocation
 from pseudoris.interchange.dataset.image_reader import ImageBytes, ShardImages
 from pseudoris.interchange.dataset.map_dataset import DEFAULT_MAX_MEMORY_BYTES, ConcatIndex
-from pseudoris.interchange.dataset.process_group import SharedNumbers
 from pseudoris.interchange.dataset.snapshot import Snapshot
+from pseudoris.interchange.dataset.torch_names import SharedNumbers
 from pseudoris.primitives import rle
 from pseudoris.primitives.counter_rng import key_of
 from pseudoris.primitives.errors import ConfigError, ImageError

@@ -24,8 +24,7 @@ from lightning_fabric import Fabric
 from pseudoris.files.location import RunLocation
 from pseudoris.primitives.counter_rng import key_of
 from pseudoris.primitives.errors import ConfigError
-from pseudoris.training.evaluation.circularity import begin_validation
-from pseudoris.training.evaluation.held_out import HeldOutExpressions
+from pseudoris.training.evaluation.held_out import HeldOutExpressions, begin_validation
 from pseudoris.training.learning import FitSummary, ResumableFeed, StepReport, Trainer, TrainingFolder
 from pseudoris.training.learning.checkpoint_folder import SUMMARY_NAME, TRAININGS_VERSION
 from pseudoris.training.learning.trainer import begin_together, load_trained

@@ -23,8 +23,7 @@ from pseudoris.schemas.bootstrap import ImageBootstrap
 from pseudoris.schemas.config_layers import load_config
 from pseudoris.schemas.shard import SOURCE_COMPOSER, ExpressionRecord, ShardImage
 from pseudoris.synthworld.scene_truth import SceneImageTruth
-from pseudoris.synthworld.scenes import Scene, Split
-from pseudoris.synthworld.worlds import DEFAULT_WORLD
+from pseudoris.synthworld.scenes import DEFAULT_WORLD, Scene, Split
 from pseudoris.workers.composing.composer import Composer, composer_of
 
 PRESET: Final = "tiny-composed"

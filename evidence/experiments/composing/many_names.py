@@ -27,11 +27,9 @@ from pseudoris.schemas.fitted import PosteriorConfig, for_any_captioner
 from pseudoris.schemas.shard import ShardImage
 from pseudoris.synthworld.attributes import CATEGORIES, PLURALS
 from pseudoris.synthworld.grammar import Extreme, Ordinal, parse_reference
-from pseudoris.synthworld.oracle import meant_among, row_of
-from pseudoris.synthworld.scene_truth import SceneImageTruth
+from pseudoris.synthworld.scene_truth import SceneImageTruth, meant_among, row_of
 from pseudoris.synthworld.scenes import Scene, Split
-from pseudoris.training.calibration.noun_relations import noun_relations
-from pseudoris.training.calibration.run_units import corrected
+from pseudoris.training.calibration.run_units import corrected, noun_relations
 from pseudoris.workers.composing.posterior import Evidence, drawn_by_mask, evidence_of
 
 _FOLDER: Final = Path(__file__).parent / "captioners"

@@ -30,8 +30,7 @@ from evidence.experiments.ppt.ablation_rows import QUICK, TRAININGS, WHOLE, make
 from evidence.experiments.ppt.ablation_table import BEGIN, END, as_json, as_markdown, trials
 from evidence.experiments.process_pool import run_jobs
 from evidence.experiments.quality.markdown_cells import put_into
-from pseudoris.synthworld.scenes import Split, make_scene
-from pseudoris.synthworld.worlds import DEFAULT_WORLD
+from pseudoris.synthworld.scenes import DEFAULT_WORLD, Split, make_scene
 
 _DOCS = Path(__file__).parents[3] / "docs"
 

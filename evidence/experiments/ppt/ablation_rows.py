@@ -16,8 +16,7 @@ from evidence.experiments.quality.scene_runs import COMPOSING, SceneRun, pseudo_
 from evidence.recipes.object_centric import write_object_centric
 from pseudoris.files.location import RunLocation
 from pseudoris.schemas.config_layers import config_hash, load_config
-from pseudoris.synthworld.scenes import Split
-from pseudoris.synthworld.worlds import DEFAULT_WORLD
+from pseudoris.synthworld.scenes import DEFAULT_WORLD, Split
 from pseudoris.training.ppt.curriculum import SourceRuns
 from pseudoris.training.ppt.ppt_config import CurriculumConfig, PhaseConfig, Source
 from pseudoris.training.ppt.recipes.d_ref import compose_objects

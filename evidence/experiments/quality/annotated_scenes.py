@@ -27,8 +27,7 @@ from pseudoris.schemas.config import CaptionsConfig, ComputeConfig, FilterConfig
 from pseudoris.schemas.config_layers import load_config
 from pseudoris.schemas.shard import Shard, ShardImage
 from pseudoris.schemas.shard_blocks import block_to_shard, shard_to_block
-from pseudoris.synthworld.scenes import Scene, Split, make_scene
-from pseudoris.synthworld.worlds import DEFAULT_WORLD
+from pseudoris.synthworld.scenes import DEFAULT_WORLD, Scene, Split, make_scene
 from pseudoris.workers.captions import CocaCaptioner
 from pseudoris.workers.filtering import ClipScorer
 from pseudoris.workers.masks import SamProposer

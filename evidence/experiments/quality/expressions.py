@@ -17,8 +17,7 @@ from evidence.experiments.quality.students import BEST_PRESET, FIRST_FRESH, LIST
 from pseudoris.schemas.fitted import Floats, confidence_of, line_weights, ranks
 from pseudoris.schemas.keep_rule import Flags
 from pseudoris.store.runs.header import require_header
-from pseudoris.synthworld.scenes import Split
-from pseudoris.synthworld.worlds import DEFAULT_WORLD
+from pseudoris.synthworld.scenes import DEFAULT_WORLD, Split
 from pseudoris.training.calibration.confidence_fit import fit_pair_weight, judged_images
 
 NUM_SCENES, QUICK_SCENES = 300, 20

@@ -16,7 +16,7 @@ from evidence.experiments.quality.page import template
 from evidence.experiments.quality.parts import Options, Part, Result
 from evidence.experiments.quality.scene_runs import judged_sets, pseudo_run
 from evidence.experiments.quality.students import BEST_PRESET, FIRST_FRESH, OF_ONE_MASK, methods
-from pseudoris.synthworld import oracle
+from pseudoris.synthworld import scene_truth
 
 # Nothing was chosen on it.
 WORLD: Final = "fourth"
@@ -43,12 +43,12 @@ def run(options: Options) -> Result:
 @contextmanager
 def conventions(side_share: float, max_slant: float) -> Iterator[None]:
     """Let the oracle judge by other conventions for a while."""
-    before = oracle.SIDE, oracle.MAX_SLANT
-    oracle.SIDE, oracle.MAX_SLANT = side_share, max_slant
+    before = scene_truth.SIDE, scene_truth.MAX_SLANT
+    scene_truth.SIDE, scene_truth.MAX_SLANT = side_share, max_slant
     try:
         yield
     finally:
-        oracle.SIDE, oracle.MAX_SLANT = before
+        scene_truth.SIDE, scene_truth.MAX_SLANT = before
 
 
 def headline(result: Result) -> Mapping[str, Any]:

@@ -37,8 +37,7 @@ from pseudoris.store.runs.receipts import list_receipts
 from pseudoris.synthworld.demo import scene_truth
 from pseudoris.synthworld.renderer import RenderedScene, render
 from pseudoris.synthworld.scene_truth import SceneTruth
-from pseudoris.synthworld.scenes import Scene, Split, make_scene
-from pseudoris.synthworld.worlds import DEFAULT_WORLD
+from pseudoris.synthworld.scenes import DEFAULT_WORLD, Scene, Split, make_scene
 from pseudoris.training.evaluation.human_truth import open_truth
 from pseudoris.training.evaluation.run_evaluation import evaluate_run
 from pseudoris.training.evaluation.truth import Truth

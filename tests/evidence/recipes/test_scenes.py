@@ -14,8 +14,8 @@ from pseudoris.images.pixels import decode_upright
 from pseudoris.primitives import rle
 from pseudoris.schemas.config import ImagesConfig
 from pseudoris.synthworld.attributes import CATEGORIES, Attributes, is_held_out
-from pseudoris.synthworld.oracle import referents
 from pseudoris.synthworld.renderer import render
+from pseudoris.synthworld.scene_truth import referents
 from pseudoris.synthworld.scenes import Scene, SceneObject, Split, make_scene
 
 

@@ -10,15 +10,13 @@ from hypothesis import strategies as st
 
 from evidence.recipes.scene_texts import realise, to_text
 from pseudoris.interchange.dataset import RisDataset, RisIterableDataset, SampleSpec
-from pseudoris.interchange.dataset.absent_places import placed_absence
-from pseudoris.interchange.dataset.rewording import drawn_forms, forms_of, sentences
+from pseudoris.interchange.dataset.rewording import drawn_forms, forms_of, placed_absence, sentences
 from pseudoris.primitives import place_phrases as phrases
 from pseudoris.primitives.noun_phrases import noun_phrase
 from pseudoris.schemas.shard import SOURCE_COMPOSER
 from pseudoris.synthworld.attributes import RELATIONS
 from pseudoris.synthworld.grammar import Description, Extreme, NamedObject, Ordinal, parse_reference
-from pseudoris.synthworld.oracle import ROW_MARGIN_PX, along, referents, row_of
-from pseudoris.synthworld.scene_truth import SceneImageTruth
+from pseudoris.synthworld.scene_truth import ROW_MARGIN_PX, SceneImageTruth, along, referents, row_of
 from pseudoris.synthworld.scenes import Split, make_scene
 from pseudoris.workers.composing.likelihood import SIDES
 from tests.builders.grefs import absent_texts

@@ -16,9 +16,8 @@ from pseudoris.schemas.bootstrap import RESAMPLES, ImageBootstrap
 from pseudoris.schemas.shard import ShardImage
 from pseudoris.synthworld.attributes import is_held_out
 from pseudoris.synthworld.grammar import parse_reference
-from pseudoris.synthworld.oracle import referents
 from pseudoris.synthworld.renderer import render
-from pseudoris.synthworld.scene_truth import SceneTruth
+from pseudoris.synthworld.scene_truth import SceneTruth, referents
 from pseudoris.synthworld.scenes import Scene
 from pseudoris.training.evaluation import evaluate_run
 from pseudoris.training.evaluation.run_evaluation import FIGURES, MASK_FIGURES

@@ -15,7 +15,7 @@ from pseudoris.store.checks.expressions import expression_problems
 from pseudoris.store.sessions.refiltered_run import refiltered
 from pseudoris.store.tables.judged_expressions import judged
 from pseudoris.store.tables.shard_tables import shard_tables
-from pseudoris.synthworld.oracle import referents
+from pseudoris.synthworld.scene_truth import referents
 from pseudoris.synthworld.scenes import Split, make_scene
 from pseudoris.workers.captions import CocaCaptioner
 from pseudoris.workers.stages import stages_named

@@ -24,7 +24,7 @@ from evidence.experiments.quality.ladder import ALL_DRAWS, REASONS, Draws, Every
 from evidence.experiments.quality.parts import Options
 from evidence.recipes.scene_shards import scene_image, scene_shard
 from pseudoris.schemas.shard import CaptionSample, ExpressionRecord
-from pseudoris.synthworld import oracle
+from pseudoris.synthworld import scene_truth
 from pseudoris.synthworld.attributes import Attributes
 from pseudoris.synthworld.scene_truth import SceneImageTruth
 from pseudoris.synthworld.scenes import SCENE_SIZE_PX, Scene, SceneObject, Split
@@ -182,7 +182,7 @@ def _scene(*places: tuple[str, float, float]) -> Scene:
 def test_a_stricter_judge_finds_nothing_where_the_usual_one_may(text: str, scene: Scene) -> None:
     usual, strict = JUDGES.values()
     with conventions(*strict):
-        assert oracle.referents(text, scene) == frozenset()
+        assert scene_truth.referents(text, scene) == frozenset()
     with conventions(*usual):
-        assert oracle.referents(text, scene) != frozenset()
-    assert usual == (oracle.SIDE, oracle.MAX_SLANT)
+        assert scene_truth.referents(text, scene) != frozenset()
+    assert usual == (scene_truth.SIDE, scene_truth.MAX_SLANT)
