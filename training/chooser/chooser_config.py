@@ -15,7 +15,7 @@ from pydantic import Field, model_validator
 from pseudoris.schemas.config import RunConfig
 from pseudoris.schemas.config_layers import load_config
 from pseudoris.schemas.frozen import FrozenModel, NonNegative, UnitInterval
-from pseudoris.training.learning.training_config import TowersConfig, TrainingConfig, load_preset
+from pseudoris.training.learning.trainer import TowersConfig, TrainingConfig, load_preset
 from pseudoris.training.learning.training_data import DataConfig
 
 logger = logging.getLogger(__name__)

@@ -5,8 +5,15 @@ weights of one that was not.
 """
 
 from pseudoris.training.learning.checkpoint_folder import TrainingFolder
-from pseudoris.training.learning.trainer import Feed, FitSummary, Learner, StepReport, Trainer, open_fabric
-from pseudoris.training.learning.training_config import TrainingConfig
+from pseudoris.training.learning.trainer import (
+    Feed,
+    FitSummary,
+    Learner,
+    StepReport,
+    Trainer,
+    TrainingConfig,
+    open_fabric,
+)
 from pseudoris.training.learning.training_data import ResumableFeed
 
 __all__ = [

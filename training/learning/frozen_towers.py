@@ -19,7 +19,7 @@ from pseudoris.primitives.clip_tokenizer import ClipTokenizer
 from pseudoris.primitives.errors import ConfigError
 from pseudoris.schemas.config import WeightsConfig
 from pseudoris.training.learning.clip_features import Clip, image_blocks, read_images, read_texts, vision_tower
-from pseudoris.training.learning.training_config import TowersConfig
+from pseudoris.training.learning.trainer import TowersConfig
 from pseudoris.workers.checkpoints.openclip import load_clip, read_model_config
 from pseudoris.workers.crops.crops import CropFormat
 from pseudoris.workers.device import to_device, to_host

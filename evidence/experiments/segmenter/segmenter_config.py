@@ -9,7 +9,7 @@ from typing import Any, Self
 from pydantic import Field, model_validator
 
 from pseudoris.schemas.frozen import FrozenModel, NonNegative, UnitInterval
-from pseudoris.training.learning.training_config import TowersConfig, TrainingConfig, load_preset
+from pseudoris.training.learning.trainer import TowersConfig, TrainingConfig, load_preset
 from pseudoris.training.learning.training_data import DataConfig
 
 _PACKAGE = "evidence.experiments.segmenter"
