@@ -198,9 +198,9 @@ MIN_OBJECTS, MAX_OBJECTS = 2, 10
 SAME_LOOK_SHARE = 0.15
 _LAYOUT_STREAM, _PIXEL_STREAM = 0, 1
 _PLACEMENT_TRIES = 60
-# The least distance of an object from the left, top, right and bottom edge, in radii: a part that is cut off would make
-# its word untrue.
-_REACH: dict[str | None, tuple[float, float, float, float]] = {
+# How far an object with a part reaches to the left, top, right and bottom, in radii: its least distance from the edges,
+# because a part that is cut off would make its word untrue.
+REACH: dict[str | None, tuple[float, float, float, float]] = {
     None: (0.95, 0.95, 0.95, 0.95),
     "hat": (0.95, 1.5, 0.95, 0.95),
     "tail": (0.95, 0.95, 1.45, 0.95),
@@ -276,11 +276,6 @@ def make_scene(split: Split, position: int, *, seed: int = 0, world: str = DEFAU
     return Scene(seed, index, tuple(objects), world)
 
 
-def reach_of(part: str | None) -> tuple[float, float, float, float]:
-    """Return how far an object with a part reaches to the left, top, right and bottom, in radii."""
-    return _REACH[part]
-
-
 def _draw_attributes(
     rng: np.random.Generator, earlier: list[Attributes], mix: World, *, allow_held_out: bool
 ) -> Attributes:
@@ -317,7 +312,7 @@ def _place(rng: np.random.Generator, attributes: Attributes, objects: list[Scene
     radius = float(rng.uniform(*RADIUS_RANGE_PX[attributes.size]))
     rotation = float(rng.uniform(-12.0, 12.0))
     tint = tuple(int(v) for v in rng.integers(-12, 13, size=3))
-    left, top, right, bottom = (reach * radius for reach in reach_of(attributes.part))
+    left, top, right, bottom = (reach * radius for reach in REACH[attributes.part])
     for _ in range(_PLACEMENT_TRIES):
         x, y = rng.uniform((left, top), (SCENE_SIZE_PX - right, SCENE_SIZE_PX - bottom))
         gaps = [math.dist((x, y), o.centre_xy_px) / (radius + o.radius_px) for o in objects]

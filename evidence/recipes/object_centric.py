@@ -22,7 +22,7 @@ from pseudoris.primitives.untrusted import parse_json
 from pseudoris.synthworld.attributes import CATEGORIES, COLOURS, PARTS, PATTERNS, Attributes, is_held_out
 from pseudoris.synthworld.demo import IMAGE_FOLDER, TRUTH_FILE, write_unless_equal
 from pseudoris.synthworld.renderer import render
-from pseudoris.synthworld.scenes import SCENE_SIZE_PX, Scene, SceneObject, generator, reach_of
+from pseudoris.synthworld.scenes import REACH, SCENE_SIZE_PX, Scene, SceneObject, generator
 
 # Above every split of scenes, so that no object-centric image has a scene's index.
 _FIRST_INDEX: Final = 4_000_000
@@ -54,7 +54,7 @@ def object_centric_scene(position: int, *, seed: int = 0) -> Scene:
 
 def _placed(rng: np.random.Generator, attributes: Attributes) -> SceneObject:
     """The object with its whole outline inside the image, as near to the middle as it was drawn."""
-    left, top, right, bottom = reach_of(attributes.part)
+    left, top, right, bottom = REACH[attributes.part]
     largest = SCENE_SIZE_PX / max(left + right, top + bottom)
     radius = min(float(rng.uniform(*_RADIUS_RANGE_PX)), largest)
     drawn = SCENE_SIZE_PX / 2 + rng.uniform(-_OFF_CENTRE_PX, _OFF_CENTRE_PX, size=2)

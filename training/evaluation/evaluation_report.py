@@ -9,12 +9,10 @@ import base64
 import hashlib
 import re
 from collections.abc import Callable, Iterator
-from functools import cache
 from html import escape as escape_html
 from importlib.resources import files
 from typing import Any, Final
 
-import jinja2
 from markupsafe import Markup
 
 from pseudoris.files.location import RunLocation
@@ -80,14 +78,8 @@ def html(found: Evaluation) -> str:
         set_meanings=SET_MEANINGS,
         mask_figures=MASK_FIGURES,
         parts=part_titles(found),
+        whisker=whisker,
     )
-
-
-@cache
-def _environment() -> jinja2.Environment:
-    environment = page_templates("pseudoris.training.evaluation")
-    environment.globals.update(whisker=whisker)
-    return environment
 
 
 def render_page(template: str, *, img_src: str | None = None, **values: Any) -> str:
@@ -97,7 +89,8 @@ def render_page(template: str, *, img_src: str | None = None, **values: Any) -> 
     images = "" if img_src is None else f" img-src {img_src};"
     policy = f"default-src 'none';{images} style-src 'sha256-{digest}'; base-uri 'none'; form-action 'none'"
     # The style is not escaped, because it comes from our own file and not from data.
-    return _environment().get_template(template).render(style=Markup(style), policy=policy, **values)
+    page = page_templates("pseudoris.training.evaluation").get_template(template)
+    return page.render(style=Markup(style), policy=policy, **values)
 
 
 def _escaped(text: str) -> str:
