@@ -13,7 +13,6 @@ from PIL import Image
 
 from examples.cutler_instances import CONFIG
 from pseudoris.primitives import rle
-from pseudoris.workers.masks.instance_files import read_instance_table
 
 SCRIPT = Path(__file__).parents[2] / "examples" / "cutler_instances.py"
 SIZE = (12, 20)

@@ -1,8 +1,7 @@
 """Crops of masks for models (method page, section 2): a masked one, one per scale. For engines, `training`, `recipes`.
 
 A crop is cut, filled outside its mask, padded to a square, resized in float32, then normalised; tests hold `make_crops`
-against that definition. A crop must depend only on the image, its mask and its box. `crop_tiles` defines what a batch
-reads and writes, `crop_resampling` computes it.
+against that definition. A crop must depend only on the image, its mask and its box; `crop_resampling` computes it.
 """
 
 from __future__ import annotations
@@ -20,8 +19,7 @@ from scipy.ndimage import binary_dilation, binary_erosion
 
 from pseudoris.primitives.run_lengths import decode_runs
 from pseudoris.schemas.shard import Box, MaskRecord
-from pseudoris.workers.crops.crop_resampling import CropAccumulator
-from pseudoris.workers.crops.crop_tiles import CropTile, TiledImage, tile_batches
+from pseudoris.workers.crops.crop_resampling import CropAccumulator, CropTile, TiledImage, tile_batches
 from pseudoris.workers.device import to_device
 
 # The colour of masked-out pixels and of padding: CLIP's mean, 255 * (0.48145466, 0.4578275, 0.40821073), rounded.

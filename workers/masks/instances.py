@@ -23,7 +23,6 @@ from pseudoris.schemas.config import MasksConfig, PriorConfig
 from pseudoris.schemas.shard import ShardImage
 from pseudoris.workers.checkpoints.tensor_files import read_state
 from pseudoris.workers.device import to_device, to_host
-from pseudoris.workers.masks.instance_files import Instances, read_instance_table
 from pseudoris.workers.masks.proposals import Kept, Proposals, reduce_proposals
 
 

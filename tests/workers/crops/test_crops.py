@@ -21,8 +21,7 @@ from pseudoris.schemas.ids import image_id
 from pseudoris.schemas.shard import ShardImage
 from pseudoris.synthworld.scenes import Split, make_scene
 from pseudoris.workers.crops import shard_pixels
-from pseudoris.workers.crops.crop_resampling import CropAccumulator
-from pseudoris.workers.crops.crop_tiles import CropTile, TiledImage, tile_batches, tile_bytes
+from pseudoris.workers.crops.crop_resampling import CropAccumulator, CropTile, TiledImage, tile_batches, tile_bytes
 from pseudoris.workers.crops.crops import FILL_RGB, CropFormat, grow_box, make_crops
 from pseudoris.workers.crops.shard_pixels import held_pixels, prefetched_pixels
 from pseudoris.workers.faults.freed_memory import free_memory

@@ -11,7 +11,6 @@ from pseudoris.primitives.errors import ConfigError
 from pseudoris.schemas.config import PriorConfig, ReductionConfig, WeightsConfig
 from pseudoris.workers.checkpoints.hf_models import load_model
 from pseudoris.workers.masks import ConceptProposer, Sam2Proposer
-from pseudoris.workers.masks.concept_proposer import ConceptDetector
 from pseudoris.workers.masks.generator import MaskGenerator
 from pseudoris.workers.masks.sam2_model import PromptableSam2, model_input, open_sam2
 from tests.builders.promptable_models import save_model, small_model
