@@ -22,6 +22,7 @@ from pseudoris.pipeline.run_costs import BYTES_PER_DRAW, BYTES_PER_IMAGE, BYTES_
 from pseudoris.primitives import rle
 from pseudoris.schemas.config_layers import load_config
 from pseudoris.training.calibration.confidence_fit import Bounds
+from pseudoris.workers.masks.instances import read_instance_table
 
 ROOT = Path(__file__).parents[2]
 EXAMPLES = ROOT / "examples"

@@ -13,6 +13,7 @@ from PIL import Image
 
 from examples.cutler_instances import CONFIG
 from pseudoris.primitives import rle
+from pseudoris.workers.masks.instances import read_instance_table
 
 SCRIPT = Path(__file__).parents[2] / "examples" / "cutler_instances.py"
 SIZE = (12, 20)

@@ -9,14 +9,13 @@ from typing import TYPE_CHECKING
 from pseudoris.schemas import lazy_names
 
 if TYPE_CHECKING:
-    from pseudoris.workers.masks.concept_proposer import ConceptProposer
     from pseudoris.workers.masks.generator import SamProposer
     from pseudoris.workers.masks.ready_masks import ReadyProposer
-    from pseudoris.workers.masks.sam2_model import Sam2Proposer
+    from pseudoris.workers.masks.sam2_model import ConceptProposer, Sam2Proposer
 
 __all__ = ["ConceptProposer", "ReadyProposer", "Sam2Proposer", "SamProposer"]
 _MODULES = {
-    "ConceptProposer": "concept_proposer",
+    "ConceptProposer": "sam2_model",
     "ReadyProposer": "ready_masks",
     "Sam2Proposer": "sam2_model",
     "SamProposer": "generator",

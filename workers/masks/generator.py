@@ -1,6 +1,6 @@
 """The mask stage by SAM: automatic mask generation (prompts on a grid, filters, box NMS), then reduction to objects.
 
-`workers/stages.py` builds `SamProposer`; `sam2_model.py` and `concept_proposer.py` extend it.
+`workers/stages.py` builds `SamProposer`; `sam2_model.py` extends it.
 
 Order, boxes and codes must equal those of `SamAutomaticMaskGenerator`: a mask's id is its place in that order. In each
 crop, masks must have a predicted IoU strictly above its threshold, a stability at or above its threshold, and must not

@@ -3,27 +3,271 @@
 `generator.py` and `ready_masks.py` build one prior for a process. A prior must return proposals in the generator's
 order, because ids and the tables' bytes depend on it.
 Source: method page, section 1; the authors' instances come from CutLER, score > 0.5.
+
+A table of instances (Parquet or COCO JSON, `masks.prior.kind=table`) is made with CutLER, with another detector, or by
+hand; docs/guides/priors.md has its columns and keys. A run's own masks table is one too. Rows are numbered from 0 in
+the file's order, and a mask's `prior` names that number.
+
+An image is found by its `image_id` or its key (percent-encoded or plain), else by file name, if one path ends in the
+other (`train/1.jpg` and `1.jpg`) and only one name in the table does so. Masks must have the upright image's size, and
+are checked before pycocotools sees them: a damaged code would end the process.
 """
 
 from __future__ import annotations
 
+import logging
 from collections import defaultdict
-from collections.abc import Callable
-from pathlib import Path
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Any
+from urllib.parse import unquote
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 import torch
 from numpy.typing import NDArray
 from torch import nn
 
 from pseudoris.files.filesystems import open_location
+from pseudoris.images.parquet_pages import read_columns
 from pseudoris.primitives import rle
-from pseudoris.primitives.errors import ConfigError
+from pseudoris.primitives.errors import ConfigError, ImageError
+from pseudoris.primitives.rle import compressed_counts, is_coordinate, unwrapped
+from pseudoris.primitives.untrusted import parse_json
 from pseudoris.schemas.config import MasksConfig, PriorConfig
 from pseudoris.schemas.shard import ShardImage
 from pseudoris.workers.checkpoints.tensor_files import read_state
 from pseudoris.workers.device import to_device, to_host
 from pseudoris.workers.masks.proposals import Kept, Proposals, reduce_proposals
+
+logger = logging.getLogger(__name__)
+
+Entry = Mapping[str, Any]
+
+_PARQUET_MAGIC = b"PAR1"
+_NAME_COLUMNS = ("image_id", "key", "file_name")
+_MASK_COLUMNS = ("segmentation", "box_xyxy_px")
+# The function returns the RLE string of a row, by the row's number and the image's (H, W).
+EncodeRow = Callable[[int, tuple[int, int]], str]
+
+
+@dataclass(frozen=True)
+class Instances:
+    """The instances of one image, as COCO compressed RLE; an empty one is allowed and matches nothing.
+
+    A mask's `prior` names the number in `rows`: the row in the table, or the number of the detection.
+    """
+
+    counts: tuple[str, ...]
+    rows: tuple[int, ...]
+
+
+def read_instance_table(path: str, min_score: float) -> InstanceTable:
+    """Return the instances of a Parquet or COCO JSON file whose score is at least `min_score`."""
+    try:
+        with open_location(path) as file:
+            data = file.read()
+    except (OSError, ValueError, ImportError) as error:
+        raise ConfigError(f"prior.path={path} cannot be read: {error}") from error
+    if data.startswith(_PARQUET_MAGIC):
+        return _from_parquet(data, path, min_score)
+    return _from_coco_json(data, path, min_score)
+
+
+def _from_parquet(data: bytes, path: str, min_score: float) -> InstanceTable:
+    table = read_columns(data, (*_NAME_COLUMNS, *_MASK_COLUMNS, "score"), where=f"prior.path={path}")
+    repeated = next((name for name in table.column_names if table.column_names.count(name) > 1), None)
+    if repeated:
+        raise ConfigError(f"prior.path={path} has the column {repeated} more than once: keep one of them")
+    for wanted in (_NAME_COLUMNS, _MASK_COLUMNS):
+        if not set(wanted) & set(table.column_names):
+            raise ConfigError(f"prior.path={path} has none of the columns {', '.join(wanted)}: it needs one of them")
+    name_column = next(name for name in _NAME_COLUMNS if name in table.column_names)
+    rows = pa.array(range(table.num_rows), pa.int64())
+    if "score" in table.column_names:
+        try:
+            scores = pc.fill_null(table["score"].cast(pa.float64()), 1.0)
+        except pa.ArrowException as error:
+            raise ConfigError(f"prior.path={path}: score is {table['score'].type}, but must be a number") from error
+        rows = rows.filter(pc.greater_equal(scores, min_score))
+    try:
+        listed = table[name_column].cast(pa.string())
+        names = listed.take(rows).to_pylist()
+    except pa.ArrowException as error:
+        raise ConfigError(f"prior.path={path}: {name_column} is {table[name_column].type}, but must be text") from error
+    if None in names:
+        row = rows[names.index(None)].as_py()
+        raise ConfigError(f"prior.path={path}: row {row} has no {name_column}; every row must name its image")
+
+    def encode_row(row: int, size: tuple[int, int]) -> str:
+        values = {name: table[name][row].as_py() for name in _MASK_COLUMNS if name in table.column_names}
+        return encode_instance(
+            values.get("segmentation"), values.get("box_xyxy_px"), size, where=f"prior.path={path}: row {row}"
+        )
+
+    named = zip(rows.to_pylist(), names, strict=True)
+    return InstanceTable(named, encode_row, path=path, listed=listed.unique().drop_null().to_pylist())
+
+
+def _from_coco_json(data: bytes, path: str, min_score: float) -> InstanceTable:
+    """Return the instances of a COCO JSON document whose score is at least `min_score`."""
+    try:
+        document = parse_json(data)
+    except ValueError as error:
+        raise ConfigError(f"prior.path={path} is neither Parquet nor JSON: {error}") from error
+    if not isinstance(document, dict) or not {"images", "annotations"} <= document.keys():
+        raise ConfigError(
+            f"prior.path={path}: COCO JSON is an object with images and annotations, got "
+            f"{type(document).__name__}; a bare list of results does not name the files of its images"
+        )
+    for name in ("images", "annotations"):
+        if not isinstance(document[name], list):
+            raise ConfigError(f"prior.path={path}: {name} is a list, got {type(document[name]).__name__}")
+    annotations = document["annotations"]
+    try:
+        images = {entry["id"]: {**entry, "file_name": str(entry["file_name"])} for entry in document["images"]}
+    except (KeyError, TypeError) as error:
+        raise ConfigError(f"prior.path={path}: every entry of images needs an id and a file_name ({error})") from error
+    names = list(_names(annotations, images, path, min_score))
+
+    def encode_row(row: int, size: tuple[int, int]) -> str:
+        where, annotation = f"prior.path={path}: annotation {row}", annotations[row]
+        image, box = images[annotation["image_id"]], _to_xyxy(annotation.get("bbox"), where)
+        of_image = [image.get("height"), image.get("width")]
+        return encode_instance(annotation.get("segmentation"), box, size, where=where, image_size=of_image)
+
+    return InstanceTable(names, encode_row, path=path, listed=[each["file_name"] for each in images.values()])
+
+
+def _names(
+    annotations: list[Any], images: Mapping[int | str, Entry], path: str, min_score: float
+) -> Iterator[tuple[int, str]]:
+    for row, annotation in enumerate(annotations):
+        image = annotation.get("image_id") if isinstance(annotation, dict) else None
+        if not isinstance(image, int | str) or image not in images:
+            raise ConfigError(f"prior.path={path}: annotation {row} has no image_id that images lists, got {image!r}")
+        score = annotation.get("score", 1.0)
+        if not isinstance(score, int | float):
+            raise ConfigError(f"prior.path={path}: annotation {row} has score {score!r}, which must be a number")
+        if score >= min_score and not annotation.get("iscrowd"):
+            yield row, images[image]["file_name"]
+
+
+def _to_xyxy(bbox: Any, where: str) -> list[float] | None:
+    if bbox is None:
+        return None
+    if not _is_box(bbox):
+        raise ConfigError(f"{where}: bbox is {bbox!r}, but must be four numbers [x, y, w, h]")
+    x, y, width, height = bbox
+    return [x, y, x + width, y + height]
+
+
+def encode_box(box_xyxy_px: Sequence[float], size: tuple[int, int]) -> str:
+    """Return the RLE of an image's (H, W) pixels whose centres are in the box; empty if there are none."""
+    height, width = size
+    x0, y0, x1, y1 = (int(np.ceil(edge - 0.5)) for edge in np.clip(box_xyxy_px, 0, [width, height, width, height]))
+    mask = np.zeros(size, np.bool_)
+    mask[y0:y1, x0:x1] = True
+    return rle.canonical_counts(mask)
+
+
+def encode_instance(
+    segmentation: Any, box: Any, size: tuple[int, int], *, where: str, image_size: list[Any] | None = None
+) -> str:
+    """Return the checked RLE of a user's instance in an upright image (H, W).
+
+    It is made from the segmentation, else from the box (x0, y0, x1, y1), whose x1 and y1 are exclusive. Polygons count
+    only where the file states an `image_size`. `where` names file and row in errors: a ConfigError if it has neither
+    or is malformed, an ImageError if the segmentation has another size.
+    """
+    segmentation = unwrapped(segmentation)
+    is_rle = isinstance(segmentation, Mapping)
+    if not segmentation or (is_rle and segmentation.get("counts") is None):
+        if not _is_box(box):
+            raise ConfigError(f"{where} has neither a segmentation nor a box of four numbers, got {box!r}")
+        return encode_box(box, size)
+    if not is_rle and image_size is None:
+        raise ConfigError(f"{where}: segmentation is a {type(segmentation).__name__}, but needs size and counts")
+    claimed: Any = segmentation.get("size") if is_rle else image_size
+    is_size = isinstance(claimed, list) and all(isinstance(side, int) and 0 <= side < 2**31 for side in claimed)
+    if image_size is not None and not (is_size and len(claimed) == 2):
+        raise ConfigError(f"{where}: the segmentation needs a size [height, width], got {claimed!r}")
+    # Sizes are compared before anything is drawn, because drawing takes memory for the stated size.
+    if claimed != list(size):
+        raise ImageError(
+            "prior_mismatch",
+            f"{where} is a mask of size {claimed}, the upright image has {list(size)}: "
+            "make the table from images turned upright by their EXIF orientation, at full size",
+        )
+    try:
+        counts = compressed_counts(segmentation, size)
+    except ValueError as error:
+        raise ConfigError(f"{where}: {error}") from error
+    if counts is None or not rle.is_valid(counts, size):
+        raise ConfigError(f"{where}: counts is not a COCO compressed RLE of {size[0]} x {size[1]} pixels")
+    return counts
+
+
+def _is_box(box: Any) -> bool:
+    return isinstance(box, list | tuple) and len(box) == 4 and all(map(is_coordinate, box))
+
+
+class InstanceTable:
+    """The instances of a table, by image."""
+
+    def __init__(
+        self, names: Iterable[tuple[int, str]], encode_row: EncodeRow, *, path: str, listed: Iterable[str] = ()
+    ) -> None:
+        """Index rows by the id, key or file name of their image; `names` are pairs of a row and it, rows ascending.
+
+        `listed` names all images of the file, also those without a row here: they have no instance.
+        """
+        self._rows: dict[str, list[int]] = defaultdict(list, {name: [] for name in listed})
+        for row, name in names:
+            self._rows[name].append(row)
+        self._names_by_stem: dict[str, list[str]] = defaultdict(list)
+        for name in self._rows:
+            self._names_by_stem[_parts(name)[-1]].append(name)
+        self._encode_row = encode_row
+        self._path = path
+        self._has_warned = False
+
+    def instances(self, image_id: str, key: str, size: tuple[int, int]) -> Instances:
+        """Return the instances of an image (H, W), by ascending row; an ImageError if they have another size.
+
+        ConfigError if several names of the table fit the image, or a row is malformed.
+        """
+        found = [name for name in (image_id, key, unquote(key)) if name in self._rows][:1]
+        # If no name equals the image's, a name matches if one of the two paths ends with the other path.
+        found = found or sorted(
+            {
+                name
+                for parts in (_parts(key), _parts(unquote(key)))
+                for name in self._names_by_stem.get(parts[-1], ())
+                if all(a == b for a, b in zip(reversed(_parts(name)), reversed(parts), strict=False))
+            }
+        )
+        if len(found) > 1:
+            raise ConfigError(
+                f"prior.path={self._path}: image {key} fits several names: {', '.join(found)}; "
+                f"name images by their key or image_id, as the images table does"
+            )
+        if not found:
+            if not self._has_warned:
+                logger.warning(
+                    "image %s has no row in prior.path=%s, so it gets no mask (logged once)", key, self._path
+                )
+                self._has_warned = True
+            return Instances((), ())
+        rows = tuple(self._rows[found[0]])
+        return Instances(tuple(self._encode_row(row, size) for row in rows), rows)
+
+
+def _parts(name: str) -> tuple[str, ...]:
+    # `!` and `\` separate parts too: a tar's member has the key `tar!member`, and Windows tools write `train\1.jpg`.
+    return PurePosixPath(name.replace("!", "/").replace("\\", "/")).parts or ("",)
 
 
 def match_instances(proposals: Proposals, instances: Instances, config: PriorConfig, *, name: str) -> list[Kept]:

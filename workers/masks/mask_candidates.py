@@ -1,4 +1,4 @@
-"""Mask candidates of a crop or an image as a table of tensors. Called by `generator.py` and `concept_proposer.py`.
+"""Mask candidates of a crop or an image as a table of tensors. Called by `generator.py` and `sam2_model.py`.
 
 Masks are packed bits, eight pixels per byte: of several hundred a few survive, and only these are unpacked. Every
 operation must keep the order of the rows, because it is the order of the masks in the output.

@@ -1,6 +1,6 @@
 """An image's masks as run-length codes, their reduction to objects, and their records.
 
-The proposers (`generator`, `concept_proposer`, `ready_masks`), `instances`, and `recipe_runs` of `training/ppt/recipes`
+The proposers (`generator`, `sam2_model`, `ready_masks`), `instances`, and `recipe_runs` of `training/ppt/recipes`
 call it. A mask's id is its row before the reduction, so no step may reorder `Proposals`. The rules are three steps,
 each on the result of the one before: area, doubles, parts.
 Source: method page, section 1, prior `none`.

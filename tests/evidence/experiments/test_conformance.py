@@ -39,6 +39,7 @@ from pseudoris.synthworld.scenes import Split, make_scene
 from pseudoris.training.ppt.ppt_config import load_ppt_config
 from pseudoris.training.ppt.recipes.recipe_config import load_recipe_config
 from pseudoris.workers.crops import crops
+from pseudoris.workers.masks.instances import read_instance_table
 
 ROOT = Path(__file__).parents[3]
 ELEMENTS = list(elements())

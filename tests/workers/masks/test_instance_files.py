@@ -8,6 +8,7 @@ import pytest
 
 from pseudoris.primitives import rle
 from pseudoris.primitives.errors import ConfigError, ImageError
+from pseudoris.workers.masks.instances import read_instance_table
 from tests.builders import human
 from tests.builders.sources import parquet_bytes
 

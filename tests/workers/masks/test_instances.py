@@ -17,7 +17,14 @@ from pseudoris.primitives.errors import ConfigError
 from pseudoris.schemas.config import PriorConfig
 from pseudoris.schemas.config_layers import load_config
 from pseudoris.schemas.shard import ShardImage
-from pseudoris.workers.masks.instances import build_prior, load_detector, match_instances
+from pseudoris.workers.masks.instances import (
+    Instances,
+    InstanceTable,
+    build_prior,
+    encode_box,
+    load_detector,
+    match_instances,
+)
 from pseudoris.workers.masks.proposals import Kept, Proposals
 from pseudoris.workers.stages import prior_digest
 

@@ -12,7 +12,7 @@ from pseudoris.schemas.config import PriorConfig, ReductionConfig, WeightsConfig
 from pseudoris.workers.checkpoints.hf_models import load_model
 from pseudoris.workers.masks import ConceptProposer, Sam2Proposer
 from pseudoris.workers.masks.generator import MaskGenerator
-from pseudoris.workers.masks.sam2_model import PromptableSam2, model_input, open_sam2
+from pseudoris.workers.masks.sam2_model import ConceptDetector, PromptableSam2, model_input, open_sam2
 from tests.builders.promptable_models import save_model, small_model
 
 GRIDS = {"Sam2Model": "sam2", "EdgeTamModel": "sam2", "Sam3TrackerModel": "sam3"}
