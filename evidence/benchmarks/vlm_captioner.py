@@ -31,7 +31,6 @@ from pseudoris.workers.captions.decoding_rules import ImageCrops
 from pseudoris.workers.captions.distinctive import Others
 from pseudoris.workers.captions.engine import CachedEngine
 from pseudoris.workers.captions.vlm_captioner import VlmCaptioner, vlm_engine
-from pseudoris.workers.captions.vlm_loading import Vlm, VlmOptions, load_vlm
 from pseudoris.workers.captions.vocabulary_logits import SpecialTokens, score_dtype
 from pseudoris.workers.device import prepare_device
 

@@ -28,8 +28,7 @@ from pseudoris.training.ppt.ppt_config import PptConfig
 from pseudoris.training.ppt.ppt_model import LabelledFeatures, PointMaskDecoder, PointPrompting
 from pseudoris.training.ppt.recipes.grounding import prompted
 from pseudoris.workers.device import to_device
-from pseudoris.workers.masks.promptable import EncodedCrop
-from pseudoris.workers.masks.sam_model import encode_sam_crops, load_sam, upsample
+from pseudoris.workers.masks.sam_model import EncodedCrop, encode_sam_crops, load_sam, upsample
 
 
 class _EncodedImage(NamedTuple):

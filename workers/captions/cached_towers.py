@@ -16,7 +16,6 @@ import torch
 import torch.nn.functional as F
 from open_clip.coca_model import CoCa
 
-from pseudoris.workers.captions.coca_blocks import CocaBlocks, CrossAttention
 from pseudoris.workers.captions.decoding_rules import Ints, PrefixLevel
 from pseudoris.workers.device import to_device
 from pseudoris.workers.forward_passes import SelfAttentionBlock

@@ -23,7 +23,6 @@ from pseudoris.schemas.shard import CROP_MARKED, ExpressionRecord, Shard, ShardI
 from pseudoris.workers.captions.captioner import TreeCaptioner
 from pseudoris.workers.captions.decoding_rules import GeneratedCaption, ImageCrops
 from pseudoris.workers.captions.engine import CachedEngine
-from pseudoris.workers.captions.vlm_loading import Vlm, VlmOptions, load_vlm, vlm_folder_digest
 from pseudoris.workers.captions.vlm_towers import Inputs, VlmTowers
 from pseudoris.workers.captions.vocabulary_logits import score_dtype
 from pseudoris.workers.checkpoints.openclip import read_model_config

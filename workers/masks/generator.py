@@ -32,17 +32,25 @@ from pseudoris.workers.device import compute_dtype, prepare_device, to_device, t
 from pseudoris.workers.faults.quarantine import apply_to_groups, together_or_fewer
 from pseudoris.workers.forward_passes import compile_tower
 from pseudoris.workers.masks.instances import build_prior
-from pseudoris.workers.masks.mask_candidates import (
+from pseudoris.workers.masks.proposals import (
     MASK_THRESHOLD,
     MaskCandidates,
+    Proposals,
     concatenate,
     inclusive_boxes,
+    mask_records,
     pack_bits,
     unpack_bits,
 )
-from pseudoris.workers.masks.promptable import PointGrid, PromptableModel, crop_boxes, layer_grids, to_input_frame
-from pseudoris.workers.masks.proposals import Proposals, mask_records
-from pseudoris.workers.masks.sam_model import PromptableSam, load_sam
+from pseudoris.workers.masks.sam_model import (
+    PointGrid,
+    PromptableModel,
+    PromptableSam,
+    crop_boxes,
+    layer_grids,
+    load_sam,
+    to_input_frame,
+)
 from pseudoris.workers.stages import STAGE_PROPOSE, sam_digest
 
 

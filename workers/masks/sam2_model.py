@@ -38,9 +38,15 @@ from pseudoris.workers.crops.shard_pixels import Decode
 from pseudoris.workers.device import compute_dtype, prepare_device, to_device, to_host
 from pseudoris.workers.forward_passes import compile_tower
 from pseudoris.workers.masks.generator import SamProposer, encode_proposals, measured, without_small_regions
-from pseudoris.workers.masks.mask_candidates import MaskCandidates, concatenate
-from pseudoris.workers.masks.promptable import EncodedCrop
-from pseudoris.workers.masks.proposals import Kept, Proposals, mask_records, without_doubles
+from pseudoris.workers.masks.proposals import (
+    Kept,
+    MaskCandidates,
+    Proposals,
+    concatenate,
+    mask_records,
+    without_doubles,
+)
+from pseudoris.workers.masks.sam_model import EncodedCrop
 from pseudoris.workers.stages import combined, prior_digest
 
 # Maps an engine and a folder's `model_type` to the class that opens it. A video model contains the image model.

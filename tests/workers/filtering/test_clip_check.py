@@ -7,11 +7,8 @@ import pytest
 import torch
 
 from pseudoris.schemas.config import ComputeConfig, GroundingCheckConfig, WeightsConfig
-from pseudoris.workers.captions.vlm_loading import Vlm, VlmOptions
 from pseudoris.workers.crops.crops import make_crops
 from pseudoris.workers.filtering import ClipCheck
-from pseudoris.workers.filtering.clip_check import choices
-from pseudoris.workers.filtering.vlm_check import LETTERS, QUESTION, Asker, lettered, letterings
 from tests.builders.crops import runs_of
 from tests.builders.vlms import CLASSES, END, small_vlm
 from tests.workers.filtering.test_scorer import build_image, build_shard, mask_of, pixels_of

@@ -21,9 +21,8 @@ from pseudoris.primitives import rle
 from pseudoris.schemas.config_layers import load_config
 from pseudoris.synthworld.scenes import Split, make_scene
 from pseudoris.workers.masks.generator import MaskGenerator, remove_small_regions
-from pseudoris.workers.masks.mask_candidates import MaskCandidates, concatenate
-from pseudoris.workers.masks.promptable import EncodedCrop
-from pseudoris.workers.masks.sam_model import PromptableSam, load_sam
+from pseudoris.workers.masks.proposals import MaskCandidates, concatenate
+from pseudoris.workers.masks.sam_model import EncodedCrop, PromptableSam, load_sam
 from tests.oracles.pretended_gpu import pretended_gpu
 
 # Below this a logit's sign is a matter of rounding.

@@ -14,8 +14,7 @@ from pseudoris.primitives.errors import ConfigError
 from pseudoris.workers import pass_sizes
 from pseudoris.workers.masks import sam_model
 from pseudoris.workers.masks.prompt_decoder import SamPromptDecoder
-from pseudoris.workers.masks.promptable import layer_grids
-from pseudoris.workers.masks.sam_model import resized_size
+from pseudoris.workers.masks.sam_model import layer_grids, resized_size
 
 
 def test_a_layer_without_points_is_refused(masks_config):

@@ -28,8 +28,7 @@ from pseudoris.training.learning.frozen_towers import FeatureCache, frozen_clip
 from pseudoris.training.ppt.recipes.recipe_config import GroundingConfig
 from pseudoris.workers.device import prepare_device
 from pseudoris.workers.filtering.clip_embedder import crop_format
-from pseudoris.workers.masks.promptable import EncodedCrop, to_input_frame
-from pseudoris.workers.masks.sam_model import encode_sam_crops, load_sam, upsample
+from pseudoris.workers.masks.sam_model import EncodedCrop, encode_sam_crops, load_sam, to_input_frame, upsample
 
 FloatArray = NDArray[np.float32]
 

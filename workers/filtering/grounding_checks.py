@@ -30,7 +30,6 @@ from pseudoris.schemas.fitted import Floats
 from pseudoris.schemas.frozen import FrozenModel
 from pseudoris.schemas.shard import Shard, ShardImage
 from pseudoris.workers.captions.decoding_rules import Ints, PrefixLevel, extend
-from pseudoris.workers.captions.vlm_loading import Vlm, VlmOptions, checked_folder, load_vlm
 from pseudoris.workers.captions.vlm_towers import Inputs, VlmTowers, shortened
 from pseudoris.workers.captions.vocabulary_logits import score_dtype
 from pseudoris.workers.checkpoints.hf_models import load_processor
@@ -39,7 +38,6 @@ from pseudoris.workers.crops.crops import outlined
 from pseudoris.workers.crops.shard_pixels import prefetched_pixels
 from pseudoris.workers.device import compute_dtype, prepare_device, to_host
 from pseudoris.workers.faults.quarantine import apply_to_images
-from pseudoris.workers.filtering.clip_check import choices
 from pseudoris.workers.filtering.scorer import candidates_of, is_candidate
 from pseudoris.workers.stages import STAGE_FILTER
 
