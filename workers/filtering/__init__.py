@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING
 from pseudoris.schemas import lazy_names
 
 if TYPE_CHECKING:
-    from pseudoris.workers.filtering.clip_check import ClipCheck
+    from pseudoris.workers.filtering.grounding_checks import ClipCheck, VlmCheck
     from pseudoris.workers.filtering.scorer import ClipScorer
-    from pseudoris.workers.filtering.vlm_check import VlmCheck
 
 __all__ = ["ClipCheck", "ClipScorer", "VlmCheck"]
-__getattr__ = lazy_names(__name__, {"ClipCheck": "clip_check", "ClipScorer": "scorer", "VlmCheck": "vlm_check"})
+__getattr__ = lazy_names(
+    __name__, {"ClipCheck": "grounding_checks", "ClipScorer": "scorer", "VlmCheck": "grounding_checks"}
+)

@@ -1,7 +1,16 @@
-"""A vision-language model's opinion (`grounding_check`): which lettered mask of the image does each caption refer to?
+"""Second opinions (`grounding_check`): which mask does another model take each caption to refer to?
 
-Built by `workers/stages.py`. The whole image is shown with every mask outlined and lettered, and the model is asked for
-the letter of a caption. It generates nothing: the logits of the letters, at the place where the answer begins, are its
+`workers/stages.py` builds a check before the scorer, whose rule may bound its answers. For the masks k of an image and
+a caption t, another CLIP says
+
+    score(k, t) = (cos(context crop k, t) + cos(masked crop k, t)) / 2
+    share(k, t) = softmax over k of score(k, t) / temperature
+
+A check says whether the caption's own mask has the highest score, its share, and the other mask with the highest score.
+The crops must be those of the scorer at its defaults. A mask that is alone in its image has the share 1 and no rival.
+
+To a vision-language model the whole image is shown with every mask outlined and lettered, and it is asked for the
+letter of a caption. It generates nothing: the logits of the letters, at the place where the answer begins, are its
 opinion. Two letterings are averaged, because models prefer some letters. More masks than letters take several images.
 
 The image and the start of the question are computed once. Each caption is a branch behind them, as a prefix of a
@@ -10,12 +19,15 @@ caption is in the captioner's tree (`vlm_towers.py`). So a caption must not chan
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import replace
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
 from string import ascii_uppercase
 from typing import Any, Final
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
@@ -24,12 +36,13 @@ from scipy.ndimage import distance_transform_edt
 
 from pseudoris.primitives import rle
 from pseudoris.primitives.errors import ConfigError
-from pseudoris.schemas.config import ComputeConfig, GroundingCheckConfig
+from pseudoris.schemas.config import ComputeConfig, FilterConfig, GroundingCheckConfig
 from pseudoris.schemas.config_layers import validate_as
 from pseudoris.schemas.fitted import Floats
 from pseudoris.schemas.frozen import FrozenModel
 from pseudoris.schemas.shard import Shard, ShardImage
 from pseudoris.workers.captions.decoding_rules import Ints, PrefixLevel, extend
+from pseudoris.workers.captions.vlm_captioner import Vlm, VlmOptions, load_vlm
 from pseudoris.workers.captions.vlm_towers import Inputs, VlmTowers, shortened
 from pseudoris.workers.captions.vocabulary_logits import score_dtype
 from pseudoris.workers.checkpoints.hf_models import load_processor
@@ -38,8 +51,95 @@ from pseudoris.workers.crops.crops import outlined
 from pseudoris.workers.crops.shard_pixels import prefetched_pixels
 from pseudoris.workers.device import compute_dtype, prepare_device, to_host
 from pseudoris.workers.faults.quarantine import apply_to_images
-from pseudoris.workers.filtering.scorer import candidates_of, is_candidate
-from pseudoris.workers.stages import STAGE_FILTER
+from pseudoris.workers.filtering.clip_embedder import ClipEmbedder
+from pseudoris.workers.filtering.scorer import (
+    Vectors,
+    candidates_of,
+    captions_of,
+    embed_crops,
+    first_twins,
+    is_candidate,
+    with_candidates,
+)
+from pseudoris.workers.stages import STAGE_FILTER, open_clip_digest
+
+
+@dataclass(frozen=True, slots=True)
+class Choices:
+    """What a model says of T captions of one image.
+
+    Attributes:
+        is_target: (T,) bool, no other mask has a higher score.
+        share: (T,) float64 in [0, 1], the target's probability among the masks.
+        rival: (T,) int64, the other mask with the highest score, the first of equals; None if the image has one mask.
+    """
+
+    is_target: npt.NDArray[np.bool_]
+    share: Floats
+    rival: npt.NDArray[np.int64] | None
+
+    def onto(self, image: ShardImage) -> ShardImage:
+        """Return the image with its T candidates told, in order."""
+        told = (
+            replace(
+                each,
+                grounding_choice=float(self.is_target[row]),
+                grounding_share=float(self.share[row]),
+                grounding_rival=None if self.rival is None else image.masks[int(self.rival[row])].mask_id,
+            )
+            for row, each in enumerate(candidates_of(image)[0])
+        )
+        return with_candidates(image, told)
+
+
+def choices(logits: npt.ArrayLike, targets: npt.ArrayLike) -> Choices:
+    """Return what logits (N, T) of N masks say of T captions, with masks `targets` (T,) int; ValueError for NaN."""
+    table, target = np.asarray(logits, np.float64), np.asarray(targets, np.int64)
+    if not np.isfinite(table).all():
+        raise ValueError("a logit is not finite: the weights or the crop hold NaN")
+    own = np.arange(len(target))
+    likely = np.exp(table - table.max(axis=0))
+    share = likely[target, own] / likely.sum(axis=0)
+    if len(table) == 1:
+        return Choices(np.ones(len(target), np.bool_), share, rival=None)
+    others = table.copy()
+    others[target, own] = -np.inf
+    return Choices(table[target, own] >= others.max(axis=0), share, rival=others.argmax(axis=0))
+
+
+class ClipCheck:
+    """Sets choice, share and rival of every expression of one mask."""
+
+    weights_digest = staticmethod(open_clip_digest)
+
+    def __init__(self, config: GroundingCheckConfig, compute: ComputeConfig) -> None:
+        """Load CLIP."""
+        scorer = FilterConfig(architecture=config.architecture or "", weights=config.weights)
+        self._temperature = config.temperature
+        self._context_scale = scorer.context_scale
+        self._embedder = ClipEmbedder(scorer, compute)
+
+    def __call__(self, shard: Shard) -> Shard:
+        """Return the shard with every candidate of one mask told; see `apply_to_images` for errors."""
+        started = time.perf_counter()
+        images, vectors = embed_crops(shard, self._embedder, self._context_scale)
+        texts = captions_of(images)
+        rows = {text: row for row, text in enumerate(texts)}
+        embedded = self._embedder.embed_texts(texts)
+        told = partial(self._told, vectors=vectors, texts=embedded, rows=rows)
+        done = apply_to_images(shard.with_images(images), STAGE_FILTER, told).images
+        return shard.with_images(done).with_seconds(STAGE_FILTER, time.perf_counter() - started)
+
+    def _told(
+        self, image: ShardImage, *, vectors: Mapping[str, Vectors], texts: torch.Tensor, rows: Mapping[str, int]
+    ) -> ShardImage:
+        if image.image_id not in vectors:
+            return image
+        candidates, targets = candidates_of(image)
+        context, masked = vectors[image.image_id]
+        cosines = (context + masked) @ texts[[rows[each.text] for each in candidates]].T / 2
+        return choices(cosines[first_twins(image)] / self._temperature, targets).onto(image)
+
 
 # Masks are named by letters, because a letter is one token in all models that were tried. "10" often is not.
 LETTERS: Final = ascii_uppercase

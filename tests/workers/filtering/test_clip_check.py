@@ -7,8 +7,10 @@ import pytest
 import torch
 
 from pseudoris.schemas.config import ComputeConfig, GroundingCheckConfig, WeightsConfig
+from pseudoris.workers.captions.vlm_captioner import Vlm, VlmOptions
 from pseudoris.workers.crops.crops import make_crops
 from pseudoris.workers.filtering import ClipCheck
+from pseudoris.workers.filtering.grounding_checks import LETTERS, QUESTION, Asker, choices, lettered, letterings
 from tests.builders.crops import runs_of
 from tests.builders.vlms import CLASSES, END, small_vlm
 from tests.workers.filtering.test_scorer import build_image, build_shard, mask_of, pixels_of
@@ -121,7 +123,7 @@ def test_shares_equal_those_of_whole_prompts(name):
 def test_more_masks_than_letters_take_several_pictures(monkeypatch):
     vlm = Vlm(*small_vlm(CLASSES[0]), VlmOptions())
     pixels, masks = scene(30)
-    monkeypatch.setattr("pseudoris.workers.filtering.vlm_check.TEXTS_TOGETHER", 2)
+    monkeypatch.setattr("pseudoris.workers.filtering.grounding_checks.TEXTS_TOGETHER", 2)
     found = Asker(vlm).shares(pixels, masks, TEXTS)
     assert found == pytest.approx(plain_shares(vlm, pixels, masks, TEXTS), abs=1e-9)
 
