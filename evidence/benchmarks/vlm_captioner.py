@@ -30,7 +30,7 @@ from pseudoris.workers.captions.captioner import TreeCaptioner
 from pseudoris.workers.captions.decoding_rules import ImageCrops
 from pseudoris.workers.captions.distinctive import Others
 from pseudoris.workers.captions.engine import CachedEngine
-from pseudoris.workers.captions.vlm_captioner import VlmCaptioner, vlm_engine
+from pseudoris.workers.captions.vlm_captioner import Vlm, VlmCaptioner, VlmOptions, load_vlm, vlm_engine
 from pseudoris.workers.captions.vocabulary_logits import SpecialTokens, score_dtype
 from pseudoris.workers.device import prepare_device
 

@@ -9,6 +9,7 @@ import yaml
 from pseudoris.pipeline.run_costs import card_config
 from pseudoris.primitives.errors import ConfigError
 from pseudoris.schemas.config_layers import load_config
+from pseudoris.workers.captions.cached_towers import CocaBlocks
 from pseudoris.workers.captions.static_towers import GroupShape, group_bytes
 from pseudoris.workers.captions.vocabulary_logits import score_dtype
 from pseudoris.workers.checkpoints.openclip import build_from_config, read_model_config

@@ -1,6 +1,6 @@
 """Decoding without a model: the rules, an image's crops and captions, prefix levels, beam search.
 
-Called by `captions` and `vlm_check`; must not import torch. Equal prefixes of all rules, masks and crop
+Called by `captions` and `grounding_checks`; must not import torch. Equal prefixes of all rules, masks and crop
 kinds are one node of a tree. Unfinished rows have prefixes of one length, so a tree is decoded by level.
 """
 

@@ -1,6 +1,6 @@
 """Captions the masks of images: encodes each crop once, then decodes all rules, masks and crop kinds over one tree.
 
-`captioner` and `vlm_captioner` build the engine, `static_engine` extends it, `listener` and `vlm_loading` use parts.
+`captioner` and `vlm_captioner` build the engine, `static_engine` extends it, `listener` uses parts.
 The images of one call share a tree, which changes the last bits, so the caller must choose them by the shard alone.
 """
 

@@ -16,6 +16,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
+from pseudoris.workers.captions.cached_towers import CocaBlocks, CrossAttention
 from pseudoris.workers.captions.row_kernels import add_norm, attend_newest
 from pseudoris.workers.forward_passes import Block, SelfAttentionBlock
 

@@ -29,7 +29,7 @@ from pseudoris.files.location import RunLocation
 from pseudoris.schemas.config_layers import load_config
 from pseudoris.store.checks.verification import verify_run
 from pseudoris.workers.captions.captioner import coca_engine
-from pseudoris.workers.captions.vlm_captioner import VlmCaptioner, vlm_engine
+from pseudoris.workers.captions.vlm_captioner import VlmCaptioner, VlmOptions, load_vlm, vlm_engine
 from pseudoris.workers.checkpoints.openclip import load_coca
 
 FEW_POINTS = ["masks.points_per_side=4", "masks.crop_n_layers=0"]

@@ -10,7 +10,7 @@ from pseudoris.primitives.errors import ConfigError
 from pseudoris.schemas.config_layers import load_config
 from pseudoris.schemas.shard import Shard, ShardImage
 from pseudoris.workers.captions import VlmCaptioner
-from pseudoris.workers.captions.vlm_captioner import spoken_part
+from pseudoris.workers.captions.vlm_captioner import Vlm, VlmOptions, check_vlm, spoken_part, vlm_folder_digest
 from pseudoris.workers.crops.crops import outlined
 from pseudoris.workers.stages import STAGES
 from tests.builders.images import encode

@@ -11,6 +11,7 @@ from pseudoris.primitives.errors import ConfigError
 from pseudoris.workers.captions.decoding_rules import ImageCrops, extend
 from pseudoris.workers.captions.engine import CachedEngine
 from pseudoris.workers.captions.listener import TeacherForcing, token_rows
+from pseudoris.workers.captions.vlm_captioner import Vlm, VlmOptions
 from pseudoris.workers.captions.vlm_towers import VlmTowers
 from tests.builders.coca import captions_config
 from tests.builders.vlms import CLASSES, small_vlm
