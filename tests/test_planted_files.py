@@ -18,8 +18,7 @@ from pseudoris.primitives.errors import ConfigError, ImageError
 from pseudoris.training.learning.checkpoint_folder import TrainingFolder
 from pseudoris.training.ppt.curriculum import read_chosen, write_chosen
 from pseudoris.workers.checkpoints.download import fetch
-from pseudoris.workers.checkpoints.published_weights import PublishedFile
-from pseudoris.workers.checkpoints.weight_cache import PINS_NAME, Pin, WeightCache
+from pseudoris.workers.checkpoints.weight_cache import PINS_NAME, Pin, PublishedFile, WeightCache
 from pseudoris.workers.masks.ready_masks import ReadyMasks, ReadyOptions
 from tests.builders.audits import VerdictFile, small_audit
 from tests.builders.command import pseudoris_here

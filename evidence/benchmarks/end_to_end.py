@@ -40,7 +40,7 @@ from pseudoris.schemas.config import RunConfig
 from pseudoris.schemas.config_layers import load_config
 from pseudoris.schemas.shard import Shard
 from pseudoris.synthworld.scenes import Split, make_scene
-from pseudoris.workers.checkpoints.published_weights import random_seed
+from pseudoris.workers.checkpoints.weight_cache import random_seed
 from pseudoris.workers.device import prepare_device
 from pseudoris.workers.process_memory import MEMORY_ENVIRONMENT
 

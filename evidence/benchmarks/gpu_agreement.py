@@ -16,7 +16,7 @@ from evidence.benchmarks.captioner import AuthorsLoop, noise_crops, one_crop_kin
 from pseudoris.schemas.config import RunConfig, WeightsConfig
 from pseudoris.workers.captions import CocaCaptioner, captioner
 from pseudoris.workers.checkpoints.openclip import load_clip, load_coca
-from pseudoris.workers.checkpoints.published_weights import random_seed
+from pseudoris.workers.checkpoints.weight_cache import random_seed
 from pseudoris.workers.device import prepare_device
 from pseudoris.workers.filtering.clip_embedder import ClipEmbedder
 

@@ -22,7 +22,7 @@ from pseudoris.images.pixels import decode_proven
 from pseudoris.primitives import rle
 from pseudoris.schemas.config import RunConfig, WeightsConfig
 from pseudoris.synthworld.scenes import Split, make_scene
-from pseudoris.workers.checkpoints.published_weights import random_seed
+from pseudoris.workers.checkpoints.weight_cache import random_seed
 from pseudoris.workers.device import compute_dtype, prepare_device
 from pseudoris.workers.masks.generator import MaskGenerator
 from pseudoris.workers.masks.sam_model import PromptableSam, load_sam

@@ -14,7 +14,7 @@ from huggingface_hub import constants
 
 from pseudoris.files.location import RunLocation
 from pseudoris.schemas.config import WeightsConfig
-from pseudoris.workers.checkpoints import download, published_weights
+from pseudoris.workers.checkpoints import download, weight_cache
 from pseudoris.workers.checkpoints.model_folder import ModelFolder
 from tests.builders.command import pseudoris, pseudoris_here
 from tests.builders.images import png
@@ -46,10 +46,10 @@ def server(cache, monkeypatch):
     """The files of `base` in miniature: SAM's site and the hub."""
     with serving_weights() as server:
         use_as_hub(server, monkeypatch)
-        published = published_weights.published_file(WeightsConfig(uri=f"checkpoints/{SAM_NAME}"))
+        published = weight_cache.published_file(WeightsConfig(uri=f"checkpoints/{SAM_NAME}"))
         files = {SAM_NAME: f"{server.url}/{SAM_NAME}"}
         sam = replace(published, files=files, size_bytes=len(SAM), sha256=hashlib.sha256(SAM).hexdigest())
-        monkeypatch.setattr(published_weights, "CHECKPOINTS", {SAM_NAME: sam})
+        monkeypatch.setattr(weight_cache, "CHECKPOINTS", {SAM_NAME: sam})
         server.files = {f"/{name}": content for name, content in FILES.items()}
         yield server
 

@@ -40,8 +40,7 @@ from tenacity.wait import wait_exponential_jitter
 
 from pseudoris.primitives.errors import ConfigError, TransientError
 from pseudoris.primitives.untrusted import file_sha256, open_linked, open_regular
-from pseudoris.workers.checkpoints.published_weights import PublishedFile
-from pseudoris.workers.checkpoints.weight_cache import PINS_NAME, Pin, WeightCache
+from pseudoris.workers.checkpoints.weight_cache import PINS_NAME, Pin, PublishedFile, WeightCache
 
 logger = logging.getLogger(__name__)
 T = TypeVar("T")

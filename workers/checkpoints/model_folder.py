@@ -27,8 +27,7 @@ from pseudoris.primitives.errors import ConfigError
 from pseudoris.primitives.extras import install
 from pseudoris.primitives.untrusted import file_sha256, open_linked, parse_json, read_regular
 from pseudoris.workers.checkpoints.download import HUB_TIMEOUT_S, OnProgress, ask_hub, check_reachable, fetch
-from pseudoris.workers.checkpoints.published_weights import PublishedFile
-from pseudoris.workers.checkpoints.weight_cache import WeightCache, user_cache
+from pseudoris.workers.checkpoints.weight_cache import PublishedFile, WeightCache, user_cache
 from pseudoris.workers.checkpoints.weight_headers import check_weight_header
 
 CONFIG_NAME: Final = "config.json"

@@ -16,8 +16,8 @@ from torch import nn
 from pseudoris.primitives.errors import ConfigError
 from pseudoris.schemas.config import WeightsConfig
 from pseudoris.workers.checkpoints.model_configs import read_model_config as read_model_config
-from pseudoris.workers.checkpoints.published_weights import OPEN_CLIP_PREFIX, split_tag
 from pseudoris.workers.checkpoints.tensor_files import load_module
+from pseudoris.workers.checkpoints.weight_cache import OPEN_CLIP_PREFIX, split_tag
 
 
 def build_from_config(config: dict[str, Any]) -> nn.Module:

@@ -26,7 +26,7 @@ from torch.overrides import TorchFunctionMode
 from pseudoris.primitives.errors import ConfigError
 from pseudoris.primitives.untrusted import open_linked
 from pseudoris.schemas.config import WeightsConfig
-from pseudoris.workers.checkpoints.published_weights import random_seed
+from pseudoris.workers.checkpoints.weight_cache import random_seed
 from pseudoris.workers.checkpoints.weight_files import local_file, verified_digest
 from pseudoris.workers.checkpoints.weight_headers import more_than_tensors
 

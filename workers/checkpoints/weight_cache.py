@@ -1,7 +1,8 @@
-"""The folder of downloaded weights on this machine: its files, their locks, and the record of their digests.
+"""Which weights others publish, and the folder on this machine where downloaded ones lie.
 
-`download.py` and `weight_files.py` fill it; `model_folder.py` reads it. A digest that was recorded at the first
-download must never change, so that a run never continues with other bytes than it began with.
+Called by the other modules of this folder. By uri it knows a published file's place, licence, size and digest, and asks
+no network. Sizes and digests must be those of the publishers: a downloaded file is compared with them. A digest that
+was recorded at the first download must never change, so that a run never continues with other bytes than it began with.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import stat
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO, Final
 
 from filelock import FileLock, Timeout
@@ -22,12 +23,174 @@ from pseudoris.primitives.errors import ConfigError
 from pseudoris.primitives.untrusted import open_regular, parse_json
 from pseudoris.primitives.uris import named_path
 from pseudoris.schemas.config import WeightsConfig
-from pseudoris.workers.checkpoints.published_weights import (
-    OPEN_CLIP_PREFIX,
-    PublishedFile,
-    cached_names,
-    published_file,
-)
+
+OPEN_CLIP_PREFIX: Final = "open_clip:"
+RANDOM_PREFIX: Final = "random:"
+# A file at a relative path below this folder is also looked for in the cache of weights.
+CHECKPOINTS_FOLDER: Final = "checkpoints"
+SEE_SOURCE: Final = "see the source"
+
+
+@dataclass(frozen=True, slots=True)
+class PublishedFile:
+    """A weights file that somebody else publishes."""
+
+    # Maps a path relative to the cache to a url or to a name in `repo`. The first file that exists is used.
+    files: Mapping[str, str]
+    # `repo` is `owner/name` on the Hugging Face hub, empty for a url. `revision` is its branch or commit.
+    repo: str = ""
+    revision: str = "main"
+    licence: str = SEE_SOURCE
+    # Size and digest are None if they are not known before the file is fetched.
+    size_bytes: int | None = None
+    sha256: str | None = None
+
+    @property
+    def name(self) -> str:
+        """The first of its paths relative to the cache."""
+        return next(iter(self.files))
+
+    @property
+    def url(self) -> str:
+        """From where a person can download the first of its files."""
+        first = self.files[self.name]
+        if not self.repo:
+            return first
+        # huggingface_hub is imported here and below, because it loads a web client, which only a missing file needs.
+        from huggingface_hub import hf_hub_url
+
+        return hf_hub_url(self.repo, first, revision=self.revision)
+
+    def hub_copy(self) -> Path | None:
+        """Return the file in the cache of the hub's own library, None if it is not there."""
+        from huggingface_hub import try_to_load_from_cache
+
+        for filename in self.files.values() if self.repo else ():
+            found = try_to_load_from_cache(self.repo, filename, revision=self.revision)
+            if isinstance(found, str):
+                return Path(found)
+        return None
+
+    def name_at(self, path: Path) -> str:
+        """Return which of its paths relative to the cache a file found at `path` has; by default the first."""
+        return next((name for name in self.files if Path(name).name == path.name), self.name)
+
+
+_AUTHORS_COCA: Final = "laion_cc3m/checkpoints/epoch_1.pt"
+# open_clip gives files of weights these names. Source: HF_WEIGHTS_NAME and HF_SAFE_WEIGHTS_NAME of its constants.
+_DEFAULT_NAME: Final = "open_clip_pytorch_model.bin"
+_DEFAULT_SAFE_NAME: Final = "open_clip_model.safetensors"
+# Maps SAM's files to sha256 and size, None if not known. Source of links and licence: segment-anything's README.
+_SAM_FILES: Final[Mapping[str, tuple[str, int | None]]] = {
+    "sam_vit_h_4b8939.pth": ("a7bf3b02f3ebf1267aba913ff637d9a2d5c33d3173bb679e46d9f338c26f262e", 2_564_550_879),
+    "sam_vit_l_0b3195.pth": ("3adcc4315b642a4d2101128f611684e8734c41232a17c648ed1693702a49a622", None),
+    "sam_vit_b_01ec64.pth": ("ec2df62732614e57411cdcf32a23ffdf28910380d03139ee0f4fcbe91eb8c912", 375_042_383),
+}
+# Maps a path below `checkpoints/` to its published file.
+CHECKPOINTS: Final[Mapping[str, PublishedFile]] = {
+    f"pseudo-ris/{_AUTHORS_COCA}": PublishedFile(
+        {f"pseudo-ris/{_AUTHORS_COCA}": _AUTHORS_COCA},
+        "SeonghoonYu/pseudo-ris",
+        revision="8f39ff9f8a9f9f3fab0ff8cb9db7f377d23c8a07",
+    ),
+    **{
+        name: PublishedFile(
+            {name: f"https://dl.fbaipublicfiles.com/segment_anything/{name}"},
+            licence="Apache-2.0",
+            size_bytes=size_bytes,
+            sha256=sha256,
+        )
+        for name, (sha256, size_bytes) in _SAM_FILES.items()
+    },
+}
+# Maps a preset's tag to its repository. It is copied from open_clip, because importing open_clip takes seconds.
+TAG_REPOS: Final[Mapping[str, str]] = {
+    "coca_ViT-B-32/laion2b_s13b_b90k": "laion/CoCa-ViT-B-32-laion2B-s13B-b90k",
+    "coca_ViT-L-14/laion2b_s13b_b90k": "laion/CoCa-ViT-L-14-laion2B-s13B-b90k",
+    "RN50-quickgelu/openai": "timm/resnet50_clip.openai",
+    "ViT-B-16-quickgelu/openai": "timm/vit_base_patch16_clip_224.openai",
+    "ViT-B-16/laion2b_s34b_b88k": "laion/CLIP-ViT-B-16-laion2B-s34B-b88K",
+}
+# Only licences that are certain are listed: LAION's CoCa models and OpenAI's CLIP have MIT.
+_HUB_LICENCES: Final = {
+    "laion/CoCa-ViT-B-32-laion2B-s13B-b90k": "MIT",
+    "laion/CoCa-ViT-L-14-laion2B-s13B-b90k": "MIT",
+    "timm/resnet50_clip.openai": "MIT",
+    "timm/vit_base_patch16_clip_224.openai": "MIT",
+}
+
+
+def random_seed(weights: WeightsConfig) -> int | None:
+    """Return the seed of `random:<seed>`, else None."""
+    if not weights.uri.startswith(RANDOM_PREFIX):
+        return None
+    text = weights.uri.removeprefix(RANDOM_PREFIX)
+    # At most 18 digits are accepted, because a seed of torch has 64 bits.
+    if not text.isdecimal() or len(text) > 18:
+        raise ConfigError(
+            f"weights '{RANDOM_PREFIX}{text[:24]}': '{RANDOM_PREFIX}' needs a whole number, of at most 18 digits"
+        )
+    return int(text)
+
+
+def published_file(weights: WeightsConfig) -> PublishedFile | None:
+    """Return what is known of the published file behind the weights; None if nothing is.
+
+    Nothing is known of a path or url of the user's own, of shipped files and of `random:<seed>`.
+    """
+    if weights.uri.startswith(OPEN_CLIP_PREFIX):
+        return open_clip_file(weights)
+    return next(map(CHECKPOINTS.get, _checkpoint_names(weights.uri)), None)
+
+
+def cached_names(weights: WeightsConfig) -> tuple[str, ...]:
+    """Return the paths, relative to the cache, at which the weights may lie there; the first that exists is used."""
+    published = published_file(weights)
+    return _checkpoint_names(weights.uri) if published is None else tuple(published.files)
+
+
+def _checkpoint_names(uri: str) -> tuple[str, ...]:
+    """Return what follows `checkpoints/` in a relative path; nothing for any other uri, and for one that leads out."""
+    path = PurePosixPath(uri)
+    if "://" in uri or path.parts[:1] != (CHECKPOINTS_FOLDER,) or len(path.parts) == 1 or ".." in path.parts:
+        return ()
+    return (str(path.relative_to(CHECKPOINTS_FOLDER)),)
+
+
+def split_tag(weights: WeightsConfig) -> tuple[str, str]:
+    """Return model name and tag of `open_clip:<model>/<tag>`."""
+    # open_clip is imported here, because it takes seconds to load, and only a hub tag needs it.
+    from open_clip.pretrained import is_pretrained_cfg, list_pretrained_tags_by_model
+
+    name, _, tag = weights.uri.removeprefix(OPEN_CLIP_PREFIX).partition("/")
+    if not is_pretrained_cfg(name, tag):
+        missing = "open_clip has no such model and tag" if tag else f"/TAG is missing behind '{name}'"
+        tags = ", ".join(list_pretrained_tags_by_model(name)) or "none. open_clip.list_pretrained() lists all models"
+        raise ConfigError(f"weights '{weights.uri}': {missing}; tags of '{name}': {tags}")
+    return name, tag
+
+
+def open_clip_file(weights: WeightsConfig) -> PublishedFile:
+    """The hub's file of a tag, chosen as open_clip does: safetensors, if the repository has it, before a pickle."""
+    known = TAG_REPOS.get(weights.uri.removeprefix(OPEN_CLIP_PREFIX))
+    repo, filename = known or "", _DEFAULT_NAME
+    if known is None:
+        from open_clip.pretrained import get_pretrained_cfg
+
+        repo, _, named = get_pretrained_cfg(*split_tag(weights)).get("hf_hub", "").rpartition("/")
+        filename = named or _DEFAULT_NAME
+    if not repo:
+        raise ConfigError(
+            f"weights '{weights.uri}': open_clip names no repository of the hub for this tag. Download the file, and "
+            "set the stage's weights.uri, such as captions.weights.uri, to its path"
+        )
+    stem, _, ending = filename.rpartition(".")
+    safe = _DEFAULT_SAFE_NAME if filename == _DEFAULT_NAME else f"{stem}.safetensors"
+    filenames = (safe, filename) if ending in {"bin", "pth"} else (filename,)
+    return PublishedFile(
+        {f"{repo}/{each}": each for each in filenames}, repo, licence=_HUB_LICENCES.get(repo, SEE_SOURCE)
+    )
+
 
 logger = logging.getLogger(__name__)
 

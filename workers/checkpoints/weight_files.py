@@ -32,16 +32,18 @@ from pseudoris.workers.checkpoints.model_folder import (
     hub_model,
     names_folder,
 )
-from pseudoris.workers.checkpoints.published_weights import (
+from pseudoris.workers.checkpoints.weight_cache import (
     OPEN_CLIP_PREFIX,
     RANDOM_PREFIX,
     SEE_SOURCE,
+    WeightCache,
     cached_names,
+    found_files,
     open_clip_file,
     published_file,
     random_seed,
+    user_cache,
 )
-from pseudoris.workers.checkpoints.weight_cache import WeightCache, found_files, user_cache
 from pseudoris.workers.checkpoints.weight_headers import check_weight_header
 
 logger = logging.getLogger(__name__)

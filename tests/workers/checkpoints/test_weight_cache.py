@@ -15,8 +15,7 @@ import pytest
 from pseudoris.primitives.errors import ConfigError, TransientError
 from pseudoris.workers.checkpoints.download import UnreachableError, fetch
 from pseudoris.workers.checkpoints.model_folder import ModelFolder, fetch_folder
-from pseudoris.workers.checkpoints.published_weights import PublishedFile
-from pseudoris.workers.checkpoints.weight_cache import Pin, WeightCache
+from pseudoris.workers.checkpoints.weight_cache import Pin, PublishedFile, WeightCache
 from tests.builders.model_folders import save_llava
 from tests.builders.weight_server import COMMIT, serving_weights, use_as_hub
 
@@ -55,7 +54,7 @@ def gets(server):
     return [path for path, _ in server.requests if not path.startswith("/api/")]
 
 
-def test_a_file_of_the_hub_is_fetched_by_its_commit_and_pinned(server, cache):
+def test_a_file_of_the_hub_is_fetched_by_its_commit_and_pinned_and_again_once_it_is_damaged(server, cache):
     server.files[f"/{SAFE}"] = CONTENT
     assert fetch(HUB_FILE, cache) == cache.path(SAFE)
     assert cache.path(SAFE).read_bytes() == CONTENT
@@ -63,16 +62,14 @@ def test_a_file_of_the_hub_is_fetched_by_its_commit_and_pinned(server, cache):
     assert gets(server) == [f"/owner/repo/resolve/{COMMIT}/model.safetensors"]
     fetch(HUB_FILE, cache)
     assert len(gets(server)) == 1
+    cache.path(SAFE).write_bytes(b"damaged")
+    assert fetch(HUB_FILE, cache).read_bytes() == CONTENT
 
 
-def test_a_repository_without_safetensors_gives_its_pickle(server, cache):
+def test_a_repository_without_safetensors_gives_its_pickle_also_after_a_preferred_one_appeared(server, cache):
     server.files[f"/{PICKLED}"] = CONTENT
     assert fetch(HUB_FILE, cache) == cache.path(PICKLED)
-
-
-def test_once_pinned_the_same_file_is_fetched_though_a_preferred_one_appeared(server, cache):
-    server.files[f"/{PICKLED}"] = CONTENT
-    fetch(HUB_FILE, cache).unlink()
+    cache.path(PICKLED).unlink()
     server.files[f"/{SAFE}"] = b"the same weights in other bytes"
     assert fetch(HUB_FILE, cache) == cache.path(PICKLED)
 
@@ -85,13 +82,6 @@ def test_another_digest_than_the_pinned_one_is_refused_with_both(server, cache):
     with pytest.raises(ConfigError, match=rf"sha256 {other} now; at its first use it had {SHA256}, .*pins\.json"):
         fetch(HUB_FILE, cache)
     assert not cache.path(SAFE).exists()
-
-
-def test_a_damaged_file_is_fetched_again(server, cache):
-    server.files[f"/{SAFE}"] = CONTENT
-    fetch(HUB_FILE, cache).write_bytes(b"damaged")
-    fetch(HUB_FILE, cache)
-    assert cache.path(SAFE).read_bytes() == CONTENT
 
 
 def test_a_file_put_there_by_hand_is_compared_with_the_hub_s_record_when_it_can_be(server, cache):
@@ -176,11 +166,17 @@ def hub(server, saved):
     return server
 
 
-def test_of_a_model_the_files_that_are_read_are_fetched_by_commit_and_its_config_last(hub, cache, saved):
+def test_of_a_model_the_files_that_are_read_are_fetched_by_commit_its_config_last_and_a_changed_one_again(
+    hub, cache, saved
+):
     assert fetch_folder(MODEL, cache) == cache.path(MODEL)
     assert {path.name for path in cache.path(MODEL).iterdir()} == {path.name for path in saved.iterdir()}
     assert gets(hub)[-1] == f"/owner/model/resolve/{COMMIT}/config.json"
     assert ModelFolder.open(MODEL).sha256 == ModelFolder.open(str(saved)).sha256
+    changed = cache.path(MODEL) / "tokenizer.json"
+    changed.write_bytes(b"{}")
+    fetch_folder(MODEL, cache)
+    assert changed.read_bytes() == (saved / "tokenizer.json").read_bytes()
 
 
 def test_what_broke_off_is_continued_and_a_whole_model_asks_nothing(hub, cache, saved):
@@ -195,12 +191,6 @@ def test_what_broke_off_is_continued_and_a_whole_model_asks_nothing(hub, cache, 
     asked = len(hub.requests)
     fetch_folder(MODEL, cache)
     assert len(hub.requests) == asked
-
-
-def test_a_changed_file_of_a_model_is_fetched_again(hub, cache, saved):
-    (fetch_folder(MODEL, cache) / "tokenizer.json").write_bytes(b"{}")
-    fetch_folder(MODEL, cache)
-    assert (cache.path(MODEL) / "tokenizer.json").read_bytes() == (saved / "tokenizer.json").read_bytes()
 
 
 def test_a_commit_that_is_gone_is_refused_by_name(hub, cache):
@@ -233,32 +223,35 @@ def kept(target):
     return [path.name for path in target.parent.iterdir() if path.name not in (".locks", "pins.json")]
 
 
-def test_a_whole_file_gets_its_name_and_leaves_nothing_beside_it(server, target):
-    steps = []
-    fetched(server, target, on_progress=lambda *step: steps.append(step))
-    assert target.read_bytes() == CONTENT
-    assert kept(target) == [target.name]
-    assert steps[-1] == (SIZE, SIZE)
-
-
 CUTS = [("cut", 100_000), ("cut", 50_000)]
 
 
 @pytest.mark.parametrize(
     ("faults", "ignores_ranges", "known", "asked"),
     [
+        ([], False, {}, [None]),
         (CUTS, False, {}, [None, "bytes=100000-", "bytes=150000-"]),
         # Without a digest and a length, the length that the server tells is expected.
         (CUTS, False, {"sha256": None, "size_bytes": None}, [None, "bytes=100000-", "bytes=150000-"]),
         ([("cut", 100_000), ("cut", 200_000)], True, {}, [None, "bytes=100000-", "bytes=200000-"]),
         ([("status", 503), ("status", 429), ("status", 500)], False, {}, [None] * 4),
     ],
-    ids=["a connection that breaks off", "of unknown length", "a server that ignores ranges", "a busy server"],
+    ids=[
+        "at once",
+        "a connection that breaks off",
+        "of unknown length",
+        "a server that ignores ranges",
+        "a busy server",
+    ],
 )
-def test_a_file_is_fetched_whole_and_continued_where_it_broke(server, target, faults, ignores_ranges, known, asked):
-    server.faults, server.ignores_ranges = list(faults), ignores_ranges
-    fetched(server, target, **known)
+def test_a_file_is_fetched_whole_continued_where_it_broke_and_leaves_nothing_beside_it(
+    server, target, faults, ignores_ranges, known, asked
+):
+    (server.faults, server.ignores_ranges), steps = (list(faults), ignores_ranges), []
+    fetched(server, target, on_progress=lambda *step: steps.append(step), **known)
     assert target.read_bytes() == CONTENT
+    assert kept(target) == [target.name]
+    assert steps[-1] == (SIZE, SIZE)
     assert ranges(server) == asked
 
 
@@ -320,20 +313,19 @@ def test_no_other_range_than_was_asked_for_is_put_behind_the_part(server, target
     assert ranges(server) == [None, "bytes=100000-", None]
 
 
-@pytest.mark.parametrize("status", [401, 403, 404])
-def test_a_refusal_is_told_at_once(server, target, status):
-    server.faults = [("status", status)]
-    with pytest.raises(ConfigError, match=f"the server answers {status}"):
+@pytest.mark.parametrize(
+    ("fault", "told", "most"),
+    [
+        *((("status", status), f"the server answers {status}", 1) for status in (401, 403, 404)),
+        # One attempt: the first request, and the redirects that the client follows.
+        (("circle", 0), "redirects without end", 21),
+    ],
+)
+def test_a_refusal_and_redirects_in_a_circle_are_told_at_once(server, target, fault, told, most):
+    server.faults = [fault]
+    with pytest.raises(ConfigError, match=told):
         fetched(server, target)
-    assert len(server.requests) == 1
-
-
-def test_redirects_in_a_circle_are_told_at_once(server, target):
-    server.faults = [("circle", 0)]
-    with pytest.raises(ConfigError, match="redirects without end"):
-        fetched(server, target)
-    # One attempt: the first request, and the redirects that the client follows.
-    assert len(server.requests) <= 21
+    assert len(server.requests) <= most
 
 
 def test_a_file_larger_than_the_disk_is_refused_before_it_fills_it(server, target, monkeypatch):

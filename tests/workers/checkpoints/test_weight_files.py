@@ -14,9 +14,8 @@ from torch import nn
 
 from pseudoris.primitives.errors import ConfigError
 from pseudoris.schemas.config import WeightsConfig
-from pseudoris.workers.checkpoints.published_weights import TAG_REPOS, published_file, random_seed
 from pseudoris.workers.checkpoints.tensor_files import load_into
-from pseudoris.workers.checkpoints.weight_cache import user_cache
+from pseudoris.workers.checkpoints.weight_cache import TAG_REPOS, published_file, random_seed, user_cache
 from pseudoris.workers.checkpoints.weight_files import local_file, weights_digest
 
 
