@@ -14,7 +14,7 @@ the texts; on a GPU `static_engine` does, in fixed shapes. The two must agree up
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -103,15 +103,6 @@ class TeacherForcing:
             active, parents = active[goes_on], level.row_prefix[goes_on]
 
 
-@dataclass(frozen=True, slots=True)
-class ListenerScores:
-    """The scores of R candidates, (R,) float64 each."""
-
-    caption_score: Floats
-    listener: Floats
-    truth: Floats
-
-
 class Listener:
     """Scores the candidates of images under the crops that their captioner has encoded."""
 
@@ -138,15 +129,17 @@ class Listener:
         number_of = {mask.mask_id: number for number, mask in enumerate(masks)}
         targets = np.array([number_of[each.target_mask_ids[0]] for each in expressions], dtype=np.int64)
         scores = self.scores(crops, encoded, targets, [each.text for each in expressions])
-        columns = zip(scores.caption_score.tolist(), scores.listener.tolist(), scores.truth.tolist(), strict=True)
+        columns = {name: values.tolist() for name, values in scores.items()}
         return tuple(
-            replace(each, caption_score=caption_score, listener=listener, truth=truth)
-            for each, (caption_score, listener, truth) in zip(expressions, columns, strict=True)
+            replace(each, **{name: values[row] for name, values in columns.items()})
+            for row, each in enumerate(expressions)
         )
 
     @torch.inference_mode()
-    def scores(self, crops: ImageCrops, encoded: EncodedImage, targets: Ints, texts: Sequence[str]) -> ListenerScores:
-        """Return the scores of R texts of one image, at least one text.
+    def scores(
+        self, crops: ImageCrops, encoded: EncodedImage, targets: Ints, texts: Sequence[str]
+    ) -> dict[str, Floats]:
+        """Return the scores of R texts of one image, at least one text: (R,) float64 each, by its name above.
 
         Args:
             crops: Of the image.
@@ -188,4 +181,4 @@ class Listener:
         odds = np.where(asked[targets], scores, -np.inf)
         odds -= odds.max(axis=1, keepdims=True)
         share = np.exp(odds[at, targets]) / np.exp(odds).sum(axis=1)
-        return ListenerScores(own, share, own / np.array(list(map(len, rows))))
+        return {"caption_score": own, "listener": share, "truth": own / np.array(list(map(len, rows)))}

@@ -54,26 +54,6 @@ from pseudoris.workers.masks.sam_model import (
 from pseudoris.workers.stages import STAGE_PROPOSE, sam_digest
 
 
-def measure(logits: torch.Tensor, predicted_iou: torch.Tensor, config: MasksConfig) -> MaskCandidates:
-    """Return the mask candidates with the given mask logits (N, H, W) float32, at the crop's original size.
-
-    Stability is the IoU of each mask thresholded `stability_score_offset` above with the same thresholded so far below.
-    The first lies inside the second, so their areas are the intersection and the union. Those below the threshold are
-    dropped first; a threshold of 0 or less keeps all, as in SAM.
-    """
-    intersections, unions = (
-        (logits > MASK_THRESHOLD + offset).flatten(1).sum(1, dtype=torch.int32)
-        for offset in (config.stability_score_offset, -config.stability_score_offset)
-    )
-    stability = intersections / unions
-    if config.stability_score_thresh > 0:
-        rows = (stability >= config.stability_score_thresh).nonzero()[:, 0]
-        logits, predicted_iou, stability = logits[rows], predicted_iou[rows], stability[rows]
-    masks = logits > MASK_THRESHOLD
-    height, width = masks.shape[-2:]
-    return MaskCandidates((height, width), pack_bits(masks), inclusive_boxes(masks), predicted_iou, stability)
-
-
 def measured(
     low: torch.Tensor,
     predicted_iou: torch.Tensor,
@@ -81,10 +61,26 @@ def measured(
     num_pixels: int,
     config: MasksConfig,
 ) -> Iterator[MaskCandidates]:
-    """Yield what `measure` makes of low-resolution logits, of as many at once as fit at `num_pixels` a mask."""
+    """Yield the mask candidates of low-resolution logits, upsampled as many at once as fit at `num_pixels` a mask.
+
+    Stability is the IoU of each mask thresholded `stability_score_offset` above with the same thresholded so far below.
+    The first lies inside the second, so their areas are the intersection and the union. Those below the threshold are
+    dropped first; a threshold of 0 or less keeps all, as in SAM.
+    """
     step = max(1, _UPSAMPLE_BYTES[low.device.type] // (4 * num_pixels))
     for few, iou in zip(torch.split(low, step), torch.split(predicted_iou, step), strict=True):
-        yield measure(upsample(few), iou, config)
+        logits = upsample(few)
+        intersections, unions = (
+            (logits > MASK_THRESHOLD + offset).flatten(1).sum(1, dtype=torch.int32)
+            for offset in (config.stability_score_offset, -config.stability_score_offset)
+        )
+        stability = intersections / unions
+        if config.stability_score_thresh > 0:
+            rows = (stability >= config.stability_score_thresh).nonzero()[:, 0]
+            logits, iou, stability = logits[rows], iou[rows], stability[rows]
+        masks = logits > MASK_THRESHOLD
+        size = (masks.shape[1], masks.shape[2])
+        yield MaskCandidates(size, pack_bits(masks), inclusive_boxes(masks), iou, stability)
 
 
 # A box this close to an edge of its crop counts as cut off. Source: amg.py, is_box_near_crop_edge.
