@@ -172,15 +172,12 @@ def test_a_gpu_cuts_the_crops_of_the_cpu_and_as_independently():
     torch.testing.assert_close(crops.cpu(), make_crops(pixels, boxes, **options, device=CPU), rtol=0, atol=1e-4)
 
 
-def test_any_box_gives_a_crop_also_one_without_pixels_or_beside_the_image():
+def test_any_box_gives_a_crop_also_one_without_pixels_or_beside_the_image_and_no_box_none():
     pixels = random_pixels(12, 9)
     whole = np.ones((12, 9), bool)
     for box in [(4, 4, 4, 4), (9, 12, 9, 12), (0, 3, 0, 7)]:
         crops = crops_of(pixels, [box], [whole])
         assert torch.isfinite(crops).all()
-
-
-def test_no_masks_give_no_crops():
     assert crops_of(random_pixels(), [], []).shape == (4, 0, 3, 8, 8)
 
 

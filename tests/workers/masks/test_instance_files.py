@@ -78,11 +78,13 @@ def test_low_scores_and_crowds_are_passed_over(coco):
         ('{"images": 4, "annotations": []}', "images is a list, got int"),
         ('{"images": [], "annotations": 4}', "annotations is a list, got int"),
         ("PAR1 but not really", "cannot be read as Parquet"),
+        (None, r"t\.json cannot be read"),
     ],
 )
-def test_a_malformed_file_is_refused_when_it_is_read(tmp_path, text, message):
+def test_a_malformed_or_missing_file_is_refused_when_it_is_read(tmp_path, text, message):
     path = tmp_path / "t.json"
-    path.write_text(text)
+    if text is not None:
+        path.write_text(text)
     with pytest.raises(ConfigError, match=message):
         read_instance_table(str(path), 0.5)
 
@@ -222,8 +224,3 @@ def test_masks_of_another_size_are_the_images_fault_alone(parquet):
     with pytest.raises(ImageError, match=r"of size \[20, 30\], the upright image has \[30, 20\]") as caught:
         instances(path, size=(30, 20))
     assert caught.value.reason == "prior_mismatch"
-
-
-def test_a_missing_file_is_refused(tmp_path):
-    with pytest.raises(ConfigError, match=r"nowhere\.parquet cannot be read"):
-        read_instance_table(str(tmp_path / "nowhere.parquet"), 0.5)

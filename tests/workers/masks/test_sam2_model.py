@@ -147,14 +147,13 @@ def sam3():
 
 
 @pytest.fixture
-def concepts_config(masks_config, tmp_path):
+def concepts_config(folder_config, tmp_path):
     """A builder of configs under which noise passes for some masks."""
 
-    def build(*, folder=tmp_path, concepts=CONCEPTS, batch=2, **overrides):
+    def build(*, concepts=CONCEPTS, batch=2, **overrides):
         options = {"concepts": list(concepts), "concepts_per_batch": batch}
-        defaults = {"engine": "sam3_concepts", "architecture": None, "weights": WeightsConfig(uri=str(folder))}
-        thresholds = {"pred_iou_thresh": 0.2, "stability_score_thresh": 0.2, "stability_score_offset": 0.01}
-        return masks_config(**defaults | thresholds | {"options": options} | overrides)
+        loose = {"pred_iou_thresh": 0.2, "reduction": ReductionConfig(), "options": options}
+        return folder_config(tmp_path, "sam3_concepts", **loose | overrides)
 
     return build
 

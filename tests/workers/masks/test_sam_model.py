@@ -1,20 +1,32 @@
-"""Crops, SAM's input and the decoder over SAM's weights equal segment_anything's own."""
+"""SAM's input and decoder equal segment_anything's, images share batches, the stage reduces its masks to objects."""
 
 import copy
+import logging
 
+import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from PIL import Image
 from segment_anything import SamPredictor
 from segment_anything.utils.transforms import ResizeLongestSide
+from torch.overrides import TorchFunctionMode
 from torch.utils.flop_counter import FlopCounterMode
 
+from pseudoris.primitives import rle
 from pseudoris.primitives.errors import ConfigError
+from pseudoris.schemas.config import PriorConfig, ReductionConfig
+from pseudoris.schemas.config_layers import load_config
+from pseudoris.synthworld.renderer import render
+from pseudoris.synthworld.scenes import Split, make_scene
 from pseudoris.workers import pass_sizes
-from pseudoris.workers.masks import sam_model
+from pseudoris.workers.masks import SamProposer, sam_model
+from pseudoris.workers.masks.generator import MaskGenerator
 from pseudoris.workers.masks.prompt_decoder import SamPromptDecoder
-from pseudoris.workers.masks.sam_model import layer_grids, resized_size
+from pseudoris.workers.masks.proposals import Kept, Proposals, mask_records, reduce_proposals
+from pseudoris.workers.masks.sam_model import PromptableSam, layer_grids, load_sam, resized_size
+from tests.oracles.pretended_gpu import pretended_gpu
 
 
 def test_a_layer_without_points_is_refused(masks_config):
@@ -128,3 +140,239 @@ def test_the_prompts_of_a_pass_are_bounded_by_bytes_and_decide_no_result(sam, em
     assert (sum(sizes), len(sizes) > 1) == (23, True)
     for one, other in zip(in_passes, whole, strict=True):
         torch.testing.assert_close(one, other, rtol=1e-5, atol=2e-5)
+
+
+# Each image has several crops, and none has the size that SAM sees.
+SIZES = [(60, 90), (90, 60), (130, 75), (33, 200), (64, 64)]
+
+
+@pytest.fixture
+def gpu():
+    with pretended_gpu() as pretended:
+        yield pretended
+
+
+@pytest.fixture
+def generator_of(gpu, sam, masks_config):
+    def build(dtype=torch.float32, **overrides):
+        config = masks_config(crop_n_layers=1, **overrides)
+        return MaskGenerator(PromptableSam(copy.deepcopy(sam).to("cuda"), dtype=dtype), config)
+
+    return build
+
+
+@pytest.fixture
+def images(draw_image):
+    return [draw_image(*size, seed) for seed, size in enumerate(SIZES)]
+
+
+def values(proposals):
+    return proposals.size, proposals.counts, proposals.predicted_iou.tobytes(), proposals.stability.tobytes()
+
+
+@pytest.fixture
+def shipped(gpu):
+    """A builder of generators over the trained SAM: its products are wide enough for bits to depend on their rows."""
+    config = load_config("tiny").masks
+    sam = load_sam(config.architecture, config.weights).to("cuda")
+    # Few points, so that those of an image do not fill a pass, and an encoder of four crops.
+    update = {"points_per_side": 5, "points_per_batch": 64, "crop_n_layers": 0}
+
+    def build(dtype, min_area):
+        changed = config.model_copy(update={**update, "min_mask_region_area": min_area})
+        return MaskGenerator(PromptableSam(sam, dtype=dtype), changed)
+
+    return build
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("dtype", "min_area"), [(torch.float32, 0), (torch.bfloat16, 30)])
+def test_an_image_has_the_same_bits_alone_beside_others_and_in_another_order(shipped, dtype, min_area):
+    generate = shipped(dtype, min_area)
+    scenes = [render(make_scene(Split.DEMO, position)).image for position in range(3)]
+    images = [
+        np.array(Image.fromarray(pixels).resize(size))
+        for pixels, size in zip(scenes, [(192, 192), (256, 160), (90, 130)], strict=True)
+    ]
+    alone = [values(generate(image)) for image in images]
+    assert all(counts for _, counts, *_ in alone)
+    assert [values(each) for each in generate.together(images)] == alone
+    assert [values(each) for each in generate.together(images[::-1])] == alone[::-1]
+
+
+@pytest.mark.parametrize("images_together", [1, 5])
+def test_the_cpu_waits_three_times_a_batch_whatever_it_holds(gpu, generator_of, images, images_together):
+    generate = generator_of()
+    before = len(gpu.waits)
+    generate.together(images[:images_together])
+    assert len(gpu.waits) - before <= 3, gpu.waits[before:]
+
+
+class SmallMemory(TorchFunctionMode):
+    """A GPU without room for large tensors."""
+
+    def __init__(self, max_bytes):
+        super().__init__()
+        self.max_bytes = max_bytes
+
+    def __torch_function__(self, function, types, args=(), kwargs=None):
+        result = function(*args, **(kwargs or {}))
+        if function.__name__ == "new_empty" and result.nbytes > self.max_bytes:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return result
+
+
+def test_without_memory_for_all_images_it_goes_on_with_fewer_says_so_once_and_fails_without_memory_for_one(
+    generator_of, images, caplog
+):
+    generate = generator_of()
+    expected = [values(each) for each in generate.together(images)]
+    num_points = 8 * 8 * 5
+    with SmallMemory(4 * 2 * 3 * 32 * 32 * num_points * 2), caplog.at_level(logging.WARNING):
+        found = [values(each) for each in generate.together(images)]
+        generate.together(images[: generate.images_together])
+    assert found == expected
+    (record,) = caplog.records
+    assert record.getMessage() == (
+        "5 images do not fit into the GPU's memory together: continuing with 2, which changes no result; to make room, "
+        "lower masks.points_per_batch (now 24) in a new run"
+    )
+    with SmallMemory(0), pytest.raises(torch.OutOfMemoryError):
+        generate.together(images)
+
+
+def test_an_image_that_raises_costs_itself_alone(gpu, masks_config, shard_of, draw_image):
+    config = load_config("tiny", assignments=["compute.device=cuda", "placement.fused.num_gpus=1"])
+    propose, (first, second) = SamProposer(masks_config(), config.compute), (draw_image(60, 90), draw_image(90, 40))
+    fine = propose(shard_of(first, second)).images
+    *found, broken = propose(shard_of(first, second, b"not an image")).images
+    assert broken.failure.reason == "not_an_image"
+    assert [image.masks for image in found] == [image.masks for image in fine]
+    assert all(image.masks for image in fine)
+
+
+@pytest.fixture
+def proposer_of(masks_config, compute):
+    return lambda **overrides: SamProposer(masks_config(**overrides), compute)
+
+
+def test_masks_are_records_of_the_reduced_proposals(proposer_of, masks_config, sam, draw_image, shard_of):
+    image = draw_image(60, 90)
+    (done,) = proposer_of()(shard_of(image)).images
+    proposals = MaskGenerator(PromptableSam(sam), masks_config())(image)
+    assert 2 <= len(done.masks) < len(proposals)
+    for mask in done.masks:
+        assert mask.mask_id == f"{done.image_id}-{mask.index:04d}"
+        assert mask.rle_size == (60, 90)
+        assert mask.rle_counts == proposals.counts[mask.index]
+        (pixels,) = rle.decode([mask.rle_counts], mask.rle_size)
+        ys, xs = np.nonzero(pixels)
+        assert mask.box_xyxy_px == (xs.min(), ys.min(), xs.max() + 1, ys.max() + 1)
+        assert mask.area_px == pixels.sum()
+        assert mask.predicted_iou == proposals.predicted_iou[mask.index] > 0.3
+        assert mask.stability_score == proposals.stability[mask.index] >= 0.5
+        assert mask.prior == "none"
+
+
+def test_a_broken_image_is_quarantined_and_the_rest_goes_on(proposer_of, draw_image, shard_of):
+    broken, fine = proposer_of()(shard_of(b"not an image", draw_image(50, 50))).images
+    assert broken.failure is not None
+    assert (broken.failure.stage, broken.failure.reason) == ("propose", "not_an_image")
+    assert fine.masks
+
+
+@pytest.mark.parametrize("overrides", [{"pred_iou_thresh": 9.0}, {"stability_score_thresh": 1.1}])
+@pytest.mark.parametrize("min_area", [0, 5])
+def test_an_image_where_nothing_survives_has_no_masks_and_no_failure(
+    proposer_of, draw_image, shard_of, overrides, min_area
+):
+    propose = proposer_of(**overrides, min_mask_region_area=min_area, crop_n_layers=1)
+    (done,) = propose(shard_of(draw_image(40, 50))).images
+    assert (done.masks, done.failure) == ((), None)
+
+
+def test_the_digest_covers_the_priors_file_too(masks_config, tmp_path):
+    path = tmp_path / "t.parquet"
+    path.write_bytes(b"one")
+    config = masks_config(prior=PriorConfig(kind="table", path=str(path)))
+    first = SamProposer.weights_digest(config)
+    path.write_bytes(b"two")
+    assert len({first, SamProposer.weights_digest(config), SamProposer.weights_digest(masks_config())}) == 3
+
+
+SIZE = (40, 50)
+
+
+def proposals_of(*boxes, ious=None):
+    """Rectangles (x0, y0, x1, y1) as proposals; predicted IoU falls from the first to the last unless given."""
+    masks = torch.zeros(len(boxes), *SIZE, dtype=torch.bool)
+    for mask, (x0, y0, x1, y1) in zip(masks, boxes, strict=True):
+        mask[y0:y1, x0:x1] = True
+    counts = tuple(rle.encode(masks))
+    scores = np.asarray(ious if ious is not None else np.linspace(0.9, 0.5, len(boxes)), dtype=np.float32)
+    areas = rle.areas(counts, SIZE)
+    return Proposals(SIZE, counts, tuple(rle.boxes(counts, SIZE)), areas, scores, np.ones(len(boxes), np.float32))
+
+
+def test_copies_of_a_mask_have_ids_of_their_own_that_no_other_mask_changes():
+    proposals = proposals_of((5, 5, 20, 20), (1, 1, 9, 9), (30, 30, 40, 40))
+    twins = [Kept(1, "table:0"), Kept(1, "table:4", copy=1), Kept(1, "table:9", copy=2)]
+    first, second, third = mask_records("f" * 16, proposals, twins)
+    assert [each.index for each in (first, second, third)] == [1, 4, 7]
+    assert second.mask_id == "f" * 16 + "-0004"
+    assert first.rle_counts == second.rle_counts == third.rle_counts
+    beside = mask_records("f" * 16, proposals, [Kept(0, "table:7"), Kept(1, "table:0"), Kept(1, "table:4", copy=1)])
+    assert beside[1:] == (first, second)
+
+
+BOXES = st.tuples(st.integers(0, 9), st.integers(0, 7), st.integers(1, 9), st.integers(1, 7)).map(
+    lambda box: (box[0], box[1], box[0] + box[2], box[1] + box[3])
+)
+
+
+def pixels_of(boxes):
+    return [{(x, y) for x in range(x0, x1) for y in range(y0, y1)} for x0, y0, x1, y1 in boxes]
+
+
+def plain(boxes, ious, config):
+    """Return the rows that stay by the definition, pixel by pixel."""
+    pixels = pixels_of(boxes)
+    sized = [row for row, mask in enumerate(pixels) if config.min_area <= len(mask) / 2000 <= config.max_area]
+    single, whole = [], []
+    for row in sorted(sized, key=lambda row: -ious[row]):
+        overlaps = [len(pixels[row] & pixels[one]) / len(pixels[row] | pixels[one]) for one in single]
+        single += [row] * (max(overlaps, default=0) <= config.mask_nms_iou)
+    for row in sorted(single, key=lambda row: -len(pixels[row])):
+        inside = [one for one in whole if len(pixels[row] & pixels[one]) / len(pixels[row]) >= config.min_inside]
+        whole += [row] * all(len(pixels[row]) > config.max_part_area * len(pixels[one]) for one in inside)
+    return sorted(whole)
+
+
+@st.composite
+def problems(draw):
+    """Boxes, scores, and bounds that are often just what a box has."""
+    boxes = draw(st.lists(BOXES, min_size=1, max_size=8))
+    ious = [draw(st.sampled_from([0.5, 0.75, 1.0])) for _ in boxes]
+    pairs = [(one, other) for one in pixels_of(boxes) for other in pixels_of(boxes)]
+    shares = {
+        "mask_nms_iou": {len(one & other) / len(one | other) for one, other in pairs},
+        "min_inside": {len(one & other) / len(one) for one, other in pairs},
+        "max_part_area": {len(one) / len(other) for one, other in pairs if len(one) <= len(other)},
+    }
+    areas = st.sampled_from([0, *(len(one) / 2000 for one, _ in pairs), 1])
+    low, high = sorted((draw(areas), draw(areas)))
+    bounds = {name: draw(st.sampled_from(sorted(found | {0.5}))) for name, found in shares.items()}
+    return boxes, ious, ReductionConfig(min_area=low, max_area=high, **bounds)
+
+
+# The second doubles the first, and the third the second alone.
+CHAIN = [(0, 0, 20, 10), (5, 0, 25, 10), (10, 0, 30, 10)]
+
+
+@settings(max_examples=300)
+@given(problems())
+@example((CHAIN, [1.0, 0.75, 0.5], ReductionConfig(mask_nms_iou=0.5, min_area=0, max_area=1)))
+def test_what_stays_are_the_separate_objects_of_the_plain_definition(problem):
+    boxes, ious, config = problem
+    kept = reduce_proposals(proposals_of(*boxes, ious=ious), config)
+    assert [each.row for each in kept] == plain(boxes, ious, config)
