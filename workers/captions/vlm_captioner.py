@@ -13,7 +13,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Final, Literal, Self
+from typing import Any, Final, Literal, Self, TypeVar
 
 import numpy as np
 import torch
@@ -41,6 +41,7 @@ from pseudoris.workers.crops.crops import CropFormat, make_crops, mask_crops, ou
 from pseudoris.workers.device import compute_dtype, prepare_device
 from pseudoris.workers.filtering.clip_embedder import ClipEmbedder
 
+OptionsT = TypeVar("OptionsT", bound=FrozenModel)
 _CLASS: Final = "AutoModelForImageTextToText"
 # These settings change logits after the head's product. Each is refused unless it has the value that switches it off.
 _OF_LOGITS: Final = {"final_logit_softcapping": None, "logits_scaling": 1.0, "logit_scale": 1.0}
@@ -61,18 +62,18 @@ class VlmOptions(FrozenModel):
     # filter. one: all alike.
     similarity: Literal["clip", "one"] = "clip"
 
-    @classmethod
-    def of(cls, config: CaptionsConfig) -> VlmOptions:
-        """Return the options of a configuration; a ConfigError names a key that is wrong."""
-        try:
-            return validate_as(cls, config.options)
-        except ConfigError as error:
-            raise ConfigError(f"captions.options of the engine vlm: {error}") from None
+
+def vlm_options(model: type[OptionsT], section: str, options: Mapping[str, Any]) -> OptionsT:
+    """Return the options of an engine `vlm`; a ConfigError names the section and a key that is wrong."""
+    try:
+        return validate_as(model, options)
+    except ConfigError as error:
+        raise ConfigError(f"{section}.options of the engine vlm: {error}") from None
 
 
 def vlm_folder_digest(config: CaptionsConfig) -> str:
     """Check the model folder that `config` names, and return its sha256; a `ConfigError` says what does not fit."""
-    digest, longest = checked_folder(config.weights, VlmOptions.of(config))
+    digest, longest = checked_folder(config.weights, vlm_options(VlmOptions, "captions", config.options))
     check_length(config, longest)
     return digest
 
@@ -269,7 +270,7 @@ class VlmCaptioner(TreeCaptioner):
     def __init__(self, config: CaptionsConfig, compute: ComputeConfig, filtering: FilterConfig | None = None) -> None:
         """Load the model; `filtering` is the run's, whose CLIP says how similar masks are. Without it s_ij is 1."""
         device, dtype = prepare_device(compute), compute_dtype(compute)
-        self._options = VlmOptions.of(config)
+        self._options = vlm_options(VlmOptions, "captions", config.options)
         vlm = load_vlm(config.weights, self._options, device, dtype)
         tokenizer = vlm.processor.tokenizer
         engine = vlm_engine(vlm, config, seed=compute.seed)

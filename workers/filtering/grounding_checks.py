@@ -37,12 +37,11 @@ from scipy.ndimage import distance_transform_edt
 from pseudoris.primitives import rle
 from pseudoris.primitives.errors import ConfigError
 from pseudoris.schemas.config import ComputeConfig, FilterConfig, GroundingCheckConfig
-from pseudoris.schemas.config_layers import validate_as
 from pseudoris.schemas.fitted import Floats
 from pseudoris.schemas.frozen import FrozenModel
 from pseudoris.schemas.shard import Shard, ShardImage
 from pseudoris.workers.captions.decoding_rules import Ints, PrefixLevel, extend
-from pseudoris.workers.captions.vlm_captioner import Vlm, VlmOptions, load_vlm
+from pseudoris.workers.captions.vlm_captioner import Vlm, VlmOptions, checked_folder, load_vlm, vlm_options
 from pseudoris.workers.captions.vlm_towers import Inputs, VlmTowers, shortened
 from pseudoris.workers.captions.vocabulary_logits import score_dtype
 from pseudoris.workers.checkpoints.hf_models import load_processor
@@ -191,7 +190,7 @@ class VlmCheck:
 
     def __init__(self, config: GroundingCheckConfig, compute: ComputeConfig) -> None:
         """Load the model."""
-        options = _options(config)
+        options = vlm_options(VlmCheckOptions, "grounding_check", config.options)
         self._max_size = options.max_size
         self._device = prepare_device(compute)
         self._asker = Asker(load_vlm(config.weights, _as_vlm(options), self._device, compute_dtype(compute)))
@@ -200,7 +199,9 @@ class VlmCheck:
     def weights_digest(cls, config: GroundingCheckConfig) -> str:
         """Return the sha256 of the model folder, after all that is refused is refused by name."""
         letter_tokens(load_processor(ModelFolder.open(config.weights.uri)).tokenizer)
-        return checked_folder(config.weights, _as_vlm(_options(config)))[0]
+        return checked_folder(config.weights, _as_vlm(vlm_options(VlmCheckOptions, "grounding_check", config.options)))[
+            0
+        ]
 
     def __call__(self, shard: Shard) -> Shard:
         """Return the shard with every candidate of one mask told; see `apply_to_images` for errors."""
@@ -221,13 +222,6 @@ class VlmCheck:
         with np.errstate(divide="ignore"):
             logits = np.maximum(np.log(shares), np.finfo(np.float64).min / 2)
         return choices(logits[:, [rows[each.text] for each in candidates]], targets).onto(image)
-
-
-def _options(config: GroundingCheckConfig) -> VlmCheckOptions:
-    try:
-        return validate_as(VlmCheckOptions, config.options)
-    except ConfigError as error:
-        raise ConfigError(f"grounding_check.options of the engine vlm: {error}") from None
 
 
 def _as_vlm(options: VlmCheckOptions) -> VlmOptions:

@@ -29,7 +29,7 @@ from pseudoris.files.location import RunLocation
 from pseudoris.schemas.config_layers import load_config
 from pseudoris.store.checks.verification import verify_run
 from pseudoris.workers.captions.captioner import coca_engine
-from pseudoris.workers.captions.vlm_captioner import VlmCaptioner, VlmOptions, load_vlm, vlm_engine
+from pseudoris.workers.captions.vlm_captioner import VlmCaptioner, VlmOptions, load_vlm, vlm_engine, vlm_options
 from pseudoris.workers.checkpoints.openclip import load_coca
 
 FEW_POINTS = ["masks.points_per_side=4", "masks.crop_n_layers=0"]
@@ -88,7 +88,8 @@ def test_both_sides_draw_the_same_captions():
 @pytest.mark.slow
 def test_all_sides_of_a_vlm_caption_the_same_crops():
     config = vlm_captioner.config_of(str(FOLDER))
-    vlm = load_vlm(config.captions.weights, VlmOptions.of(config.captions), torch.device("cpu"), torch.float64)
+    options = vlm_options(VlmOptions, "captions", config.captions.options)
+    vlm = load_vlm(config.captions.weights, options, torch.device("cpu"), torch.float64)
     image = vlm_captioner.crops_of(VlmCaptioner(config.captions, config.compute), 2)
     ours = vlm_engine(vlm, config.captions, seed=0)
     plain = vlm_captioner.PlainLoop(vlm, ours.special, config.captions, seed=0)
