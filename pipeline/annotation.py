@@ -36,8 +36,8 @@ from pseudoris.store.runs.pending_work import (
 )
 from pseudoris.store.runs.planned_run import PlannedRun, plan_run
 from pseudoris.store.runs.receipts import Totals, latest_receipts
-from pseudoris.store.runs.repair import damaged_receipts
 from pseudoris.store.sessions.session import Executor, Outcome, RunSession, trim_memory
+from pseudoris.store.tables.parts import damaged_receipts
 from pseudoris.workers.stages import STAGE_PROPOSE, STAGES, with_check
 
 

@@ -23,9 +23,8 @@ from pseudoris.pipeline.run_contract import RunOptions
 from pseudoris.pipeline.run_plan import opened
 from pseudoris.pipeline.shard_tasks import Job
 from pseudoris.primitives.errors import ConfigError
-from pseudoris.schemas.bootstrap import ImageBootstrap
 from pseudoris.schemas.config import RunConfig
-from pseudoris.schemas.estimate import Estimate
+from pseudoris.schemas.estimate import Estimate, ImageBootstrap
 from pseudoris.schemas.run_records import Receipt
 from pseudoris.schemas.shard import ShardFault
 from pseudoris.schemas.tables import SCHEMAS

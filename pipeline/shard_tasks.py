@@ -33,11 +33,11 @@ from pseudoris.store.runs.attempts import clear_attempts, read_attempts
 from pseudoris.store.runs.commit import Provenance, as_quarantined, commit_retry, commit_shard, quarantined_ids
 from pseudoris.store.runs.plan import read_shard_plan
 from pseudoris.store.runs.receipts import read_receipt
-from pseudoris.store.runs.repair import damaged_tables
 from pseudoris.store.runs.stored_exclusions import content_matcher
 from pseudoris.store.sources.planned_images import read_or_refused
 from pseudoris.store.sources.proven_shard import read_shard
 from pseudoris.store.sources.source import open_root
+from pseudoris.store.tables.parts import damaged_tables
 
 logger = logging.getLogger(__name__)
 # Reading raises one of these exceptions for a damaged plan or input.

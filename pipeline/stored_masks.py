@@ -28,8 +28,8 @@ from pseudoris.store.runs.planned_run import Parent
 from pseudoris.store.runs.receipts import part_path, read_receipt
 from pseudoris.store.sources.proven_shard import STAGE_READ
 from pseudoris.store.tables.annotations import mask_fields
-from pseudoris.store.tables.committed_tables import chosen_schema, read_part
 from pseudoris.store.tables.open_run import JoinedTables, Row, failures_by_image
+from pseudoris.store.tables.parts import chosen_schema, read_part
 
 # The header of a run of these origins describes a mask proposer. In other runs, people or recipes made the masks.
 _ORIGINS: Final = ("annotate", "refilter")

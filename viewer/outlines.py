@@ -17,7 +17,7 @@ import numpy.typing as npt
 from PIL import Image
 from scipy import ndimage
 
-from pseudoris.primitives.mask_rings import Point, mask_rings
+from pseudoris.primitives.polygons import Point, mask_rings
 from pseudoris.primitives.run_lengths import decode_mask
 
 FRAME: Final = 512

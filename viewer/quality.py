@@ -24,9 +24,9 @@ import pyarrow as pa
 
 from pseudoris.schemas.tables import EXPRESSIONS
 from pseudoris.store.reports.statistics import DrawKind, KeptCount, count_draws, num_words
-from pseudoris.store.tables.committed_tables import chosen_schema
 from pseudoris.store.tables.judged_expressions import flags_of, floats_of
 from pseudoris.store.tables.open_run import CommittedShard, OpenRun
+from pseudoris.store.tables.parts import chosen_schema
 from pseudoris.viewer.gallery_sample import GallerySummary, choose_shards
 
 # At most this many candidate expressions are read: 1,500 images of ten masks under the paper's settings, half a minute

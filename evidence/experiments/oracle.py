@@ -20,10 +20,9 @@ import typer
 from evidence.experiments.process_pool import run_jobs
 from evidence.experiments.quality.markdown_cells import markdown_table
 from evidence.recipes.scene_shards import SceneImage, scene_image, scene_shard
-from pseudoris.schemas.bootstrap import ImageBootstrap
 from pseudoris.schemas.config import RunConfig
 from pseudoris.schemas.config_layers import load_config
-from pseudoris.schemas.estimate import Estimate
+from pseudoris.schemas.estimate import Estimate, ImageBootstrap
 from pseudoris.schemas.shard import ExpressionRecord, Shard, ShardImage
 from pseudoris.synthworld.scene_truth import SceneImageTruth
 from pseudoris.synthworld.scenes import Split, make_scene

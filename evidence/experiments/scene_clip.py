@@ -23,8 +23,8 @@ from rich.progress import track
 from evidence.experiments.quality.markdown_cells import as_json, cell, markdown_table
 from evidence.recipes.scene_texts import realise
 from pseudoris.primitives.clip_tokenizer import ClipTokenizer
-from pseudoris.schemas.bootstrap import ImageBootstrap, Sums
 from pseudoris.schemas.config import WeightsConfig
+from pseudoris.schemas.estimate import ImageBootstrap, Sums
 from pseudoris.synthworld.grammar import Description
 from pseudoris.synthworld.renderer import RenderedScene, render
 from pseudoris.synthworld.scene_truth import referents

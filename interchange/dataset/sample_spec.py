@@ -25,7 +25,7 @@ from pseudoris.schemas.keep_rule import LONE_MASKS, OPTIONAL_COLUMNS, LoneMasks
 from pseudoris.schemas.shard import SOURCE_MODEL, SOURCE_RECIPE, SOURCES
 from pseudoris.schemas.tables import EXPRESSIONS, MASKS, SCHEMAS
 from pseudoris.store.exclusion_rules import Exclusions
-from pseudoris.store.tables.committed_tables import RowFilter
+from pseudoris.store.tables.parts import RowFilter
 
 # Both bounds are inclusive. None means that there is no bound.
 Bounds = tuple[float | None, float | None]

@@ -37,9 +37,9 @@ from pseudoris.schemas.shard import SOURCE_MODEL
 from pseudoris.schemas.tables import EXPRESSIONS, IMAGES, MASKS
 from pseudoris.store.exclusion_rules import ExclusionMatcher, beyond, planned_rules
 from pseudoris.store.runs.header import require_header
-from pseudoris.store.tables.committed_tables import read_selected
 from pseudoris.store.tables.judged_expressions import floats_of
 from pseudoris.store.tables.open_run import rows_by_id
+from pseudoris.store.tables.parts import read_selected
 
 WEIGHT_COLUMNS: Final = ("source", "kept", "distinctiveness", "correctness", "count", "weight")
 # A weight of 1 becomes this integer, so weights have steps as fine as the rounding of the column `weight`.

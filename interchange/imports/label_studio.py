@@ -50,8 +50,8 @@ from pseudoris.store.runs.commit import in_plan_order, without
 from pseudoris.store.runs.planned_run import Parent, RunRequest, package_versions
 from pseudoris.store.sessions.thread_executor import OnProgress, derive_run
 from pseudoris.store.tables.annotations import AnnotatedImage, iter_annotations
-from pseudoris.store.tables.committed_tables import read_part
 from pseudoris.store.tables.open_run import CommittedShard
+from pseudoris.store.tables.parts import read_part
 from pseudoris.store.tables.shard_tables import shard_tables, table_bytes, table_counts
 
 _BRUSH: Final = ("brush", "brushlabels")

@@ -20,8 +20,8 @@ from pseudoris.store.checks import content as checks
 from pseudoris.store.checks.content import Problem
 from pseudoris.store.checks.expressions import expression_problems
 from pseudoris.store.runs.receipts import part_path
-from pseudoris.store.tables.committed_tables import read_part
 from pseudoris.store.tables.judged_expressions import SOME_TAU
+from pseudoris.store.tables.parts import read_part
 
 
 def verify_shard(

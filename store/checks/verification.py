@@ -30,10 +30,9 @@ from pseudoris.store.runs.receipts import (
     spread_evenly,
     try_read_receipt,
 )
-from pseudoris.store.runs.repair import REPAIRED
 from pseudoris.store.runs.stored_exclusions import stored_exclusions
 from pseudoris.store.tables.judged_expressions import SOME_TAU, rule_of
-from pseudoris.store.tables.parts import remedy
+from pseudoris.store.tables.parts import REPAIRED, remedy
 
 __all__ = ["OutsideBytes", "Problem", "VerifyReport", "verify_run", "verify_shard"]
 

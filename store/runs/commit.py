@@ -28,9 +28,7 @@ from pseudoris.schemas.tables import FAILURES, SCHEMAS
 from pseudoris.store.runs.header import sealed
 from pseudoris.store.runs.pending_work import is_retried
 from pseudoris.store.runs.receipts import part_path, read_receipt, receipt_path
-from pseudoris.store.runs.repair import restore_parts
-from pseudoris.store.tables.committed_tables import read_part
-from pseudoris.store.tables.parts import read_whole
+from pseudoris.store.tables.parts import read_part, read_whole, restore_parts
 from pseudoris.store.tables.shard_tables import shard_tables, table_bytes, table_counts
 
 logger = logging.getLogger(__name__)

@@ -30,7 +30,6 @@ from pseudoris.store.runs.planned_run import Parent, RunRequest, package_version
 from pseudoris.store.runs.receipts import RunTotals, part_path
 from pseudoris.store.sessions.thread_executor import DEFAULT_THREADS, OnProgress, derive_run
 from pseudoris.store.tables.annotations import SHARD_COLUMNS, shard_images
-from pseudoris.store.tables.committed_tables import read_part
 from pseudoris.store.tables.judged_expressions import (
     check_scored,
     flags_of,
@@ -43,6 +42,7 @@ from pseudoris.store.tables.judged_expressions import (
     weights_by,
 )
 from pseudoris.store.tables.open_run import JoinedTables
+from pseudoris.store.tables.parts import read_part
 from pseudoris.store.tables.shard_tables import shard_tables, table_bytes
 
 logger = logging.getLogger(__name__)

@@ -30,8 +30,7 @@ from pseudoris.store.runs.lock import RunLock
 from pseudoris.store.runs.manifest import cached_receipts, holds_deleted, is_manifest_complete, write_manifest
 from pseudoris.store.runs.pending_work import Committed, Notice, OnEvent, PendingWork, SetAside, ignore
 from pseudoris.store.runs.receipts import RunTotals, Totals, list_receipts, read_receipts
-from pseudoris.store.runs.repair import damaged_receipts
-from pseudoris.store.tables.parts import part_sizes, read_whole, refuse_lost
+from pseudoris.store.tables.parts import damaged_receipts, part_sizes, read_whole, refuse_lost
 
 Outcome = Receipt | ShardFault
 # Commits the shards of the pending work and yields their outcomes, in any order. Closing it ends the work; committed

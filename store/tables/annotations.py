@@ -11,8 +11,8 @@ import pyarrow.compute as pc
 from pseudoris.schemas.ids import mask_index
 from pseudoris.schemas.shard import CaptionSample, ExpressionRecord, MaskRecord, ShardImage
 from pseudoris.schemas.tables import EXPRESSIONS, IMAGES, STATUS_QUARANTINED
-from pseudoris.store.tables.committed_tables import RowFilter
 from pseudoris.store.tables.open_run import CommittedShard, JoinedTables, places_by_mask
+from pseudoris.store.tables.parts import RowFilter
 
 _IMAGE_COLUMNS: Final = ("image_id", "key", "height", "width", "sha256")
 

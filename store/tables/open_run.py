@@ -21,7 +21,7 @@ from pseudoris.schemas.shard import Failure
 from pseudoris.schemas.tables import EXPRESSIONS, FAILURES, IMAGES, MASKS, SCHEMAS, STATUS_QUARANTINED
 from pseudoris.store.runs.header import require_header
 from pseudoris.store.runs.manifest import LatestReceipts
-from pseudoris.store.tables.committed_tables import RowFilter, chosen_schema, read_selected
+from pseudoris.store.tables.parts import RowFilter, chosen_schema, read_selected
 
 Row = dict[str, Any]
 

@@ -1,20 +1,36 @@
-"""Reads the parts that receipts, or a header, name, and says how a lost one comes back. Called by `store` and `cli`."""
+"""Reads the parts that receipts, or a header, name, and says how a lost one comes back. Called by most rooms.
+
+Tables are read whole or by columns and rows: only the parts that are named, never uncommitted files. Damaged parts of
+committed shards are found and written again. `--repair` of the command that wrote the run computes their shards again.
+A part may be written only with the bytes that its receipt names: a repair changes no digest, may be killed at any
+moment, and may meet another writer or `gc`.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from typing import Final
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import BinaryIO, Final
+
+import pyarrow as pa
+import pyarrow.compute as pc
 
 from pseudoris.files.location import RunLocation
-from pseudoris.primitives.errors import ConfigError
+from pseudoris.files.parquet_files import DamagedError, damaged, open_parquet
+from pseudoris.images.parquet_pages import BorrowedFile
+from pseudoris.primitives.errors import ConfigError, refuse_other_version
 from pseudoris.primitives.threads import map_in_threads
 from pseudoris.schemas.ids import PART_NAME, sha256_hex
-from pseudoris.schemas.run_records import HEADER_NAME, PartRecord, RunHeader
-from pseudoris.schemas.tables import SCHEMAS
+from pseudoris.schemas.run_records import HEADER_NAME, PartRecord, Receipt, RunHeader
+from pseudoris.schemas.tables import SCHEMAS, TABLES_VERSION
 from pseudoris.store.runs.header import RESTORE, read_header
-from pseudoris.store.runs.receipts import part_path, read_receipt
+from pseudoris.store.runs.receipts import part_path, read_receipt, receipt_path
 
 _SNAPSHOT: Final = "take a new snapshot of the run (refresh() of the dataset, or Snapshot.shared with another turn)"
+# Few threads read parts, because each holds a whole part: with embedded images, up to `shards.max_bytes`.
+_THREADS: Final = 4
+# A repair mends these problems of `verify`, in which a file is damaged. In others, a file is as its receipt says.
+REPAIRED: Final = ("part_missing", "part_size", "part_sha256", "part_unreadable")
 
 
 def remedy(header: RunHeader) -> str:
@@ -78,3 +94,107 @@ def refuse_lost(location: RunLocation, table: str, part: PartRecord, sizes: Mapp
         raise lost_part(location, path)
     if size != part.size_bytes:
         raise lost_part(location, path, f"has {size} bytes, {_witness(path)} says {part.size_bytes}")
+
+
+@dataclass(frozen=True, slots=True)
+class RowFilter:
+    """Which rows to keep: a `pyarrow.dataset` expression (null counts as false), and the columns that it uses."""
+
+    expression: pc.Expression
+    columns: tuple[str, ...]
+
+
+def read_part(file: BinaryIO, schema: pa.Schema, name: str, keep: RowFilter | None = None) -> pa.Table:
+    """Return the columns of `schema` from a part, cast to that schema; a damaged one is a `DamagedError`.
+
+    Row groups in which `keep` can accept no row, by their statistics, are left out.
+    """
+    parquet = open_parquet(file, name)
+    metadata = parquet.schema_arrow.metadata or {}
+    refuse_other_version(name, int(metadata.get(b"pseudoris.version", b"0")), TABLES_VERSION)
+    groups = list(range(parquet.num_row_groups))
+    try:
+        if keep is not None:
+            # `pyarrow.dataset` is imported here, because it loads pandas, which would slow down `--help`.
+            import pyarrow.dataset as ds
+
+            fragment = ds.ParquetFileFormat().make_fragment(pa.PythonFile(BorrowedFile(file), mode="r"))
+            groups = [group.id for group in fragment.subset(filter=keep.expression, schema=schema).row_groups]
+        if not groups:
+            return schema.empty_table()
+        found = parquet.read_row_groups(groups, columns=schema.names, use_threads=False)
+        return pa.table([found[field.name].cast(field.type) for field in schema], schema=schema)
+    except (pa.ArrowException, OSError, KeyError) as error:
+        raise DamagedError(damaged(name, error)) from error
+
+
+def chosen_schema(table: str, columns: Sequence[str] | None) -> pa.Schema:
+    """Return the schema of these columns of a table, in this order; None means all. ValueError if it has none such."""
+    if table not in SCHEMAS:
+        raise ValueError(f"there is no table {table!r}; a run has {', '.join(SCHEMAS)}")
+    schema = SCHEMAS[table]
+    names = schema.names if columns is None else list(columns)
+    unknown = [name for name in names if name not in schema.names]
+    if unknown:
+        raise ValueError(f"table {table} has no column {unknown[0]!r}; it has {', '.join(schema.names)}")
+    return pa.schema([schema.field(name) for name in names], metadata=schema.metadata)
+
+
+def read_selected(
+    location: RunLocation, table: str, name: str, columns: Sequence[str], keep: RowFilter | None = None
+) -> pa.Table:
+    """Return the columns of the rows that `keep` accepts, in the order of the part `name`.
+
+    A missing or damaged part is a ConfigError.
+
+    Reads the footer, then the chosen columns and those of the filter, of row groups that may hold such a row.
+    """
+    wanted = list(dict.fromkeys((*columns, *(keep.columns if keep else ()))))
+    path = f"{table}/{name}"
+    try:
+        with location.open_input(path) as file:
+            found = read_part(file, chosen_schema(table, wanted), location.uri(path), keep)
+    except FileNotFoundError:
+        raise lost_part(location, path) from None
+    except DamagedError as error:
+        raise lost_part(location, path, f"cannot be read as Parquet ({error.__cause__})") from error
+    if keep is not None:
+        from pyarrow import acero
+
+        # `Table.filter` is not used, because it starts threads of its own (see `open_parquet`).
+        source = acero.Declaration("table_source", acero.TableSourceNodeOptions(found))
+        kept = acero.Declaration("filter", acero.FilterNodeOptions(keep.expression), inputs=[source])
+        found = kept.to_table(use_threads=False)
+    return found.select(list(columns))
+
+
+def damaged_tables(location: RunLocation, receipt: Receipt) -> list[str]:
+    """Return the tables whose part of this shard is not the one that the receipt names, byte for byte."""
+    paths = ((table, part_path(table, receipt.parts[table])) for table in SCHEMAS)
+    found = ((table, sha256_hex(location.read_if_there(path) or b"")) for table, path in paths)
+    return [table for table, digest in found if digest != receipt.parts[table].sha256]
+
+
+def damaged_receipts(location: RunLocation, receipts: Iterable[Receipt]) -> Iterator[Receipt]:
+    """Yield the receipts of shards with `damaged_tables`, in their order; every part is read."""
+    judged = map_in_threads(lambda each: (each, damaged_tables(location, each)), receipts, _THREADS)
+    return (receipt for receipt, damaged in judged if damaged)
+
+
+def restore_parts(location: RunLocation, receipt: Receipt, contents: Mapping[str, bytes]) -> None:
+    """Write the damaged parts of a committed shard from `contents`, its tables computed again; sound ones stay.
+
+    ConfigError, and nothing is written, if `contents` has other bytes than the receipt names.
+    """
+    damaged = damaged_tables(location, receipt)
+    if other := [table for table in damaged if sha256_hex(contents[table]) != receipt.parts[table].sha256]:
+        paths = ", ".join(location.uri(part_path(table, receipt.parts[table])) for table in other)
+        receipts = location.uri(receipt_path(receipt.shard, receipt.generation)).rpartition(".g")[0]
+        raise ConfigError(
+            f"shard {receipt.shard} cannot be repaired: its images, models or packages give other bytes now than its "
+            f"receipt names, so nothing is written. Restore {paths} from a copy. Or delete all receipts of the shard "
+            f"({receipts}.g*.json) and run the command without --repair: the root digest changes, and each image that "
+            "is not as planned, if only in its time of change, is lost to quarantine; first restore times: `cp -p`"
+        )
+    for table in damaged:
+        location.replace(part_path(table, receipt.parts[table]), contents[table])

@@ -27,10 +27,9 @@ from pseudoris.schemas.run_records import PartRecord, RunHeader
 from pseudoris.schemas.tables import EXPRESSIONS, FAILURES, IMAGES, MASKS, SCHEMAS
 from pseudoris.store.runs.receipts import READERS, RunTotals, Totals, part_path
 from pseudoris.store.tables.annotations import AnnotatedImage, iter_annotations
-from pseudoris.store.tables.committed_tables import RowFilter
 from pseudoris.store.tables.image_bytes import PlannedImages
 from pseudoris.store.tables.open_run import COLUMNS, COLUMNS_BESIDE, DAMAGED_IMAGES, CommittedShard, OpenRun
-from pseudoris.store.tables.parts import part_sizes, read_whole, refuse_lost
+from pseudoris.store.tables.parts import RowFilter, part_sizes, read_whole, refuse_lost
 from pseudoris.store.tables.run_image import RunImage
 
 if TYPE_CHECKING:

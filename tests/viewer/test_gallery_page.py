@@ -24,7 +24,7 @@ from PIL import Image, ImageDraw
 
 from pseudoris.files.location import RunLocation
 from pseudoris.primitives.errors import ConfigError
-from pseudoris.primitives.mask_rings import mask_rings
+from pseudoris.primitives.polygons import mask_rings
 from pseudoris.primitives.untrusted import printable, visible
 from pseudoris.schemas.config_layers import load_config
 from pseudoris.viewer import pages

@@ -16,7 +16,7 @@ import numpy as np
 
 from pseudoris.files.location import RunLocation
 from pseudoris.primitives.errors import ConfigError
-from pseudoris.schemas.bootstrap import Sums
+from pseudoris.schemas.estimate import Sums
 from pseudoris.schemas.fitted import (
     CONFIDENCE_COLUMNS,
     ConfidenceConfig,

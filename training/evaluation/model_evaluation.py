@@ -19,8 +19,7 @@ from PIL import Image
 from pseudoris.files.location import RunLocation
 from pseudoris.primitives import rle
 from pseudoris.primitives.untrusted import printable_json, without_nan
-from pseudoris.schemas.bootstrap import RESAMPLES, ImageBootstrap, Sums
-from pseudoris.schemas.estimate import UNDEFINED, Estimate
+from pseudoris.schemas.estimate import RESAMPLES, UNDEFINED, Estimate, ImageBootstrap, Sums
 from pseudoris.schemas.ids import sha256_hex
 from pseudoris.training.evaluation.answerers import Predictions
 from pseudoris.training.evaluation.evaluation_report import HTML_NAME, JSON_NAME, render_page

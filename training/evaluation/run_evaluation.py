@@ -13,8 +13,7 @@ from pseudoris.files.location import RunLocation
 from pseudoris.primitives.errors import ConfigError
 from pseudoris.primitives.threads import map_in_threads
 from pseudoris.primitives.untrusted import without_nan
-from pseudoris.schemas.bootstrap import RESAMPLES, ImageBootstrap, Sums
-from pseudoris.schemas.estimate import UNDEFINED, Estimate
+from pseudoris.schemas.estimate import RESAMPLES, UNDEFINED, Estimate, ImageBootstrap, Sums
 from pseudoris.store.runs.receipts import spread_evenly
 from pseudoris.store.tables.open_run import OpenRun
 from pseudoris.training.evaluation.run_images import CANDIDATE_COLUMNS, CommittedImage, committed_images

@@ -24,8 +24,8 @@ from evidence.experiments.listener.judged_scenes import Composed
 from evidence.experiments.quality.annotated_scenes import LISTENED, SceneSet, Setting, annotated_scenes
 from evidence.experiments.quality.markdown_cells import TRIPLE, cell, differences, markdown_table, paired, ratios
 from evidence.experiments.quality.parts import Options
-from pseudoris.schemas.bootstrap import ImageBootstrap
 from pseudoris.schemas.config_layers import load_config
+from pseudoris.schemas.estimate import ImageBootstrap
 from pseudoris.schemas.fitted import Counted, PosteriorConfig
 from pseudoris.schemas.shard import ShardImage
 from pseudoris.synthworld.scene_truth import SceneImageTruth

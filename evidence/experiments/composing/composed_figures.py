@@ -11,9 +11,8 @@ import numpy as np
 
 from evidence.experiments.oracle import candidates_of, judged
 from evidence.experiments.quality.markdown_cells import as_json
-from pseudoris.schemas.bootstrap import ImageBootstrap
 from pseudoris.schemas.config_layers import load_config
-from pseudoris.schemas.estimate import Estimate
+from pseudoris.schemas.estimate import Estimate, ImageBootstrap
 from pseudoris.schemas.shard import SOURCE_COMPOSER, ExpressionRecord, ShardImage
 from pseudoris.schemas.stage_settings import ComposedKind
 from pseudoris.synthworld.scene_truth import SceneImageTruth

@@ -19,8 +19,8 @@ from evidence.experiments.oracle import judged
 from evidence.experiments.quality.annotated_scenes import LISTENED, SceneSet, annotated_scenes
 from evidence.experiments.quality.markdown_cells import as_json, cell, markdown_table, value
 from evidence.experiments.quality.parts import Options
-from pseudoris.schemas.bootstrap import ImageBootstrap
 from pseudoris.schemas.config_layers import load_config
+from pseudoris.schemas.estimate import ImageBootstrap
 from pseudoris.schemas.shard import SOURCE_COMPOSER, ExpressionRecord, ShardImage
 from pseudoris.synthworld.scene_truth import SceneImageTruth
 from pseudoris.synthworld.scenes import DEFAULT_WORLD, Scene, Split

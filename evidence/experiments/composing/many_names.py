@@ -22,7 +22,7 @@ from evidence.experiments.quality.markdown_cells import TRIPLE, cell, difference
 from evidence.experiments.quality.parts import Options, draw_generator
 from evidence.recipes.caption_styles import NAMES, WIDER_NAMES
 from pseudoris.primitives.english import plural_of
-from pseudoris.schemas.bootstrap import Sums
+from pseudoris.schemas.estimate import Sums
 from pseudoris.schemas.fitted import PosteriorConfig, for_any_captioner
 from pseudoris.schemas.shard import ShardImage
 from pseudoris.synthworld.attributes import CATEGORIES, PLURALS

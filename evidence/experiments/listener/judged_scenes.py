@@ -26,8 +26,8 @@ from evidence.experiments.quality.annotated_scenes import (
 from evidence.experiments.quality.markdown_cells import TRIPLE, paired
 from evidence.experiments.quality.parts import Options
 from evidence.experiments.quality.scene_runs import said_by_annotators
-from pseudoris.schemas.bootstrap import ImageBootstrap, Sums
 from pseudoris.schemas.config_layers import load_config
+from pseudoris.schemas.estimate import ImageBootstrap, Sums
 from pseudoris.schemas.fitted import ConfidenceConfig, Floats, WeightLine, line_weights
 from pseudoris.schemas.keep_rule import Flags, Ints, KeepRule, keeps
 from pseudoris.schemas.shard import SOURCE_COMPOSER, ShardImage

@@ -24,8 +24,8 @@ from evidence.experiments.process_pool import run_jobs
 from evidence.experiments.quality.annotated_scenes import LISTENED, SHIPPED, SceneSet, annotated_chunk, annotated_scenes
 from evidence.experiments.quality.markdown_cells import TRIPLE, differences, ratios
 from evidence.experiments.quality.parts import Options, draw_generator
-from pseudoris.schemas.bootstrap import Sums
 from pseudoris.schemas.config_layers import load_config
+from pseudoris.schemas.estimate import Sums
 from pseudoris.schemas.shard import ShardImage
 from pseudoris.synthworld.scene_truth import SceneImageTruth
 from pseudoris.synthworld.scenes import Scene

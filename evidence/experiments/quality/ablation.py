@@ -29,7 +29,7 @@ from evidence.experiments.quality.page import template
 from evidence.experiments.quality.parts import Options, Part, Result
 from evidence.experiments.quality.svg_chart import Axis, Line, axis_of, line_chart, whisker
 from evidence.experiments.verdicts import verdict
-from pseudoris.schemas.bootstrap import RESAMPLES, ImageBootstrap
+from pseudoris.schemas.estimate import RESAMPLES, ImageBootstrap
 from pseudoris.synthworld.scene_truth import HELD_OUT, SEEN
 from pseudoris.synthworld.scenes import Split
 from pseudoris.training.evaluation.truth import DIFFICULTIES

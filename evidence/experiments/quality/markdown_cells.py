@@ -12,8 +12,7 @@ import jinja2
 
 from evidence.experiments.verdicts import verdict
 from pseudoris.primitives.errors import ConfigError
-from pseudoris.schemas.bootstrap import ImageBootstrap, Sums
-from pseudoris.schemas.estimate import Estimate
+from pseudoris.schemas.estimate import Estimate, ImageBootstrap, Sums
 
 TRIPLE: Final = ("accuracy", "yield", "coverage")
 # A figure with its interval, as JSON holds it: value, low and high, each None where nothing was counted.

@@ -8,8 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from evidence.experiments.quality.parts import draw_generator
-from pseudoris.schemas.bootstrap import RESAMPLES
-from pseudoris.schemas.estimate import Estimate
+from pseudoris.schemas.estimate import RESAMPLES, Estimate
 
 Floats = NDArray[np.float64]
 

@@ -14,8 +14,8 @@ from typer.testing import CliRunner
 from evidence.experiments.oracle import HEADLINE, TRUTH_SUFFIX, EvaluationOptions, count_at, count_scene, evaluate, main
 from evidence.experiments.scene_clip import DESCRIBED, NAMED, Pointer, point_at, questions
 from evidence.recipes.scene_shards import scene_image
-from pseudoris.schemas.bootstrap import ImageBootstrap
 from pseudoris.schemas.config_layers import load_config
+from pseudoris.schemas.estimate import ImageBootstrap
 from pseudoris.schemas.shard import CaptionSample
 from pseudoris.synthworld.renderer import render
 from pseudoris.synthworld.scenes import Scene, Split, make_scene

@@ -30,7 +30,7 @@ from evidence.experiments.grounding_check import (
 )
 from evidence.experiments.verdicts import MARGIN, interval, variance_over_images, verdict
 from pseudoris.images.perceptual_hash import DEFAULT_MAX_DISTANCE
-from pseudoris.schemas.bootstrap import ImageBootstrap
+from pseudoris.schemas.estimate import ImageBootstrap
 from pseudoris.schemas.fitted import CONFIDENCE_COLUMNS, Rated
 from pseudoris.training.calibration.confidence_fit import JudgedImage
 

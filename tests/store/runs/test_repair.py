@@ -14,9 +14,8 @@ from pseudoris.store.runs.commit import as_quarantined, commit_retry
 from pseudoris.store.runs.garbage import run_gc
 from pseudoris.store.runs.plan import read_shard_plan
 from pseudoris.store.runs.receipts import latest_receipts
-from pseudoris.store.runs.repair import damaged_tables, restore_parts
 from pseudoris.store.sessions.refiltered_run import RuleChange, refilter
-from pseudoris.store.tables.parts import lost_part
+from pseudoris.store.tables.parts import damaged_tables, lost_part, restore_parts
 from tests.builders.scored_runs import commit_scored, scored_run
 from tests.store.builders import commit, commit_made, make_shard, parts, quarantined, start_run
 

@@ -16,7 +16,7 @@ from pseudoris.schemas.ids import sha256_hex
 from pseudoris.schemas.run_records import ShardCounts
 from pseudoris.schemas.shard import CaptionSample, ExpressionRecord, Failure, MaskRecord, Shard, ShardImage
 from pseudoris.schemas.tables import EXPRESSIONS, FAILURE_REASONS, SCHEMAS
-from pseudoris.store.tables.committed_tables import RowFilter, read_selected
+from pseudoris.store.tables.parts import RowFilter, read_selected
 from pseudoris.store.tables.shard_tables import shard_tables, table_bytes, table_counts
 from tests.builders.tables import read_table
 from tests.store.builders import commit, make_entries, make_shard, start_run

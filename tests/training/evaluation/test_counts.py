@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from pycocotools import mask as coco
 
 from pseudoris.files.location import RunLocation
-from pseudoris.schemas.bootstrap import RESAMPLES, ImageBootstrap
+from pseudoris.schemas.estimate import RESAMPLES, ImageBootstrap
 from pseudoris.schemas.shard import ShardImage
 from pseudoris.synthworld.attributes import is_held_out
 from pseudoris.synthworld.grammar import parse_reference
