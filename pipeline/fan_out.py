@@ -20,7 +20,7 @@ from pseudoris.schemas.config import TaskPoolConfig
 from pseudoris.store.checks.content import Problem
 from pseudoris.store.checks.verification import CheckShards, ShardToCheck, check_shards
 from pseudoris.store.sources import Source, SourceItem
-from pseudoris.store.sources.image_tables import RowGroup, rows_of
+from pseudoris.store.sources.containers import RowGroup, rows_of
 from pseudoris.store.sources.items import LeftOut
 from pseudoris.store.sources.source import Format
 

@@ -18,7 +18,7 @@ from pseudoris.primitives.errors import ConfigError, ImageError, RefusedError, T
 from pseudoris.primitives.threads import map_in_threads
 from pseudoris.schemas.config import RunConfig
 from pseudoris.schemas.run_records import PlanEntry
-from pseudoris.store.sources.image_tables import RowImage, read_rows
+from pseudoris.store.sources.containers import RowImage, read_rows
 from pseudoris.store.sources.root import SourceRoot, resolve_uri
 
 _MISSING: Final = ImageError("missing", "the image was planned but is not there")

@@ -27,11 +27,10 @@ from pseudoris.primitives.uris import NO_FIELDS, refuse_secrets, secret_in
 from pseudoris.schemas.config import SourceConfig, StorageConfig
 from pseudoris.schemas.run_records import HEADER_NAME, is_header
 from pseudoris.schemas.tables import SCHEMAS
-from pseudoris.store.sources.image_tables import RowGroup, count_rows, rows_of
+from pseudoris.store.sources.containers import RowGroup, count_rows, list_members, rows_of
 from pseudoris.store.sources.items import LeftOut, SourceItem
 from pseudoris.store.sources.patterns import ALL_FILES, GLOB, MAGIC, GlobPattern, expand_braces, split_root
 from pseudoris.store.sources.root import REMOTE_SCHEMES, SourceRoot, root_at
-from pseudoris.store.sources.tars import list_members
 
 logger = logging.getLogger(__name__)
 

@@ -18,7 +18,7 @@ import pytest
 from pseudoris.primitives.errors import ConfigError, ImageError
 from pseudoris.schemas.config import SourceConfig
 from pseudoris.store.sources import open_source
-from pseudoris.store.sources.image_tables import ImageColumn, RowImage, find_column, read_rows
+from pseudoris.store.sources.containers import ImageColumn, RowImage, find_column, read_rows
 from tests.builders.sources import parquet_bytes, tar_bytes
 
 AUTO = SourceConfig()
@@ -250,7 +250,7 @@ READ_AND_TELL = """
 import io, resource, sys
 from pseudoris.schemas.config import SourceConfig
 from pseudoris.primitives.errors import ImageError
-from pseudoris.store.sources.image_tables import read_rows
+from pseudoris.store.sources.containers import read_rows
 
 def read(data):
     return list(read_rows(io.BytesIO(data), 0, rows=[0], config=SourceConfig(), max_bytes=2**20, table="t"))
