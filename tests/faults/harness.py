@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import signal
@@ -23,11 +22,12 @@ from tenacity import Retrying, stop_after_attempt
 from pseudoris.files.location import RunLocation
 from pseudoris.schemas.ids import image_id
 from pseudoris.schemas.run_records import Receipt
-from pseudoris.schemas.tables import EXPRESSIONS, IMAGES, MASKS, SCHEMAS
+from pseudoris.schemas.tables import EXPRESSIONS, IMAGES, MASKS
 from pseudoris.store.checks.verification import verify_run
 from pseudoris.store.runs.attempts import Attempt, parse_attempts
 from pseudoris.store.runs.receipts import list_commits, read_receipts
 from tests.builders.tables import read_table
+from tests.store.builders import parts
 
 ROOT = Path(__file__).parents[2]
 # A driver imports Ray and waits for processes that import torch: seconds, on a busy machine minutes.
@@ -176,14 +176,6 @@ def receipts(location: RunLocation) -> list[Receipt]:
     return list(read_receipts(location, commits))
 
 
-def part_digests(location: RunLocation) -> dict[str, str]:
-    return {
-        f"{table}/{file.name}": hashlib.sha256(location.read_bytes(f"{table}/{file.name}")).hexdigest()
-        for table in SCHEMAS
-        for file in location.list(table)
-    }
-
-
 def prove(
     out: str | Path, undisturbed: str | Path, *, fault: str, how: str, tries: int = 1, but: str = ""
 ) -> dict[str, Any]:
@@ -203,7 +195,7 @@ def prove(
     report = verify_run(location)
     rows = Counter(image_ids(location))
     planned = set(image_ids(reference))
-    content = partial(_rows_but, image=image_id(but)) if but else part_digests
+    content = partial(_rows_but, image=image_id(but)) if but else parts
     row = {
         "fault": fault,
         "how": how,

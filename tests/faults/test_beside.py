@@ -14,7 +14,8 @@ import pytest
 from pseudoris.files.location import RunLocation
 from pseudoris.store.runs.garbage import run_gc
 from tests.faults.conftest import SLOW, SLOWER
-from tests.faults.harness import ROOT, num_receipts, part_digests, prove, receipts, start_driver
+from tests.faults.harness import ROOT, num_receipts, prove, receipts, start_driver
+from tests.store.builders import parts
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
 
@@ -40,7 +41,7 @@ def test_gc_beside_a_live_run_takes_what_has_lost_and_nothing_else(cluster, sour
     lost += run_gc(location).lost
     assert set(lost) <= planted
     # The run's own end collects too.
-    assert not planted & part_digests(location).keys()
+    assert not planted & parts(location).keys()
     assert lost
     prove(tmp_path, undisturbed, fault="gc beside a live run", how="gc in a loop, with late parts to take", tries=times)
 

@@ -52,16 +52,17 @@ def files(tmp_path):
 
 @pytest.fixture
 def child(tmp_path):
-    """Return a starter of the child that writes; whatever still lives at the end is killed."""
+    """Return what starts the child that writes, and kills it where it stops."""
     started = []
 
-    def start(stop_at: int) -> subprocess.Popen:
+    def start(stop_at: int) -> None:
         process = subprocess.Popen(
             [sys.executable, "-c", _CHILD, str(tmp_path), str(stop_at)], stdout=subprocess.PIPE, text=True, cwd=ROOT
         )
         started.append(process)
-        assert process.stdout.readline() == "ready\n"
-        return process
+        assert [process.stdout.readline() for _ in range(2)] == ["ready\n", "here\n"]
+        process.send_signal(signal.SIGKILL)
+        process.wait()
 
     yield start
     for process in started:
@@ -71,10 +72,7 @@ def child(tmp_path):
 
 
 def test_a_writer_killed_before_its_data_is_synced_leaves_no_part(child, tmp_path, files):
-    process = child(stop_at=1)
-    assert process.stdout.readline() == "here\n"
-    process.send_signal(signal.SIGKILL)
-    process.wait()
+    child(stop_at=1)
     assert [file.name for file in files.list("masks")] == ["first"]
     assert [name[:5] for name, _ in files.list_temporary("masks")] == [TEMPORARY_PREFIX]
     files.put("masks/part", b"again")
@@ -189,8 +187,5 @@ def test_a_pipe_is_refused_before_it_could_block(files, tmp_path):
 
 
 def test_a_writer_killed_after_the_name_appeared_leaves_the_whole_part(child, tmp_path):
-    process = child(stop_at=2)
-    assert process.stdout.readline() == "here\n"
-    process.send_signal(signal.SIGKILL)
-    process.wait()
+    child(stop_at=2)
     assert sha256_hex((tmp_path / "masks/part").read_bytes()) == sha256_hex(b"x" * (8 << 20))

@@ -231,13 +231,9 @@ def test_a_flood_of_markers_is_corrupt_in_time(name):
     assert time.process_time() - start < 5
 
 
-def test_a_jpeg_that_its_exif_turns_is_exported_anew():
-    turned = FILES["turned"]
+def test_a_jpeg_without_its_end_marker_or_that_its_exif_turns_is_exported_anew():
+    whole, turned = jpeg(), FILES["turned"]
     assert (common_suffix(turned), is_plain_jpeg(turned, LIMITS)) == (None, False)
-
-
-def test_a_jpeg_without_its_end_marker_is_exported_anew():
-    whole = jpeg()
     assert has_end_marker(whole + b"behind the image")
     assert (common_suffix(whole), is_plain_jpeg(whole, LIMITS)) == (".jpg", True)
     assert (common_suffix(whole[:-2]), is_plain_jpeg(whole[:-2], LIMITS)) == (None, False)

@@ -30,13 +30,11 @@ class Row(NamedTuple):
     note: str
 
 
-def read_table():
-    text = Path(__file__).with_name("head_nouns.tsv").read_text(encoding="utf-8")
-    rows = csv.DictReader(text.splitlines(), delimiter="\t", quoting=csv.QUOTE_NONE)
-    return [Row(row["part"], row["expression"], row["head"] or None, row["note"]) for row in rows]
-
-
-TABLE = read_table()
+LINES = Path(__file__).with_name("head_nouns.tsv").read_text(encoding="utf-8").splitlines()
+TABLE = [
+    Row(row["part"], row["expression"], row["head"] or None, row["note"])
+    for row in csv.DictReader(LINES, delimiter="\t", quoting=csv.QUOTE_NONE)
+]
 CASES = [
     pytest.param(row, id=row.expression, marks=[pytest.mark.xfail(strict=True)] if row.note == "miss" else [])
     for row in TABLE

@@ -10,11 +10,6 @@ def phrase(caption):
     return noun_phrase(caption, head_noun(caption))
 
 
-def attributes(caption):
-    found = phrase(caption)
-    return (found.before, found.noun, found.after)
-
-
 @pytest.mark.parametrize(
     ("caption", "before", "noun", "after"),
     [
@@ -70,7 +65,8 @@ def attributes(caption):
     ],
 )
 def test_what_describes_the_head_is_one_attribute_each_and_scenery_is_left_out(caption, before, noun, after):
-    assert attributes(caption) == (before, noun, after)
+    found = phrase(caption)
+    assert (found.before, found.noun, found.after) == (before, noun, after)
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,7 @@
 """Run-length codes and COCO's other forms of a segmentation, held to pycocotools."""
 
+from __future__ import annotations
+
 import numpy as np
 import pytest
 import torch
@@ -9,6 +11,7 @@ from hypothesis.extra import numpy as npst
 from pycocotools import mask as coco
 
 from pseudoris.primitives import rle
+from pseudoris.primitives.run_lengths import RleSummary, summarise_rle
 from tests.builders import human
 from tests.builders.crops import runs_of
 from tests.oracles.pretended_gpu import pretended_gpu
@@ -44,17 +47,22 @@ def test_encoding_equals_pycocotools_on_long_runs(seed, size, share):
     assert rle.encode(torch.from_numpy(masks)) == [human.rle(mask)["counts"] for mask in masks]
 
 
-@pytest.mark.slow
+def plain(pixels: np.ndarray) -> RleSummary:
+    """The definition, on the pixels themselves."""
+    rows, columns = np.nonzero(pixels)
+    if not rows.size:
+        return RleSummary(0, (0, 0, 0, 0))
+    box = (columns.min(), rows.min(), columns.max() + 1, rows.max() + 1)
+    return RleSummary(rows.size, tuple(int(side) for side in box))
+
+
 @given(stacks())
 def test_area_and_exclusive_box_are_those_of_the_pixels(masks):
     counts, size = rle.encode(torch.from_numpy(masks)), masks.shape[1:]
-    assert rle.areas(counts, size).tolist() == [int(mask.sum()) for mask in masks]
-    for mask, (x0, y0, x1, y1) in zip(masks, rle.boxes(counts, size), strict=True):
-        if not mask.any():
-            assert (x0, y0, x1, y1) == (0, 0, 0, 0)
-            continue
-        ys, xs = np.nonzero(mask)
-        assert (x0, y0, x1, y1) == (xs.min(), ys.min(), xs.max() + 1, ys.max() + 1)
+    due = [plain(mask) for mask in masks]
+    assert [summarise_rle(*size, each) for each in counts] == due
+    assert rle.areas(counts, size).tolist() == [each.area_px for each in due]
+    assert list(map(tuple, rle.boxes(counts, size))) == [each.box_xyxy_px for each in due]
 
 
 def test_areas_of_more_masks_than_pycocotools_takes_at_once():
@@ -155,3 +163,54 @@ def test_an_rle_of_another_size_is_refused_before_it_is_drawn(size):
 def test_anything_else_is_refused(form):
     with pytest.raises(ValueError, match="neither RLE nor polygons"):
         rle.compressed_counts(form, SIZE)
+
+
+@pytest.mark.parametrize(
+    "pixels",
+    [np.arange(2_000_000).reshape(1000, 2000) > 1_700_000, np.arange(70_000).reshape(1, 70_000) == 69_999],
+    ids=["long runs", "a last pixel far away"],
+)
+def test_masks_of_long_runs_are_summarised(pixels):
+    assert summarise_rle(*pixels.shape, human.rle(pixels)["counts"]) == plain(pixels)
+
+
+def test_a_mask_of_a_hundred_megapixels_is_summarised_from_its_runs():
+    whole = human.rle(np.ones((10, 10)))["counts"]
+    assert summarise_rle(10, 10, whole).area_px == 100
+    # Source: maskApi.c's rleToString by hand: run 0, then 100,000,000 in five-bit chunks.
+    digits, rest = [], 100_000_000
+    while rest > 15:
+        digits.append(chr(48 + (rest & 31) + 32))
+        rest >>= 5
+    digits.append(chr(48 + rest))
+    assert summarise_rle(10_000, 10_000, "0" + "".join(digits)).area_px == 100_000_000
+
+
+@pytest.mark.parametrize(
+    ("counts", "match"),
+    [
+        ("", "cover 0 pixels, the image has 3 x 4"),
+        ("5", "cover 5 pixels"),
+        ("5555555", "cover"),
+        ("5O", "negative length"),
+        ("5\u00e9", "outside ASCII"),
+        ("5~", "outside `0`"),
+        ("5 ", "outside `0`"),
+        ("5o", "end in the middle of a number"),
+        ("o" * 12 + "0", "in 13 characters"),
+        ("0" * 100, "take 100 characters"),
+    ],
+)
+def test_a_damaged_encoding_is_told_and_never_trusted(counts, match):
+    with pytest.raises(ValueError, match=match):
+        summarise_rle(3, 4, counts)
+
+
+@settings(deadline=None)
+@given(st.text(st.characters(min_codepoint=40, max_codepoint=120), max_size=30))
+def test_any_text_is_summarised_or_refused(counts):
+    try:
+        summary = summarise_rle(3, 4, counts)
+    except ValueError:
+        return
+    assert 0 <= summary.area_px <= 12

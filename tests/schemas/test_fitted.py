@@ -36,14 +36,11 @@ CONFIDENCE = {"log_uniqueness": 1.0}
 DRAWN = {"drawn": {"bias": 1.0, "slope": 0.5}}
 
 
-def test_the_weight_is_a_line_in_the_log_odds():
+def test_the_weight_is_a_line_in_the_log_odds_and_one_without_a_confidence_or_a_line():
     line = WeightLine(bias=0.5, slope=2.0)
     due = 1 / (1 + math.exp(-(0.5 + 2 * math.log(0.8 / 0.2))))
     assert line_weights(line, np.array([0.8])) == pytest.approx([due], abs=1e-6)
     assert line_weights(WeightLine(), np.array([0.0, 0.25, 1.0])).tolist() == [0.0, 0.25, 1.0]
-
-
-def test_without_a_confidence_or_a_line_the_weight_is_one():
     assert line_weights(WeightLine(bias=-3.0), np.array([np.nan, 0.5])).tolist() == [1.0, 0.047426]
     assert line_weights(None, np.array([0.1, np.nan])).tolist() == [1.0, 1.0]
 

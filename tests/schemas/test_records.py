@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-from dataclasses import dataclass
 
 import pyarrow as pa
 import pytest
@@ -26,7 +25,7 @@ from pseudoris.schemas.shard import (
     clean_text,
     crop_context,
 )
-from pseudoris.schemas.shard_blocks import block_to_shard, from_array, shard_to_block, to_array
+from pseudoris.schemas.shard_blocks import block_to_shard, shard_to_block
 from pseudoris.schemas.tables import SCHEMAS
 from tests.builders.scored_runs import begin
 
@@ -96,40 +95,6 @@ def test_a_block_that_was_merged_or_lost_its_row_is_refused():
             block_to_shard(block)
 
 
-@dataclass(frozen=True)
-class Leaf:
-    name: str
-    sizes: tuple[int, ...] = ()
-
-
-@dataclass(frozen=True)
-class Tree:
-    leaves: tuple[Leaf, ...]
-    height: float | None = None
-
-
-# Other orders than those of the dataclasses.
-LEAF = pa.struct([("sizes", pa.list_(pa.int32())), ("name", pa.string())])
-TREE = pa.struct([("height", pa.float64()), ("leaves", pa.large_list(LEAF))])
-CLASSES = {"tree": Tree, "leaves": Leaf}
-TREES = [Tree((Leaf("a", (1, 2)), Leaf("b"))), None, Tree((), 2.5), Tree((Leaf("c", (3,)),))]
-
-
-@pytest.mark.parametrize("start", [0, 2])
-def test_records_come_back_from_a_slice_whatever_the_order_of_the_struct_s_fields(start):
-    assert from_array(to_array(TREES, TREE)[start:], "tree", CLASSES) == TREES[start:]
-
-
-def test_an_array_of_records_equals_that_of_their_dictionaries():
-    rows = [
-        {"height": None, "leaves": [{"name": "a", "sizes": [1, 2]}, {"name": "b", "sizes": []}]},
-        None,
-        {"height": 2.5, "leaves": []},
-        {"height": None, "leaves": [{"name": "c", "sizes": [3]}]},
-    ]
-    assert to_array(TREES, TREE).equals(pa.array(rows, TREE))
-
-
 def test_ids_and_names_are_what_they_were():
     assert ids.image_id("a/b.jpg") == "4a51636246e7c418"  # printf a/b.jpg | sha256sum
     assert ids.mask_id("aa32c4d72b19f02a", 7) == "aa32c4d72b19f02a-0007"
@@ -167,11 +132,6 @@ def test_each_difference_names_its_key_and_both_values():
         "versions: {} in the run, 'absent' now",
         "versions.torch: 'absent' in the run, '3' now",
     ]
-
-
-def test_counts_that_do_not_add_up_are_refused():
-    with pytest.raises(ValidationError, match="2 images, but 1 are annotated, empty or quarantined"):
-        ShardCounts.model_validate({**COUNTS.model_dump(), "quarantined": 0})
 
 
 def test_a_receipt_names_a_part_of_every_table():

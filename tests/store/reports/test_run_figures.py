@@ -44,23 +44,19 @@ def rows(run):
     return read_table(run, EXPRESSIONS).to_pylist()
 
 
-def test_kept_a_mask_counts_masks_without_any(run, rows):
-    found = run_statistics(run).kept_a_mask
+def test_kept_a_mask_counts_masks_without_any_and_masks_an_image_images_without_any(run, rows):
+    figures, masks = run_statistics(run), read_table(run, MASKS).to_pylist()
     kept = Counter(mask for row in rows if row["kept"] for mask in row["target_mask_ids"])
-    per_mask = [kept[mask] for mask in read_table(run, MASKS)["mask_id"].to_pylist()]
-    assert found.num_values == len(per_mask)
-    assert found.mean == pytest.approx(np.mean(per_mask))
-    assert found.quantile(1) == max(per_mask)
-
-
-def test_masks_an_image_count_images_without_any(run):
-    found = run_statistics(run).masks_an_image
-    masks = Counter(read_table(run, MASKS)["image_id"].to_pylist())
-    images = read_table(run, IMAGES).to_pylist()
-    per_image = [masks[row["image_id"]] for row in images if row["status"] != STATUS_QUARANTINED]
+    of_image = Counter(row["image_id"] for row in masks)
+    shown = (row for row in read_table(run, IMAGES).to_pylist() if row["status"] != STATUS_QUARANTINED)
+    per_image = [of_image[row["image_id"]] for row in shown]
     assert 0 in per_image
-    assert found.num_values == len(per_image)
-    assert found.mean == pytest.approx(np.mean(per_image))
+    for found, due in (
+        (figures.kept_a_mask, [kept[row["mask_id"]] for row in masks]),
+        (figures.masks_an_image, per_image),
+    ):
+        assert (found.num_values, found.quantile(1)) == (len(due), max(due))
+        assert found.mean == pytest.approx(np.mean(due))
 
 
 @pytest.mark.parametrize("name", ["uniqueness", "correctness", "distinctiveness", "log_prob", "count"])

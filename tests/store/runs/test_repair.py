@@ -128,10 +128,17 @@ def test_a_refilter_says_what_it_lacks_and_brings_it_back(location, request, mon
         refilter(location, RunLocation.open(f"{location.root}-none"), HIGHER, is_repair=True)
 
 
-def test_a_shard_that_no_parent_gives_back_keeps_no_other_from_it(tmp_path):
+@pytest.fixture
+def refiltered(tmp_path):
+    """Two runs: a parent, and what a refilter made of it."""
     parent, new = (RunLocation.open(str(tmp_path / name)) for name in ("parent", "new"))
     scored_run(parent)
     refilter(parent, new, HIGHER)
+    return parent, new
+
+
+def test_a_shard_that_no_parent_gives_back_keeps_no_other_from_it(refiltered):
+    parent, new = refiltered
     before = parts(new)
     for receipt in latest_receipts(new):
         new.delete(f"masks/{receipt.parts['masks'].name}")
@@ -153,10 +160,8 @@ LOST = {
 
 @pytest.mark.parametrize("place", ["_plan/g0001", "_receipts", "_run.json"])
 @pytest.mark.parametrize("kind", LOST)
-def test_a_repair_and_verify_say_what_only_a_copy_gives_back(tmp_path, kind, place):
-    parent, new = (RunLocation.open(str(tmp_path / name)) for name in ("parent", "new"))
-    scored_run(parent)
-    refilter(parent, new, HIGHER)
+def test_a_repair_and_verify_say_what_only_a_copy_gives_back(refiltered, kind, place):
+    parent, new = refiltered
     path = Path(new.root, place)
     path = path if path.suffix else min(path.iterdir())
     LOST[kind](path)

@@ -310,15 +310,13 @@ def test_shards_outside_promise_two_stay_outside(disk, new):
     assert (ours.seconds, ours.nodes, ours.attempts) == ({}, (), {})
 
 
-def test_a_refilter_without_results_gives_way_to_another_rule(tmp_path, caplog):
-    parent, new = (RunLocation.open(str(tmp_path / name)) for name in ("parent", "new"))
-    scored_run(parent)
-    refilter(parent, new, HIGHER)
+def test_a_refilter_without_results_gives_way_to_another_rule(on_disk, new, caplog):
+    refilter(on_disk, new, HIGHER)
     with pytest.raises(ConfigError, match="another identity"):
-        refilter(parent, new, RuleChange(tau=1.3))
+        refilter(on_disk, new, RuleChange(tau=1.3))
     for folder in ("_receipts", "_manifest"):
         for file in list(new.list(folder)):
             new.delete(f"{folder}/{file.name}")
-    assert refilter(parent, new, RuleChange(tau=1.3)).rule.tau == 1.3
+    assert refilter(on_disk, new, RuleChange(tau=1.3)).rule.tau == 1.3
     assert "no results: it is planned anew" in caplog.text
     assert verify_run(new).is_clean

@@ -116,12 +116,6 @@ def test_a_table_is_read_as_it_was_written_in_the_order_of_shards(committed, tab
     assert read.schema.equals(SCHEMAS[table], check_metadata=True)
 
 
-def test_what_no_receipt_names_is_not_read(committed):
-    before = read_table(committed, "masks")
-    committed.replace("masks/shard-00000001.g0-00000000.parquet", b"in the making")
-    assert read_table(committed, "masks").equals(before)
-
-
 KEPT = RowFilter(pc.field("kept"), ("kept",))
 
 
