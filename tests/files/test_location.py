@@ -70,16 +70,13 @@ def test_a_store_that_ignores_the_condition_is_told(disk, monkeypatch):
         disk.probe()
 
 
-def test_a_file_in_place_of_the_folder_is_told(tmp_path):
+def test_a_file_in_place_of_the_folder_is_told_and_a_folder_in_place_of_a_file_is_none(tmp_path):
     (tmp_path / "out").write_text("a file")
     location = RunLocation.open(str(tmp_path / "out"))
     with pytest.raises(ConfigError, match=r"cannot create .*out/_run.json: a part of the path is a file"):
         location.create_once("_run.json", b"")
     with pytest.raises(ConfigError, match=r"cannot list .*out/masks: a part of the path is a file"):
         list(location.list("masks"))
-
-
-def test_a_folder_in_place_of_a_file_does_not_count_and_is_not_read(tmp_path):
     (tmp_path / "_run.json").mkdir()
     location = RunLocation.open(str(tmp_path))
     assert not location.exists("_run.json")

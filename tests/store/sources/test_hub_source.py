@@ -209,11 +209,8 @@ def test_a_command_that_would_write_to_a_dataset_is_refused_before_a_request(hub
     assert not hub.requests
 
 
-def test_a_run_that_the_hub_does_not_show_is_refused_with_the_remedy(hub):
+def test_a_run_that_the_hub_does_not_show_is_refused_with_the_remedy_and_nothing_is_written(hub):
     with pytest.raises(ConfigError, match=r"cannot look at .*: the Hub does not show it to you: check the name"):
         RunLocation.open_to_read("hf://datasets/me/none")
-
-
-def test_nothing_is_written_to_a_dataset(hub):
     with pytest.raises(ConfigError, match=ONLY_READ):
         RunLocation.open("hf://datasets/me/photos/out").probe()
