@@ -1,9 +1,10 @@
-"""A benchmark's figures, its command line, and the command of all of them."""
+"""A benchmark's figures, its command line, the command of all of them, and that they may leave."""
 
 from __future__ import annotations
 
 import itertools
 import json
+import re
 import sys
 from importlib.util import find_spec
 from pathlib import Path
@@ -63,6 +64,14 @@ def test_every_part_writes_its_json_beside_the_others_and_a_failure_is_told_at_t
 def test_all_benchmarks_of_the_folder_are_parts():
     assert all(find_spec(f"evidence.benchmarks.{name}") for name in everything.PARTS)
     assert {"captioner", "masks", "crops", "filter", "pipeline", "scale"} <= everything.PARTS.keys()
+
+
+def test_only_tests_of_benchmarks_import_benchmarks():
+    """What is tested stands without what measures its speed: a benchmark may leave, and only its own tests go too."""
+    imported = re.compile(r"^\s*(?:from|import) evidence\.benchmarks\b", re.MULTILINE)
+    tests = Path(__file__).parents[2]
+    others = (path for path in tests.rglob("*.py") if not path.is_relative_to(tests / "evidence"))
+    assert [path for path in others if imported.search(path.read_text(encoding="utf-8"))] == [], "see tests/oracles"
 
 
 @pytest.mark.long
