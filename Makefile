@@ -34,7 +34,8 @@ demo: $(STAMP) ## Annotate the bundled scenes and print the page to look at
 	$(RUN) -m pseudoris demo
 
 check: lint ## Lint and the quick tests, without Ray (4 minutes on 2 cores)
-	$(RUN) -m pytest $(PARALLEL) -m "$(QUICK)" $(PYTEST_ARGS)
+	@# What takes more than a second on two quiet cores is marked slow. A busy machine takes several times as long.
+	$(RUN) -m pytest $(PARALLEL) -m "$(QUICK)" --durations 0 --durations-min 5 $(PYTEST_ARGS)
 
 test: $(STAMP) ## Run the tests but the longest (about 20 minutes on 2 cores)
 	$(RUN) -m pytest $(PARALLEL) -m "$(TESTS)" $(PYTEST_ARGS)

@@ -11,7 +11,6 @@ import random
 import re
 import sys
 import tempfile
-from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -62,12 +61,6 @@ RAY_GROUP = "ray"
 RAY_FIXTURES = {"ray_session", "tiny_run", "cluster"}
 # A trained SAM, an S3 server, a built wheel: each takes seconds to set up, so who asks for one is slow.
 DEAR_FIXTURES = {"sam", "s3_server", "wheel"}
-# Tests that `make check` runs take less, measured on two quiet cores; what takes more is marked `slow`.
-SLOW_S = 1.0
-# A busy machine takes several times as long: only what takes far more is reported.
-REPORTED_S = 5 * SLOW_S
-UNBOUND = {"ray", "slow", "browser", "long"}
-_seconds: Counter[str] = Counter()
 _numbers = itertools.count()
 
 
@@ -135,21 +128,6 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: object) -> ByFile | 
     if config.getoption("shuffle"):
         config.option.loadscopereorder = False  # the files with the most tests first
     return ByFile(config, log) if config.getoption("dist") == "loadgroup" else None
-
-
-def pytest_runtest_logreport(report: pytest.TestReport) -> None:
-    """Add up what each test takes that has no marker for it."""
-    if not UNBOUND.intersection(report.keywords):
-        _seconds[report.nodeid] += report.duration
-
-
-def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """Name the tests that should be marked `slow`; none fails, for machines are noisy."""
-    late = {name: seconds for name, seconds in _seconds.items() if seconds > REPORTED_S}
-    if late:
-        terminalreporter.section(f"slow, and not marked so (above {SLOW_S:g} s on two quiet cores)")
-        for name, seconds in sorted(late.items(), key=lambda each: -each[1]):
-            terminalreporter.line(f"{seconds:6.1f} s  {name}")
 
 
 @pytest.fixture(scope="session", autouse=True)
