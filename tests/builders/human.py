@@ -12,6 +12,7 @@ import numpy as np
 from pycocotools import mask as coco
 
 from pseudoris.interchange.imports.human_annotation import HumanImage, HumanMask
+from tests.builders.crops import runs_of
 from tests.builders.images import png
 from tests.builders.sources import write_files
 
@@ -37,10 +38,7 @@ def rle(mask: np.ndarray) -> dict[str, Any]:
 
 
 def runs(mask: np.ndarray) -> dict[str, Any]:
-    flat = np.concatenate([[0], mask.T.ravel().astype(int), [1 - int(mask.T.ravel()[-1])]])
-    edges = np.flatnonzero(np.diff(flat))
-    counts = np.diff(np.concatenate([[0], edges])).tolist()
-    return {"size": list(mask.shape), "counts": [0, *counts[1:]] if flat[1] else counts}
+    return {"size": list(mask.shape), "counts": runs_of(mask).tolist()}
 
 
 def texts_of(image: HumanImage, mask: HumanMask) -> tuple[str, ...]:
