@@ -13,7 +13,6 @@ from evidence.experiments.ppt import ablation_jobs
 from evidence.experiments.ppt.__main__ import main
 from evidence.experiments.ppt.ablation_jobs import (
     config_of,
-    job_names,
     jobs_of,
     mean_select,
     measure,
@@ -180,14 +179,6 @@ def test_the_page_says_what_the_records_say() -> None:
     assert result["trials"] == json.loads(json.dumps(trials()))
     page = (DOCS / "records" / "ppt.md").read_text(encoding="utf-8")
     assert page.partition(BEGIN)[2].partition(END)[0].strip() == as_markdown(result)
-
-
-@pytest.mark.parametrize("is_pseudo", [True, False])
-def test_the_names_that_may_be_asked_for_are_those_of_the_jobs(tmp_path, is_pseudo) -> None:
-    names = job_names(is_pseudo=is_pseudo)
-
-    jobs = jobs_of(WHOLE, tmp_path, tmp_path, is_pseudo=is_pseudo)
-    assert names == list(dict.fromkeys(job.name for job in jobs))
 
 
 @pytest.mark.parametrize(

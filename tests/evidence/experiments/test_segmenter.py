@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 import torch
-import torch.nn.functional as F
 from lightning_fabric import Fabric
 
 from evidence.experiments.segmenter.segmenter_config import LossConfig, SegmenterConfig, load_segmenter_config
@@ -17,12 +15,9 @@ from evidence.experiments.segmenter.segmenter_learner import (
     SegmenterLearner,
     TargetDataset,
     collate,
-    dice_loss,
     mask_losses,
     on_image,
-    pointing_loss,
 )
-from evidence.experiments.segmenter.segmenter_model import KernelDecoder
 from evidence.experiments.segmenter.segmenter_training import train_segmenter
 from pseudoris.primitives.errors import ConfigError
 from pseudoris.training.evaluation.held_out import HeldOutExpressions
@@ -126,25 +121,6 @@ def test_an_image_is_scaled_to_fit_and_framed():
     assert (square[:, 10:30] == 200).all()
 
 
-def test_dice_by_hand():
-    # Probabilities 0.5 everywhere, one pixel of four wanted: 1 - (2 · 0.5 + 1) / (4 · 0.25 + 1 + 1).
-    target = torch.tensor([[[1.0, 0.0], [0.0, 0.0]]])
-    assert dice_loss(torch.zeros(1, 2, 2), target).item() == pytest.approx(1 / 3)
-    assert dice_loss(40 * target - 20, target).item() == pytest.approx(0, abs=1e-6)
-
-
-def test_pointing_by_hand():
-    # Half of the target in each of two patches of four: a uniform softmax is log 4 - log 2 away.
-    target = torch.zeros(1, 4, 4)
-    target[0, :2, 1:3] = 1
-    assert pointing_loss(torch.zeros(1, 2, 2, 2), target).item() == pytest.approx(math.log(2))
-    right = torch.tensor([[[[20.0, 20.0], [0.0, 0.0]]]])
-    assert pointing_loss(right, target).item() == pytest.approx(0, abs=1e-6)
-    # Whatever all patches have in common says nothing.
-    assert pointing_loss(right + 7, target).item() == pytest.approx(0, abs=1e-6)
-    assert pointing_loss(right, torch.zeros(1, 4, 4)).item() == 0
-
-
 def test_an_expression_of_more_weight_counts_more_in_every_part():
     torch.manual_seed(0)
     logits, rough, targets = torch.randn(3, 8, 8), torch.randn(3, 2, 4, 4), torch.rand(3, 8, 8)
@@ -154,15 +130,6 @@ def test_an_expression_of_more_weight_counts_more_in_every_part():
     for name, value in found.items():
         due = sum(float(weight) * each[name].item() for weight, each in zip(weights, alone, strict=True)) / 1.2
         assert value.item() == pytest.approx(due, rel=1e-5)
-
-
-def test_kernels_are_interpolated_bilinearly_between_patches():
-    torch.manual_seed(0)
-    decoder = KernelDecoder(8, 3, grid=4, mask_size=24)
-    patches, pixels, owners = torch.randn(6, 16, 8), torch.randn(3, 3, 24, 24), torch.tensor([0, 1, 0, 2, 1, 0])
-    kernels = decoder.kernel(decoder.norm(patches)).transpose(1, 2).unflatten(2, (4, 4))
-    plain = (F.interpolate(kernels, size=(24, 24), mode="bilinear", align_corners=False) * pixels[owners]).sum(1)
-    torch.testing.assert_close(decoder(patches, pixels, owners), plain, atol=1e-5, rtol=1e-5)
 
 
 def test_an_expression_is_answered_alike_alone_and_among_others(tmp_path):

@@ -76,16 +76,6 @@ def test_a_category_has_three_names_of_its_own_and_one_wider_name():
         assert said[name] / total == pytest.approx(0.97 * share, abs=0.02)
 
 
-def test_clauses_say_what_the_object_is_and_has_and_err_where_words_are_alike():
-    found = captions(caption_with_clauses, Attributes("circle", "red", "plain", "small", "tail"))
-    texts = {" ".join(caption) for caption in found}
-    assert {"a circle which is red and has a tail", "there is a circle that has a tail on a table"} <= texts
-    said = Counter(word for caption in found for word in caption)
-    assert said["ring"] / (said["ring"] + said["circle"]) == pytest.approx(0.1, abs=0.02)
-    assert said["orange"] / (said["orange"] + said["red"]) == pytest.approx(0.1, abs=0.02)
-    assert said["large"] / (said["large"] + said["small"]) < 0.03
-
-
 def test_training_crops_are_those_of_annotation():
     rendered = render(make_scene(Split.TRAIN, 0))
     mask = rendered.masks[0]

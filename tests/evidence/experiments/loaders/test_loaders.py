@@ -9,7 +9,7 @@ from typer.testing import CliRunner
 
 from evidence.experiments.loaders.__main__ import app
 from evidence.experiments.loaders.record import PAGE, RECORD, read_record, read_trainers, table_of
-from evidence.experiments.loaders.snapshots import MissingSnapshotError, root_of, stub, take
+from evidence.experiments.loaders.snapshots import MissingSnapshotError, root_of, take
 from evidence.experiments.loaders.truth import Seen, figures_of
 from pseudoris.files.location import RunLocation
 from tests.interchange.exports.builders import build_run_of_several, true_expressions
@@ -150,14 +150,3 @@ def test_functions_are_taken_out_of_a_file_that_does_not_import(tmp_path) -> Non
     assert take(path, "Loader.read", "wrapped", SEPARATOR="|").read("a|b") == [{"a"}, {"b"}]
     with pytest.raises(MissingSnapshotError, match=r"loader\.py has no Loader\.write"):
         take(path, "Loader.write")
-
-
-def test_a_stub_stands_for_a_module_and_its_parents(monkeypatch) -> None:
-    import sys
-
-    monkeypatch.setattr(sys, "modules", dict(sys.modules))
-    stub("no_such_model.data", named=3)
-    from no_such_model.data import anything, named  # type: ignore[import-not-found]
-
-    assert named == 3
-    assert anything("of any kind") is not None

@@ -10,7 +10,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from evidence.experiments.quality import expressions
 from evidence.experiments.quality.annotated_scenes import (
     DISTINCTIVE,
     NUCLEUS,
@@ -140,21 +139,6 @@ def test_a_threshold_keeps_what_was_asked_for_as_far_as_it_goes(values, num_alon
     found = table.yield_above("distinctiveness", table.threshold_at("distinctiveness", wanted))
     expected = min(max(round(wanted * 10), num_alone), len(values) + num_alone)
     assert found == pytest.approx(expected / 10)
-
-
-def test_bounds_are_of_the_surest_expression_of_a_mask_and_of_its_others() -> None:
-    ranked = expressions._Ranked(
-        probability=np.array([0.9, 0.8, 0.6, 0.4]),
-        is_right=np.array([True, False, True, True]),
-        objects=np.array([0, -1, 1, 2]),
-        is_first=np.array([True, False, True, True]),
-        num_masks=3,
-        num_objects=4,
-    )
-    assert ranked.figures(ranked.is_first) == {"accuracy": 1.0, "yield": 1.0, "coverage": 0.75}
-    assert ranked.bounded(0.7, 1.2) == {"accuracy": 0.75, "yield": 4 / 3, "coverage": 0.75}
-    assert ranked.bounded(1.0, 1.0) == ranked.figures(ranked.is_first)
-    assert ranked.bounded(0.8, 1.2) is None
 
 
 def _scene(*places: tuple[str, float, float]) -> Scene:
