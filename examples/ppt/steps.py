@@ -9,7 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import Final
 
-from evidence.experiments.ppt.ablation_rows import PAPER, TRAININGS, Training
+from examples.ppt.paper_rows import PAPER, TRAININGS, Training
 from examples.refer_splits import ReferDataset, find_datasets
 from examples.step_log import Step, set_words
 from pseudoris.interchange.exclusions import TRAIN_SPLIT
@@ -196,7 +196,7 @@ def _untrained(inputs: Inputs, model: str) -> tuple[str, ...]:
 def _train(inputs: Inputs, dataset: Dataset, training: Training) -> Step:
     runs = {"d_sem": inputs.at("d_sem"), "d_ref": inputs.at("d_ref"), "h": inputs.at("h", dataset.name)}
     given = (word for name in training.sources for word in (f"--{name.replace('_', '-')}", runs[name]))
-    phases = json.dumps(training.curriculum(1.0).model_dump(mode="json")["phases"])
+    phases = json.dumps(training.curriculum().model_dump(mode="json")["phases"])
     # A row of the table is other phases; one's own come after.
     own = () if training.has_curriculum else (f"curriculum.phases={phases}",)
     words = ("--out", str(inputs.model(dataset, training)), "--preset", inputs.preset, "--resume")
@@ -207,6 +207,6 @@ def _train(inputs: Inputs, dataset: Dataset, training: Training) -> Step:
 
 def _asked(folder: Path, training: Training, phase: str) -> Path:
     """The folder of the last round of a phase: of the last phase that of the training."""
-    names = [each.name for each in training.curriculum(1.0).phases]
+    names = [each.name for each in training.curriculum().phases]
     at = names.index(phase)
     return folder if at == len(names) - 1 else folder / f"{at + 1:02d}-{phase}"

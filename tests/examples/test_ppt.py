@@ -12,9 +12,9 @@ import torch
 import typer
 from PIL import Image
 
-from evidence.experiments.ppt.ablation_rows import PAPER
 from evidence.recipes.object_centric import write_object_centric
 from examples.ppt.__main__ import main
+from examples.ppt.paper_rows import PAPER
 from examples.ppt.query_points import all_queries
 from examples.ppt.steps import TABLES, Inputs, datasets, plan
 from pseudoris.training.evaluation.held_out import HeldOutExpressions

@@ -1,11 +1,11 @@
-"""The rows of the paper's Table 3, as trainings of other data or other phases; and the runs that they read.
+"""The rows of the paper's Table 3, and rows beside them, as trainings; and the runs that they read.
 
-Definitions: section 4.3. Runs that exist are used again.
+Runs that exist are used again.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -14,11 +14,14 @@ from typing import Final
 from evidence.experiments.quality.parts import Options
 from evidence.experiments.quality.scene_runs import COMPOSING, SceneRun, pseudo_run, training_scenes, true_run
 from evidence.recipes.object_centric import write_object_centric
+from examples.ppt.paper_rows import PAPER
+from examples.ppt.paper_rows import TRAININGS as PAPER_TRAININGS
+from examples.ppt.paper_rows import Training as PaperTraining
 from pseudoris.files.location import RunLocation
 from pseudoris.schemas.config_layers import config_hash, load_config
 from pseudoris.synthworld.scenes import DEFAULT_WORLD, Split
 from pseudoris.training.ppt.curriculum import SourceRuns
-from pseudoris.training.ppt.ppt_config import CurriculumConfig, PhaseConfig, Source
+from pseudoris.training.ppt.ppt_config import CurriculumConfig, Source
 from pseudoris.training.ppt.recipes.d_ref import compose_objects
 from pseudoris.training.ppt.recipes.grounded_runs import make_objects, pair_masks
 from pseudoris.training.ppt.recipes.recipe_config import load_recipe_config
@@ -141,19 +144,11 @@ def annotation_digest() -> str:
     return config_hash(load_config("tiny", None, [COMPOSING]))[:8]
 
 
-# "w/o CL": all that there is, from the beginning and for as long, with pseudo-masks as they were extracted.
-_ALL: Final[tuple[Source, ...]] = ("d_sem", "d_ref", "h_sem", "h_ref")
-
-
 @dataclass(frozen=True)
-class Training:
-    """One training of the ablation.
+class Training(PaperTraining):
+    """One training of the ablation; of its `sources`, `annotated` is the pipeline's annotation, in H's place.
 
     Attributes:
-        name: Of its folder.
-        sources: What it is given; `annotated` stands for the pipeline's annotation, in H's place.
-        has_curriculum: Whether it goes through the phases.
-        phases: The row that the figures after each of some phases are, by the phase's name.
         words: Settings that are not `tiny`'s, as `--set` takes them.
         refined_on: What the last phase trains on; None for the paper's.
         share_of_epochs: Of those of the others. The pipeline writes many expressions a mask, and a training with them
@@ -162,10 +157,6 @@ class Training:
         num_seeds: Of it, where that is not 3 for a row of the paper's table and 1 for the others.
     """
 
-    name: str
-    sources: Sequence[str]
-    phases: dict[str, str]
-    has_curriculum: bool = True
     words: tuple[str, ...] = ()
     refined_on: tuple[Source, ...] | None = None
     share_of_epochs: float = 1.0
@@ -183,31 +174,16 @@ class Training:
         given = {name: (getattr(made, name),) if name in self.sources else () for name in ("d_sem", "d_ref", "h")}
         return SourceRuns(**given, annotated=annotated)
 
-    def curriculum(self, epochs_factor: float) -> CurriculumConfig:
-        """Return its phases."""
-        paper = CurriculumConfig(epochs_factor=epochs_factor)
-        if self.has_curriculum:
-            *before, last = paper.phases
-            changed = {"sources": self.refined_on or last.sources, "epochs": last.epochs * self.share_of_refinement}
-            return paper.model_copy(update={"phases": (*before, last.model_copy(update=changed))})
-        epochs = sum(phase.epochs for phase in paper.phases)
-        return CurriculumConfig(
-            phases=(PhaseConfig(name="all", sources=_ALL, epochs=epochs),), epochs_factor=epochs_factor
-        )
+    def curriculum(self, epochs_factor: float = 1.0) -> CurriculumConfig:
+        """Return its phases, the last one changed as it says."""
+        found = super().curriculum(epochs_factor)
+        if not self.has_curriculum:
+            return found
+        *before, last = found.phases
+        changed = {"sources": self.refined_on or last.sources, "epochs": last.epochs * self.share_of_refinement}
+        return found.model_copy(update={"phases": (*before, last.model_copy(update=changed))})
 
 
-# Number, name and mIoU of the paper's Table 3 (RefCOCO val).
-PAPER: Final[dict[str, tuple[str, float]]] = {
-    "1": ("CLIP + SAM", 26.46),
-    "2": ("Pt Prompt w/o IMG", 34.19),
-    "3": ("Semantic Learning", 38.91),
-    "4": ("3 + RIS Learning", 44.14),
-    "5": ("4 + Domain Refine (Full)", 46.76),
-    "6": ("5 w/o CL", 43.28),
-    "7": ("5 w/o Augmented IMG", 42.29),
-    "8": ("5 w/o Free IMG", 39.33),
-    "9": ("5 w/o IMG", 34.47),
-}
 # What the paper's section 4.3 says of its table: the first row is above the second.
 ORDER: Final[tuple[tuple[str, str], ...]] = (
     ("2", "1"),
@@ -229,18 +205,8 @@ BESIDE: Final[dict[str, str]] = {
     "student-pseudo": "RIS student on the pipeline's annotation",
 }
 TRAININGS: Final[tuple[Training, ...]] = (
-    Training(
-        "full",
-        ("d_sem", "d_ref", "h"),
-        {"semantic": "3", "ris_joint": "4", "refinement": "5"},
-        # Of 4 − 3 and 5 − 4 there is a verdict, in the default world and in `touching`.
-        num_seeds=6,
-    ),
-    Training("plain", ("h",), {"all": "2"}, has_curriculum=False),
-    Training("no-curriculum", ("d_sem", "d_ref", "h"), {"all": "6"}, has_curriculum=False),
-    Training("no-augmented", ("d_sem", "h"), {"refinement": "7"}),
-    Training("no-free", ("d_ref", "h"), {"refinement": "8"}),
-    Training("no-objects", ("h",), {"refinement": "9"}),
+    # Of 4 − 3 and 5 − 4 there is a verdict, in the default world and in `touching`.
+    *(Training(**vars(each), num_seeds=6 if each.name == "full" else None) for each in PAPER_TRAININGS),
     Training(
         "kept-composed",
         ("d_sem", "d_ref", "h"),

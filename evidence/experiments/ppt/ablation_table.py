@@ -12,9 +12,10 @@ from typing import Any, Final
 import numpy as np
 
 from evidence.experiments.ppt.ablation_jobs import RECORDS, jobs_of, mean_select, measure
-from evidence.experiments.ppt.ablation_rows import BESIDE, ORDER, PAPER, TRAININGS, WHOLE, Sizes
+from evidence.experiments.ppt.ablation_rows import BESIDE, ORDER, TRAININGS, WHOLE, Sizes
 from evidence.experiments.quality.markdown_cells import render
 from evidence.experiments.verdicts import interval, variance_over_images, verdict
+from examples.ppt.paper_rows import PAPER
 from pseudoris.training.ppt.point_generator import PointGenerator
 from pseudoris.training.ppt.ppt_config import load_ppt_config
 

@@ -19,11 +19,12 @@ from evidence.experiments.ppt.ablation_jobs import (
     select_figures,
     student_config,
 )
-from evidence.experiments.ppt.ablation_rows import BESIDE, PAPER, QUICK, TRAININGS, WHOLE, AblationRuns
+from evidence.experiments.ppt.ablation_rows import BESIDE, QUICK, TRAININGS, WHOLE, AblationRuns
 from evidence.experiments.ppt.ablation_table import BEGIN, END, TRIALS, as_json, as_markdown, trials
 from evidence.experiments.ppt_data import __main__ as command
 from evidence.experiments.quality.markdown_cells import put_into
 from evidence.experiments.segmenter.segmenter_config import load_segmenter_config
+from examples.ppt.paper_rows import PAPER
 from pseudoris.primitives.errors import ConfigError
 from pseudoris.training.ppt.curriculum import plan_rounds, write_chosen
 from tests.interchange.dataset.builders import build_run
