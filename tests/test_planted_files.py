@@ -8,6 +8,7 @@ import pickle
 import re
 import shutil
 import signal
+from contextlib import contextmanager
 
 import pytest
 
@@ -61,9 +62,11 @@ def ten_seconds():
     signal.signal(signal.SIGALRM, before)
 
 
-def plant(place, kind, outside):
-    """Put a link, a second name or a pipe in the place of a file or folder, which is kept behind it."""
+@contextmanager
+def planted(place, kind, outside):
+    """Put a link, a second name or a pipe in the place of a file or folder; nothing behind it changes in the block."""
     outside.mkdir()
+    place.parent.mkdir(exist_ok=True)
     if place.is_dir():
         shutil.move(place, outside / "kept")
     else:
@@ -75,6 +78,9 @@ def plant(place, kind, outside):
         place.hardlink_to(outside / "kept")
     else:
         os.mkfifo(place)
+    before = content(outside)
+    yield
+    assert content(outside) == before
 
 
 def content(outside):
@@ -103,38 +109,30 @@ VERIFY, GALLERY, STATS = ("verify", "run"), ("gallery", "run"), ("stats", "run")
     ],
 )
 def test_what_was_planted_is_named_and_nothing_behind_it_changes(folder, tmp_path, monkeypatch, kind, place, commands):
-    plant(folder / place, kind, tmp_path / "outside")
-    before = content(tmp_path / "outside")
     monkeypatch.chdir(folder)
-    for words in commands:
-        ended = pseudoris_here(*words)
-        printed = " ".join((ended.stdout + ended.stderr).split())
-        assert ended.returncode != 0, (words, printed)
-        assert place.partition("/")[2].split("/")[0] in printed.replace(" ", ""), (words, printed)
-        assert "Traceback" not in printed
-    assert content(tmp_path / "outside") == before
+    with planted(folder / place, kind, tmp_path / "outside"):
+        for words in commands:
+            ended = pseudoris_here(*words)
+            printed = " ".join((ended.stdout + ended.stderr).split())
+            assert ended.returncode != 0, (words, printed)
+            assert place.partition("/")[2].split("/")[0] in printed.replace(" ", ""), (words, printed)
+            assert "Traceback" not in printed
 
 
 def test_a_planted_link_in_the_place_of_a_page_is_refused(folder, tmp_path):
-    plant(folder / "run/gallery/index.html", "link", tmp_path / "outside")
-    before = content(tmp_path / "outside")
-    ended = pseudoris_here("gallery", str(folder / "run"), code=2)
+    with planted(folder / "run/gallery/index.html", "link", tmp_path / "outside"):
+        ended = pseudoris_here("gallery", str(folder / "run"), code=2)
     assert "is a link" in " ".join(ended.stderr.split())
-    assert content(tmp_path / "outside") == before
 
 
 @pytest.mark.parametrize(
     ("kind", "said"), [("link", "link"), ("pipe", "pipe"), ("second name", "file with another name elsewhere")]
 )
 def test_a_planted_part_of_a_download_is_refused(tmp_path, kind, said):
-    (tmp_path / "cache").mkdir()
-    plant(tmp_path / "cache" / "x.pth.part", kind, tmp_path / "outside")
-    before = content(tmp_path / "outside")
-    with serving_weights() as server:
+    with planted(tmp_path / "cache" / "x.pth.part", kind, tmp_path / "outside"), serving_weights() as server:
         server.files["/x.pth"] = OUTSIDE + b" and the rest"
         with pytest.raises(ConfigError, match=rf"x\.pth\.part is a {said}"):
             fetch(PublishedFile({"x.pth": f"{server.url}/x.pth"}), WeightCache(tmp_path / "cache", is_named=True))
-    assert content(tmp_path / "outside") == before
 
 
 @pytest.mark.parametrize("name", ["refs(unc).p", "instances.json"])
@@ -150,25 +148,19 @@ def test_a_pipe_in_a_folder_of_references_is_named(tmp_path, name):
 
 
 def test_a_planted_link_does_not_redirect_the_record_of_digests(tmp_path):
-    cache = WeightCache(tmp_path / "cache", is_named=True)
-    (tmp_path / "cache").mkdir()
-    plant(tmp_path / "cache" / f"{PINS_NAME}.copy", "link", tmp_path / "outside")
-    before = content(tmp_path / "outside")
-    with pytest.raises(ConfigError, match=r"pins\.json\.copy is a link"):
+    cache, place = WeightCache(tmp_path / "cache", is_named=True), tmp_path / "cache" / f"{PINS_NAME}.copy"
+    with planted(place, "link", tmp_path / "outside"), pytest.raises(ConfigError, match=r"pins\.json\.copy is a link"):
         cache.add_pin("x.pth", Pin("0" * 64, 3))
-    assert content(tmp_path / "outside") == before
 
 
 @pytest.mark.parametrize("kind", ["link", "pipe"])
 def test_a_planted_copy_of_weights_is_refused(tmp_path, kind):
-    (tmp_path / "cache").mkdir()
-    plant(tmp_path / "cache" / "x.pth.copy", kind, tmp_path / "outside")
-    before = content(tmp_path / "outside")
     (tmp_path / "mine.pth").write_bytes(b"weights")
     published = PublishedFile({"x.pth": "http://127.0.0.1:9/x.pth"}, sha256=hashlib.sha256(b"weights").hexdigest())
-    with pytest.raises(ConfigError, match=r"x\.pth\.copy is a (link|pipe)"):
-        fetch(published, WeightCache(tmp_path / "cache", is_named=True), copies=[("x.pth", tmp_path / "mine.pth")])
-    assert content(tmp_path / "outside") == before
+    cache, place = WeightCache(tmp_path / "cache", is_named=True), tmp_path / "cache" / "x.pth.copy"
+    refused = pytest.raises(ConfigError, match=r"x\.pth\.copy is a (link|pipe)")
+    with planted(place, kind, tmp_path / "outside"), refused:
+        fetch(published, cache, copies=[("x.pth", tmp_path / "mine.pth")])
 
 
 @pytest.mark.parametrize("kind", ["link", "pipe"])
@@ -180,12 +172,9 @@ def test_a_planted_copy_of_weights_is_refused(tmp_path, kind):
     ],
 )
 def test_an_unfinished_file_that_was_planted_in_a_training_is_refused(tmp_path, kind, name, write):
-    (tmp_path / "training").mkdir()
-    plant(tmp_path / "training" / name, kind, tmp_path / "outside")
-    before = content(tmp_path / "outside")
-    with pytest.raises(ConfigError, match=rf"{name} is a (link|pipe)"):
+    refused = pytest.raises(ConfigError, match=rf"{name} is a (link|pipe)")
+    with planted(tmp_path / "training" / name, kind, tmp_path / "outside"), refused:
         write(tmp_path / "training")
-    assert content(tmp_path / "outside") == before
 
 
 @pytest.mark.parametrize(
