@@ -104,12 +104,9 @@ Floats = NDArray[np.float64]
 class ReferenceEngine:
     """Captions the crops of an image by the definition of method page section 3."""
 
-    def __init__(
-        self, model: CoCa, special: SpecialTokens, config: CaptionsConfig, *, seed: int, rows_a_pass: int = 256
-    ) -> None:
-        """Wrap a model in eval mode; `rows_a_pass` (prefix, crop) pairs go through it at a time."""
-        self._model, self._special, self._config = model, special, config
-        self._seed, self._rows_a_pass = seed, rows_a_pass
+    def __init__(self, model: CoCa, special: SpecialTokens, config: CaptionsConfig, *, seed: int) -> None:
+        """Wrap a model in eval mode."""
+        self._model, self._special, self._config, self._seed = model, special, config, seed
         self._ends = [special.eos, *special.further_eos]
 
     @torch.inference_mode()
@@ -131,14 +128,8 @@ class ReferenceEngine:
 
     def logits(self, image_tokens: torch.Tensor, prefixes: Sequence[Sequence[int]]) -> torch.Tensor:
         """Return the next-token logits (B, V) of B prefixes of one length under B crops' tokens (B, T, D)."""
-        text = torch.tensor(prefixes, device=image_tokens.device)
-        parts = []
-        for tokens, prefix in zip(
-            torch.split(image_tokens, self._rows_a_pass), torch.split(text, self._rows_a_pass), strict=True
-        ):
-            _, embeddings = self._model._encode_text(prefix)
-            parts.append(self._model.text_decoder(tokens, embeddings)[:, -1])
-        logits = torch.cat(parts)
+        _, embeddings = self._model._encode_text(torch.tensor(prefixes, device=image_tokens.device))
+        logits: torch.Tensor = self._model.text_decoder(image_tokens, embeddings)[:, -1]
         return logits.to(score_dtype(logits.dtype))
 
     def _beam(self, image_tokens: torch.Tensor, number: int, kind: str) -> GeneratedCaption:
