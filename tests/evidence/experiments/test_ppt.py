@@ -59,22 +59,11 @@ def test_every_row_of_the_papers_table_is_measured_by_one_training_or_the_floor(
     assert sorted(measured) == sorted([*PAPER, *BESIDE])
 
 
-def test_the_rows_differ_in_data_and_phases_as_the_paper_says() -> None:
+def test_the_rows_differ_in_words_and_phases_as_the_paper_says() -> None:
     by_row = {row: training for training in TRAININGS for row in training.phases.values()}
-    given = {
-        row: {name for name in ("d_sem", "d_ref", "h", "annotated") if getattr(by_row[row].runs(RUNS), name)}
-        for row in by_row
-    }
-    assert given["5"] == given["4"] == given["3"] == given["6"] == {"d_sem", "d_ref", "h"}
-    assert given["order"] == given["no-anchors"] == given["regression"] == given["5"]
     assert config_of(by_row["order"], WHOLE, 0).objective.point_correspondence == "order"
     assert config_of(by_row["no-anchors"], WHOLE, 0).generator.anchor_gain == 0
     assert config_of(by_row["regression"], WHOLE, 0).generator.point_head == "regression"
-    assert given["7"] == {"d_sem", "h"}
-    assert given["8"] == {"d_ref", "h"}
-    assert given["9"] == given["2"] == {"h"}
-    assert given["with-pseudo"] == {*given["5"], "annotated"}
-    assert given["ppt-pseudo"] == {"d_sem", "d_ref", "annotated"}
     pairs = {"d_sem": 10, "d_ref": 10, "h_sem": 10, "h_ref": 10}
     without = plan_rounds(config_of(by_row["6"], WHOLE, 0).curriculum, pairs, len)
     assert len(without) == 1
@@ -83,7 +72,6 @@ def test_the_rows_differ_in_data_and_phases_as_the_paper_says() -> None:
     assert with_all[-1].phase == "refinement"
     assert with_all[-1].sources == ("h_sem", "h_ref")
     kept = plan_rounds(config_of(by_row["kept-composed"], WHOLE, 0).curriculum, pairs, len)
-    assert given["kept-composed"] == given["5"]
     assert [each.name for each in kept] == [each.name for each in with_all]
     assert kept[-1].sources == ("d_ref", "h_sem", "h_ref")
     assert kept[:-5] == with_all[:-5]

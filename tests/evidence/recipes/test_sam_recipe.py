@@ -12,7 +12,6 @@ from evidence.recipes.sam_recipe import (
     draw_batch,
     draw_prompts,
     encoded,
-    losses,
     points_in_box,
     predict,
     predict_single,
@@ -47,19 +46,6 @@ def test_points_lie_on_their_masks_and_background_points_on_none(batch):
         assert not truth[3].any()
         x, y = points[3].tolist()
         assert not truth[:3, int(y), int(x)].any()
-
-
-def test_the_loss_is_lowest_on_the_truth():
-    truth = torch.zeros(1, 1, 192, 192, dtype=torch.bool)
-    truth[..., 60:120, 60:120] = True
-    right = torch.where(truth[..., 1::3, 1::3], 9.0, -9.0)[:, :, None].expand(1, 1, 3, 64, 64)
-    good = losses(right, torch.ones(1, 1, 3), truth)
-    bad = losses(-right, torch.ones(1, 1, 3), truth)
-    # Enlarging rounds the four corners.
-    assert good["best"].item() > 0.99
-    assert good["mask"] < 0.1 * bad["mask"]
-    assert good["iou"].item() < 1e-4
-    assert bad["iou"].item() > 0.9
 
 
 @pytest.mark.slow

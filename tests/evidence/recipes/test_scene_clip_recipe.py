@@ -8,7 +8,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from evidence.recipes.caption_crops import normalise
-from evidence.recipes.caption_recipe import pointing_loss
 from evidence.recipes.caption_vocabulary import expression_vocabulary, word_ids
 from evidence.recipes.scene_clip_recipe import (
     SHIFT_PX,
@@ -94,16 +93,6 @@ def test_its_patches_are_those_that_readers_of_its_weights_get(data):
         own = trainee._read_patches(images) @ trainee.model.visual.proj
         dense = read_images(trainee.model, images).dense.flatten(2).transpose(1, 2)
     assert torch.allclose(own, dense, atol=1e-4)
-
-
-def test_pointing_is_the_share_of_the_objects_own_patches_among_those_that_are_settled():
-    scores = torch.log(torch.tensor([[1.0, 2.0, 3.0, 4.0]])).requires_grad_()
-    own, is_open = torch.tensor([[0, 1]]), torch.tensor([[True, False, False, True]])
-    loss = pointing_loss(scores, own, is_open)
-    loss.backward()
-    assert loss.item() == pytest.approx(-np.log(3 / 6), abs=1e-6)
-    assert float(scores.grad[0, 3]) == 0.0
-    assert float(scores.grad[0, 2]) > 0.0 > float(scores.grad[0, 1])
 
 
 def test_the_image_tower_starts_as_sams_encoder(data, start):
