@@ -1,10 +1,13 @@
-"""Drawn scenes dressed as the downloads of the benchmarks: REFER's datasets over train2014, and PhraseCut."""
+"""Drawn scenes dressed as the downloads of the benchmarks: REFER's datasets over train2014, and PhraseCut; and runs."""
 
 from __future__ import annotations
 
 import io
 import json
 import pickle
+import subprocess
+import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,6 +17,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from evidence.recipes.simulated_expressions import first_voice_expressions
+from examples.step_log import Step
 from pseudoris.synthworld.attributes import CATEGORIES
 from pseudoris.synthworld.renderer import render
 from pseudoris.synthworld.scenes import Scene, Split, make_scene
@@ -57,10 +61,10 @@ def write_miniature(root: Path, *, num_train: int, num_held_out: int) -> Miniatu
     document = json.dumps({"images": images, "annotations": objects, "categories": categories})
     for (dataset, split_by), (first, second) in DATASETS.items():
         named = {"train": "train", "first": first, "second": second}
-        refs = [
-            reference(row["id"], row["id"], row["image_id"], *texts, split=named[split], file_name=_ref_name(row))
-            for row, texts, split in said
-        ]
+        refs = []
+        for row, texts, split in said:
+            name = f"COCO_train2014_{row['image_id']:012d}_{row['id']}.jpg"
+            refs.append(reference(row["id"], row["id"], row["image_id"], *texts, split=named[split], file_name=name))
         (refer / dataset).mkdir(parents=True)
         (refer / dataset / "instances.json").write_text(document)
         (refer / dataset / f"refs({split_by}).p").write_bytes(pickle.dumps(refs, 2))
@@ -81,6 +85,25 @@ def small_refer(root: Path, *splits: str) -> Path:
     return root
 
 
+def run_example(name: str, *words: object) -> subprocess.CompletedProcess[str]:
+    """Run an example as the README does, and return what it printed."""
+    command = [sys.executable, "-m", f"examples.{name}", *map(str, words)]
+    return subprocess.run(command, capture_output=True, text=True, check=False, cwd=Path(__file__).parents[2])
+
+
+def assert_in_order(steps: Sequence[Step], *folders: Path) -> None:
+    """Every step is there once, and reads below `folders` only what an earlier one has written."""
+    assert len({step.name for step in steps}) == len(steps)
+    made: list[str] = []
+    for step in steps:
+        at = step.words.index("--out") + 1 if "--out" in step.words else None
+        at = {"annotate": 2, "refilter": 2, "ppt": 3, "import": 3}.get(step.words[0], at)
+        wrote = [] if at is None else [step.words[at]]
+        read = {word for word in step.words if word.startswith(tuple(map(str, folders)))}.difference(wrote)
+        assert all(any(Path(each).is_relative_to(before) for before in made) for each in read), step
+        made += wrote
+
+
 def page_rows(page: str) -> list[list[str]]:
     """Return the cells of a page's first table."""
     lines = page.split("| --- |", 1)[1].splitlines()[1:]
@@ -99,10 +122,6 @@ def _object(number: int, image: int, scene: Scene, place: int, masks: NDArray[np
     category = list(CATEGORIES).index(scene.objects[place].attributes.category)
     fields = {"category_id": category, "iscrowd": 0, "area": int(masks[place].sum()), "bbox": [0, 0, 1, 1]}
     return {"id": number, "image_id": image, "segmentation": rle(masks[place]), **fields}
-
-
-def _ref_name(row: dict[str, Any]) -> str:
-    return f"COCO_train2014_{row['image_id']:012d}_{row['id']}.jpg"
 
 
 def _write_phrasecut(folder: Path, scenes: list[Scene]) -> None:

@@ -27,6 +27,7 @@ from pseudoris.synthworld.demo import TRUTH_FILE, write_demo
 from pseudoris.synthworld.scene_truth import SceneTruth
 from tests.builders.audits import VerdictFile, encode_line, small_audit
 from tests.builders.sources import parquet_bytes, tar_bytes
+from tests.examples.miniature import run_example
 from tests.viewer.builders import picture
 
 ROOT = Path(__file__).parents[2]
@@ -62,23 +63,18 @@ def _verdict(known, targets, text) -> str:
     return "several" if meant > set(targets) else "untrue"
 
 
-def kit(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "examples.photographs", *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, check=False, cwd=ROOT)
-
-
 @pytest.mark.ray
 @pytest.mark.long
 def test_the_kit_runs_whole_on_drawn_scenes_and_has_the_accuracy_once_they_are_judged(tmp_path):
     out = tmp_path / "out"
     given = [write_demo(tmp_path, num_scenes=12), out, "--preset", "tiny", "--images", 14, "--pairs", 20]
-    shown = kit(*given)
+    shown = run_example("photographs", *given)
     assert shown.returncode == 0, shown.stdout + shown.stderr
     assert f"put the file that it downloads into {out / 'judged'}" in shown.stdout
     assert "Not judged yet" in (out / "photographs.html").read_text(encoding="utf-8")
     audit = AuditFolder.open(out / "audit")
     verdicts = judge_as_truth(audit, tmp_path / TRUTH_FILE, out / "judged" / "simulated.jsonl")
-    again = kit(*given)
+    again = run_example("photographs", *given)
     assert again.returncode == 0, again.stdout + again.stderr
     assert again.stderr.count("finished before") == len(STEPS)
     assert "Next, judge" not in again.stdout
@@ -96,7 +92,7 @@ def test_the_kit_runs_whole_on_drawn_scenes_and_has_the_accuracy_once_they_are_j
     assert f"{100 * accuracy['estimate']:.1f} % <span>95 % interval" in page
     assert "simulated: no person looked" in page
     assert page.count("<figure") == 12
-    refused = kit(*given, "--set", "filtering.tau=1.5")
+    refused = run_example("photographs", *given, "--set", "filtering.tau=1.5")
     assert refused.returncode == 2
     assert "filtering.tau: " in refused.stderr
 

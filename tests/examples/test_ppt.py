@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
-from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -20,9 +17,8 @@ from examples.ppt.steps import TABLES, Inputs, datasets, plan
 from pseudoris.training.evaluation.held_out import HeldOutExpressions
 from pseudoris.training.ppt.ppt_config import load_ppt_config
 from pseudoris.training.ppt.ppt_learner import load_ppt
-from tests.examples.miniature import page_rows, small_refer, write_miniature
+from tests.examples.miniature import assert_in_order, page_rows, run_example, small_refer, write_miniature
 
-ROOT = Path(__file__).parents[2]
 NUM_OBJECTS = 8
 QUICK = ("--preset", "tiny", "--sample", str(NUM_OBJECTS), "--train-set", "curriculum.epochs_factor=0.001")
 
@@ -32,11 +28,6 @@ def write_inputs(root: Path, *, num_train: int, num_held_out: int) -> tuple[Path
     made = write_miniature(root, num_train=num_train, num_held_out=num_held_out)
     objects = write_object_centric(root / "objects", num_images=NUM_OBJECTS + 2)
     return made.refer, made.train2014, objects, root / "out"
-
-
-def ppt(command: str, places: Sequence[Path], *words: str) -> subprocess.CompletedProcess[str]:
-    shown = [sys.executable, "-m", "examples.ppt", command, *map(str, places), *QUICK, *words]
-    return subprocess.run(shown, capture_output=True, text=True, check=False, cwd=ROOT)
 
 
 @pytest.mark.long
@@ -84,7 +75,7 @@ def test_both_tables_run_whole_on_one_miniature(tmp_path):
     places = write_inputs(tmp_path, num_train=3, num_held_out=1)
     out = places[-1]
     for command in ("tables", "ablation"):
-        shown = ppt(command, places)
+        shown = run_example("ppt", command, *places, *QUICK)
         assert shown.returncode == 0, shown.stdout + shown.stderr
         found = page_rows((out / f"{command}.md").read_text(encoding="utf-8"))
         measured = [line for line in found if line[2] != "–"]
@@ -106,7 +97,7 @@ def test_both_tables_run_whole_on_one_miniature(tmp_path):
             assert found[-len(measured) :] == measured
             parameters = {line[0]: line[8] for line in measured}
             assert [*parameters.values()] == ["0.55", "0.00", "0.00", "0.00"]
-    again = ppt(command, places)
+    again = run_example("ppt", command, *places, *QUICK)
     # Both tables share the data, RefCOCO's training and CLIP + SAM is asked once for each table.
     assert again.stderr.count("finished before") == len(again.stderr.splitlines()) == 6 + 5 + 9
 
@@ -119,15 +110,7 @@ def test_a_plan_reads_what_it_wrote_before_and_has_every_step_once(tmp_path, com
     names = ["refcoco", "refcoco+", "refcocog-google", "refcocog-umd"] if command == "tables" else ["refcoco"]
     assert [each.name for each in chosen] == names
     steps = plan(inputs, command, list(TABLES[command]), chosen)
-    assert len({step.name for step in steps}) == len(steps)
-    made: list[str] = []
-    for step in steps:
-        places = [word for word in step.words if word.startswith(str(inputs.out))]
-        at = step.words.index("--out") + 1 if "--out" in step.words else None
-        at = {"ppt": 3, "import": 3}.get(step.words[0], at)
-        wrote = "" if at is None else step.words[at]
-        assert all(any(read.startswith(before) for before in made) for read in places if read != wrote), step
-        made += [wrote] if wrote else []
+    assert_in_order(steps, inputs.out)
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import shutil
 import subprocess
-import sys
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -23,9 +22,16 @@ from pseudoris.interchange.untrusted_pickle import read_refs
 from pseudoris.primitives.errors import ConfigError
 from pseudoris.schemas.config_layers import load_config
 from pseudoris.training.chooser.chooser_config import load_chooser_config
-from tests.examples.miniature import SEEN, Miniature, page_rows, small_refer, write_miniature
+from tests.examples.miniature import (
+    SEEN,
+    Miniature,
+    assert_in_order,
+    page_rows,
+    run_example,
+    small_refer,
+    write_miniature,
+)
 
-ROOT = Path(__file__).parents[2]
 QUICK = ("--preset", "tiny", "--student", "tiny", "--set", "placement.address=local")
 # Of tables of many rows one of each kind: a row takes a minute.
 ROWS = {
@@ -36,9 +42,7 @@ TRAINING = ("--train-set", "training={num_steps: 12, num_warmup_steps: 1}")
 
 
 def pseudo_ris(table: str, made: Miniature, *words: str) -> subprocess.CompletedProcess[str]:
-    places = (made.refer, made.train2014, made.refer.parent / "out")
-    command = [sys.executable, "-m", "examples.pseudo_ris", table, *map(str, places), *QUICK, *words]
-    return subprocess.run(command, capture_output=True, text=True, check=False, cwd=ROOT)
+    return run_example("pseudo_ris", table, made.refer, made.train2014, made.refer.parent / "out", *QUICK, *words)
 
 
 @pytest.mark.ray
@@ -93,15 +97,7 @@ def test_a_plan_trains_on_runs_that_it_makes_before_and_has_every_step_once(tmp_
     benchmark = Benchmark(refer, tmp_path, tmp_path / "out", phrasecut=_phrasecut(tmp_path))
     names = [name for name in TABLES[table].learners if not LEARNERS[name].needs]
     steps = plan(benchmark, table, names, truths(benchmark, table))
-    assert len({step.name for step in steps}) == len(steps)
-    made: set[str] = set()
-    for step in steps:
-        read = {word for word in step.words if str(benchmark.out / "runs") in word or "/models/" in word}
-        at = step.words.index("--out") + 1 if "--out" in step.words else None
-        at = {"annotate": 2, "import": 3, "refilter": 2}.get(step.words[0], at)
-        written = set() if at is None else {step.words[at]}
-        assert read - written <= made, step
-        made |= written
+    assert_in_order(steps, benchmark.out / "runs", benchmark.out / "models")
     annotate = steps[0].words
     assert annotate[annotate.index("--only") + 1] == str(refer / "refcoco+")
     assert "--exclude" not in annotate
