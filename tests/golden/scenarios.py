@@ -131,16 +131,22 @@ def faults(at: Path) -> Digests:
     return found | run_digests("refiltered", at / "refiltered")
 
 
+def kill_at_first_receipt(words: Sequence[str], at: Path, out: Path) -> None:
+    """Run a command in a folder until its run `out` has a receipt, and kill it; raise where it ends before."""
+    driver = start(words, at, variables=PINNED)
+    while driver.poll() is None and not any((out / "_receipts").glob("*.json")):
+        time.sleep(0.02)
+    if driver.poll() is None:
+        os.killpg(driver.pid, signal.SIGKILL)
+    said = driver.communicate()[0]
+    if driver.returncode != -signal.SIGKILL:
+        raise RuntimeError(f"the driver ended before it was killed:\n{said}")
+
+
 def resumed(at: Path) -> Digests:
     """A driver that is killed after its first receipt, and started again; with stub engines."""
     write_source(at / "images", 40)
-    driver = start(annotation(), at, variables=PINNED)
-    while driver.poll() is None and not any((at / "run" / "_receipts").glob("**/*.json")):
-        time.sleep(0.02)
-    if driver.poll() is not None:
-        raise RuntimeError(f"the driver ended before it was killed:\n{driver.communicate()[0]}")
-    os.killpg(driver.pid, signal.SIGKILL)
-    driver.communicate()
+    kill_at_first_receipt(annotation(), at, at / "run")
     run(annotation(), at)
     return run_digests("resumed", at / "run")
 

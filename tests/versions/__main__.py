@@ -15,9 +15,7 @@ import argparse
 import io
 import os
 import shutil
-import signal
 import tempfile
-import time
 from pathlib import Path
 from typing import Final
 
@@ -27,8 +25,7 @@ from PIL import Image
 from pseudoris.schemas.config_layers import load_config
 from pseudoris.synthworld.demo import write_demo
 from tests.builders.s3 import ENVIRONMENT, S3Server, serving_s3
-from tests.faults.trials import start
-from tests.golden.scenarios import PINNED, run
+from tests.golden.scenarios import kill_at_first_receipt, run
 
 ROOT: Final = Path(__file__).parent
 PRESET: Final = "tiny-composed"
@@ -55,14 +52,7 @@ def record(folder: Path) -> None:
         os.environ.update({**ENVIRONMENT, "AWS_ENDPOINT_URL": server.endpoint_url})
         put_images(folder / "images", server)
         run(annotation("finished", "--address", "local"), folder)
-        half = folder / "half"
-        driver = start(annotation("half", "--address", "local"), folder, variables=PINNED)
-        while driver.poll() is None and not any((half / "_receipts").glob("*.json")):
-            time.sleep(0.02)
-        os.killpg(driver.pid, signal.SIGKILL)
-        said = driver.communicate()[0]
-    if driver.returncode != -signal.SIGKILL:
-        raise RuntimeError(f"the driver ended before it was killed:\n{said}")
+        kill_at_first_receipt(annotation("half", "--address", "local"), folder, folder / "half")
     for each in ("finished", "half"):
         # They name this machine, and a later driver would watch a dead one's claim for a minute.
         shutil.rmtree(folder / each / "_lock")
