@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.console import Group, RenderableType
 
-from pseudoris.cli import console, options
+from pseudoris.cli import console, formats, options
 from pseudoris.cli.options import option
 from pseudoris.cli.progress import INTERRUPTED, bar, resumable, run_progress
 from pseudoris.cli.summaries import plan_view, summary_view
@@ -125,8 +125,8 @@ def run(source: str, out: str, config: RunConfig, *, run_options: RunOptions | N
 
         location = RunLocation.open(out, config.source.endpoint_url, config.placement.storage)
         first = islice(OpenRun.at(location).quarantined(), _NUM_QUARANTINED)
-        lines = {**{each.key: each.reason for each in first}, "all": console.command("status", out, "--quarantined")}
-        console.stdout.print("", console.path_lines("quarantined images", lines), sep="\n", soft_wrap=True)
+        lines = {**{each.key: each.reason for each in first}, "all": formats.command("status", out, "--quarantined")}
+        console.stdout.print("", formats.path_lines("quarantined images", lines), sep="\n", soft_wrap=True)
     if summary.interrupted:
         console.report_stopped(f"{summary.totals.shards} of {summary.num_planned_shards} shards are committed.")
         return INTERRUPTED
@@ -147,7 +147,7 @@ def run(source: str, out: str, config: RunConfig, *, run_options: RunOptions | N
         return FRUITLESS
     if not summary.totals.masks and config.masks.prior.kind == "table":
         console.report("note", "no image has a mask: a file of masks.prior must name images by their keys", "yellow")
-    console.stdout.print(console.next_lines(out), soft_wrap=True)
+    console.stdout.print(formats.next_lines(out), soft_wrap=True)
     return 0
 
 
@@ -203,22 +203,22 @@ def estimate_view(found: RunEstimate) -> RenderableType:
         value, low, high = (write(each) for each in (found.value, found.low, found.high))
         return f"{value} ({low} to {high})" if has_intervals else value
 
-    table = console.facts_table(f"{found.source}: estimate")
-    table.add_row("images", f"{found.num_images:,} in {console.counted(found.num_shards, 'shard')}")
+    table = formats.facts_table(f"{found.source}: estimate")
+    table.add_row("images", f"{found.num_images:,} in {formats.counted(found.num_shards, 'shard')}")
     if found.num_excluded:
         table.add_row("excluded", f"{found.num_excluded:,} listed images are not counted")
-    sampled = f"{console.counted(found.num_sampled, 'image')} in {console.counted(found.num_sample_shards, 'shard')}"
+    sampled = f"{formats.counted(found.num_sampled, 'image')} in {formats.counted(found.num_sample_shards, 'shard')}"
     table.add_row("sample", f"{sampled}, on {found.device_kind}")
     table.add_row(
         "speed", f"{span(found.images_per_s, '{:.3g}'.format)} images/s per {found.unit}, once models are loaded"
     )
     table.add_row(
-        "models", f"{console.format_seconds(found.load_s)} per actor to load the models, not included in the speed"
+        "models", f"{formats.format_seconds(found.load_s)} per actor to load the models, not included in the speed"
     )
     units = f"{found.num_units:g} {found.unit}{'' if found.num_units == 1 else 's'}"
     table.add_row("hours", f"{span(found.hours, '{:.3g}'.format)} on {units}")
     table.add_row(f"{found.unit} hours", span(found.unit_hours, "{:.3g}".format))
-    table.add_row("output", span(found.output_bytes, console.format_bytes))
+    table.add_row("output", span(found.output_bytes, formats.format_bytes))
     table.add_row("quarantined", span(found.quarantined, "{:.1%}".format))
     seconds = ", ".join(f"{stage} {value:.3f}" for stage, value in found.stage_seconds.items())
     table.add_row("seconds per image", seconds)

@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from pseudoris.cli import options
-from pseudoris.cli.console import columns_table, command, echo_json, facts_table, path_lines, report, stdout
+from pseudoris.cli.console import echo_json, report, stdout
+from pseudoris.cli.formats import columns_table, command, facts_table, path_lines
 from pseudoris.cli.options import argument, option
 from pseudoris.cli.progress import bar
 from pseudoris.files.location import RunLocation

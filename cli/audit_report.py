@@ -28,7 +28,8 @@ from pseudoris.audit.rule_search import (
     rule_sequence,
     with_bounds,
 )
-from pseudoris.cli.console import columns_table, report, stdout
+from pseudoris.cli.console import report, stdout
+from pseudoris.cli.formats import columns_table
 from pseudoris.cli.options import local_folder
 from pseudoris.files.location import RunLocation
 from pseudoris.primitives.errors import ConfigError

@@ -13,7 +13,8 @@ import typer
 from rich.table import Table
 
 from pseudoris.cli import annotate, gallery
-from pseudoris.cli.console import columns_table, command, path_lines, stdout
+from pseudoris.cli.console import stdout
+from pseudoris.cli.formats import columns_table, command, path_lines
 from pseudoris.cli.options import option
 from pseudoris.files.location import RunLocation
 from pseudoris.schemas.config import RunConfig

@@ -22,7 +22,8 @@ import typer
 from rich.text import Text
 
 from pseudoris.cli import options
-from pseudoris.cli.console import columns_table, format_bytes, stdout
+from pseudoris.cli.console import stdout
+from pseudoris.cli.formats import columns_table, format_bytes
 from pseudoris.cli.options import argument, option
 from pseudoris.files.location import RunLocation
 from pseudoris.pipeline.run_contract import asked_preset

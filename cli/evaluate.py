@@ -16,7 +16,8 @@ import yaml
 from rich.console import Group, RenderableType
 
 from pseudoris.cli import options
-from pseudoris.cli.console import columns_table, echo, echo_json, facts_table, report, stderr, stdout
+from pseudoris.cli.console import echo, echo_json, report, stderr, stdout
+from pseudoris.cli.formats import columns_table, facts_table
 from pseudoris.cli.options import argument, check_apart, check_file, option
 from pseudoris.cli.progress import bar
 from pseudoris.files.location import RunLocation

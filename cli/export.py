@@ -15,7 +15,8 @@ import typer
 from rich.markup import escape
 
 from pseudoris.cli import options
-from pseudoris.cli.console import facts_table, format_bytes, stdout
+from pseudoris.cli.console import stdout
+from pseudoris.cli.formats import facts_table, format_bytes
 from pseudoris.cli.options import argument, option
 from pseudoris.cli.progress import bar
 from pseudoris.interchange.exports import (

@@ -11,7 +11,8 @@ from functools import partial
 from typing import TYPE_CHECKING, Annotated, Final
 
 from pseudoris.cli import options
-from pseudoris.cli.console import command, path_lines, stdout
+from pseudoris.cli.console import stdout
+from pseudoris.cli.formats import command, path_lines
 from pseudoris.cli.options import argument, option
 from pseudoris.cli.progress import write_with_bar
 from pseudoris.cli.summaries import written_view

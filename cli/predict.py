@@ -12,7 +12,8 @@ from itertools import combinations
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-from pseudoris.cli.console import facts_table, report, stdout
+from pseudoris.cli.console import report, stdout
+from pseudoris.cli.formats import facts_table
 from pseudoris.cli.options import argument, check_file, option
 from pseudoris.primitives.errors import ConfigError, ImageError
 from pseudoris.primitives.untrusted import printable

@@ -28,7 +28,8 @@ from rich.progress import (
 )
 from rich.text import Text
 
-from pseudoris.cli.console import counted, report, report_stopped, stderr, stdout
+from pseudoris.cli.console import report, report_stopped, stderr, stdout
+from pseudoris.cli.formats import counted
 from pseudoris.files.location import RunLocation
 from pseudoris.primitives.errors import TransientError
 from pseudoris.primitives.templates import html_text, notebook_display

@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Annotated
 
 from pseudoris.cli import options
-from pseudoris.cli.console import facts_table, format_bytes, kept_text, next_lines, report, stdout
+from pseudoris.cli.console import report, stdout
+from pseudoris.cli.formats import facts_table, format_bytes, kept_text, next_lines
 from pseudoris.cli.options import argument, option
 from pseudoris.cli.progress import write_with_bar
 from pseudoris.files.location import RunLocation

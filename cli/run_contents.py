@@ -14,7 +14,7 @@ from typing import Annotated, Any
 
 from rich.console import Group, RenderableType
 
-from pseudoris.cli import console, options
+from pseudoris.cli import console, formats, options
 from pseudoris.cli.options import option
 from pseudoris.cli.progress import bar
 from pseudoris.cli.summaries import counts_text
@@ -83,28 +83,28 @@ def stats(
 def stats_view(out: str, found: RunStatistics, spreads: Mapping[str, Distribution]) -> RenderableType:
     """Return the figures as tables; `spreads` are its distributions by title."""
     totals = found.totals
-    counts = console.facts_table(f"{out}: {totals.images:,} of {found.num_planned_images:,} images committed")
+    counts = formats.facts_table(f"{out}: {totals.images:,} of {found.num_planned_images:,} images committed")
     counts.add_row("", counts_text(totals))
     counts.add_row("masks", f"{totals.masks:,}")
     share = f" ({totals.kept / totals.expressions:.1%})" if totals.expressions else ""
-    kept = console.kept_text(totals.kept, totals.kept_lone, num_candidates=totals.expressions)
+    kept = formats.kept_text(totals.kept, totals.kept_lone, num_candidates=totals.expressions)
     counts.add_row("kept expressions", f"{kept}{share}")
-    counts.add_row("size", console.format_bytes(totals.output_bytes))
+    counts.add_row("size", formats.format_bytes(totals.output_bytes))
     counts.add_row("below", f"from the tables of {found.num_shards_read:,} of {totals.shards:,} shards")
     names = ("", "mean", *(_QUANTILE_NAMES.get(share, f"{share:.0%}") for share in QUANTILES))
-    table = console.columns_table(names, title="distributions")
+    table = formats.columns_table(names, title="distributions")
     table.columns[0].no_wrap = True
     for name, distribution in spreads.items():
         values = (distribution.mean, *(distribution.quantile(share) for share in QUANTILES))
         table.add_row(name, *("–" if value is None else f"{value:.4g}" for value in values))
-    parts: list[RenderableType] = [*console.warning_lines(found.warning), counts, "", table]
+    parts: list[RenderableType] = [*formats.warning_lines(found.warning), counts, "", table]
     for name, groups in found.groups.items():
         rows = ((value, f"{each.counted:,}", f"{each.kept:,}", f"{each.share:.1%}") for value, each in groups.items())
-        parts += ["", console.columns_table(("", GROUPS[name], "kept", "share"), rows, title=f"by {name}")]
+        parts += ["", formats.columns_table(("", GROUPS[name], "kept", "share"), rows, title=f"by {name}")]
     if found.top:
         error = f" (counts may be too low by up to {found.top_error:,})" if found.top_error else ""
         most = ((text, f"{times:,}") for text, times in found.top)
-        parts += ["", console.columns_table(("", "times"), most, title=f"most frequent kept expressions{error}")]
+        parts += ["", formats.columns_table(("", "times"), most, title=f"most frequent kept expressions{error}")]
     return Group(*parts)
 
 
@@ -149,11 +149,11 @@ def sample(
             name for name in names if columns is not None or not found or any(row[name] is not None for row in found)
         ]
         rows_shown = ([_cell(row[name]) for name in has] for row in found)
-        console.stdout.print(console.columns_table(has, rows_shown, num_texts=len(has)))
+        console.stdout.print(formats.columns_table(has, rows_shown, num_texts=len(has)))
         if not found:
             console.echo("None to show." if all_candidates else "None is kept. --all draws from all candidates.")
         if not all_candidates and (whole := run_status(location)).kept_lone:
-            kept = console.kept_text(whole.kept, whole.kept_lone, num_candidates=whole.expressions)
+            kept = formats.kept_text(whole.kept, whole.kept_lone, num_candidates=whole.expressions)
             console.stdout.print(f"\nThe run keeps {kept}.", soft_wrap=True)
 
 

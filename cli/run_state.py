@@ -18,7 +18,7 @@ import typer
 from rich.console import Group, RenderableType
 from rich.live import Live
 
-from pseudoris.cli import console, options
+from pseudoris.cli import console, formats, options
 from pseudoris.cli.options import option
 from pseudoris.cli.progress import bar
 from pseudoris.cli.summaries import counts_text, reasons_views, totals_rows
@@ -92,7 +92,7 @@ def _states(location: RunLocation, every_s: float | None) -> Iterator[RunStatus]
 def status_view(out: str, found: RunStatus) -> RenderableType:
     """Return the status as tables: counts, speed, and quarantine by reason."""
     stopped = "running" if found.driver.state == DRIVER_ALIVE else "not complete; run annotate again to continue"
-    table = console.facts_table(f"{out}: {'complete' if found.is_complete else stopped}")
+    table = formats.facts_table(f"{out}: {'complete' if found.is_complete else stopped}")
     table.add_row("source", found.source)
     table.add_row("driver", _driver(found))
     retried = f", {found.retried:,} of them retried" if found.retried else ""
@@ -100,7 +100,7 @@ def status_view(out: str, found: RunStatus) -> RenderableType:
     table.add_row("speed", _speed(found))
     if not found.is_complete:
         once = "" if found.driver.state == DRIVER_ALIVE else " after the run is started again"
-        about = "" if found.eta_s is None else f", about {console.format_seconds(found.eta_s)}{once}"
+        about = "" if found.eta_s is None else f", about {formats.format_seconds(found.eta_s)}{once}"
         table.add_row("left", f"{found.num_images - found.images:,} images{about}")
     if found.bottleneck is not None:
         basis = "the time of all stages" + (", per actor" if found.bottleneck.is_by_actor else "")
@@ -114,7 +114,7 @@ def status_view(out: str, found: RunStatus) -> RenderableType:
 
 def _driver(found: RunStatus) -> str:
     driver = found.driver
-    ago = "" if driver.beaten_s_ago is None else f", last heartbeat {console.format_seconds(driver.beaten_s_ago)} ago"
+    ago = "" if driver.beaten_s_ago is None else f", last heartbeat {formats.format_seconds(driver.beaten_s_ago)} ago"
     if driver.state == DRIVER_ALIVE:
         return f"{driver.name} is running{ago}"
     if driver.state == DRIVER_SILENT:
@@ -127,10 +127,10 @@ def _speed(found: RunStatus) -> str:
     if rates.overall is None:
         return "–"
     pauses = f", without {rates.num_pauses} pause(s)" if rates.num_pauses else ""
-    overall = f"{rates.overall:.2f} images/s overall ({console.format_seconds(rates.active_s)} of work{pauses})"
+    overall = f"{rates.overall:.2f} images/s overall ({formats.format_seconds(rates.active_s)} of work{pauses})"
     if rates.now is None:
         return overall
-    return f"{rates.now:.2f} images/s now (over the last {console.format_seconds(rates.window_s)} or less), {overall}"
+    return f"{rates.now:.2f} images/s now (over the last {formats.format_seconds(rates.window_s)} or less), {overall}"
 
 
 def verify(
@@ -165,7 +165,7 @@ def verify(
     else:
         _show_report(out, found)
     if not found.is_clean:
-        console.report("off", f"{console.counted(len(found.problems), 'problem')} in {out}", "red")
+        console.report("off", f"{formats.counted(len(found.problems), 'problem')} in {out}", "red")
         raise typer.Exit(1)
 
 
@@ -184,7 +184,7 @@ def _checking(address: str | None) -> Iterator[CheckShards]:
 
 def _show_report(out: str, found: VerifyReport) -> None:
     shards = "any shard" if found.num_checked == found.num_shards else "the checked shards"
-    table = console.facts_table(f"{out}: {f'no problem found in {shards}' if found.is_clean else 'problems found'}")
+    table = formats.facts_table(f"{out}: {f'no problem found in {shards}' if found.is_clean else 'problems found'}")
     table.add_row("images planned", f"{found.num_images:,}")
     table.add_row("accounted for", f"{found.num_accounted:,}")
     table.add_row("", counts_text(found))
@@ -197,14 +197,14 @@ def _show_report(out: str, found: VerifyReport) -> None:
     console.stdout.print(f"root digest  {found.root or 'unknown, as a receipt cannot be used'}", soft_wrap=True)
     if found.problems:
         more = f", the first {MAX_SHOWN}" if len(found.problems) > MAX_SHOWN else ""
-        title = f"{console.counted(len(found.problems), 'problem')}{more}"
-        table = console.columns_table(("shard", "what", "detail"), title=title, num_texts=3)
+        title = f"{formats.counted(len(found.problems), 'problem')}{more}"
+        table = formats.columns_table(("shard", "what", "detail"), title=title, num_texts=3)
         for problem in found.problems[:MAX_SHOWN]:
             table.add_row("–" if problem.shard is None else str(problem.shard), problem.what, problem.detail)
         console.stdout.print(table)
     if found.outside:
         title = "not byte-reproducible: bytes may differ from another run's (not a problem)"
-        table = console.columns_table(("shards", "what", "detail"), title=title, num_texts=3)
+        table = formats.columns_table(("shards", "what", "detail"), title=title, num_texts=3)
         for each in found.outside:
             shown = [str(first) if first == last else f"{first}–{last}" for first, last in each.shards[:MAX_RANGES]]
             more = ", …" if len(each.shards) > MAX_RANGES else ""
@@ -225,11 +225,11 @@ def gc(
         for path in report.deleted:
             console.echo(location.uri(path))
     what = "would be deleted (dry run)" if dry_run else "deleted"
-    table = console.facts_table(f"{out}: {len(report.deleted):,} files {what}")
+    table = formats.facts_table(f"{out}: {len(report.deleted):,} files {what}")
     table.add_row("lost", f"{len(report.lost):,} parts of shards that another process committed first")
     table.add_row("superseded", f"{len(report.superseded):,} parts that a retry replaced")
     table.add_row("abandoned", f"{len(report.abandoned):,} unfinished files of killed processes")
     if report.num_uploads:
         table.add_row("uploads", f"{report.num_uploads:,} unfinished uploads of killed processes")
-    table.add_row("freed", console.format_bytes(report.freed_bytes))
+    table.add_row("freed", formats.format_bytes(report.freed_bytes))
     console.stdout.print(table)

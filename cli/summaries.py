@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from rich.console import Group, RenderableType
 
-from pseudoris.cli import console
+from pseudoris.cli import formats
 from pseudoris.cli.progress import actors_text
 from pseudoris.files.location import RunLocation
 from pseudoris.pipeline.run_contract import DryRun, RunSummary, table_globs
@@ -35,9 +35,9 @@ def totals_rows(totals: RunTotals, num_images: int) -> Iterator[tuple[str, str]]
     yield "candidates", f"{totals.samples:,} drawn, {totals.expressions:,} distinct"
     if totals.long_texts:
         yield "left out", f"{totals.long_texts:,} draws, longer than the filter reads"
-    yield "kept expressions", console.kept_text(totals.kept, totals.kept_lone, num_candidates=totals.expressions)
+    yield "kept expressions", formats.kept_text(totals.kept, totals.kept_lone, num_candidates=totals.expressions)
     yield "seconds per stage", ", ".join(f"{stage} {value:.1f}" for stage, value in totals.seconds.items()) or "–"
-    yield "output", console.format_bytes(totals.output_bytes)
+    yield "output", formats.format_bytes(totals.output_bytes)
     if totals.repeats:
         yield "repeated", f"{totals.repeats:,} attempts, after a stop, or the loss of a process, node or driver"
     if totals.degraded or totals.mixed:
@@ -47,38 +47,38 @@ def totals_rows(totals: RunTotals, num_images: int) -> Iterator[tuple[str, str]]
 
 def summary_view(summary: RunSummary) -> RenderableType:
     """Return the summary of a run as tables: counts, speed, quarantine by reason, paths."""
-    counts = console.facts_table("summary", totals_rows(summary.totals, summary.num_planned_images))
+    counts = formats.facts_table("summary", totals_rows(summary.totals, summary.num_planned_images))
     complete = "nothing to do: the run was complete. --extend adds images that SOURCE got since"
     speed = complete if summary.is_complete else "no image was committed"
     if summary.num_images_now:
-        taken = f"{console.format_seconds(summary.wall_s)} for {console.counted(summary.num_images_now, 'image')}"
+        taken = f"{formats.format_seconds(summary.wall_s)} for {formats.counted(summary.num_images_now, 'image')}"
         speed = f"{summary.images_per_second:.1f} images/s, {taken}"
     counts.add_row("speed", speed)
     for text in summary.left_out:
         counts.add_row("left out", text)
     if retry := summary.retry:
-        changed = f"{retry.num_shards_changed:,} of {console.counted(retry.num_shards, 'shard')} got a new generation"
+        changed = f"{retry.num_shards_changed:,} of {formats.counted(retry.num_shards, 'shard')} got a new generation"
         counts.add_row(
-            "retried", f"{console.counted(retry.num_images, 'image')}, {retry.num_recovered:,} recovered; {changed}"
+            "retried", f"{formats.counted(retry.num_images, 'image')}, {retry.num_recovered:,} recovered; {changed}"
         )
-    after = [*reasons_views(summary.totals), "", console.path_lines("tables", summary.tables)]
-    return Group(*console.warning_lines(summary.warning), counts, *after)
+    after = [*reasons_views(summary.totals), "", formats.path_lines("tables", summary.tables)]
+    return Group(*formats.warning_lines(summary.warning), counts, *after)
 
 
 def reasons_views(totals: RunTotals) -> list[RenderableType]:
     """Return the quarantined images by reason, the most frequent first; empty if there are none."""
     rows = ((f"{count:>5,}  {reason}", FAILURE_REASONS.get(reason, "")) for reason, count in totals.reasons.items())
-    return ["", console.facts_table("quarantined", rows)] if totals.reasons else []
+    return ["", formats.facts_table("quarantined", rows)] if totals.reasons else []
 
 
 def plan_view(plan: DryRun) -> RenderableType:
     """Return what a dry run found: nothing of it has been written."""
-    table = console.facts_table("plan (dry run: nothing was written)")
+    table = formats.facts_table("plan (dry run: nothing was written)")
     repeated = f"; {plan.num_repeated:,} repeated listings are not counted" if plan.num_repeated else ""
     done = f", {plan.num_shards_done:,} of them committed already" if plan.num_shards_done else ""
     table.add_row("source", plan.source)
     table.add_row("output", plan.out)
-    table.add_row("images", f"{plan.num_images:,} ({console.format_bytes(plan.input_bytes)}){repeated}")
+    table.add_row("images", f"{plan.num_images:,} ({formats.format_bytes(plan.input_bytes)}){repeated}")
     table.add_row("shards", f"{plan.num_shards:,}{done}")
     if plan.num_excluded:
         table.add_row("excluded", f"{plan.num_excluded:,} listed images are not planned")
@@ -87,19 +87,19 @@ def plan_view(plan: DryRun) -> RenderableType:
     if plan.extension is not None:
         known = f"{plan.extension.num_changed:,} planned images changed, {plan.extension.num_vanished:,} missing"
         images, shards = (
-            console.counted(plan.extension.num_images, "image"),
-            console.counted(plan.extension.num_shards, "shard"),
+            formats.counted(plan.extension.num_images, "image"),
+            formats.counted(plan.extension.num_shards, "shard"),
         )
         table.add_row("extension", f"{images} in {shards}; {known}")
     if plan.num_to_retry is not None:
-        table.add_row("to retry", console.counted(plan.num_to_retry, "quarantined image"))
+        table.add_row("to retry", formats.counted(plan.num_to_retry, "quarantined image"))
     if plan.num_to_repair is not None:
         table.add_row("to repair", f"{plan.num_to_repair:,} shards with missing or damaged parts")
     table.add_row("actors", actors_text(plan.actors))
     table.add_row("device", plan.device_kind)
     for stage, (uri, digest) in plan.weights.items():
         table.add_row(f"weights: {stage}", f"{uri}  sha256 {digest[:12]}…")
-    table.add_row("estimated output", f"{console.format_bytes(plan.output_bytes)} ({plan.output_basis})")
+    table.add_row("estimated output", f"{formats.format_bytes(plan.output_bytes)} ({plan.output_basis})")
     return table
 
 
@@ -118,14 +118,14 @@ def written_view(
     `left_out` says what was not taken over, with its number.
     """
     totals = written.totals
-    table = console.facts_table(f"{location.root}: {title}")
+    table = formats.facts_table(f"{location.root}: {title}")
     table.add_row("images", f"{totals.images:,} of {written.header.num_images:,}: {counts_text(totals, words)}")
     table.add_row("masks", f"{totals.masks:,}")
     for row in texts:
         table.add_row(*row)
-    table.add_row("output", console.format_bytes(totals.output_bytes))
+    table.add_row("output", formats.format_bytes(totals.output_bytes))
     if written.num_shards_before:
         table.add_row("before", f"{written.num_shards_before:,} of {written.header.num_shards:,} shards were committed")
     for what in left_out:
         table.add_row("left out", what)
-    return Group(table, *reasons_views(totals), "", console.path_lines("tables", table_globs(location.uri)))
+    return Group(table, *reasons_views(totals), "", formats.path_lines("tables", table_globs(location.uri)))

@@ -16,7 +16,7 @@ import typer
 from rich.console import Console, RenderableType
 from rich.table import Table
 
-from pseudoris.cli import console, options
+from pseudoris.cli import console, formats, options
 from pseudoris.cli.options import argument, option, training_folder
 from pseudoris.cli.progress import INTERRUPTED, Bar, bar
 
@@ -77,7 +77,7 @@ def ppt(
         _, summary = train_ppt(request, fabric, Reports(_show_plan, shown.on_step, on_select))
         sizes = config.generator
         blocks = f"{len(sizes.image_blocks)} stages, {sizes.num_queries} queries of {sizes.num_points} points"
-        table = _trained(summary, console.format_seconds(summary.wall_s), f": width {sizes.width}, {blocks}")
+        table = _trained(summary, formats.format_seconds(summary.wall_s), f": width {sizes.width}, {blocks}")
         for phase, figures in summary.phases.items():
             table.add_row(phase, _figures_text(figures))
         return table
@@ -154,9 +154,9 @@ def _run(train: Callable[[TrainingBar], RenderableType], out: Path, *, is_first:
         return INTERRUPTED
     if is_first:
         console.stdout.print(view)
-        ask = console.command("predict", "IMAGE", "the small star on the left", "--model", str(out))
+        ask = formats.command("predict", "IMAGE", "the small star on the left", "--model", str(out))
         then = {"ask": ask, "curves": shlex.join(["tensorboard", "--logdir", str(out)])}
-        console.stdout.print(console.path_lines("next", then), soft_wrap=True)
+        console.stdout.print(formats.path_lines("next", then), soft_wrap=True)
     return 0
 
 
@@ -191,13 +191,13 @@ def _show_plan(rounds: Sequence[Round], num_pairs: dict[Source, int]) -> None:
 
     phases = describe(rounds, num_pairs)
     rows = ((name, f"{data}: {pairs:,} pairs per epoch, {steps:,} steps") for name, data, pairs, steps in phases)
-    console.stdout.print(console.facts_table("curriculum", rows))
+    console.stdout.print(formats.facts_table("curriculum", rows))
 
 
 def training_view(summary: FitSummary) -> RenderableType:
     """Return how a training of one model ended as a table."""
-    validating = f", of which validation {console.format_seconds(summary.validation_s)}" if summary.figures else ""
-    table = _trained(summary, f"{console.format_seconds(summary.wall_s)}{validating}")
+    validating = f", of which validation {formats.format_seconds(summary.validation_s)}" if summary.figures else ""
+    table = _trained(summary, f"{formats.format_seconds(summary.wall_s)}{validating}")
     for name, value in summary.figures.items():
         table.add_row(_figure_title(name), f"{value:.3f}")
     return table
@@ -208,7 +208,7 @@ def _trained(summary: FitSummary | PptSummary, time: str, sizes: str = "") -> Ta
     first = [("validation", f"{kind}: in full in summary.json (circularity)") for kind in kinds]
     steps = ("steps", f"{summary.num_steps:,}, {summary.num_steps_now:,} of them now")
     parameters = ("parameters", f"{summary.num_parameters:,} trained{sizes}")
-    return console.facts_table("trained", [*first, steps, ("time", time), parameters])
+    return formats.facts_table("trained", [*first, steps, ("time", time), parameters])
 
 
 def _figures_text(figures: Mapping[str, float]) -> str:

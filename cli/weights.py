@@ -17,7 +17,8 @@ from rich.text import Text
 
 from pseudoris.cli import options
 from pseudoris.cli.annotate import INCOMPLETE
-from pseudoris.cli.console import format_bytes, path_lines, report, stdout
+from pseudoris.cli.console import report, stdout
+from pseudoris.cli.formats import format_bytes, path_lines
 from pseudoris.cli.options import argument, option
 from pseudoris.cli.progress import Bar, bar
 from pseudoris.primitives.errors import ConfigError, TransientError, gather

@@ -18,7 +18,7 @@ from pseudoris.audit.audit_folder import AuditFolder
 from pseudoris.audit.figures import audit_figures, report_chart
 from pseudoris.audit.verdicts import CANNOT_SAY, RIGHT, RaterAnswers
 from pseudoris.cli.audit_report import notes, print_report
-from pseudoris.cli.console import format_bytes, format_seconds
+from pseudoris.cli.formats import format_bytes, format_seconds
 from pseudoris.files.location import RunLocation
 from pseudoris.store.reports.run_status import run_status
 from pseudoris.store.tables.open_run import OpenRun

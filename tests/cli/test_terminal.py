@@ -18,7 +18,8 @@ from rich.console import Console
 from rich.progress import Progress
 from rich.text import Text
 
-from pseudoris.cli.console import SafeConsole, facts_table, path_lines
+from pseudoris.cli.console import SafeConsole
+from pseudoris.cli.formats import facts_table, path_lines
 from pseudoris.cli.main import main
 from pseudoris.cli.progress import run_progress
 from pseudoris.cli.summaries import summary_view
