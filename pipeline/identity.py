@@ -1,6 +1,6 @@
 """Measures a run's identity (method, weights, packages, device) and refuses a process that has another one.
 
-Called by `run_plan` before a run is planned or continued, by `stage_actor` and `shard_tasks` in each process, by
+Called by `run_plan` before a run is planned or continued, by `executor` and `shard_tasks` in each process, by
 `sample_estimate` and `cli/doctor`. What computes or writes must be in it: equal identities must give equal bytes.
 """
 

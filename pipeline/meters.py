@@ -1,4 +1,4 @@
-"""Records a run's metrics, which Ray gives to Prometheus. Called by `annotation`, `shard_tasks` and `stage_actor`.
+"""Records a run's metrics, which Ray gives to Prometheus. Called by `annotation`, `executor` and `shard_tasks`.
 
 Outcomes are counted from receipts only: the driver sees each receipt once, so a shard that was processed twice counts
 once. A meter never fails a shard: values that Ray does not accept are dropped and logged.

@@ -3,7 +3,7 @@
     _attempts/shard-00000042.g0~fused~<session>~<node>~<pid>-<nonce>.begun        written before the work
     _attempts/shard-00000042.g0~fused~<session>~<node>~<pid>-<nonce>.ended        written when it ends, in any way
 
-In `pipeline`, `stage_actor` writes the files and counts deaths by them, `shard_tasks` reads and deletes them, and
+In `pipeline`, `executor` writes the files and counts deaths by them, `shard_tasks` reads and deletes them, and
 `annotation` puts tried shards last. `gc` deletes what is left; `checks` knows their names. A `begun` without its
 `ended` is an attempt that is still running, or whose process died. The files are empty: all data is in their names, so
 that one listing gives a shard's history. They are deleted after the commit, so that a listing shows only what is in

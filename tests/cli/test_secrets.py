@@ -206,7 +206,7 @@ def test_a_faulty_call_of_the_log_does_not_end_its_caller(monkeypatch, arguments
         logging.setLogRecordFactory(make)
 
 
-@pytest.mark.parametrize("room", ["pipeline.fan_out", "pipeline.stage_actor", "pipeline.annotation"])
+@pytest.mark.parametrize("room", ["pipeline.fan_out", "pipeline.executor", "pipeline.annotation"])
 def test_whatever_process_works_on_ray_logs_no_secret(room):
     code = f"import logging, pseudoris.{room}; logging.getLogger('lib').error('GET https://host/x?sig={SECRET}')"
     ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

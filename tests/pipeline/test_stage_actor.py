@@ -9,10 +9,9 @@ from dataclasses import replace
 import pytest
 
 from pseudoris.files.location import RunLocation
-from pseudoris.pipeline import stage_actor
-from pseudoris.pipeline.executor import window_size
+from pseudoris.pipeline import executor
+from pseudoris.pipeline.executor import EXIT_UNUSABLE, StageActor, window_size
 from pseudoris.pipeline.shard_tasks import Job, block_to_outcome, commit_block
-from pseudoris.pipeline.stage_actor import EXIT_UNUSABLE, StageActor
 from pseudoris.primitives.errors import BrokenDeviceError, ConfigError, NoSubprocessError, TransientError
 from pseudoris.schemas.shard import Shard, ShardFault
 from pseudoris.schemas.shard_blocks import block_to_shard, shard_to_block
@@ -44,11 +43,11 @@ class Stages:
 
 @pytest.fixture
 def job(tmp_path, monkeypatch) -> Job:
-    for module in ("stage_actor", "shard_tasks"):
+    for module in ("executor", "shard_tasks"):
         monkeypatch.setattr(f"pseudoris.pipeline.{module}.this_node", lambda: "node-a")
-    monkeypatch.setattr(stage_actor, "living_nodes", lambda: [{"NodeID": "node-a"}])
-    monkeypatch.setattr(stage_actor, "check_process", lambda identity, config, kinds: ("versions.x: …",))
-    monkeypatch.setattr(stage_actor, "FaultTolerantStages", Stages)
+    monkeypatch.setattr(executor, "living_nodes", lambda: [{"NodeID": "node-a"}])
+    monkeypatch.setattr(executor, "check_process", lambda identity, config, kinds: ("versions.x: …",))
+    monkeypatch.setattr(executor, "FaultTolerantStages", Stages)
     location = RunLocation.open(str(tmp_path / "out"))
     header = start_run(location, ENTRIES)
     return Job("images", location, header, header.config)
@@ -77,7 +76,7 @@ def test_no_garbage_is_collected_while_models_load_and_it_is_from_then_on(job, m
             raise error
 
     was_collecting: list[bool] = []
-    monkeypatch.setattr(stage_actor, "FaultTolerantStages", load)
+    monkeypatch.setattr(executor, "FaultTolerantStages", load)
     StageActor(job, "fused")
     assert (was_collecting, gc.isenabled()) == ([False], True)
 
@@ -157,7 +156,7 @@ def test_a_bug_in_a_stage_and_an_output_that_takes_no_record_of_the_attempt_stop
     def refuse(*arguments, **options):
         raise ConfigError("the disk is full")
 
-    monkeypatch.setattr(stage_actor, "begin_attempt", refuse)
+    monkeypatch.setattr(executor, "begin_attempt", refuse)
     with pytest.raises(ConfigError, match="the disk is full"):
         StageActor(job, "fused")(shard_to_block(SHARD))
 
@@ -166,7 +165,7 @@ def test_a_user_s_mistake_is_raised_by_the_first_call_and_not_by_the_constructor
     def differ(identity, config, kinds):
         raise ConfigError("other weights")
 
-    monkeypatch.setattr(stage_actor, "check_process", differ)
+    monkeypatch.setattr(executor, "check_process", differ)
     actor = StageActor(job, "fused")
     with pytest.raises(ConfigError, match="other weights"):
         actor(shard_to_block(SHARD))

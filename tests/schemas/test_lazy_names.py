@@ -19,7 +19,7 @@ HEAVY = ("torch", "torchvision", "open_clip", "segment_anything")
 def test_who_runs_no_model_loads_no_torch_and_kernels_of_a_package_come_without_its_engines() -> None:
     light = (
         *("workers.faults.quarantine", "workers.faults.tolerant_stages", "workers.faults.subprocess_stages_main"),
-        *("store.runs.commit", "pipeline.shard_tasks", "pipeline.stage_actor", "pipeline.fan_out"),
+        *("store.runs.commit", "pipeline.shard_tasks", "pipeline.executor", "pipeline.fan_out"),
         *("pipeline.annotation", "cli.main"),
     )
     kernels = ("workers.masks.rle", "workers.filtering.head_nouns", "workers.composing.composer")

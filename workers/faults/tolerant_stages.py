@@ -1,4 +1,4 @@
-"""The stages of one process with the fault ladder of this folder. Called by `pipeline/stage_actor.py`.
+"""The stages of one process with the fault ladder of this folder. Called by `pipeline/executor.py`.
 
 Image errors quarantine the image; other errors must not. A retry runs the same tiles, so its bytes are those of the
 first try, unless `placement.allow_degraded` lets it halve them.
