@@ -77,8 +77,7 @@ def write_pages(
     from pseudoris.images.pixels import explain_missing
     from pseudoris.viewer.gallery_page import QUALITY_NAME, check_destination, write_gallery
     from pseudoris.viewer.gallery_sample import gallery_from_run
-    from pseudoris.viewer.quality import quality_of_run
-    from pseudoris.viewer.quality_page import iter_quality
+    from pseudoris.viewer.quality_page import iter_quality, quality_of_run
 
     location = RunLocation.open_to_read(out)
     run = OpenRun.at(location)

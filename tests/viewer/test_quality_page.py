@@ -9,8 +9,7 @@ from hypothesis import strategies as st
 
 from pseudoris.store.tables.open_run import OpenRun
 from pseudoris.viewer.gallery_sample import read_summary
-from pseudoris.viewer.quality import MIN_JACCARD, Duplicates, Growth, quality_of_run, word_set
-from pseudoris.viewer.quality_page import iter_quality
+from pseudoris.viewer.quality_page import MIN_JACCARD, Duplicates, Growth, iter_quality, quality_of_run, word_set
 from tests.store.builders import empty
 from tests.viewer.builders import annotated, write_run
 
