@@ -32,7 +32,6 @@ from pseudoris.cli import (
     gallery,
     import_annotation,
     ppt,
-    predict,
     refilter,
     run_contents,
     run_state,
@@ -82,7 +81,7 @@ _GROUPS: Final[dict[str, dict[str, Callable[..., None] | typer.Typer]]] = {
         "parts": run_contents.parts,
         "ppt": ppt.app,
     },
-    "Learn": {"train": train.app, "predict": predict.predict},
+    "Learn": {"train": train.app, "predict": train.predict},
 }
 _EPILOGS: Final = {"export": export.FORMATS}
 
