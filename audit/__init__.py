@@ -5,7 +5,7 @@
     AUDIT/draw.json                what was drawn from which run, and how; sealed            (`draw_files`)
     AUDIT/pairs.parquet            a row per pair of picture and expression to judge         (`draw_files`)
     AUDIT/images.parquet           a row per image: its bytes, and all of its masks          (`draw_files`)
-    AUDIT/verdicts/<rater>.jsonl   a rater's answers, append-only, each line with a digest   (`verdicts`)
+    AUDIT/verdicts/<rater>.jsonl   a rater's answers, append-only, each line with a digest   (`audit_folder`)
 """
 
 if not __name__.startswith("pseudoris."):

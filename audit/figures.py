@@ -13,7 +13,7 @@ from typing import Any, Final
 import numpy as np
 import pyarrow.compute as pc
 
-from pseudoris.audit.audit_folder import AuditFolder
+from pseudoris.audit.audit_folder import AuditFolder, RaterAnswers
 from pseudoris.audit.draw_files import DrawRecord, num_unseen, undrawn_strata
 from pseudoris.audit.intervals import (
     CorrectedShare,
@@ -27,7 +27,6 @@ from pseudoris.audit.intervals import (
     share_interval,
 )
 from pseudoris.audit.judged_pairs import KINDS, AppliedRun, JudgedPairs, join_answers, mask_outcomes, rater_checks
-from pseudoris.audit.verdicts import RaterAnswers
 from pseudoris.primitives.untrusted import without_nan
 from pseudoris.schemas.estimate import Estimate
 from pseudoris.schemas.keep_rule import Flags

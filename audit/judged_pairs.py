@@ -15,11 +15,10 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
-from pseudoris.audit.audit_folder import AuditFolder
+from pseudoris.audit.audit_folder import CANNOT_SAY, RIGHT, VERDICTS, AuditFolder, RaterAnswers
 from pseudoris.audit.draw_files import DRAWN, draw_kind, keeps_no_others, pair_id
 from pseudoris.audit.intervals import RaterChecks, RatioEstimate, ratio
 from pseudoris.audit.population import OnShard
-from pseudoris.audit.verdicts import CANNOT_SAY, RIGHT, VERDICTS, RaterAnswers
 from pseudoris.primitives.errors import ConfigError
 from pseudoris.schemas.fitted import Floats
 from pseudoris.schemas.keep_rule import Flags, Ints

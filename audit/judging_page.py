@@ -11,8 +11,14 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any, Final
 
-from pseudoris.audit.audit_folder import AuditFolder
-from pseudoris.audit.verdicts import ABSENCE_VERDICTS, MAX_COMMENT, RATER_NAME, VERDICTS, VERDICTS_VERSION
+from pseudoris.audit.audit_folder import (
+    ABSENCE_VERDICTS,
+    MAX_COMMENT,
+    RATER_NAME,
+    VERDICTS,
+    VERDICTS_VERSION,
+    AuditFolder,
+)
 from pseudoris.files.location import RunLocation
 from pseudoris.images.prover import PictureForm
 from pseudoris.primitives.errors import ConfigError

@@ -25,7 +25,7 @@ from pseudoris.store.tables.image_bytes import PlannedImages
 from pseudoris.store.tables.open_run import OpenRun
 
 if TYPE_CHECKING:
-    from pseudoris.audit.verdicts import RaterAnswers
+    from pseudoris.audit.audit_folder import RaterAnswers
 
 _SHOWN_MISSING = 3
 

@@ -10,8 +10,8 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pseudoris.audit.audit_folder import RATER_NAME, HeaderLine, Verdict, VerdictLine, write_answers
 from pseudoris.audit.draw_files import DRAWN
-from pseudoris.audit.verdicts import RATER_NAME, HeaderLine, Verdict, VerdictLine, write_answers
 from pseudoris.interchange.imports.label_studio import TaskAnnotation, read_regions, read_tasks
 from pseudoris.primitives.errors import ConfigError
 from pseudoris.primitives.rle import ious, match_masks

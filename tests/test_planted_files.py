@@ -12,7 +12,7 @@ from contextlib import contextmanager
 
 import pytest
 
-from pseudoris.audit.verdicts import VerdictLine
+from pseudoris.audit.audit_folder import VerdictLine
 from pseudoris.files.filesystems import open_location
 from pseudoris.interchange.exclusions import read_refer_folder
 from pseudoris.primitives.errors import ConfigError, ImageError

@@ -14,9 +14,8 @@ from urllib.parse import unquote
 import pyarrow.compute as pc
 
 from examples.step_log import StepRecord, read_record
-from pseudoris.audit.audit_folder import AuditFolder
+from pseudoris.audit.audit_folder import CANNOT_SAY, RIGHT, AuditFolder, RaterAnswers
 from pseudoris.audit.figures import audit_figures, report_chart
-from pseudoris.audit.verdicts import CANNOT_SAY, RIGHT, RaterAnswers
 from pseudoris.cli.audit_report import notes, print_report
 from pseudoris.cli.formats import format_bytes, format_seconds
 from pseudoris.files.location import RunLocation

@@ -4,8 +4,16 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from pseudoris.audit.audit_folder import AuditFolder, add_file
-from pseudoris.audit.verdicts import HeaderLine, Known, MissedLine, UndoLine, VerdictLine, read_answers
+from pseudoris.audit.audit_folder import (
+    AuditFolder,
+    HeaderLine,
+    Known,
+    MissedLine,
+    UndoLine,
+    VerdictLine,
+    add_file,
+    read_answers,
+)
 from pseudoris.primitives.errors import ConfigError
 from tests.builders.audits import VerdictFile, encode_line
 

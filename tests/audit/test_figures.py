@@ -5,11 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from pseudoris.audit.audit_folder import AuditFolder
+from pseudoris.audit.audit_folder import AuditFolder, MissedLine, VerdictLine
 from pseudoris.audit.draw import DrawOptions, draw_audit
 from pseudoris.audit.figures import audit_figures
 from pseudoris.audit.judged_pairs import apply_to
-from pseudoris.audit.verdicts import MissedLine, VerdictLine
 from pseudoris.files.location import RunLocation
 from pseudoris.store.sessions.refiltered_run import RuleChange, refilter
 from pseudoris.store.tables.open_run import OpenRun

@@ -4,9 +4,8 @@ import json
 
 import pytest
 
-from pseudoris.audit.audit_folder import AuditFolder, add_file
+from pseudoris.audit.audit_folder import AuditFolder, add_file, read_answers
 from pseudoris.audit.judging_page import write_judging_page
-from pseudoris.audit.verdicts import read_answers
 from pseudoris.files.location import RunLocation
 from tests.builders.audits import small_audit
 from tests.builders.web import serving_folder

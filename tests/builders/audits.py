@@ -4,9 +4,8 @@ import hashlib
 from dataclasses import replace
 from pathlib import Path
 
-from pseudoris.audit.audit_folder import AuditFolder
+from pseudoris.audit.audit_folder import AuditFolder, HeaderLine, Line
 from pseudoris.audit.draw import DrawOptions, draw_audit
-from pseudoris.audit.verdicts import HeaderLine, Line
 from pseudoris.schemas.shard import ExpressionRecord
 from pseudoris.store.tables.open_run import OpenRun
 from tests.builders.sources import GivenImages

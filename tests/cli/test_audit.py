@@ -8,8 +8,7 @@ import re
 import numpy as np
 import pytest
 
-from pseudoris.audit.audit_folder import AuditFolder
-from pseudoris.audit.verdicts import VerdictLine
+from pseudoris.audit.audit_folder import AuditFolder, VerdictLine
 from pseudoris.files.location import RunLocation
 from pseudoris.interchange.brush_strokes import brush_strokes
 from pseudoris.primitives.errors import ConfigError

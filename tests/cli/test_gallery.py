@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from pseudoris.audit.verdicts import VerdictLine
+from pseudoris.audit.audit_folder import VerdictLine
 from pseudoris.cli.gallery import write_pages
 from pseudoris.files.location import RunLocation
 from pseudoris.primitives.errors import ConfigError

@@ -8,10 +8,9 @@ from functools import partial
 import pytest
 import yaml
 
-from pseudoris.audit.audit_folder import AuditFolder
+from pseudoris.audit.audit_folder import AuditFolder, VerdictLine
 from pseudoris.audit.draw import DrawOptions, draw_audit
 from pseudoris.audit.draw_files import draw_kind
-from pseudoris.audit.verdicts import VerdictLine
 from pseudoris.files.location import RunLocation
 from pseudoris.primitives.errors import ConfigError
 from pseudoris.schemas.config_layers import load_config

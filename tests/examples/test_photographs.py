@@ -17,8 +17,7 @@ from typer.testing import CliRunner
 from examples.photographs.__main__ import copy_sample, main, measure_gpu
 from examples.photographs.results import write_results
 from examples.step_log import StepLog, read_record, write_record
-from pseudoris.audit.audit_folder import AuditFolder
-from pseudoris.audit.verdicts import HeaderLine, VerdictLine
+from pseudoris.audit.audit_folder import AuditFolder, HeaderLine, VerdictLine
 from pseudoris.primitives import rle
 from pseudoris.primitives.rle import match_masks
 from pseudoris.schemas.config_layers import load_config

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
+from pseudoris.audit.audit_folder import VerdictLine
 from pseudoris.audit.draw_files import pair_id
-from pseudoris.audit.verdicts import VerdictLine
 from pseudoris.cli.gallery import write_pages
 from pseudoris.schemas.ids import image_id, mask_id
 from tests.builders.audits import VerdictFile, small_audit

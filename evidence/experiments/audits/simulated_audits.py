@@ -14,6 +14,7 @@ from typing import Any, Final
 import numpy as np
 
 from evidence.experiments.audits.populations import POPULATIONS, PairPopulation, make_population
+from pseudoris.audit.audit_folder import RIGHT
 from pseudoris.audit.draw import DEFAULT_PAIRS, DrawOptions, PairStratum, draw_images, draw_pairs, make_strata
 from pseudoris.audit.intervals import (
     RaterChecks,
@@ -26,7 +27,6 @@ from pseudoris.audit.intervals import (
 )
 from pseudoris.audit.judged_pairs import KINDS, JudgedPairs
 from pseudoris.audit.rule_search import BOUND_QUANTILES, choose_rules
-from pseudoris.audit.verdicts import RIGHT
 from pseudoris.schemas.estimate import Estimate
 from pseudoris.schemas.fitted import Floats
 from pseudoris.schemas.keep_rule import Flags, Ints
