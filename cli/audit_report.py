@@ -16,8 +16,7 @@ from pseudoris.audit.audit_folder import AuditFolder
 from pseudoris.audit.draw_files import DRAWN, STORED_SCORES, keeps_no_others, num_unseen
 from pseudoris.audit.figures import AuditFigures, BoundedFigure
 from pseudoris.audit.intervals import LEAST_CHECKED, RaterChecks, error_interval
-from pseudoris.audit.judged_pairs import JudgedPairs, apply_to, join_answers, rater_checks
-from pseudoris.audit.pair_weights import fitted_pair_weights
+from pseudoris.audit.judged_pairs import JudgedPairs, apply_to, fitted_pair_weights, join_answers, rater_checks
 from pseudoris.audit.rule_search import (
     RuleChoice,
     SequencedRule,

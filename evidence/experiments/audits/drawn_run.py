@@ -29,8 +29,7 @@ from evidence.experiments.quality.markdown_cells import put_into
 from evidence.experiments.quality.parts import Options
 from pseudoris.audit.draw_files import DRAWN, draw_kind
 from pseudoris.audit.intervals import RaterChecks, error_interval
-from pseudoris.audit.judged_pairs import JudgedPairs
-from pseudoris.audit.pair_weights import fit_line_to_verdicts
+from pseudoris.audit.judged_pairs import JudgedPairs, fit_line_to_verdicts
 from pseudoris.audit.rule_search import BOUND_QUANTILES, choose_rules, composed_groups, composed_sequence
 from pseudoris.schemas.config_layers import load_config
 from pseudoris.schemas.fitted import Floats, confidences, log_odds, logistic, ranks
