@@ -95,14 +95,12 @@ class AuditFigures:
 
     def as_json(self) -> dict[str, Any]:
         """Return the figures as values that JSON has; no number is infinite."""
-        tree: dict[str, Any] = without_nan(asdict(self, dict_factory=_named))
+        tree: dict[str, Any] = without_nan(
+            asdict(self, dict_factory=lambda fields: {_JSON_NAMES.get(name, name): value for name, value in fields})
+        )
         if tree["applied"] is not None:
             del tree["applied"]["kept"]
         return tree
-
-
-def _named(fields: list[tuple[str, Any]]) -> dict[str, Any]:
-    return {_JSON_NAMES.get(name, name): value for name, value in fields}
 
 
 def audit_figures(

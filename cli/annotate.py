@@ -19,8 +19,7 @@ from pseudoris.cli.options import option
 from pseudoris.cli.progress import INTERRUPTED, bar, resumable, run_progress
 from pseudoris.cli.summaries import plan_view, summary_view
 from pseudoris.files.location import RunLocation
-from pseudoris.pipeline.run_contract import RunOptions, asked_preset
-from pseudoris.pipeline.run_costs import card_config
+from pseudoris.pipeline.run_contract import RunOptions, asked_preset, card_config
 from pseudoris.primitives.errors import ConfigError
 from pseudoris.primitives.untrusted import without_secrets
 from pseudoris.schemas.config_layers import load_config

@@ -26,8 +26,7 @@ from pseudoris.cli.console import stdout
 from pseudoris.cli.formats import columns_table, format_bytes
 from pseudoris.cli.options import argument, option
 from pseudoris.files.location import RunLocation
-from pseudoris.pipeline.run_contract import asked_preset
-from pseudoris.pipeline.run_costs import card_config
+from pseudoris.pipeline.run_contract import asked_preset, card_config
 from pseudoris.primitives.errors import ConfigError, PseudorisError
 from pseudoris.primitives.machine_limits import SHARED, check_limits
 from pseudoris.primitives.untrusted import printable

@@ -7,14 +7,13 @@ the lock is held from before the plan until Ray has ended.
 from __future__ import annotations
 
 import importlib
-from collections.abc import Generator, Mapping
+from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 
 from pseudoris.pipeline.interrupts import interruptible
 from pseudoris.pipeline.meters import Meter
-from pseudoris.pipeline.run_contract import DryRun, RetryTally, RunOptions, RunSummary, table_globs
-from pseudoris.pipeline.run_costs import output_size
+from pseudoris.pipeline.run_contract import DryRun, RetryTally, RunOptions, RunSummary, output_size, table_globs
 from pseudoris.pipeline.run_plan import RunPlan, opened
 from pseudoris.schemas.config import RunConfig
 from pseudoris.store.runs.attempts import parse_attempts
@@ -63,7 +62,7 @@ def annotate(
             # Ray takes seconds to start, so this machine checks first whether the run is complete.
             begun = _begin(plan, lock, on_event)
             if not begun.pending.shards:
-                return begun.finish({}, _nothing)
+                return begun.finish({}, lambda _: (each for each in list[Outcome]()))
         # The executor imports Ray Data, which takes seconds, so mistakes in SOURCE or OUT are reported first.
         executor = importlib.import_module("pseudoris.pipeline.executor")
         # An interrupt that came during the import ends the run here, before Ray takes seconds to start.
@@ -75,11 +74,6 @@ def annotate(
         job = plan.job(begun.planned, begun.pending.base_generations)
         interrupts.check()
         return begun.finish(plan.actors, executor.ray_executor(job, plan.actors, interrupts, on_event))
-
-
-def _nothing(pending: PendingWork) -> Generator[Outcome]:
-    """The executor of a session that has nothing to do."""
-    yield from ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,7 +18,7 @@ from PIL import Image
 from pycocotools import mask as coco
 
 from evidence.experiments.quality.parts import RECORDS, read_record, record_path
-from pseudoris.pipeline.run_costs import BYTES_PER_DRAW, BYTES_PER_IMAGE, BYTES_PER_MASK, BYTES_PER_SHARD
+from pseudoris.pipeline.run_contract import BYTES_PER_DRAW, BYTES_PER_IMAGE, BYTES_PER_MASK, BYTES_PER_SHARD
 from pseudoris.primitives import rle
 from pseudoris.schemas.config_layers import load_config
 from pseudoris.training.calibration.confidence_fit import Bounds

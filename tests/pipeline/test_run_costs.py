@@ -6,7 +6,7 @@ import pytest
 import torch
 import yaml
 
-from pseudoris.pipeline.run_costs import card_config
+from pseudoris.pipeline.run_contract import card_config
 from pseudoris.primitives.errors import ConfigError
 from pseudoris.schemas.config_layers import load_config
 from pseudoris.workers.captions.cached_towers import CocaBlocks
