@@ -85,11 +85,8 @@ def test_the_types_of_what_it_takes_and_calls_back_are_there():
     assert pseudoris.Truth.__name__ == "Truth"
 
 
-def test_its_version_is_the_installed_one():
+def test_its_version_is_the_installed_one_and_a_name_that_does_not_exist_is_an_attribute_error():
     assert pseudoris.__version__ == version("pseudoris")
-
-
-def test_a_name_that_does_not_exist_is_an_attribute_error():
     with pytest.raises(AttributeError, match="has no attribute 'anotate'"):
         pseudoris.anotate  # noqa: B018
 
@@ -99,9 +96,7 @@ def test_a_run_from_images_to_tables_with_its_failures_retried(tmp_path, ray_ses
     source, out = write_source(tmp_path / "in", num_images=1), str(tmp_path / "out")
     events = []
     summary = pseudoris.annotate(str(source), out, stub_config(), on_event=events.append)
-    assert summary.is_complete
-    assert summary.totals.images == 4
-    assert events
+    assert (summary.is_complete, summary.totals.images, bool(events)) == (True, 4, True)
     retried = pseudoris.annotate(str(source), out, stub_config(), retry_failed=True, retry_reasons=["empty_file"])
     assert retried.retry.num_images == 1
     assert pseudoris.verify(out).is_clean

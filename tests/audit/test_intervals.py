@@ -127,11 +127,8 @@ def chosen(right, *sizes, target=0.9, inclusion=0.01, num_searches=1):
 
 def test_the_loosest_rule_before_the_first_that_fails_is_chosen():
     found = chosen([1] * 100 + [0] * 60, 80, 100, 120, 160)
-    assert [(each.name, each.passes) for each in found.tested] == [
-        ("first 80", True),
-        ("first 100", True),
-        ("first 120", False),
-    ]
+    tested = [("first 80", True), ("first 100", True), ("first 120", False)]
+    assert [(each.name, each.passes) for each in found.tested] == tested
     assert found.chosen == 1
 
 

@@ -45,16 +45,13 @@ def judged(out, folder, *words, number=None, file_in=None, verdict=lambda place:
 
 def test_draw_says_which_questions_it_will_answer_how_precisely(out, tmp_path):
     printed = ran("draw", out, tmp_path / "audit", "-n", 60)
-    assert "accuracy of the kept" in printed
-    assert "missed objects an image" in printed
-    assert "masks with a right expression" in printed
+    for question in ("accuracy of the kept", "missed objects an image", "masks with a right expression"):
+        assert question in printed
     audit = AuditFolder.open(tmp_path / "audit")
     assert audit.draw.run.location == out
     # Without a verdict there is no figure to show: what to do first is said instead.
     printed = ran("report", tmp_path / "audit")
-    assert "no verdict yet" in printed
-    assert "audit page" in printed
-    assert "audit add" in printed
+    assert all(words in printed for words in ("no verdict yet", "audit page", "audit add"))
     assert "accuracy of the kept" not in printed
     # Of masks not more are foretold than the run keeps something of.
     foretold = ran("draw", out, tmp_path / "all", "-n", 5_000)

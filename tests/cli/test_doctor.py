@@ -79,11 +79,11 @@ def test_an_output_with_a_run_of_other_settings_is_off(tmp_path):
     check = check_of("output", load_config("tiny", assignments=["filtering.tau=1.0", *mixed[1:]]), out=str(tmp_path))
     assert (check.is_ok, check.detail[-13:]) == (False, "--allow-mixed")
     check = check_of("output", load_config("tiny-composed"), out=str(tmp_path))
-    assert not check.is_ok
     # Not every setting that follows from it.
-    assert "preset: 'tiny' in the run, 'tiny-composed' now, and with it " in check.detail
-    assert "Use --preset tiny" in check.detail
-    assert "captions" not in check.detail
+    assert re.search(
+        "preset: 'tiny' in the run, 'tiny-composed' now, and with it .*Use --preset tiny", check.detail, re.S
+    )
+    assert (check.is_ok, "captions" in check.detail) == (False, False)
 
 
 TOO_LOW = "open files: 64 is too low for Ray on this machine: raise it (ulimit -n), at least to 256"

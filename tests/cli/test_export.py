@@ -30,8 +30,7 @@ def out(tmp_path):
 
 def test_a_finished_run_is_written_read_back_and_summed_up(out, tmp_path):
     location = RunLocation.open(str(out))
-    header = start_run(location)
-    commit(location, header, 2)
+    commit(location, start_run(location), 2)
     result = invoke("export", out, tmp_path / "export", "--format", "parquet")
     assert "written, and checked by reading it back" in result.output
     assert "12 of 12 planned" in result.output

@@ -6,7 +6,6 @@ import os
 import re
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 import typer
@@ -15,6 +14,7 @@ from typer.testing import CliRunner
 from pseudoris.cli.export import ExportFormat
 from pseudoris.cli.main import app
 from pseudoris.interchange.exports import EXPORTS
+from tests.builders.wheel import ROOMS, ROOT
 
 GROUPS = ["Start", "Run", "Look", "Data", "Learn"]
 
@@ -99,17 +99,6 @@ def test_a_shell_completes_commands_and_choices(typed, offered):
     assert len(found) == len(offered) or typed == "pseudoris "
 
 
-ROOT = Path(__file__).parents[2]
-ROOMS = (
-    *("schemas", "images", "store", "workers", "pipeline", "interchange", "training"),
-    *("synthworld", "viewer", "audit", "cli"),
-)
-
-
-def run(*words: str, cwd: Path) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([sys.executable, *words], cwd=cwd, capture_output=True, text=True, check=False)
-
-
 def test_in_a_clone_a_bare_name_is_no_second_copy_of_ours():
     code = (
         "import importlib, sys\n"
@@ -119,7 +108,8 @@ def test_in_a_clone_a_bare_name_is_no_second_copy_of_ours():
         "    except ImportError as error:\n"
         "        print(error)\n"
     )
-    ended = run("-c", code, *ROOMS, cwd=ROOT)
+    words = [sys.executable, "-c", code, *ROOMS]
+    ended = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, check=False)
     assert ended.stderr == ""
     assert ended.stdout.splitlines() == [
         f"{room!r} is not a package of its own: import pseudoris.{room}" for room in ROOMS

@@ -115,9 +115,8 @@ def test_what_would_change_the_plan_or_the_masks_is_refused(parent, tmp_path, wo
 def test_a_run_goes_on_only_as_it_was_started(parent, taken, tmp_path):
     (source, run), (out, _) = parent, taken
     other = write_source(tmp_path / "other", num_images=1)
-    with pytest.raises(
-        ConfigError, match=r"holds masks of the images in .*in', but SOURCE is .*other': give the first"
-    ):
+    told = r"holds masks of the images in .*in', but SOURCE is .*other': give the first"
+    with pytest.raises(ConfigError, match=told):
         annotate(str(other), str(tmp_path / "out"), taking(run))
     with pytest.raises(ConfigError, match=f"takes its masks from {run}: add --masks-from {run} to continue"):
         annotate(str(source), str(out), stub_config(REST))

@@ -49,9 +49,8 @@ def out(tmp_path_factory):
 @pytest.mark.slow
 def test_a_new_run_is_written_and_summed_up(out, tmp_path):
     new = tmp_path / "new"
-    result = invoke(
-        "refilter", str(out), str(new), "--tau", "1.2", "--keep", "correctness > 0.3", "--keep", "count >= 2"
-    )
+    words = ("--tau", "1.2", "--keep", "correctness > 0.3", "--keep", "count >= 2")
+    result = invoke("refilter", out, new, *words)
     kept = sum(read_table(RunLocation.open(str(new)), "expressions")["kept"].to_pylist())
     assert "distinctiveness > 1.2 and correctness > 0.3 and count >= 2" in result.output
     assert f"{kept:,} of " in result.output

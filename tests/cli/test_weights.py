@@ -38,6 +38,8 @@ def cache(tmp_path, monkeypatch):
     # Other tests may have left this process a Ray, whose nodes would then have the weights.
     monkeypatch.setattr("ray.is_initialized", lambda: False)
     monkeypatch.chdir(tmp_path)
+    (tmp_path / "images").mkdir()
+    (tmp_path / "images" / "a.png").write_bytes(b"")
     return tmp_path / "cache"
 
 
@@ -98,9 +100,7 @@ def test_get_refuses_other_bytes_and_still_gets_the_rest(server, cache):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("command", [["doctor"], ["annotate", "images", "out"]], ids=["doctor", "annotate"])
-def test_without_a_network_a_run_is_told_all_files_within_ten_seconds(offline, tmp_path, monkeypatch, command):
-    (tmp_path / "images").mkdir()
-    (tmp_path / "images" / "a.png").write_bytes(b"")
+def test_without_a_network_a_run_is_told_all_files_within_ten_seconds(offline, monkeypatch, command):
     # As wide as a terminal: what is to be copied must not be broken.
     monkeypatch.setattr("tests.builders.command.WIDTH", "80")
     words = ("--set", "compute.device=cpu", "--set", "placement.address=local")
@@ -123,9 +123,7 @@ def test_without_a_network_a_run_is_told_all_files_within_ten_seconds(offline, t
 READY = ["masks.engine=ready", "masks.options.folder=/", "masks.weights.uri=gone.pth"]
 
 
-def test_a_url_is_not_fetched_while_another_file_is_missing(server, cache, tmp_path):
-    (tmp_path / "images").mkdir()
-    (tmp_path / "images" / "a.png").write_bytes(b"")
+def test_a_url_is_not_fetched_while_another_file_is_missing(server, cache):
     words = ("--set", "masks.weights.uri=gone.pth", "--set", f"filtering.weights.uri={server.url}/{SAM_NAME}")
     refused = pseudoris_here("annotate", "--preset=tiny", "images", "out", *words, "--address", "local", code=2)
     assert "weights 'gone.pth' are not available: there is no such file" in refused.stderr
@@ -134,9 +132,7 @@ def test_a_url_is_not_fetched_while_another_file_is_missing(server, cache, tmp_p
 
 
 @pytest.mark.parametrize("engine", [[], READY], ids=["sam", "ready"])
-def test_a_dry_run_asks_the_hub_for_the_weights_of_a_tag_and_fetches_nothing(server, cache, tmp_path, engine):
-    (tmp_path / "images").mkdir()
-    (tmp_path / "images" / "a.png").write_bytes(b"")
+def test_a_dry_run_asks_the_hub_for_the_weights_of_a_tag_and_fetches_nothing(server, cache, engine):
     tag = "open_clip:coca_ViT-B-32/laion2b_s13b_b90k"
     words = [f"captions.weights.uri={tag}", "captions.architecture=coca_ViT-B-32", "placement.address=local", *engine]
     command = ("annotate", "--preset=tiny", "images", "out", "--dry-run", *(f"--set={word}" for word in words))

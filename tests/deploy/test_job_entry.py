@@ -95,5 +95,4 @@ def test_a_checkout_without_links_is_refused_with_what_makes_them(tmp_path, word
 def test_a_clone_without_an_environment_is_told_to_make_one(tmp_path):
     ended = python(checkout(tmp_path / "clone"), "-S", "-m", "pseudoris", "--help")
     assert ended.returncode == 2
-    assert ended.stderr.startswith("error: no module ")
-    assert "run `make install`" in ended.stderr
+    assert re.match("error: no module .*run `make install`", ended.stderr)

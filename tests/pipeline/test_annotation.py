@@ -50,8 +50,7 @@ def test_every_image_ends_annotated_empty_or_quarantined_with_a_reason(run):
     assert totals.reasons == {"empty_file": 1, "not_an_image": 1, "corrupt": 1, "stage_error": 1, "bad_output": 1}
     messages = pq.read_table(run[1] / "failures")["message"].to_pylist()
     assert "the caption stage returned expressions.0.text '   '" in " ".join(messages)
-    assert totals.annotated
-    assert totals.empty
+    assert min(totals.annotated, totals.empty) > 0
 
 
 def test_the_summary_counts_what_the_tables_hold(run):
@@ -74,11 +73,8 @@ def test_events_tell_the_steps_of_the_start_the_plan_and_then_each_commit_once(r
     events = run[4]
     steps = [event.name for event in events if isinstance(event, Step)]
     assert steps == [
-        "opening SOURCE and OUT",
-        "checking weights and packages",
-        "connecting to Ray",
-        "checking the device",
-        "listing and planning",
+        *("opening SOURCE and OUT", "checking weights and packages", "connecting to Ray"),
+        *("checking the device", "listing and planning"),
     ]
     notices = [event.text for event in events if isinstance(event, Notice)]
     assert tuple(notices) == run[3].left_out

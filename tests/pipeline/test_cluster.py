@@ -37,16 +37,16 @@ def start_is(monkeypatch, init):
     monkeypatch.setattr("pseudoris.pipeline.cluster.ray.init", init)
 
 
-@pytest.mark.parametrize("address", ["ray://head:10001", "http://head:8265"])
-def test_a_client_address_in_the_environment_is_refused_as_well(address, monkeypatch):
+@pytest.mark.parametrize(
+    ("address", "told"),
+    [
+        *((each, r"of RAY_ADDRESS.*ray job submit") for each in ("ray://head:10001", "http://head:8265")),
+        ("https://user:hunter2@host:8265", r"^RAY_ADDRESS: a .* uri holds credentials"),
+    ],
+)
+def test_a_client_address_in_the_environment_is_refused_as_well_and_its_secret_not_repeated(address, told, monkeypatch):
     monkeypatch.setenv("RAY_ADDRESS", address)
-    with pytest.raises(ConfigError, match=r"of RAY_ADDRESS.*ray job submit"), connected("auto"):
-        pass
-
-
-def test_an_address_with_a_secret_in_the_environment_is_not_repeated(monkeypatch):
-    monkeypatch.setenv("RAY_ADDRESS", "https://user:hunter2@host:8265")
-    with pytest.raises(ConfigError, match=r"^RAY_ADDRESS: a .* uri holds credentials") as refusal, connected("auto"):
+    with pytest.raises(ConfigError, match=told) as refusal, connected("auto"):
         pass
     assert "hunter2" not in str(refusal.value)
 

@@ -9,6 +9,7 @@ import signal
 import sys
 import threading
 import time
+from contextlib import suppress
 
 import pytest
 
@@ -125,11 +126,8 @@ def test_a_signal_while_the_logging_lock_is_taken_waits_until_it_is_given_back()
 def test_a_request_that_a_library_swallows_is_remembered():
     with interruptible() as interrupts:
         interrupts.check()
-        try:
-            os.kill(os.getpid(), signal.SIGINT)
-            time.sleep(5)
-        except KeyboardInterrupt:
-            pass
+        with suppress(KeyboardInterrupt):
+            _signal_and_wait(signal.SIGINT)
         with pytest.raises(KeyboardInterrupt):
             interrupts.check()
 

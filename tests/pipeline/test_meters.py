@@ -92,10 +92,9 @@ def test_outcomes_are_those_of_the_run_s_summary(scraped):
     assert scrape.by("ray_pseudoris_images_total", "out", "outcome") == outcomes
     reasons = scrape.by("ray_pseudoris_images_total", "out", "reason")
     assert {reason: count for reason, count in reasons.items() if reason != "none"} == totals["reasons"]
-    assert scrape.total("ray_pseudoris_masks_total", "out") == totals["masks"] > 0
-    assert scrape.total("ray_pseudoris_candidates_total", "out") == totals["expressions"] > 0
-    assert scrape.total("ray_pseudoris_kept_total", "out") == totals["kept"] > 0
-    assert scrape.total("ray_pseudoris_shards_total", "out") == totals["shards"]
+    counted = {"masks": "masks", "candidates": "expressions", "kept": "kept", "shards": "shards"}
+    for series, name in counted.items():
+        assert scrape.total(f"ray_pseudoris_{series}_total", "out") == totals[name] > 0
     assert scrape.total("ray_pseudoris_repeats_total", "out") == 0
 
 

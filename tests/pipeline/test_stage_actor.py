@@ -114,15 +114,13 @@ def test_a_process_that_cannot_go_on_ends_so_that_another_takes_the_shard(job, m
 
 def test_the_stages_are_told_how_many_processes_have_died_with_the_shard(job):
     die_with(job, 2)
-    actor = StageActor(job, "fused")
-    actor(shard_to_block(SHARD))
+    StageActor(job, "fused")(shard_to_block(SHARD))
     assert Stages.deaths == [2]
 
 
 def test_after_too_many_deaths_the_shard_is_set_aside(job):
     die_with(job, job.config.placement.max_deaths_per_shard)
-    actor = StageActor(job, "fused")
-    fault = block_to_shard(actor(shard_to_block(SHARD))).fault
+    fault = block_to_shard(StageActor(job, "fused")(shard_to_block(SHARD))).fault
     assert fault.message.startswith("shard 0 crashed its process 6 times on nodes that are alive")
     assert Stages.deaths == []
 
