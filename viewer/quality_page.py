@@ -29,6 +29,7 @@ from pseudoris.store.reports.charts import curves, histogram, round_ticks, share
 from pseudoris.store.reports.statistics import DrawKind, KeptCount, count_draws, num_words
 from pseudoris.store.tables.judged_expressions import flags_of, floats_of
 from pseudoris.store.tables.open_run import CommittedShard, OpenRun
+from pseudoris.store.tables.parts import chosen_schema
 from pseudoris.viewer.gallery_page import INDEX_NAME, QUALITY_NAME
 from pseudoris.viewer.gallery_sample import GallerySummary, choose_shards
 from pseudoris.viewer.pages import iter_page
