@@ -1,4 +1,4 @@
-"""Computes an audit's figures with intervals, and their picture. Called by `cli`, examples and experiments.
+"""Computes an audit's figures with intervals, and their picture. Called by `cli` and examples.
 
 A figure is about the whole run: each judged pair stands for the pairs that it was drawn from. Undecided verdicts are
 left out, and the bounds `worst` and `best` say how far they could move the figure.

@@ -1,6 +1,7 @@
-"""The command line, one module a command. Started by `pseudoris.__main__` and `deploy/job_entry`; no room imports it.
+"""The command line, one module a command. Started by `pseudoris.__main__` and `deploy/job_entry`.
 
 A command imports Ray, torch and what it alone needs in its function, so that `--help` and other commands do not wait.
+Of the other rooms only `pseudoris` imports it, for its progress bar.
 """
 
 if not __name__.startswith("pseudoris."):

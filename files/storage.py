@@ -1,4 +1,4 @@
-"""The protocol of a disk or object store, its records and its errors. Called by `store`, `pipeline` and `interchange`.
+"""The protocol of a disk or object store, its records and errors. For this room, `store`, `pipeline`, `interchange`.
 
 `RunLocation` reads and writes runs through it, `SourceRoot` reads SOURCE. Implementations raise the errors of the disk
 or the client. Those two classes convert them by one of three rules: `storage_errors` for a run's own files,

@@ -1,6 +1,6 @@
 """Spreads work over Ray tasks: indexing the tars and tables of SOURCE, and checking the shards of `verify`.
 
-Called by `annotation`, `sample_estimate` and `cli/run_state`. Items come in the order of the listing, so that a plan
+Called by `run_plan` and `cli/run_state`. Items come in the order of the listing, so that a plan
 does not depend on the tasks; problems come in the order in which the checks end.
 """
 

@@ -1,6 +1,6 @@
 """Computes how many actors, readers and committers a run gets from the resources of the nodes.
 
-Called by `annotation`, `executor`, `sample_estimate` and benchmarks. A plan that cannot run is refused here: Ray would
+Called by `run_plan`, `executor` and benchmarks. A plan that cannot run is refused here: Ray would
 wait forever for resources that do not exist. On two CPUs, two actors of one CPU each leave nothing for the read task.
 Pure arithmetic: this module does not import Ray.
 """

@@ -1,6 +1,6 @@
 """The tasks of a shard without a model: reading its images and committing its tables.
 
-Called by `executor` as Ray tasks; `annotation` and `sample_estimate` use `Job` too. A shard may be processed
+Called by `executor` as Ray tasks; `run_plan` and `sample_estimate` use `Job` too. A shard may be processed
 twice, so each task first looks whether its work is committed. A task that fails tries the same step without the shard:
 if that works, the shard is set aside and the run goes on, else the run stops. A failed stage has no such test. The
 session decides about it (`store.runs.pending_work`).

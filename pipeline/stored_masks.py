@@ -1,4 +1,4 @@
-"""`annotate --masks-from RUN`: new captions on old masks. For `annotation`, `run_plan` and `shard_tasks`.
+"""`annotate --masks-from RUN`: new captions on old masks. For `run_plan` and `shard_tasks`.
 
 The new run has the parent's plan, shard by shard, and its settings of masks, images, shards and SOURCE. So its tables
 equal, byte for byte, those of a run from scratch that proposes the same masks. Each image is read again. One whose

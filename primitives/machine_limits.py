@@ -1,4 +1,4 @@
-"""This machine's limits that can end a run: files, processes, memory, disk. For `cli`, `pipeline` and `store`.
+"""This machine's limits that can end a run: files, processes, memory, disk. For `cli`, `pipeline`, `files` and `store`.
 
 A process that a limit ends can often say nothing. So `doctor` and every start of Ray ask before, the lock of a run
 records what is in force, and an error that a limit caused must name limit, value and remedy.

@@ -1,6 +1,6 @@
-"""Measurements of `store` and `workers`, for `pipeline/meters`. Without a collector they cost almost nothing.
+"""Measurements of `files` and `workers`, for `pipeline/meters`. Without a collector they cost almost nothing.
 
-They are here because store and workers may not import each other, and neither knows the collector.
+They are here because `files` may not import `workers`, and neither knows the collector.
 """
 
 from __future__ import annotations

@@ -136,7 +136,7 @@ class RunHeader(SealedRecord):
         parent: The run whose results this one reuses; else None.
         domain: What a sample of SOURCE said when 0.5 planned the run; else None.
         audits: `AuditRecord`: the audit that its rule was chosen by; None without one.
-        exclusions: `store.exclusions.ExclusionRecord`: what was left out of the plan; None without a rule.
+        exclusions: `store.exclusion_rules.ExclusionRecord`: what was left out of the plan; None without a rule.
         earlier: Digests of the header before each extension of its plan; not in the file.
     """
 

@@ -1,6 +1,6 @@
 """The words of the synthetic world: attributes of objects, and words that place and count them.
 
-Used by most modules here, `recipes` and `experiments`. Every word has exactly one meaning, so that the oracle can judge
+Used by most modules here and by `evidence`. Every word has exactly one meaning, so that the oracle can judge
 a text. Scenes are drawn by index into these tuples: another order or word changes every published scene.
 """
 

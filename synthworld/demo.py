@@ -1,4 +1,4 @@
-"""Writes the demonstration set: drawn images, broken files, the truth. For `cli`, `recipes`, experiments, users.
+"""Writes the demonstration set: drawn images, broken files, the truth. For `cli`, `evidence` and users.
 
 `python -m pseudoris.synthworld.demo FOLDER [--scenes 64] [--world second]` writes the same bytes every time. A second
 call leaves the files alone: runs of the set see an unchanged SOURCE.

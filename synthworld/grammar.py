@@ -1,4 +1,4 @@
-"""Reads captions and expressions by the world's closed grammar. Called by this room, `recipes` and `experiments`.
+"""Reads captions and expressions by the world's closed grammar. Called by this room and `evidence`.
 
     caption      := [opening] noun phrase
     opening      := "a photo of" | "a picture of" | "an image of" | "there is" | "this is"

@@ -1,4 +1,4 @@
-"""Paints a scene: antialiased pixels, exact visible masks. For this room, `recipes`, experiments, benchmarks.
+"""Paints a scene: antialiased pixels, exact visible masks. For this room and `evidence`.
 
 Everything is painted at three times the resolution without antialiasing and averaged down in integers, so that the
 pixels are the same on every machine. A mask pixel is set exactly where its object covers at least half of the samples.

@@ -1,6 +1,6 @@
 """Scenes as plain data, drawn by (seed, index), and the worlds that say how they look and what they hold.
 
-Called by this room, `recipes`, `experiments` and `benchmarks`.
+Called by this room and all of `evidence`.
 
 A scene index means the same scene on any machine: the order of draws must not change. Splits are disjoint index ranges.
 Training scenes never hold a held-out category × colour pair; the other splits draw from all pairs.

@@ -6,6 +6,7 @@
 
 Listed in `EXPORTS` for `cli/export`. As in the authors' file, a row holds every candidate, kept or not: the trainer
 filters by `doc` while it draws, and draws any candidate if none passes. So `doc` is above tau only for what is kept.
+For a mask alone in its image it is the correctness: the trainer draws the better half by it, whatever tau is.
 """
 
 from __future__ import annotations

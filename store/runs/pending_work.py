@@ -1,6 +1,6 @@
 """The pending work of a session, the events that it reports, and the shards that it sets aside.
 
-Called by `store/runs`, `pipeline` and `cli`. The events are public (`pseudoris.RunEvent`): users read their fields in
+Called by `store`, `pipeline` and `cli`. The events are public (`pseudoris.RunEvent`): users read their fields in
 `on_event`, so a field keeps its name and meaning. A shard that failed alone is set aside, and the others are committed
 first. A failure that every shard has must not be taken for one of many shards: the run stops if `MAX_IN_A_ROW` shards
 fail and none is committed between them. A failure that was proven to be the shard's own is not counted.

@@ -1,9 +1,9 @@
 """One session of a run, from the pending shards to the data card: the one loop of every command that writes a run.
 
-Called by `pipeline/annotation.py`, `pipeline/executor.py` and `thread_runs.py`. `estimate` does without, because its
-run is temporary. An executor does the work and yields receipts, and shards that it sets aside. The session counts them,
-checks the lock, writes snapshots on the way, and ends in this order: garbage, last manifest, a look for lost parts,
-card. It imports no Ray.
+Called by `pipeline/annotation.py`, `pipeline/executor.py` and `thread_executor.py`. `estimate` does without, because
+its run is temporary. An executor does the work and yields receipts, and shards that it sets aside. The session counts
+them, checks the lock, writes snapshots on the way, and ends in this order: garbage, last manifest, a look for lost
+parts, card. It imports no Ray.
 """
 
 from __future__ import annotations

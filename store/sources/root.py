@@ -1,6 +1,6 @@
 """The root of SOURCE, which keys are relative to: its storage, and the meaning of its errors.
 
-Called by `store/sources` and `interchange`. Uris in the rows of a Parquet table lead to roots too. They are untrusted
+Called by `store` and `interchange`. Uris in the rows of a Parquet table lead to roots too. They are untrusted
 text, and must not lead out of their folder, to this machine or to a private network.
 """
 

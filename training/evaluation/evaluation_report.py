@@ -1,4 +1,4 @@
-"""Writes an evaluation as files: Markdown, an HTML page and JSON. For `cli`, `model_evaluation`, experiments.
+"""Writes an evaluation as files: Markdown, an HTML page and JSON. For `cli` and `model_evaluation`.
 
 Texts come from files and users: each is escaped. The page loads nothing and runs no script.
 """

@@ -1,6 +1,7 @@
 """The caption stage: candidate captions of masks by CoCa or a user's vision-language model.
 
-Both are engines of `pyproject.toml`. They must load on first use: `interchange` imports `decoding_rules` without torch.
+`pyproject.toml` names the classes as entry points; `workers/stages.py` loads the configured one. Only then may its
+module be imported, because that loads torch.
 """
 
 from typing import TYPE_CHECKING

@@ -1,7 +1,7 @@
 """Reads the model config of a CoCa or CLIP: the numbers that open_clip builds it from.
 
-`openclip.py` offers it to engines, `training` and `recipes`; `stages.py` calls it for digests, so it must not import
-torch. A config is untrusted: its numbers are bounded, because open_clip takes memory before it checks them.
+`openclip.py` offers it to engines, `training`, `evidence/recipes`; `stages.py` calls it for digests, so it must not
+import torch. A config is untrusted: its numbers are bounded, because open_clip takes memory before it checks them.
 """
 
 from __future__ import annotations

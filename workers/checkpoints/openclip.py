@@ -1,4 +1,4 @@
-"""Builds and loads CoCa and CLIP. Called by the engines, `training` and `recipes`.
+"""Builds and loads CoCa and CLIP. Called by the engines, `training` and `evidence/recipes`.
 
 Models must be open_clip's own, so that published weights give published results.
 """

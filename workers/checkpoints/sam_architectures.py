@@ -1,7 +1,7 @@
 """The numbers of each SAM architecture, by name or from a user's file.
 
-Called by `masks/sam_model.py`, `recipes`, and for digests by `workers/stages.py`, so it must not import torch. The
-numbers of a name must never change: a run's identity holds the name alone.
+Called by `masks/sam_model.py`, `evidence/recipes`, and for digests by `workers/stages.py`, so it must not import torch.
+The numbers of a name must never change: a run's identity holds the name alone.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Reads tensors from a local file (safetensors, checkpoints of torch) and loads them into modules, with torch.
 
-Called by `openclip.py`, `masks`, `training` and `recipes`. Checkpoints are pickles: what runs code must be refused.
+Called by `openclip.py`, `masks`, `training`, `evidence/recipes`. Checkpoints are pickles: code in one must be refused.
 
 A tensor `token_ids` marks a compact vocabulary. The tiny models know a few dozen of open_clip's 49,408 BPE tokens, and
 their files hold those rows alone; loading scatters the rows into tables of zeros. An unused token then has an embedding

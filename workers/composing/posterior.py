@@ -13,7 +13,8 @@
 The captioner draws dozens of captions for each mask, on several crops and by several rules: what is true is drawn
 often, what a rule made up to be distinctive is drawn once. The captions of a mask are not independent, so the weights
 must be fitted to make these values probabilities. A noun or word that was not drawn has a small fixed probability.
-Called by `pipeline`, `training` and `workers`.
+Called by `pipeline`, `training` and `workers`. The formulas must stay those that the fitted weights were fitted to, and
+equal input must give equal bits: composed rows are bytes of tables, and `refilter` makes them again.
 """
 
 from __future__ import annotations

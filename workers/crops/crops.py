@@ -1,4 +1,4 @@
-"""Crops of masks for models (method page, section 2): a masked one, one per scale. For engines, `training`, `recipes`.
+"""Crops of masks for models (method page, section 2): one masked, one per scale. For engines, `training`, `evidence`.
 
 A crop is cut, filled outside its mask, padded to a square, resized in float32, then normalised; tests hold `make_crops`
 against that definition. A crop must depend only on the image, its mask and its box; `crop_resampling` computes it.

@@ -1,6 +1,6 @@
 """What a model must offer to answer points, the points and crops that it is asked about, and SAM as such a model.
 
-Called by the other modules of this folder, `training/ppt` and `recipes`. SAM's modules are `segment_anything`'s, so
+Called by the other modules of this folder, `training/ppt`, `evidence`. SAM's modules are `segment_anything`'s, so
 that published weights fit. Resizing and padding must be SAM's; points and crops too, in its order and to the last bit,
 because the ids of masks follow from them.
 Source: segment-anything 1.0, utils/amg.py, utils/transforms.py and modeling/sam.py.
