@@ -283,16 +283,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def _compared(rows: Sequence[dict[str, Any]], before: Path) -> dict[str, Any]:
-    """Return the rows with the commits of both sides, and the ratio over all: of the sums, and the geometric mean."""
-
-    def commit(root: Path) -> str:
-        return subprocess.run(
-            ["git", "-C", str(root), "rev-parse", "--short=8", "HEAD"], check=True, stdout=subprocess.PIPE, text=True
-        ).stdout.strip()
-
+    """Return the rows with the commit of the earlier side, and the ratio over all: of the sums, and as their mean."""
+    words = ["git", "-C", str(before), "rev-parse", "--short=8", "HEAD"]
+    commit = subprocess.run(words, check=True, stdout=subprocess.PIPE, text=True).stdout.strip()
     now, earlier = (sum(row[side]["seconds"] for row in rows) for side in ("now", "before"))
     return {
-        "commits": {"before": commit(before), "now": commit(_ROOT)},
+        "before_commit": commit,
         "machine": machine(),
         "ratio_of_sums": now / earlier,
         "ratio_geometric_mean": math.exp(statistics.fmean(math.log(row["ratio"]) for row in rows)),
