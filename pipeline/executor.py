@@ -180,9 +180,6 @@ def attempted(job: Job, shard: Shard, pool: str) -> Iterator[int]:
         end_attempt(job.location, attempt)
 
 
-logger = logging.getLogger(__name__)
-
-
 def build_dataset(job: Job, shards: Sequence[int], actors: Mapping[str, int]) -> Dataset:
     """Return the lazy graph: one block per shard in, one block with one receipt per shard out."""
     configure_ray_data()

@@ -1,7 +1,7 @@
 """What a caller of `annotate` gives and gets: options, the preset, the summary, and what a run would take.
 
 Used by most modules here, by `cli` and by `pseudoris.annotate`, whose users read the fields of `RunSummary`. It imports
-neither Ray, torch nor numpy, so that the command line starts quickly. What a run takes, bytes of its tables and
+neither Ray nor torch, so that the command line starts quickly. What a run takes, bytes of its tables and
 settings that fit a GPU's memory, is told without running a model; what a sample measures is in `sample_estimate`.
 """
 

@@ -116,7 +116,8 @@ def estimate(
         sample = draw_sample(excluded.kept(plan.items()), config, size=size, seed=config.compute.seed)
         excluded.check_left(len(sample.items))
         # The sample is split into shards, because a single shard would use one actor and give no interval.
-        shards = config.shards.model_copy(update={"max_images": max(1, -(-len(sample.items) // NUM_SHARDS))})
+        most = min(config.shards.max_images, max(1, -(-len(sample.items) // NUM_SHARDS)))
+        shards = config.shards.model_copy(update={"max_images": most})
         # Actors are not added meanwhile, because the figures are those of the nodes that there are.
         small = replace(plan, config=config.model_copy(update={"shards": shards}), may_grow=False)
         planned = plan_run(plan.location, small.request(), lambda: sample.items)
