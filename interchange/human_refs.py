@@ -145,8 +145,11 @@ def read_human(human: HumanAnnotation | None) -> HumanRefs:
     images, annotations = _named(tree["images"], image_ids), _named(tree["annotations"], annotation_ids)
     _check_found(human, image_ids - images.keys(), "image")
     _check_found(human, annotation_ids - annotations.keys(), "annotation")
+    names = Counter(str(image.get("file_name", "")) for image in images.values())
     for image in images.values():
         name = str(image.get("file_name", ""))
+        if names[name] > 1:
+            raise ConfigError(f"{human.instances} has several images of the name {name!r:.100}. Give each its own.")
         if name != PureWindowsPath(name).name or name in ("", ".", "..") or _UNWRITABLE.search(name):
             raise ConfigError(
                 f"{human.instances} names the image {name!r:.100}. A file name without folders, in UTF-8, is needed."

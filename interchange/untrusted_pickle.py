@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import codecs
 import io
+import pickle
 import pickletools
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -16,6 +17,15 @@ from typing import Any, Final
 from pseudoris.files.storage import storage_errors
 from pseudoris.primitives.errors import ConfigError
 from pseudoris.primitives.untrusted import MAX_BITS, kind_of, read_regular
+
+
+class PlainUnpickler(pickle.Unpickler):
+    """Loads a pickle of our own, in which a name, as numpy's numbers have one, is an `UnpicklingError`."""
+
+    def find_class(self, module: str, name: str) -> Any:
+        """Refuse every function and class."""
+        raise pickle.UnpicklingError(f"{module}.{name} is no plain value")
+
 
 _OPCODES: Final = {each.code: each for each in pickletools.opcodes}
 _KEYS: Final = ("ref_id", "ann_id", "image_id", "category_id", "split", "sentences")

@@ -14,6 +14,7 @@ paths must stay those that their readers open.
 
 from __future__ import annotations
 
+import io
 import pickle
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
@@ -26,6 +27,7 @@ from pseudoris.interchange.exports.image_files import mask_png
 from pseudoris.interchange.exports.output_files import ManyFiles
 from pseudoris.interchange.exports.record import Content, ExportExpression, ExportImage, ExportMask, broken
 from pseudoris.interchange.exports.selected_rows import TextRule
+from pseudoris.interchange.untrusted_pickle import PlainUnpickler
 from pseudoris.primitives.errors import ConfigError
 
 # The `info` table in utils/dataset.py of CRIS and ETRIS has these names. For another, the user must extend it.
@@ -142,7 +144,7 @@ def _write_lmdb(job: ExportJob) -> ExportReport:
                 "sents": [each.text for each in said],
             }
             value = pickle.dumps(record, protocol=_PICKLE_PROTOCOL)
-            found = pickle.loads(value)
+            found = PlainUnpickler(io.BytesIO(value)).load()
             if (found["img"], found["mask"]) != (image.data, png):
                 raise broken(job.destination.uri(path), f"segment {segment_id} has another image or mask")
             job.add(due, Content.of_mask(found["img_name"], image.size, due.masks[0], found["sents"]))

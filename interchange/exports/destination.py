@@ -70,7 +70,7 @@ def stored_files(
     destination: RunLocation, folders: Sequence[str], numbered: Callable[[int], str] | None
 ) -> Iterator[tuple[str, int]]:
     """Yield path and size of the files in the folders of an export, those of the numbered ones up to the first gap."""
-    for folder in folders:
+    for folder in dict.fromkeys(folders):
         yield from ((f"{folder}/{file.name}", file.size_bytes) for file in destination.list(folder))
     for folder in map(numbered, count()) if numbered is not None else ():
         files = [(f"{folder}/{file.name}", file.size_bytes) for file in destination.list(folder)]

@@ -65,7 +65,7 @@ def new_file(destination: RunLocation, path: str) -> Iterator[Path]:
 def check_file(destination: RunLocation, path: str, due: str) -> None:
     """Raise a TransientError unless the file is there and has the sha256 `due`; it is read once, in pieces."""
     try:
-        with destination.open_input(path) as file:
+        with storage_errors("read", destination.uri(path)), destination.open_input(path) as file:
             found = file_digest(file, "sha256").hexdigest()  # type: ignore[arg-type]  # a BinaryIO serves
     except FileNotFoundError:
         raise broken(destination.uri(path), "it is missing") from None

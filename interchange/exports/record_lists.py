@@ -49,8 +49,9 @@ def write_records(
         for image in job.images():
             files.write(IMAGES_FOLDER, image.name, image.data)
             for record, kept in records_of(image):
+                written = records.append(record)
                 try:
-                    found = read(records.append(record))
+                    found = read(written)
                 except (LookupError, TypeError, ValueError) as error:
                     raise broken(f"{job.destination.uri(path)}, record {records.num_elements}", str(error)) from error
                 job.add(kept, found)

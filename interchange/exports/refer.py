@@ -35,6 +35,7 @@ from pseudoris.interchange.exports.output_files import IMAGES_ARRAY, JsonArray, 
 from pseudoris.interchange.exports.record import Content, broken, written_counts
 from pseudoris.interchange.exports.selected_rows import TextRule
 from pseudoris.interchange.human_refs import HumanRefs, RecordIds, read_human
+from pseudoris.interchange.untrusted_pickle import PlainUnpickler
 from pseudoris.primitives.errors import ConfigError
 
 # REFER's code exits for any other name. It knows `refclef` too, which is left out: its images are elsewhere.
@@ -77,7 +78,7 @@ def _write(job: ExportJob) -> ExportReport:
         # The references are released before they are decoded, so that memory holds them only once.
         refs.clear()
         with path.open("rb") as file:
-            if _digest(pickle.load(file)) != digest:
+            if _digest(PlainUnpickler(file).load()) != digest:
                 raise broken(job.destination.uri(refs_path), "its references are not those that were written")
     by_split = {f"references of {split}": num for split, num in splits.items()}
     return job.report(
@@ -103,7 +104,10 @@ def _add_run(
     """Add the run's images, masks and expressions; return the notes on its polygons."""
     category_id, resized = human.free_category_id, ResizedPolygons()
     arrays["categories"].append({**CATEGORY, "id": category_id})
+    taken = {image["file_name"] for image in human.images.values()}
     for image in job.images():
+        if image.name in taken:
+            raise ConfigError(f"--merge-human has an image {image.name}, and so has the run. Rename the human's.")
         files.write(IMAGES_FOLDER, image.name, image.data)
         row = arrays[IMAGES_ARRAY].append(image_record(image.number, image))
         for mask, said in image.masks_with_texts():

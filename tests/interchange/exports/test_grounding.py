@@ -250,6 +250,7 @@ def test_a_json_of_reasonseg_has_all_texts_of_its_masks_and_its_image_is_called_
     assert report.rows == {"images": 3, "sets of masks": len(texts), "expressions": sum(map(len, texts))}
     named, _ = exported("reasonseg", dataset="mine", split="val")
     assert len(list(read_reasonseg(named, "mine", "val"))) == report.rows["expressions"]
+    exported("reasonseg", split="explanatory")
 
 
 def test_label_studio_has_every_mask_its_texts_and_what_is_absent(exported, run_of_several):

@@ -240,6 +240,11 @@ def shown(**changes) -> list[dict[str, Any]]:
         ),
         (None, {"annotations": [annotated([])]}, r"annotation 2 has no mask"),
         (None, {"images": shown(height=None)}, r"image 7 \(x.jpg\) does not say its height and width"),
+        (
+            [ref(2, "val", "a"), {**ref(3, "val", "b"), "ann_id": 2, "image_id": 9}],
+            {"images": [*shown(), image_row(9, "x.jpg")]},
+            r"several images of the name 'x.jpg'",
+        ),
         # pycocotools ended the process.
         (None, {"images": shown(width=2**63 - 1)}, r"say its height and width, of 1 to 65,535 pixels each"),
         (None, {"annotations": [annotated({"size": [10, 10], "counts": [5, 96]})]}, r"2 .* cover 101 pixels"),
