@@ -22,7 +22,7 @@ def test_who_runs_no_model_loads_no_torch_and_kernels_of_a_package_come_without_
         *("store.runs.commit", "pipeline.shard_tasks", "pipeline.executor", "pipeline.fan_out"),
         *("pipeline.annotation", "cli.main"),
     )
-    kernels = ("workers.masks.rle", "workers.filtering.head_nouns", "workers.composing.composer")
+    kernels = ("primitives.rle", "primitives.head_nouns", "workers.composing.composer")
     # One import after the other in a fresh interpreter, and which heavy modules are loaded after each.
     code = (
         "import importlib, json, sys\n"

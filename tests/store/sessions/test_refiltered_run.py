@@ -6,6 +6,7 @@ import contextlib
 import random
 import shutil
 from dataclasses import replace
+from functools import partialmethod
 from pathlib import Path
 
 import numpy as np
@@ -148,23 +149,24 @@ def test_killed_at_any_write_the_same_call_finishes_it_with_the_same_bytes(disk,
     whole = RunLocation.open(str(tmp_path / "whole"))
     refilter(disk, whole, HIGHER)
     due, root = files_of(whole, "_receipts"), verify_run(whole).root
-    temporary_path = LocalStorage.temporary_path
+    writes = {name: getattr(LocalStorage, name) for name in ("put", "create_once")}
     is_killed, number = True, 0
     while is_killed:
         number += 1
         left = [number]
 
-        def die(files, path, left=left):
+        def die(files, path, data, *, write, left=left):
             # The lock is written by threads of its own, and has tests of its own.
             is_lock = path.startswith("_lock/")
             left[0] -= not is_lock
             if left[0] <= 0 and not is_lock:
                 raise KeyboardInterrupt
-            return temporary_path(files, path)
+            return write(files, path, data)
 
         place = RunLocation.open(str(tmp_path / f"kill-{number}"))
         with monkeypatch.context() as patch, contextlib.suppress(KeyboardInterrupt):
-            patch.setattr(LocalStorage, "temporary_path", die)
+            for name, write in writes.items():
+                patch.setattr(LocalStorage, name, partialmethod(die, write=write))
             refilter(disk, place, HIGHER, num_threads=1)
         is_killed = left[0] <= 0
         refilter(disk, place, HIGHER)
