@@ -18,15 +18,6 @@ from pseudoris.files.storage import storage_errors
 from pseudoris.primitives.errors import ConfigError
 from pseudoris.primitives.untrusted import MAX_BITS, kind_of, read_regular
 
-
-class PlainUnpickler(pickle.Unpickler):
-    """Loads a pickle of our own, in which a name, as numpy's numbers have one, is an `UnpicklingError`."""
-
-    def find_class(self, module: str, name: str) -> Any:
-        """Refuse every function and class."""
-        raise pickle.UnpicklingError(f"{module}.{name} is no plain value")
-
-
 _OPCODES: Final = {each.code: each for each in pickletools.opcodes}
 _KEYS: Final = ("ref_id", "ann_id", "image_id", "category_id", "split", "sentences")
 
@@ -212,3 +203,11 @@ def _refusal(opcode: str, named: str, where: str) -> ConfigError:
         f"{where} is not plain data: its instruction {opcode} builds or calls {what}. A pickle can run any program, "
         "so only lists, dicts, texts and numbers are read. Get the file from where it was published."
     )
+
+
+class PlainUnpickler(pickle.Unpickler):
+    """Loads a pickle of our own, in which a name, as numpy's numbers have one, is an `UnpicklingError`."""
+
+    def find_class(self, module: str, name: str) -> Any:
+        """Refuse every function and class."""
+        raise pickle.UnpicklingError(f"{module}.{name} is no plain value")
