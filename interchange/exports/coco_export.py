@@ -105,13 +105,11 @@ def _write_coco(job: ExportJob) -> ExportReport:
     job.claim(ANNOTATIONS, IMAGES_FOLDER)
     paths = [f"{ANNOTATIONS}/{kind}_{split}.json" for kind in ("instances", "captions")]
     with (
-        job.files() as files,
         job.arrays(paths[0], IMAGES_ARRAY, ANNOTATIONS, "categories") as instances,
         job.arrays(paths[1], IMAGES_ARRAY, ANNOTATIONS) as captions,
     ):
         instances["categories"].append(CATEGORY)
-        for image in job.images():
-            files.write(IMAGES_FOLDER, image.name, image.data)
+        for image in job.images(IMAGES_FOLDER):
             row = instances[IMAGES_ARRAY].append(image_record(image.number, image))
             captions[IMAGES_ARRAY].append(image_record(image.number, image))
             masks, texts = [], []
@@ -127,7 +125,7 @@ def _write_coco(job: ExportJob) -> ExportReport:
             job.add(image.content(image.name), content_of(row, masks, texts))
     return job.report(
         {"images": job.num_images, "instances": job.written.num_masks, "captions": job.written.num_texts},
-        {"images": job.num_files, "instances": 1, "captions": 1},
+        {"images": job.files.num_files, "instances": 1, "captions": 1},
         notes=(
             'Masks are run-length encodings: detectron2 wants INPUT.MASK_FORMAT = "bitmask" for them.',
             "Each caption belongs to one mask: its instance_id is the id of the annotation of that mask.",
@@ -150,9 +148,8 @@ def _write_sam3(job: ExportJob) -> ExportReport:
     """Write image by image; memory holds every distinct text, numbered from 1, as the trainer does."""
     job.claim(IMAGES_FOLDER)
     texts, names = dict[str, int](), list[str]()
-    with job.files() as files, job.arrays(_SAM3_PATH, IMAGES_ARRAY, ANNOTATIONS, "categories") as arrays:
-        for image in job.images():
-            files.write(IMAGES_FOLDER, image.name, image.data)
+    with job.arrays(_SAM3_PATH, IMAGES_ARRAY, ANNOTATIONS, "categories") as arrays:
+        for image in job.images(IMAGES_FOLDER):
             # SAM 3 expects all objects of a query, so a text gets the targets of all expressions with that text.
             targets: dict[str, dict[int, None]] = {}
             for each in image.expressions:
@@ -179,7 +176,7 @@ def _write_sam3(job: ExportJob) -> ExportReport:
     job.add_file(_LOADER, get_data(__package__, f"templates/{_LOADER}.j2") or b"")
     return job.report(
         {"images": job.num_images, "queries": len(texts), "annotations": job.written.num_masks},
-        {"images": job.num_files, "queries": 1},
+        {"images": job.files.num_files, "queries": 1},
         notes=(
             f"In the training's config give ann_file {_SAM3_PATH}, img_folder images, and as coco_json_loader "
             f"per_image_queries.PerImageQueries with _partial_: true, with this folder on PYTHONPATH. By itself the "
@@ -210,13 +207,11 @@ def _write_grefcoco(job: ExportJob) -> ExportReport:
     job.claim("grefcoco", REFER_IMAGES_FOLDER)
     ref_ids, resized = count(1), ResizedPolygons()
     with (
-        job.files() as files,
         job.records(_REFS) as refs,
         job.arrays(_INSTANCES, IMAGES_ARRAY, ANNOTATIONS, "categories") as instances,
     ):
         instances["categories"].append(CATEGORY)
-        for image in job.images():
-            files.write(REFER_IMAGES_FOLDER, image.name, image.data)
+        for image in job.images(REFER_IMAGES_FOLDER):
             row = instances[IMAGES_ARRAY].append(image_record(image.number, image))
             counts, masks, texts = [], dict[int, Any](), list[tuple[int, str, tuple[int, ...]]]()
             for mask in image.masks:
@@ -236,7 +231,7 @@ def _write_grefcoco(job: ExportJob) -> ExportReport:
             job.add(image.content(image.name, counts), content_of(row, masks.values(), in_order))
     return job.report(
         {"images": job.num_images, "references": refs.num_elements, "expressions": job.written.num_texts},
-        {"images": job.num_files, "references": 1},
+        {"images": job.files.num_files, "references": 1},
         notes=(
             "GSVA, EVF-SAM and PixelLM read this folder as refer_seg. For ReLA link images/train2014 to "
             f"{REFER_IMAGES_FOLDER}; for GLaMM link Refer_Segm/coco_2014/train2014.",

@@ -24,7 +24,6 @@ from typing import Any, Final
 from pseudoris.interchange.exports.export_job import ExportFormat, ExportJob
 from pseudoris.interchange.exports.export_options import ExportReport
 from pseudoris.interchange.exports.image_files import mask_png
-from pseudoris.interchange.exports.output_files import ManyFiles
 from pseudoris.interchange.exports.record import Content, ExportExpression, ExportImage, ExportMask, broken
 from pseudoris.interchange.exports.selected_rows import TextRule
 from pseudoris.interchange.untrusted_pickle import PlainUnpickler
@@ -48,11 +47,9 @@ def _write_folders(job: ExportJob) -> ExportReport:
     dataset, split = job.names(_KNOWN_DATASETS[0])
     anns, masks = f"anns/{dataset}/{split}.json", f"masks/{dataset}"
     job.claim(f"anns/{dataset}", masks, _IMAGES_FOLDER, dataset=dataset)
-    with job.files() as files, job.records(anns) as records:
-        for image, mask, said, segment_id, png, due in _new_masks(job):
-            if mask is image.masks[0]:
-                files.write(_IMAGES_FOLDER, image.name, image.data)
-            files.write(masks, f"{segment_id}.png", png)
+    with job.records(anns) as records:
+        for image, mask, said, segment_id, png, due in _new_masks(job.images(_IMAGES_FOLDER)):
+            job.files.write(masks, f"{segment_id}.png", png)
             sentences = [{"idx": index, "sent_id": each.number, "sent": each.text} for index, each in enumerate(said)]
             row = records.append(
                 {
@@ -89,10 +86,10 @@ CRIS: Final = ExportFormat("cris", _CRIS_SUMMARY, _write_folders, _TAKES, _READS
 
 
 def _new_masks(
-    job: ExportJob,
+    images: Iterable[ExportImage],
 ) -> Iterator[tuple[ExportImage, ExportMask, Sequence[ExportExpression], int, bytes, Content]]:
     """Yield each mask with its image, expressions, segment id, PNG, and what its record must say."""
-    for image in job.images():
+    for image in images:
         for mask, said in image.masks_with_texts():
             png, counts = mask_png(mask)
             due = Content.of_mask(image.name, image.size, counts, [each.text for each in said])
@@ -128,10 +125,10 @@ def _write_lmdb(job: ExportJob) -> ExportReport:
     path, masks = f"lmdb/{dataset}/{split}.lmdb", f"masks/{dataset}"
     job.claim(f"lmdb/{dataset}", masks, dataset=dataset)
 
-    def values(files: ManyFiles) -> Iterator[bytes]:
-        for image, _, said, segment_id, png, due in _new_masks(job):
+    def values() -> Iterator[bytes]:
+        for image, _, said, segment_id, png, due in _new_masks(job.images()):
             if split != _TRAIN:
-                files.write(masks, f"{segment_id}.png", png)
+                job.files.write(masks, f"{segment_id}.png", png)
             # The trainers expect the whole image in each record: one with twenty masks is stored twenty times.
             record = {
                 "img": image.data,
@@ -150,12 +147,12 @@ def _write_lmdb(job: ExportJob) -> ExportReport:
             job.add(due, Content.of_mask(found["img_name"], image.size, due.masks[0], found["sents"]))
             yield value
 
-    with job.files() as files, job.new_file(path) as local:
-        _fill(local, values(files))
+    with job.new_file(path) as local:
+        _fill(local, values())
     num_records = job.written.num_masks
     report = job.report(
         {f"records of {split}": num_records, "expressions": job.written.num_texts},
-        {f"records of {split}": 1, **({"masks": job.num_files} if job.num_files else {})},
+        {f"records of {split}": 1, **({"masks": job.files.num_files} if job.files.num_files else {})},
         notes=[
             *_length_notes(dataset, split, num_records),
             "Values are pickles. In the trainer's utils/dataset.py add `import pickle`, and let loads_pyarrow(buf) "

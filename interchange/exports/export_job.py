@@ -88,7 +88,8 @@ class ExportFormat:
         """
         job = ExportJob(self, request, on_progress)
         try:
-            found = self.writer(job)
+            with job.files:
+                found = self.writer(job)
             said = f"{job.num_further:,} further sentences by --rewording. Most openings are left out."
             return replace(found, notes=[*found.notes, said]) if job.options.rewording else found
         except ConfigError:
@@ -106,9 +107,9 @@ class ExportJob:
         unmatched: What to say of exclusions that no image matched.
         lacking: Ids of the images that were left out because they cannot be read.
         num_further: Sentences that say an expression in other words.
-        num_files: Files that were written by `files`; their paths have the `patterns`.
-        size_bytes: Size of all files that were written.
-        single_files: sha256 by path of the files that were not written by `files`.
+        files: Writes many small files.
+        size_bytes: Size of all files that were not written by `files`.
+        single_files: sha256 by path of these.
         give_back: Leaves the destination to others if no file was written; does nothing before `claim`.
     """
 
@@ -117,15 +118,13 @@ class ExportJob:
         self.request, self.options, self.destination = request, request.options, request.destination
         self.on_progress = on_progress
         self.dropped: Counter[str] = Counter()
-        self.written = Fingerprint()
-        self.num_images = self.num_files = self.size_bytes = self.num_further = self._num_encoded_anew = 0
+        self.written, self.files = Fingerprint(), ManyFiles(self.destination)
+        self.num_images = self.size_bytes = self.num_further = self._num_encoded_anew = 0
         self.single_files: dict[str, str] = {}
         self.give_back: Callable[[], None] = lambda: None
         self._stored: Callable[[], Iterator[tuple[str, int]]] = lambda: iter(())
-        self._many: ManyFiles | None = None
         self.lacking: set[str] = set()
         self._given, self.unmatched = request.exclusions, list[str]()
-        self.patterns: set[str] = set()
         self._mask_numbers, self._text_numbers = count(1), count(1)
         self.name, takes, limit = export_format.name, export_format.takes, request.options.max_tokens
         self.rule = replace(
@@ -156,15 +155,6 @@ class ExportJob:
         claim(is_overwriting=self.request.is_overwriting)
         self.give_back = partial(unmark_empty, self.destination, folders, numbered)
         self._stored = partial(stored_files, self.destination, folders, numbered)
-
-    @contextmanager
-    def files(self) -> Iterator[ManyFiles]:
-        """Write many small files, in one block of an export; when it ends each is there."""
-        with ManyFiles(self.destination) as self._many:
-            yield self._many
-        self.patterns |= self._many.patterns
-        self.num_files += self._many.num_files
-        self.size_bytes += self._many.size_bytes
 
     @contextmanager
     def new_file(self, path: str) -> Iterator[Path]:
@@ -212,11 +202,12 @@ class ExportJob:
         self.size_bytes += len(data)
         self.single_files[path] = sha256_hex(data)
 
-    def images(self) -> Iterator[ExportImage]:
+    def images(self, folder: str | None = None) -> Iterator[ExportImage]:
         """Yield each image with its file and the masks and expressions that the rule takes, in plan order.
 
-        One that is missing, changed or does not decode is left out. If nothing is left, it is a ConfigError. Memory is
-        bounded by one shard, with its encoded images.
+        The file is written to `folder`; None leaves that to the caller. An image that is missing, changed or does not
+        decode is left out. If nothing is left, it is a ConfigError. Memory is bounded by one shard, with its encoded
+        images.
         """
         request, rule = self.request, self.rule
         take, excluded = Selection(rule, self.dropped), request.excluded_images
@@ -235,7 +226,7 @@ class ExportJob:
             self.lacking.update(image.image_id for image in wanted)
             sound = with_source_bytes(planned, wanted, self.dropped)
             for number, image in enumerate(sound, num_done - len(wanted) + 1):
-                yield from self._with_file(image)
+                yield from self._with_file(image, folder)
                 self.on_progress(number, total)
             self.on_progress(num_done, total)
         self.unmatched = excluded.unmatched(self.dropped, self._given)
@@ -246,13 +237,15 @@ class ExportJob:
                 f"{reasons or 'the run has no image with a mask'}"
             )
 
-    def _with_file(self, image: AnnotatedImage) -> Iterator[ExportImage]:
+    def _with_file(self, image: AnnotatedImage, folder: str | None) -> Iterator[ExportImage]:
         try:
             image_file = image_file_of(image, self.request.run.header.config.images)
         except ImageError as error:
             logger.warning("%s is left out: %s", image.key, error)
             self.dropped[UNREADABLE] += 1
             return
+        if folder is not None:
+            self.files.write(folder, image_file.name, image_file.data)
         self.num_images += 1
         self.lacking.discard(image.image_id)
         self._num_encoded_anew += image_file.is_encoded_anew
@@ -289,7 +282,8 @@ class ExportJob:
 
     def check_stored(self) -> str:
         """Read what is stored once, and return what was compared; a TransientError if it is not what was written."""
-        done, total = count(1), len(self.single_files) + self.num_files
+        self.files.finish()
+        done, total = count(1), len(self.single_files) + self.files.num_files
         for path, due in self.single_files.items():
             check_file(self.destination, path, due)
             self.on_progress(next(done), total, CHECKING)
@@ -302,7 +296,7 @@ class ExportJob:
                         self.on_progress(min(number, total), total, CHECKING)
 
         compared = [f"the bytes of {len(self.single_files):,} file(s)"] if self.single_files else []
-        compared += [self._many.check(stored())] if self.num_files and self._many else []
+        compared += [self.files.check(stored())] if self.files.num_files else []
         self.on_progress(total, total, CHECKING)
         return f"read again at the end, as they were written: {' and '.join(compared)}"
 
@@ -323,7 +317,8 @@ class ExportJob:
         checks = tuple(filter(None, (_DECODED, checked, self.check_stored())))
         if number := self._num_encoded_anew:
             notes = [*notes, f"{number:,} image(s) were encoded again, upright and with three channels."]
-        report = ExportReport(rows, files, self.size_bytes, self.dropped, [*notes, *self.unmatched], checks)
+        size_bytes = self.size_bytes + self.files.size_bytes
+        report = ExportReport(rows, files, size_bytes, self.dropped, [*notes, *self.unmatched], checks)
         self.describe(report, tables or {})
         begins = {"format": self.name, "state": "whole", "source": without_secrets(self.request.run.header.source)}
         counts = {"rows": dict(rows), "dropped": dict(self.dropped)}
@@ -339,7 +334,8 @@ class ExportJob:
         """Write the description of all that was written; `tables` are the Parquet files of which rows can be read."""
         # The title names the content, because TensorFlow Datasets caches a dataset under its title.
         title = f"pseudoris-{self.name}-{self.content_sha256[:16]}"
-        files = {**self.single_files, **dict.fromkeys(sorted(self.patterns | {path for path, _ in tables.values()}))}
+        patterns = self.files.patterns | {path for path, _ in tables.values()}
+        files = {**self.single_files, **dict.fromkeys(sorted(patterns))}
         tree = description(self.request, report, title=title, name=self.name, files=files, tables=tables)
         self.destination.replace(CROISSANT_NAME, tree)
 

@@ -30,35 +30,34 @@ IMAGES_A_FOLDER: Final = 10_000
 def _write_sa1b(job: ExportJob) -> ExportReport:
     job.claim(numbered=_folder_name)
     num_unscored = 0
-    with job.files() as files:
-        for image in job.images():
-            # As in SA-1B, a file's name holds the image's id. `source_image_id` leads to the key of the image.
-            stem = f"sa_{image.number}"
-            name = f"{stem}{PurePosixPath(image.name).suffix}"
-            folder = _folder_name((image.number - 1) // IMAGES_A_FOLDER)
-            files.write(folder, name, image.data)
-            height, width = image.size
-            annotations = [
-                {
-                    "id": mask.number,
-                    "segmentation": mask.rle,
-                    **mask.measures,
-                    "crop_box": [0, 0, width, height],
-                    "point_coords": [mask.point_within()],
-                    "expressions": [each.text for each in said],
-                }
-                for mask, said in image.masks_with_texts()
-            ]
-            of_file = {"width": width, "height": height, "file_name": name, "source_image_id": image.image_id}
-            record = {"image": {"image_id": image.number, **of_file}, "annotations": annotations}
-            data = printable_json(record).encode()
-            files.write(folder, f"{stem}.json", data)
-            scores = [(mask.record.predicted_iou, mask.record.stability_score) for mask in image.masks]
-            num_unscored += sum(None in pair for pair in scores)
-            found = parse_json(data)
-            masks = [(written_counts(each, image.size), each["expressions"]) for each in found["annotations"]]
-            size = (found["image"]["height"], found["image"]["width"])
-            job.add(image.content(name), Content.of_masks(found["image"]["file_name"], size, masks))
+    for image in job.images():
+        # As in SA-1B, a file's name holds the image's id. `source_image_id` leads to the key of the image.
+        stem = f"sa_{image.number}"
+        name = f"{stem}{PurePosixPath(image.name).suffix}"
+        folder = _folder_name((image.number - 1) // IMAGES_A_FOLDER)
+        job.files.write(folder, name, image.data)
+        height, width = image.size
+        annotations = [
+            {
+                "id": mask.number,
+                "segmentation": mask.rle,
+                **mask.measures,
+                "crop_box": [0, 0, width, height],
+                "point_coords": [mask.point_within()],
+                "expressions": [each.text for each in said],
+            }
+            for mask, said in image.masks_with_texts()
+        ]
+        of_file = {"width": width, "height": height, "file_name": name, "source_image_id": image.image_id}
+        record = {"image": {"image_id": image.number, **of_file}, "annotations": annotations}
+        data = printable_json(record).encode()
+        job.files.write(folder, f"{stem}.json", data)
+        scores = [(mask.record.predicted_iou, mask.record.stability_score) for mask in image.masks]
+        num_unscored += sum(None in pair for pair in scores)
+        found = parse_json(data)
+        masks = [(written_counts(each, image.size), each["expressions"]) for each in found["annotations"]]
+        size = (found["image"]["height"], found["image"]["width"])
+        job.add(image.content(name), Content.of_masks(found["image"]["file_name"], size, masks))
     notes = ["The tables have no prompts. point_coords is a pixel of the mask, and crop_box is the whole image."]
     if num_unscored:
         notes.append(f"{num_unscored:,} masks of a prior have no predicted_iou and stability_score; they are null.")
@@ -95,26 +94,25 @@ def _write_reasonseg(job: ExportJob) -> ExportReport:
     folder, explanatory = f"{_REASON_FOLDER}/{dataset}/{split}", f"{_REASON_FOLDER}/{dataset}/explanatory"
     job.claim(folder, explanatory)
     numbers = count(1)
-    with job.files() as files:
-        for image in job.images():
-            for targets, said in image.by_targets().items():
-                number, texts = next(numbers), [each.text for each in said]
-                polygons = [each for place in targets for each in centre_polygons(image.masks[place].pixels())]
-                tree = {
-                    "text": texts,
-                    "is_sentence": False,
-                    "shapes": [{"label": "target", "points": polygon} for polygon in polygons],
-                    "source_image_id": image.image_id,
-                }
-                files.write(folder, _REASON_IMAGE.format(number), image.data)
-                data = printable_json(tree).encode()
-                files.write(folder, _REASON_JSON.format(number), data)
-                found = parse_json(data)
-                points = [[tuple(point) for point in shape["points"]] for shape in found["shapes"]]
-                job.add(
-                    Content.of_mask(image.image_id, _NO_SIZE, polygons, texts),
-                    Content.of_mask(found["source_image_id"], _NO_SIZE, points, found["text"]),
-                )
+    for image in job.images():
+        for targets, said in image.by_targets().items():
+            number, texts = next(numbers), [each.text for each in said]
+            polygons = [each for place in targets for each in centre_polygons(image.masks[place].pixels())]
+            tree = {
+                "text": texts,
+                "is_sentence": False,
+                "shapes": [{"label": "target", "points": polygon} for polygon in polygons],
+                "source_image_id": image.image_id,
+            }
+            job.files.write(folder, _REASON_IMAGE.format(number), image.data)
+            data = printable_json(tree).encode()
+            job.files.write(folder, _REASON_JSON.format(number), data)
+            found = parse_json(data)
+            points = [[tuple(point) for point in shape["points"]] for shape in found["shapes"]]
+            job.add(
+                Content.of_mask(image.image_id, _NO_SIZE, polygons, texts),
+                Content.of_mask(found["source_image_id"], _NO_SIZE, points, found["text"]),
+            )
     job.add_file(f"{explanatory}/train.json", b"[]\n")
     num_records = next(numbers) - 1
     return job.report(

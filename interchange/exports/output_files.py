@@ -114,8 +114,13 @@ class ManyFiles:
         self.num_files += 1
         self.size_bytes += len(data)
 
+    def finish(self) -> None:
+        """Wait for the files that are on their way; raises the error of one of them."""
+        while self._pending:
+            self._finish_oldest()
+
     def check(self, stored: Iterable[tuple[str, int]]) -> str:
-        """Compare the paths, sizes and bytes of what is `stored`; return what was compared. Call it after the block."""
+        """Compare the paths, sizes and bytes of what is `stored`; return what was compared. Call it after `finish`."""
         is_read = self.num_files <= MAX_READ
         # A disk is read by this thread: for small files others would only wait for one another.
         in_threads = (
@@ -159,8 +164,7 @@ class ManyFiles:
         """Wait for the files that are on their way; after an error of the block no other is begun."""
         try:
             if kind is None:
-                while self._pending:
-                    self._finish_oldest()
+                self.finish()
         finally:
             self._pool.shutdown(wait=True, cancel_futures=True)
 

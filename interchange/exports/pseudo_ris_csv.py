@@ -26,7 +26,6 @@ import numpy as np
 from pseudoris.interchange.exports.export_job import ExportFormat, ExportJob
 from pseudoris.interchange.exports.export_options import ExportReport
 from pseudoris.interchange.exports.image_files import mask_png
-from pseudoris.interchange.exports.output_files import ManyFiles
 from pseudoris.interchange.exports.record import Content, ExportImage
 from pseudoris.interchange.exports.selected_rows import TextRule, is_distinctive
 from pseudoris.schemas.keep_rule import is_lone
@@ -54,15 +53,10 @@ def _write(job: ExportJob) -> ExportReport:
     places: dict[Draw, int] = {
         (crop, rule.name, rule.top_k, rule.top_p): place for place, (crop, rule) in enumerate(draws)
     }
-    with (
-        job.new_file(csv_path) as path,
-        path.open("w", encoding="utf-8", newline="") as file,
-        job.files() as image_files,
-    ):
+    with job.new_file(csv_path) as path, path.open("w", encoding="utf-8", newline="") as file:
         file.write(_line(COLUMNS))
-        for image in job.images():
-            image_files.write(IMAGES_FOLDER, image.name, image.data)
-            file.writelines(_write_masks(job, image_files, image, places, seen))
+        for image in job.images(IMAGES_FOLDER):
+            file.writelines(_write_masks(job, image, places, seen))
     num_masks = job.written.num_masks
     notes = [
         f"Give the trainer doc_mode=True, doc_value={config.filtering.tau!r} (the run's tau), "
@@ -93,15 +87,13 @@ def _masks_folder(number: int) -> str:
     return f"{MASKS_FOLDER}/{number + 1}"
 
 
-def _write_masks(
-    job: ExportJob, files: ManyFiles, image: ExportImage, places: Mapping[Draw, int], seen: Counter[str]
-) -> Iterator[str]:
+def _write_masks(job: ExportJob, image: ExportImage, places: Mapping[Draw, int], seen: Counter[str]) -> Iterator[str]:
     """Write the PNGs of an image's masks, and yield a row for each, of values that their own text evaluates to."""
     tau, img_id, last = job.request.run.header.config.filtering.tau, image.number, len(places)
     # Masks are numbered without gaps, because the authors' script counts the files of the folder.
     for seg_id, (mask, said) in enumerate(image.masks_with_texts()):
         data, counts = mask_png(mask)
-        files.write(_masks_folder(img_id - 1), f"{seg_id}.png", data)
+        job.files.write(_masks_folder(img_id - 1), f"{seg_id}.png", data)
         expressions = [each.record for each in said]
         ratios = [each.distinctiveness for each in expressions if each.source == SOURCE_MODEL]
         is_alone = bool(ratios) and bool(is_lone(np.array(ratios, np.float64)).all())

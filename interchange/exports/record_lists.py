@@ -45,9 +45,8 @@ def write_records(
     further small files, by path.
     """
     job.claim(*{file.rpartition("/")[0] for file in (path, *(others or ()))} - {""}, IMAGES_FOLDER)
-    with job.files() as files, job.records(path) as records:
-        for image in job.images():
-            files.write(IMAGES_FOLDER, image.name, image.data)
+    with job.records(path) as records:
+        for image in job.images(IMAGES_FOLDER):
             for record, kept in records_of(image):
                 written = records.append(record)
                 try:
@@ -59,7 +58,7 @@ def write_records(
         job.add_file(file, data)
     return job.report(
         {"images": job.num_images, "records": records.num_elements, "expressions": job.written.num_texts},
-        {"images": job.num_files, "records": 1},
+        {"images": job.files.num_files, "records": 1},
         notes=notes,
     )
 

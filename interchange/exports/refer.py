@@ -31,7 +31,7 @@ from pseudoris.interchange.exports.coco_export import REFER_IMAGES_FOLDER as IMA
 from pseudoris.interchange.exports.export_job import ExportFormat, ExportJob
 from pseudoris.interchange.exports.export_options import ExportReport
 from pseudoris.interchange.exports.image_files import CATEGORY
-from pseudoris.interchange.exports.output_files import IMAGES_ARRAY, JsonArray, ManyFiles
+from pseudoris.interchange.exports.output_files import IMAGES_ARRAY, JsonArray
 from pseudoris.interchange.exports.record import Content, broken, written_counts
 from pseudoris.interchange.exports.selected_rows import TextRule
 from pseudoris.interchange.human_refs import HumanRefs, RecordIds, read_human
@@ -68,9 +68,9 @@ def _write(job: ExportJob) -> ExportReport:
     instances_path, refs_path = f"{dataset}/instances.json", f"{dataset}/refs({job.options.split_by}).p"
     refs: _Refs = []
     job.dropped.update(human.dropped)
-    with job.files() as files, job.arrays(instances_path, IMAGES_ARRAY, ANNOTATIONS, "categories") as arrays:
-        notes = _add_run(job, human, refs, files, arrays)
-        _add_human(job, human, refs, files, arrays)
+    with job.arrays(instances_path, IMAGES_ARRAY, ANNOTATIONS, "categories") as arrays:
+        notes = _add_run(job, human, refs, arrays)
+        _add_human(job, human, refs, arrays)
     splits, digest = Counter(ref["split"] for ref in refs), _digest(refs)
     with job.new_file(refs_path) as path:
         with path.open("wb") as file:
@@ -83,7 +83,7 @@ def _write(job: ExportJob) -> ExportReport:
     by_split = {f"references of {split}": num for split, num in splits.items()}
     return job.report(
         {"images": job.num_images + len(human.images), **by_split, "expressions": job.written.num_texts},
-        {"images": job.num_files, dataset: 2},
+        {"images": job.files.num_files, dataset: 2},
         notes=[*_notes(job, dataset, human), *notes],
         checked=f"every mask decodes to its box and area; the references load, with plain numbers, from a pickle of "
         f"protocol {_PICKLE_PROTOCOL}",
@@ -98,9 +98,7 @@ _SUMMARY: Final = "REFER's refs(…).p and instances.json, for LAVT, LISA, and C
 REFER: Final = ExportFormat("refer", _SUMMARY, _write, _TAKES, _READS)
 
 
-def _add_run(
-    job: ExportJob, human: HumanRefs, refs: _Refs, files: ManyFiles, arrays: dict[str, JsonArray]
-) -> list[str]:
+def _add_run(job: ExportJob, human: HumanRefs, refs: _Refs, arrays: dict[str, JsonArray]) -> list[str]:
     """Add the run's images, masks and expressions; return the notes on its polygons."""
     category_id, resized = human.free_category_id, ResizedPolygons()
     arrays["categories"].append({**CATEGORY, "id": category_id})
@@ -108,7 +106,7 @@ def _add_run(
     for image in job.images():
         if image.name in taken:
             raise ConfigError(f"--merge-human has an image {image.name}, and so has the run. Rename the human's.")
-        files.write(IMAGES_FOLDER, image.name, image.data)
+        job.files.write(IMAGES_FOLDER, image.name, image.data)
         row = arrays[IMAGES_ARRAY].append(image_record(image.number, image))
         for mask, said in image.masks_with_texts():
             # Every loader takes polygons. With an encoding MaskRIS and Sa2VA stop, and ReLA keeps no reference. Either
@@ -133,7 +131,7 @@ def _add_run(
     return [] if job.options.masks == "rle" else [resized.note()]
 
 
-def _add_human(job: ExportJob, human: HumanRefs, refs: _Refs, files: ManyFiles, arrays: dict[str, JsonArray]) -> None:
+def _add_human(job: ExportJob, human: HumanRefs, refs: _Refs, arrays: dict[str, JsonArray]) -> None:
     for category in human.categories:
         arrays["categories"].append(category)
     num_masks, num_texts = job.written.num_masks, job.written.num_texts
@@ -142,7 +140,7 @@ def _add_human(job: ExportJob, human: HumanRefs, refs: _Refs, files: ManyFiles, 
     for number, image in images.items():
         arrays[IMAGES_ARRAY].append({**image, "id": number})
         if human.folder is not None:
-            files.write(IMAGES_FOLDER, image["file_name"], human.image_bytes(image["file_name"]))
+            job.files.write(IMAGES_FOLDER, image["file_name"], human.image_bytes(image["file_name"]))
     for annotation, found in human.renumbered(numbers, dict(zip(human.images, images, strict=True))):
         image = images[annotation["image_id"]]
         written = arrays[ANNOTATIONS].append(annotation)
