@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter, defaultdict
-from collections.abc import Container, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import count
 from pathlib import Path, PureWindowsPath
@@ -55,13 +55,6 @@ class HumanAnnotation:
                 object.__setattr__(self, name, place(given, name))
 
 
-class RecordIds(defaultdict[str, Iterator[int]]):
-    """The next id of each kind, from 1 or after the last of the run's."""
-
-    def __init__(self, **last: int) -> None:
-        super().__init__(lambda: count(1), {kind: count(number + 1) for kind, number in last.items()})
-
-
 @dataclass(frozen=True, slots=True)
 class HumanRefs:
     """References of a REFER dataset, without empty sentences, with the images and annotations that they name, by id.
@@ -88,18 +81,20 @@ class HumanRefs:
         return exclusion("refer", "--merge-human", names) if names else ()
 
     def renumbered(
-        self, numbers: RecordIds, image_ids: Mapping[int, int]
+        self, image_ids: Mapping[int, int], *, num_masks: int = 0, num_texts: int = 0
     ) -> Iterator[tuple[dict[str, Any], list[dict[str, Any]]]]:
-        """Yield each annotation with its references, under the next ids of `numbers`; other keys are as in the files.
+        """Yield each annotation with its references, under new ids; other keys are as in the files.
 
-        `image_ids` are the new ids of images by their old ones.
+        `image_ids` are the new ids of images by their old ones. Annotations and references are numbered behind the
+        `num_masks` of the run, of which each has one reference, and sentences behind its `num_texts`.
         """
+        annotation_ids, ref_ids, sentence_ids = (count(1 + num) for num in (num_masks, num_masks, num_texts))
         by_annotation: defaultdict[int, list[Mapping[str, Any]]] = defaultdict(list)
         for ref in self.refs:
             by_annotation[ref["ann_id"]].append(ref)
         for old, refs in by_annotation.items():
             found = self.annotations[old]
-            ids = {"ann_id": next(numbers["annotation"]), "image_id": image_ids[found["image_id"]]}
+            ids = {"ann_id": next(annotation_ids), "image_id": image_ids[found["image_id"]]}
             renumbered = []
             for ref in refs:
                 sentences = [
@@ -107,12 +102,12 @@ class HumanRefs:
                         **each,
                         "raw": each["raw"] if _is_text(each.get("raw")) else each["sent"],
                         "tokens": each.get("tokens") or str(each["sent"]).split(),
-                        "sent_id": next(numbers["sentence"]),
+                        "sent_id": next(sentence_ids),
                     }
                     for each in ref["sentences"]
                 ]
                 sent_ids = [sentence["sent_id"] for sentence in sentences]
-                own = {"ref_id": next(numbers["ref"]), **ids, "sent_ids": sent_ids, "sentences": sentences}
+                own = {"ref_id": next(ref_ids), **ids, "sent_ids": sent_ids, "sentences": sentences}
                 renumbered.append({**ref, **own})
             yield {**found, "id": ids["ann_id"], "image_id": ids["image_id"]}, renumbered
 
@@ -142,9 +137,8 @@ def read_human(human: HumanAnnotation | None) -> HumanRefs:
         raise ConfigError(f"{human.refs} has no reference of {', '.join(human.splits)}. Its splits are: {held}")
     tree = _read_instances(Path(human.instances))
     image_ids, annotation_ids = {ref["image_id"] for ref in refs}, {ref["ann_id"] for ref in refs}
-    images, annotations = _named(tree["images"], image_ids), _named(tree["annotations"], annotation_ids)
-    _check_found(human, image_ids - images.keys(), "image")
-    _check_found(human, annotation_ids - annotations.keys(), "annotation")
+    images = _named(human, tree["images"], image_ids, "image")
+    annotations = _named(human, tree["annotations"], annotation_ids, "annotation")
     names = Counter(str(image.get("file_name", "")) for image in images.values())
     for image in images.values():
         name = str(image.get("file_name", ""))
@@ -195,18 +189,16 @@ def _read_instances(path: Path) -> dict[str, Any]:
         ) from error
 
 
-def _named(rows: Sequence[Any], ids: Container[Any]) -> dict[int, Any]:
-    """Return the rows of these ids."""
-    found = (row for row in rows if isinstance(row, dict) and isinstance(row.get("id"), int | str))
-    return {row["id"]: row for row in found if row["id"] in ids}
-
-
-def _check_found(human: HumanAnnotation, missing: set[int | str], kind: str) -> None:
-    if missing:
+def _named(human: HumanAnnotation, rows: Sequence[Any], ids: set[Any], kind: str) -> dict[int, Any]:
+    """Return the rows of these ids; a ConfigError if one of them has no row."""
+    with_id = (row for row in rows if isinstance(row, dict) and isinstance(row.get("id"), int | str))
+    found = {row["id"]: row for row in with_id if row["id"] in ids}
+    if missing := ids - found.keys():
         raise ConfigError(
             f"{human.refs} names {len(missing):,} {kind}(s) that are not in {human.instances}, the first with id "
             f"{min(missing, key=lambda each: (isinstance(each, str), each))}. Give the two files of one dataset."
         )
+    return found
 
 
 def _checked(

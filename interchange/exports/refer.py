@@ -34,7 +34,7 @@ from pseudoris.interchange.exports.image_files import CATEGORY
 from pseudoris.interchange.exports.output_files import IMAGES_ARRAY, JsonArray
 from pseudoris.interchange.exports.record import Content, broken, written_counts
 from pseudoris.interchange.exports.selected_rows import TextRule
-from pseudoris.interchange.human_refs import HumanRefs, RecordIds, read_human
+from pseudoris.interchange.human_refs import HumanRefs, read_human
 from pseudoris.interchange.untrusted_pickle import PlainUnpickler
 from pseudoris.primitives.errors import ConfigError
 
@@ -134,14 +134,13 @@ def _add_run(job: ExportJob, human: HumanRefs, refs: _Refs, arrays: dict[str, Js
 def _add_human(job: ExportJob, human: HumanRefs, refs: _Refs, arrays: dict[str, JsonArray]) -> None:
     for category in human.categories:
         arrays["categories"].append(category)
-    num_masks, num_texts = job.written.num_masks, job.written.num_texts
-    numbers = RecordIds(annotation=num_masks, ref=num_masks, sentence=num_texts)
+    last = {"num_masks": job.written.num_masks, "num_texts": job.written.num_texts}
     images = dict(enumerate(human.images.values(), job.num_images + 1))
     for number, image in images.items():
         arrays[IMAGES_ARRAY].append({**image, "id": number})
         if human.folder is not None:
             job.files.write(IMAGES_FOLDER, image["file_name"], human.image_bytes(image["file_name"]))
-    for annotation, found in human.renumbered(numbers, dict(zip(human.images, images, strict=True))):
+    for annotation, found in human.renumbered(dict(zip(human.images, images, strict=True)), **last):
         image = images[annotation["image_id"]]
         written = arrays[ANNOTATIONS].append(annotation)
         refs += found

@@ -33,7 +33,7 @@ from pseudoris.images.pixels import (
 )
 from pseudoris.images.prover import Prover
 from pseudoris.interchange.brush_strokes import brush_strokes
-from pseudoris.interchange.human_refs import HumanAnnotation, RecordIds, read_human
+from pseudoris.interchange.human_refs import HumanAnnotation, read_human
 from pseudoris.interchange.imports import label_studio
 from pseudoris.interchange.imports.annotation_files import read_gref, read_refer
 from pseudoris.interchange.imports.coco_annotation import read_coco
@@ -331,7 +331,7 @@ def prepare_human(name: str) -> Callable[[Path], Read]:
             found = read_human(human)
             assert found.free_category_id not in [each["id"] for each in found.categories]
             assert found.exclusions
-            list(found.renumbered(RecordIds(), {old: n for n, old in enumerate(found.images)}))
+            list(found.renumbered({old: n for n, old in enumerate(found.images)}))
 
         return read
 

@@ -17,7 +17,7 @@ from pycocotools import mask as coco
 
 from pseudoris.interchange.exports import HumanAnnotation, refer
 from pseudoris.interchange.exports.destination import claim_destination
-from pseudoris.interchange.human_refs import WITHOUT_SENTENCE, WITHOUT_TEXT, RecordIds, read_human
+from pseudoris.interchange.human_refs import WITHOUT_SENTENCE, WITHOUT_TEXT, read_human
 from pseudoris.primitives.errors import ConfigError
 from pseudoris.schemas.ids import image_id
 from tests.builders.human import image_row, object_row, reference, write_images, write_refer
@@ -191,7 +191,7 @@ def test_the_wanted_splits_come_without_empty_sentences(write):
 def test_a_raw_text_of_blanks_follows_from_the_sentence_too(write):
     blank = ref(2, "val", "a b")
     blank["sentences"][0]["raw"] = "  "
-    ((_, (new,)),) = read_human(write([blank])).renumbered(RecordIds(), {7: 1})
+    ((_, (new,)),) = read_human(write([blank])).renumbered({7: 1})
     assert new["sentences"][0]["raw"] == "a b"
 
 
@@ -209,7 +209,7 @@ def test_every_encoding_becomes_the_one_that_loaders_decode(write, wrap, is_comp
 
 def test_two_references_of_one_mask_share_it_under_its_new_number(write):
     human = read_human(write([ref(2, "val", "a"), {**ref(9, "test", "b"), "ann_id": 2}]))
-    ((annotation, refs),) = human.renumbered(RecordIds(), {7: 5})
+    ((annotation, refs),) = human.renumbered({7: 5})
     assert [each["ann_id"] for each in refs] == [annotation["id"]] * 2 == [1, 1]
     assert {each["image_id"] for each in refs} | {annotation["image_id"]} == {5}
     assert [each["ref_id"] for each in refs] == [1, 2]
