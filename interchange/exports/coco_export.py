@@ -39,9 +39,9 @@ REFER_IMAGES_FOLDER: Final = "images/mscoco/images/train2014"
 REFER_SPLITS: Final = ("train", "val", "test", "testA", "testB")
 
 
-def image_record(number: int, image: ExportImage) -> dict[str, Any]:
+def image_record(image: ExportImage) -> dict[str, Any]:
     """Return an image as an element of `images`."""
-    return {"id": number, "file_name": image.name, "height": image.size[0], "width": image.size[1]}
+    return {"id": image.number, "file_name": image.name, "height": image.size[0], "width": image.size[1]}
 
 
 def annotation_of(image: ExportImage, mask: ExportMask, segmentation: Any, **changes: Any) -> dict[str, Any]:
@@ -110,8 +110,8 @@ def _write_coco(job: ExportJob) -> ExportReport:
     ):
         instances["categories"].append(CATEGORY)
         for image in job.images(IMAGES_FOLDER):
-            row = instances[IMAGES_ARRAY].append(image_record(image.number, image))
-            captions[IMAGES_ARRAY].append(image_record(image.number, image))
+            row = instances[IMAGES_ARRAY].append(image_record(image))
+            captions[IMAGES_ARRAY].append(image_record(image))
             masks, texts = [], []
             for place, (mask, said) in enumerate(image.masks_with_texts()):
                 # The encoding is not in a list, because COCO's own readers take a list for polygons. The expressions
@@ -168,7 +168,7 @@ def _write_sam3(job: ExportJob) -> ExportReport:
                 of_text = (place for place, each in enumerate(found) if each["category_id"] == texts[text])
                 read.append((names[texts[text] - 1], tuple(of_text)))
             negative = [texts[text] for text, places in targets.items() if not places]
-            row = {**image_record(image.number, image), "negative_category_ids": negative}
+            row = {**image_record(image), "negative_category_ids": negative}
             job.add(
                 Content(image.name, image.size, tuple(due), tuple(said)),
                 content_of(arrays[IMAGES_ARRAY].append(row), found, read),
@@ -212,7 +212,7 @@ def _write_grefcoco(job: ExportJob) -> ExportReport:
     ):
         instances["categories"].append(CATEGORY)
         for image in job.images(REFER_IMAGES_FOLDER):
-            row = instances[IMAGES_ARRAY].append(image_record(image.number, image))
+            row = instances[IMAGES_ARRAY].append(image_record(image))
             counts, masks, texts = [], dict[int, Any](), list[tuple[int, str, tuple[int, ...]]]()
             for mask in image.masks:
                 pixels = mask.pixels()

@@ -20,7 +20,7 @@ from typing import Any, Final
 
 from pseudoris.interchange.exports.export_job import ExportFormat, ExportJob
 from pseudoris.interchange.exports.export_options import ExportOptions, ExportReport
-from pseudoris.interchange.exports.record import Content, ExportImage
+from pseudoris.interchange.exports.record import NO_SIZE, Content, ExportImage
 from pseudoris.interchange.exports.record_lists import IMAGES_FOLDER, write_records
 from pseudoris.interchange.exports.selected_rows import TextRule
 from pseudoris.primitives.errors import ConfigError
@@ -32,8 +32,6 @@ _REFUSED: Final = ("<image>", "<video>", "<audio>", "<bbox>", "<ref-object>", "<
 _TAKES: Final = TextRule(refused=_REFUSED, with_groups=True, with_none=True, max_side_ratio=200)
 _QUESTION: Final = ("Locate ", ", and list the box of everything that it refers to.")
 _NORM: Final = 1000
-# This value takes the place of an image's size, because a record does not hold the size.
-_NO_SIZE: Final = (0, 0)
 # The processors of Qwen2-VL and Qwen2.5-VL scale an image to an area in pixels between these two.
 _PROCESSOR_PIXELS: Final = (56 * 56, 28 * 28 * 16384)
 
@@ -93,7 +91,7 @@ def _records(frame: _Frame, wrap: _Wrap, image: ExportImage) -> Iterator[tuple[d
     for said in image.expressions:
         edges = [zip(image.masks[place].box_xyxy, scales, strict=True) for place in said.targets]
         boxes = [[round(edge * scale) for edge, scale in each] for each in edges]
-        yield wrap(path, said.text, boxes), Content.of_expression(path, _NO_SIZE, boxes, said.text)
+        yield wrap(path, said.text, boxes), Content.of_expression(path, NO_SIZE, boxes, said.text)
 
 
 def _answer(text: str, boxes: Sequence[list[int]]) -> str:
@@ -132,7 +130,7 @@ def _read(wrap: _Wrap, record: Mapping[str, Any]) -> Content:
         boxes = [each["bbox_2d"] for each in parse_json(turns[1].encode())]
     if record != wrap(path, text, boxes):
         raise ValueError("its turns do not have its text and its boxes")
-    return Content.of_expression(path, _NO_SIZE, boxes, text)
+    return Content.of_expression(path, NO_SIZE, boxes, text)
 
 
 def _coordinates_note(options: ExportOptions, flags: tuple[str, str]) -> str:

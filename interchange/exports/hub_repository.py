@@ -125,9 +125,8 @@ def _explained(page: str, action: str) -> Iterator[None]:
             status = error.response.status_code
             if status >= 500 or status in _PASSING:
                 raise
-            reason = (
-                _NO_TOKEN if status in (401, 403, 404) else f"the Hub refuses it ({status}): {error.server_message}"
-            )
+            refused = f"the Hub refuses it ({status}): {error.server_message}"
+            reason = _NO_TOKEN if status in (401, 403, 404) else refused
             raise ConfigError(f"cannot {action} {page}: {reason}") from error
         # The client raises ValueError for a card that the Hub refuses, and RuntimeError for a failed upload.
         except ValueError as error:

@@ -76,8 +76,7 @@ def _write(job: ExportJob) -> ExportReport:
     schema = pa.schema([(name, _arrow_type(feature)) for name, feature in features.items()], metadata=metadata)
     paths = [path for path, *_ in job.parquet_files(f"{_DATA_FOLDER}/{split}", schema, _row_groups(job, schema))]
     rows = {split: job.num_images, "masks": job.written.num_masks, "expressions": job.written.num_texts}
-    text = card(job.request, split, rows, job.dropped, sha256=job.content_sha256).encode()
-    job.add_file(_CARD_NAME, text)
+    job.add_file(_CARD_NAME, card(job.request, split, rows, job.dropped, sha256=job.content_sha256).encode())
     to_fill = f"Fill in the licence of the images in {_CARD_NAME} and {CROISSANT_NAME} before you publish."
     return job.report(
         rows,
@@ -166,7 +165,6 @@ def _table(job: ExportJob, held: Sequence[tuple[dict[str, Any], Content]], schem
 
 # The Hub has these size categories. Each bound is ten times the one before, and the first is 1,000 images.
 _SIZES: Final = ("n<1K", "1K<n<10K", "10K<n<100K", "100K<n<1M", "1M<n<10M", "10M<n<100M", "100M<n<1B")
-_TITLE: Final = "Referring expressions for masks, "
 
 
 def card(
@@ -183,7 +181,7 @@ def card(
     header = request.run.header
     config, weights = header.config, header.identity.weights
     engines = {"propose": config.masks.engine, "caption": config.captions.engine, "filter": config.filtering.engine}
-    title = _TITLE + ("written by people" if header.is_human else "made by models")
+    title = f"Referring expressions for masks, {'written by people' if header.is_human else 'made by models'}"
     template = markdown_templates("pseudoris.interchange.exports").get_template("dataset_card.md.j2")
     return template.render(
         head=yaml.safe_dump(

@@ -10,7 +10,6 @@ import io
 import re
 from dataclasses import dataclass
 from typing import Any, Final
-from urllib.parse import unquote_to_bytes
 
 import numpy as np
 from PIL import Image
@@ -19,6 +18,7 @@ from pseudoris.images.pixels import common_suffix, decode_upright
 from pseudoris.interchange.exports.record import ExportMask, broken
 from pseudoris.primitives.rle import canonical_counts
 from pseudoris.schemas.config import ImagesConfig
+from pseudoris.store.exclusion_rules import key_path
 from pseudoris.store.tables.annotations import AnnotatedImage
 
 # Images that are encoded again get this JPEG quality, which adds less noise than scaling for a network does.
@@ -62,17 +62,11 @@ def image_file_name(image: AnnotatedImage, suffix: str) -> str:
     `a/holiday%20.jpg` becomes `holiday_<id>.jpg`, `x.tar!../../etc/passwd` becomes `passwd_<id>.jpg`. No folder of the
     key is kept: loaders join a folder and a name. The table `images` gives the key of an id.
     """
-    name = key_name(image.key)
+    name = key_path(image.key).rpartition("/")[2]
     # A row of a table (`photos.parquet#17`) has no file name of its own, so the table's name stays, with its suffix.
     stem = name.replace("#", "_") if "#" in name else re.sub(r"\.[A-Za-z0-9]{1,5}$", "", name)
     safe = _UNSAFE.sub("_", stem)[:_MAX_STEM].strip("._-")
     return f"{safe}_{image.image_id}{suffix}" if safe else f"{image.image_id}{suffix}"
-
-
-def key_name(key: str) -> str:
-    """Return the last name in a key, decoded, as it is in SOURCE: for comparison, never for a path."""
-    last = re.split(r"[/!]", key)[-1]
-    return unquote_to_bytes(last).decode("utf-8", "replace").replace("\\", "/").rpartition("/")[2]
 
 
 # Readers require a category for each annotation. A run has no classes, so all masks have this category.

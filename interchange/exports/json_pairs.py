@@ -17,7 +17,7 @@ from typing import Final
 
 from pseudoris.interchange.exports.export_job import ExportFormat, ExportJob
 from pseudoris.interchange.exports.export_options import ExportReport
-from pseudoris.interchange.exports.record import Content, written_counts
+from pseudoris.interchange.exports.record import NO_SIZE, Content, written_counts
 from pseudoris.interchange.exports.selected_rows import TextRule
 from pseudoris.primitives.errors import ConfigError
 from pseudoris.primitives.polygons import centre_polygons
@@ -52,8 +52,7 @@ def _write_sa1b(job: ExportJob) -> ExportReport:
         record = {"image": {"image_id": image.number, **of_file}, "annotations": annotations}
         data = printable_json(record).encode()
         job.files.write(folder, f"{stem}.json", data)
-        scores = [(mask.record.predicted_iou, mask.record.stability_score) for mask in image.masks]
-        num_unscored += sum(None in pair for pair in scores)
+        num_unscored += sum(None in mask.measures.values() for mask in image.masks)
         found = parse_json(data)
         masks = [(written_counts(each, image.size), each["expressions"]) for each in found["annotations"]]
         size = (found["image"]["height"], found["image"]["width"])
@@ -79,11 +78,6 @@ def _folder_name(number: int) -> str:
 
 
 _REASON_FOLDER: Final = "reason_seg"
-# The name must end in `.jpg`, because LISA's loader lists only such files. OpenCV reads any format under this name.
-_REASON_IMAGE: Final = "{:09d}.jpg"
-_REASON_JSON: Final = "{:09d}.json"
-# This value takes the place of an image's size, because the image's JSON does not hold the size.
-_NO_SIZE: Final = (0, 0)
 
 
 def _write_reasonseg(job: ExportJob) -> ExportReport:
@@ -96,7 +90,7 @@ def _write_reasonseg(job: ExportJob) -> ExportReport:
     numbers = count(1)
     for image in job.images():
         for targets, said in image.by_targets().items():
-            number, texts = next(numbers), [each.text for each in said]
+            stem, texts = f"{next(numbers):09d}", [each.text for each in said]
             polygons = [each for place in targets for each in centre_polygons(image.masks[place].pixels())]
             tree = {
                 "text": texts,
@@ -104,14 +98,15 @@ def _write_reasonseg(job: ExportJob) -> ExportReport:
                 "shapes": [{"label": "target", "points": polygon} for polygon in polygons],
                 "source_image_id": image.image_id,
             }
-            job.files.write(folder, _REASON_IMAGE.format(number), image.data)
+            # The name must end in `.jpg`, because LISA's loader lists only such files. OpenCV reads any format so.
+            job.files.write(folder, f"{stem}.jpg", image.data)
             data = printable_json(tree).encode()
-            job.files.write(folder, _REASON_JSON.format(number), data)
+            job.files.write(folder, f"{stem}.json", data)
             found = parse_json(data)
             points = [[tuple(point) for point in shape["points"]] for shape in found["shapes"]]
             job.add(
-                Content.of_mask(image.image_id, _NO_SIZE, polygons, texts),
-                Content.of_mask(found["source_image_id"], _NO_SIZE, points, found["text"]),
+                Content.of_mask(image.image_id, NO_SIZE, polygons, texts),
+                Content.of_mask(found["source_image_id"], NO_SIZE, points, found["text"]),
             )
     job.add_file(f"{explanatory}/train.json", b"[]\n")
     num_records = next(numbers) - 1

@@ -10,8 +10,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator
 from itertools import groupby
 from typing import Any, Final
 
@@ -40,14 +39,15 @@ def _write(job: ExportJob) -> ExportReport:
     num_rows = sum(part.rows for receipt in request.run.receipts for part in receipt.parts.values())
     images = request.excluded_images
     found = [pair for shard in request.run.shards() for pair in images.of_shard(shard).items()] if images else []
-    left_out = _LeftOut(pa.array([each for each, _ in found], pa.string()), Counter(phrase for _, phrase in found))
+    excluded, dropped = pa.array([each for each, _ in found], pa.string()), Counter(phrase for _, phrase in found)
+    num_left_out = Counter[str]()
     num_done, schemas = 0, dict(SCHEMAS)
     if request.options.rewording:
         schemas[EXPRESSIONS] = SCHEMAS[EXPRESSIONS].append(_REWORDING_OF)
     written: dict[str, list[dict[str, Any]]] = {}
     for table in schemas:
         written[table] = []
-        groups = _row_groups(job, table, left_out)
+        groups = _row_groups(_parts(job, table, excluded, num_left_out))
         for path, rows, size_bytes in job.parquet_files(f"{table}/part", schemas[table], groups):
             facts = {"rows": rows, "size_bytes": size_bytes, "sha256": job.single_files[path]}
             written[table].append({"name": path.removeprefix(f"{table}/"), **facts})
@@ -55,7 +55,7 @@ def _write(job: ExportJob) -> ExportReport:
             job.on_progress(num_done, num_rows)
     num_written = {table: sum(file["rows"] for file in files) for table, files in written.items()}
     for table, rows in num_written.items():
-        named = sum(receipt.parts[table].rows for receipt in request.run.receipts) - left_out.rows[table]
+        named = sum(receipt.parts[table].rows for receipt in request.run.receipts) - num_left_out[table]
         if rows != named:
             uri = request.destination.uri(table)
             raise TransientError(f"{uri} has {rows} rows, but the receipts name {named}. Run `pseudoris verify`.")
@@ -64,8 +64,8 @@ def _write(job: ExportJob) -> ExportReport:
         rows=num_written,
         files={table: len(files) for table, files in written.items()},
         size_bytes=job.size_bytes,
-        dropped=left_out.images,
-        notes=images.unmatched(left_out.images, request.exclusions),
+        dropped=dropped,
+        notes=images.unmatched(dropped, request.exclusions),
         checked=("every table has as many rows as the receipts name", job.check_stored()),
     )
     job.describe(report, tables)
@@ -78,7 +78,7 @@ def _write(job: ExportJob) -> ExportReport:
         "num_shards": len(receipts),
         "num_shards_retried": sum(receipt.generation > 0 for receipt in receipts),
         "tables": written,
-        **({"dropped": dict(left_out.images)} if left_out.images else {}),
+        **({"dropped": dict(dropped)} if dropped else {}),
     }
     request.destination.replace(EXPORT_NAME, json.dumps(record, indent=2).encode())
     return report
@@ -89,20 +89,11 @@ PARQUET: Final = ExportFormat(
 )
 
 
-@dataclass(slots=True)
-class _LeftOut:
-    """The images that are left out: their ids, their number by rule, and the number of their rows by table."""
-
-    ids: pa.Array
-    images: Counter[str]
-    rows: Counter[str] = field(default_factory=Counter)
-
-
-def _row_groups(job: ExportJob, table: str, left_out: _LeftOut) -> Iterator[pa.Table]:
-    """Yield the table's rows in tables of one chunk a column, each a row group: whole parts, up to two bounds."""
+def _row_groups(parts: Iterable[pa.Table]) -> Iterator[pa.Table]:
+    """Yield the rows of parts in tables of one chunk a column, each a row group: whole parts, up to two bounds."""
     held: list[pa.Table] = []
     num_rows = num_bytes = 0
-    for part in _parts(job, table, left_out):
+    for part in parts:
         if held and (num_rows + part.num_rows > ROW_GROUP_SIZE or num_bytes + part.nbytes > _ROW_GROUP_BYTES):
             yield _taken(held)
             num_rows = num_bytes = 0
@@ -120,16 +111,19 @@ def _taken(held: list[pa.Table]) -> pa.Table:
     return whole
 
 
-def _parts(job: ExportJob, table: str, left_out: _LeftOut) -> Iterator[pa.Table]:
-    """Yield the parts that have rows, with the rows of further sentences behind each; a large part in pieces."""
+def _parts(job: ExportJob, table: str, excluded: pa.Array, num_left_out: Counter[str]) -> Iterator[pa.Table]:
+    """Yield the parts that have rows, with the rows of further sentences behind each; a large part in pieces.
+
+    Rows of the images `excluded`, by id, are left out, and counted in `num_left_out` by table.
+    """
     number = job.options.rewording if table == EXPRESSIONS else 0
     for shard in job.request.run.shards():
         if not shard.receipt.parts[table].rows:
             continue
         found = shard.table(table)
         own = found
-        if len(left_out.ids):
-            own = found.filter(pc.invert(pc.is_in(found["image_id"], value_set=left_out.ids)))
+        if len(excluded):
+            own = found.filter(pc.invert(pc.is_in(found["image_id"], value_set=excluded)))
         part = own
         if number:
             rows = own.select(["image_id", "target_mask_ids", "text", "source", "kept"]).to_pylist()
@@ -143,7 +137,7 @@ def _parts(job: ExportJob, table: str, left_out: _LeftOut) -> Iterator[pa.Table]
             part = part.set_column(at, part.schema.field(at), texts).append_column(_REWORDING_OF, origins)
         job.num_further += part.num_rows - own.num_rows
         # Rewordings add rows that no receipt counts, so the number of rows left out may be negative.
-        left_out.rows[table] += found.num_rows - part.num_rows
+        num_left_out[table] += found.num_rows - part.num_rows
         # The shard is released here, so that memory holds it once while its rows are written.
         del found, own
         for start in range(0, part.num_rows, ROW_GROUP_SIZE):

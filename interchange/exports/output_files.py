@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import re
 import shutil
-import tempfile
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -18,7 +17,7 @@ from functools import partial
 from hashlib import file_digest, sha256
 from heapq import heappush, heappushpop
 from pathlib import Path, PurePosixPath
-from tempfile import TemporaryFile
+from tempfile import TemporaryDirectory, TemporaryFile
 from typing import IO, Any, Final, Self
 
 from pseudoris.files.location import RunLocation, local_path
@@ -47,19 +46,15 @@ def new_file(destination: RunLocation, path: str) -> Iterator[Path]:
     """
     with storage_errors("write", destination.uri(path)):
         beside = destination.temporary_path(path)
-    if beside is None:
-        with tempfile.TemporaryDirectory(prefix="pseudoris-export-") as folder:
-            local = Path(folder) / "file"
-            with storage_errors("write", str(local)):
-                yield local
-            destination.replace_by(path, local)
-        return
-    try:
-        with storage_errors("write", destination.uri(path)):
-            yield beside
-        destination.replace_by(path, beside)
-    finally:
-        beside.unlink(missing_ok=True)
+    with ExitStack() as stack:
+        if beside is None:
+            local = Path(stack.enter_context(TemporaryDirectory(prefix="pseudoris-export-"))) / "file"
+        else:
+            local = beside
+            stack.callback(beside.unlink, missing_ok=True)
+        with storage_errors("write", str(local) if beside is None else destination.uri(path)):
+            yield local
+        destination.replace_by(path, local)
 
 
 def check_file(destination: RunLocation, path: str, due: str) -> None:
@@ -123,9 +118,8 @@ class ManyFiles:
         """Compare the paths, sizes and bytes of what is `stored`; return what was compared. Call it after `finish`."""
         is_read = self.num_files <= MAX_READ
         # A disk is read by this thread: for small files others would only wait for one another.
-        in_threads = (
-            partial(map_in_threads, num_threads=_READERS) if local_path(self._destination.root) is None else map
-        )
+        is_bucket = local_path(self._destination.root) is None
+        in_threads = partial(map_in_threads, num_threads=_READERS) if is_bucket else map
 
         def digest(file: tuple[str, int]) -> int:
             return _digest(*file, self._sha256(file[0]) if is_read else "")

@@ -10,7 +10,7 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,6 +21,9 @@ from pseudoris.primitives.polygons import corner_polygon
 from pseudoris.primitives.rle import canonical_counts, compressed_counts
 from pseudoris.primitives.run_lengths import decode_mask, decode_runs, summarise_rle
 from pseudoris.schemas.shard import ExpressionRecord, MaskRecord
+
+# This value takes the place of an image's size in the content of a record that does not hold the size.
+NO_SIZE: Final = (0, 0)
 
 
 @dataclass(frozen=True, slots=True)

@@ -44,7 +44,7 @@ def write_records(
     image, plain values, each with its content. `read` returns the content of a written record, decoded. `others` are
     further small files, by path.
     """
-    job.claim(*{file.rpartition("/")[0] for file in (path, *(others or ()))} - {""}, IMAGES_FOLDER)
+    job.claim(IMAGES_FOLDER)
     with job.records(path) as records:
         for image in job.images(IMAGES_FOLDER):
             for record, kept in records_of(image):
@@ -135,8 +135,6 @@ def _sa2va_records(image: ExportImage) -> Iterator[tuple[dict[str, Any], Content
 def _read_sa2va(record: dict[str, Any]) -> Content:
     masks, texts = record["mask"], record["text"]
     height, width = masks[0][0]["size"]
-    if len(masks) != len(texts):
-        raise ValueError("it has not one mask for each text")
     pairs = [(compressed_counts(mask, (height, width)), [text]) for mask, text in zip(masks, texts, strict=True)]
     return Content.of_masks(record["image"], (height, width), pairs)
 

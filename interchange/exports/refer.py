@@ -107,7 +107,7 @@ def _add_run(job: ExportJob, human: HumanRefs, refs: _Refs, arrays: dict[str, Js
         if image.name in taken:
             raise ConfigError(f"--merge-human has an image {image.name}, and so has the run. Rename the human's.")
         job.files.write(IMAGES_FOLDER, image.name, image.data)
-        row = arrays[IMAGES_ARRAY].append(image_record(image.number, image))
+        row = arrays[IMAGES_ARRAY].append(image_record(image))
         for mask, said in image.masks_with_texts():
             # Every loader takes polygons. With an encoding MaskRIS and Sa2VA stop, and ReLA keeps no reference. Either
             # form stands in a list, because REFER tells them apart by the first element.

@@ -208,24 +208,20 @@ class ExcludedImages:
             return {}
         columns = (*_COLUMNS, "bytes") if self._matcher.has_hashes else _COLUMNS
         rows = shard.table(IMAGES, columns).to_pylist()
-        found: dict[str, str] = {}
-        for row in rows:
-            if rule := self._matcher.of_recorded(row["key"], row["sha256"]):
-                found[row["image_id"]] = rule.dropped_phrase
-        if self._matcher.has_hashes:
-            rest = [row for row in rows if row["image_id"] not in found and row["status"] != STATUS_QUARANTINED]
-            for row in rest:
-                del row["status"]
-            images = [AnnotatedImage(shard.receipt.shard, data=row.pop("bytes"), masks=(), **row) for row in rest]
-            unchecked = {image.image_id for image in images}
-            for image in with_source_bytes(self._planned, images, Counter()):
-                try:
-                    phash = perceptual_hash(decode_upright(image.data or b"", self._header.config.images))
-                except ImageError:
-                    continue
-                unchecked.discard(image.image_id)
-                number = self._matcher.by_content(image.sha256, phash)
-                if number is not None:
-                    found[image.image_id] = self._rules[number].dropped_phrase
-            found |= dict.fromkeys(sorted(unchecked), UNCHECKED)
-        return found
+        named = ((row["image_id"], self._matcher.of_recorded(row["key"], row["sha256"])) for row in rows)
+        found = {image_id: rule.dropped_phrase for image_id, rule in named if rule}
+        if not self._matcher.has_hashes:
+            return found
+        rest = [row for row in rows if row["image_id"] not in found and row.pop("status") != STATUS_QUARANTINED]
+        images = [AnnotatedImage(shard.receipt.shard, data=row.pop("bytes"), masks=(), **row) for row in rest]
+        unchecked = {image.image_id for image in images}
+        for image in with_source_bytes(self._planned, images, Counter()):
+            try:
+                phash = perceptual_hash(decode_upright(image.data or b"", self._header.config.images))
+            except ImageError:
+                continue
+            unchecked.discard(image.image_id)
+            number = self._matcher.by_content(image.sha256, phash)
+            if number is not None:
+                found[image.image_id] = self._rules[number].dropped_phrase
+        return found | dict.fromkeys(sorted(unchecked), UNCHECKED)

@@ -48,8 +48,7 @@ def _write(job: ExportJob, lacking: Collection[str] = ()) -> ExportReport:
             raise TransientError("images of SOURCE come and go while they are read: export again once it is at rest")
         return _write(ExportJob(WEBDATASET, job.request, job.on_progress), job.lacking)
     tree = {"__kind__": "wids-shard-index-v1", "wids_version": 1, "name": "pseudoris", "shardlist": tars}
-    index = json.dumps(tree, indent=2).encode() + b"\n"
-    job.add_file(_INDEX_NAME, index)
+    job.add_file(_INDEX_NAME, json.dumps(tree, indent=2).encode() + b"\n")
     return job.report(
         {"samples": job.num_images, "masks": job.written.num_masks, "expressions": job.written.num_texts},
         {"samples": len(tars)},
