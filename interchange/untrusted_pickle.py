@@ -154,12 +154,11 @@ class _Built:
         self.update(items)
 
 
-_Build = Callable[[_Built, Any], None]
 _NUMBERS: Final = ("INT", "BININT", "BININT1", "BININT2", "LONG", "LONG1", "LONG4", "FLOAT", "BINFLOAT")
 _TEXTS: Final = ("UNICODE", "SHORT_BINUNICODE", "BINUNICODE", "BINUNICODE8")
 # Instructions that build plain values and keep the stack. Left out are those that name a function or a class, call one,
 # or set an object's state, and those of sets, which no annotation has.
-_INSTRUCTIONS: Final[dict[str, _Build]] = {
+_INSTRUCTIONS: Final[dict[str, Callable[[_Built, Any], None]]] = {
     **dict.fromkeys(("PROTO", "STOP"), lambda built, _: None),
     "FRAME": _Built.frame,
     **dict.fromkeys((*_NUMBERS, *_TEXTS), _Built.push),

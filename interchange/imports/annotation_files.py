@@ -15,6 +15,8 @@ import re
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from pathlib import PurePath
 from typing import Any, Final
 
 from pseudoris.interchange import ImportFormat, Orientation
@@ -51,14 +53,10 @@ _SECTIONS: Final = ("images", "shards")
 INSTANCES_NAME: Final = "instances.json"
 # The phrases of an image, by their targets and text.
 _Phrases = dict[tuple[tuple[int, ...], str], HumanPhrase]
-# The pair is a sentence that is not yet checked, and the split of its reference.
-_Said = tuple[Any, str]
-_PICKLE: Final = ".p"
+_REFS_FORMS: Final = {"refer": "refs({}).p", "grefcoco": "grefs({}).json"}
 _REFER: Final = f"A REFER dataset has refs(<splitBy>).p beside {INSTANCES_NAME}."
 _PHRASECUT: Final = "PhraseCut has refer_train.json, refer_val.json, refer_test.json and refer_miniv.json."
-_REFS_NAME: Final = re.compile(r"^refs\((.+)\)\.p$")
 _GREF: Final = f"gRefCOCO has grefs(<splitBy>).json beside {INSTANCES_NAME}."
-_GREFS_NAME: Final = re.compile(r"^grefs\((.+)\)\.json$")
 _NO_OBJECT: Final = -1
 
 
@@ -113,12 +111,13 @@ class ImportRequest:
 def read_refer(refs: bytes, instances: bytes, *, refs_name: str, splits: Sequence[str]) -> Annotation:
     """Return the objects of the references of `splits`, and their images, out of the whole pickle and instances."""
     tables = read_coco_tables(instances, INSTANCES_NAME)
-    sentences: defaultdict[int, list[_Said]] = defaultdict(list)
+    # Of each annotation the sentences, not yet checked, and the splits of their references.
+    sentences: defaultdict[int, list[tuple[Any, str]]] = defaultdict(list)
     for where, ref in _chosen(load_plain(refs, refs_name), refs_name, splits):
         sentences[_annotation_of(ref, tables, where)] += [(each, ref["split"]) for each in _sentences(ref, where)]
     left_out = Counter({"objects without a reference in these splits": len(tables.annotations) - len(sentences)})
     phrases: defaultdict[str, list[HumanPhrase]] = defaultdict(list)
-    for entry in tables.annotations:
+    for entry in tables.annotations.values():
         own = sentences.get(entry.annotation_id)
         if own is not None:
             where = f"{refs_name}: a sentence of annotation {entry.annotation_id}"
@@ -136,7 +135,6 @@ def read_gref(refs: bytes, instances: bytes, *, refs_name: str, splits: Sequence
     Source: henghuiding/ReLA, `gres_model/data/datasets/grefer.py` and `grefcoco.py`, 3ca9551.
     """
     tables = read_coco_tables(instances, INSTANCES_NAME)
-    by_id = {entry.annotation_id: entry for entry in tables.annotations}
     left_out, said = Counter[str](), defaultdict[str, _Phrases](dict)
     named: set[int] = set()
     for where, ref in _chosen(read_json(refs, refs_name), refs_name, splits):
@@ -146,13 +144,13 @@ def read_gref(refs: bytes, instances: bytes, *, refs_name: str, splits: Sequence
         own = [] if ids == [_NO_OBJECT] else [_annotation_of({**ref, "ann_id": each}, tables, where) for each in ids]
         named.update(own)
         path = _path_of(ref, tables, where)
-        targets = tuple(sorted({by_id[each].index for each in own}))
+        targets = tuple(sorted({tables.annotations[each].index for each in own}))
         for text in clean_texts(_sentences(ref, where), left_out, where=where):
             left_out["repeated expressions of the same objects"] += (targets, text) in said[path]
             # A text in two splits counts in the first of them.
             said[path].setdefault((targets, text), HumanPhrase(targets, text, ref["split"]))
-    left_out["objects without a reference in these splits"] = len(by_id) - len(named)
-    paths = {*said, *(by_id[each].path for each in named)}
+    left_out["objects without a reference in these splits"] = len(tables.annotations) - len(named)
+    paths = {*said, *(tables.annotations[each].path for each in named)}
     digests = {refs_name: sha256_hex(refs), INSTANCES_NAME: sha256_hex(instances)}
     phrases = {path: tuple(each.values()) for path, each in said.items()}
     return Annotation(tables.images(named, phrases, sorted(paths)), digests, +left_out)
@@ -179,13 +177,13 @@ def _chosen(refs: Any, name: str, splits: Sequence[str]) -> Iterator[tuple[str, 
 
 
 def _annotation_of(ref: Mapping[str, Any], tables: CocoTables, where: str) -> int:
-    annotation_id, known = ref.get("ann_id"), tables.path_of_annotation
+    annotation_id, known = ref.get("ann_id"), tables.annotations
     if not isinstance(annotation_id, int) or annotation_id not in known:
         raise ConfigError(
             f"{where} names ann_id {shown(annotation_id)}, which is not in {INSTANCES_NAME}. The two files must "
             "belong to one dataset."
         )
-    if _path_of(ref, tables, where) != known[annotation_id]:
+    if _path_of(ref, tables, where) != known[annotation_id].path:
         raise ConfigError(
             f"{where} names image_id {shown(ref.get('image_id'))}, but its annotation {annotation_id} belongs to "
             "another image. The two files must belong to one dataset."
@@ -241,18 +239,18 @@ def read_annotation(request: ImportRequest) -> Annotation:
             f"ANNOTATION {request.annotation!r} is a file, and --split-by chooses a file of a folder. Leave "
             "--split-by out."
         )
-    is_gref = request.format == "grefcoco"
-    if name and not name.lower().endswith(".json" if is_gref else _PICKLE):
+    is_gref, form = request.format == "grefcoco", _REFS_FORMS[request.format]
+    if name and not name.lower().endswith(PurePath(form).suffix):
         wanted = (
             "gRefCOCO's folder, nor its grefs(…).json"
             if is_gref
-            else f"the folder of a REFER dataset, nor its refs(…){_PICKLE}"
+            else "the folder of a REFER dataset, nor its refs(…).p"
         )
         raise ConfigError(
             f"ANNOTATION {request.annotation!r} is neither {wanted}, "
             "nor a COCO .json file. Name one of these, or give --format coco."
         )
-    refs_name = name or _refs_in(folder, request.split_by, is_gref=is_gref)
+    refs_name = name or _refs_in(folder, request.split_by, form, "gRefCOCO" if is_gref else "a REFER dataset")
     instances = _read(folder, INSTANCES_NAME, _GREF if is_gref else _REFER)
     read = read_gref if is_gref else read_refer
     return read(_read(folder, refs_name), instances, refs_name=refs_name, splits=splits)
@@ -279,9 +277,8 @@ def _locate(given: str, config: RunConfig) -> tuple[SourceRoot, str]:
     return root_at(folder or ("/" if given.startswith("/") else "."), config.source, config.placement.storage), name
 
 
-def _refs_in(folder: SourceRoot, split_by: str | None, *, is_gref: bool) -> str:
-    pattern, form = (_GREFS_NAME, "grefs({}).json") if is_gref else (_REFS_NAME, "refs({}).p")
-    found = [file.path for file in folder.storage.walk(lambda _: False) if pattern.match(file.path)]
+def _refs_in(folder: SourceRoot, split_by: str | None, form: str, dataset: str) -> str:
+    found = [file.path for file in folder.storage.walk(lambda _: False) if fnmatchcase(file.path, form.format("?*"))]
     wanted = found if split_by is None else [name for name in found if name == form.format(split_by)]
     if len(wanted) == 1:
         return wanted[0]
@@ -289,7 +286,6 @@ def _refs_in(folder: SourceRoot, split_by: str | None, *, is_gref: bool) -> str:
         raise ConfigError(
             f"{folder.describe()} has {', '.join(found)}. Choose one: give the name in its brackets as --split-by."
         )
-    dataset = "gRefCOCO" if is_gref else "a REFER dataset"
     raise ConfigError(
         f"ANNOTATION {folder.describe()} has no {form.format('<splitBy>')}, which {dataset} has beside "
         f"{INSTANCES_NAME}. Name the folder that holds it; for COCO JSON the .json file itself; for others give "
@@ -298,10 +294,8 @@ def _refs_in(folder: SourceRoot, split_by: str | None, *, is_gref: bool) -> str:
 
 
 def _reason_files(folder: SourceRoot, splits: Sequence[str]) -> dict[str, bytes]:
-    paths = [file.path for file in folder.storage.walk(lambda parts: len(parts) == 1 and parts[0] in splits)]
-    chosen = [
-        path for path in paths if path.endswith(".json") and path.partition("/")[0] in splits and path.count("/") == 1
-    ]
+    found = folder.storage.walk(lambda parts: len(parts) == 1 and parts[0] in splits)
+    chosen = [file.path for file in found if file.path.endswith(".json") and "/" in file.path]
     for split in splits:
         if not any(path.startswith(f"{split}/") for path in chosen):
             raise ConfigError(

@@ -11,7 +11,6 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import PureWindowsPath
 from typing import Any, Final
 
@@ -46,7 +45,7 @@ def read_coco(data: bytes, name: str, captions: bytes | None = None, captions_na
         digests[f"{captions_name} (captions)"] = sha256_hex(captions)
         for place, row in enumerate(read_lists(captions, captions_name, ("annotations",))["annotations"]):
             instance = row.get("instance_id") if isinstance(row, dict) else None
-            if not isinstance(instance, int) or instance not in tables.path_of_annotation:
+            if not isinstance(instance, int) or instance not in tables.annotations:
                 raise ConfigError(
                     f"{captions_name}: annotations[{place}] is a caption of instance_id {shown(instance)}, which is "
                     "not in the instances. Captions of whole images cannot be imported."
@@ -54,7 +53,7 @@ def read_coco(data: bytes, name: str, captions: bytes | None = None, captions_na
             said[instance].append(row.get("caption"))
     kept: set[int] = set()
     phrases: defaultdict[str, list[HumanPhrase]] = defaultdict(list)
-    for entry in tables.annotations:
+    for entry in tables.annotations.values():
         if entry.row.get("iscrowd"):
             left_out["crowd regions"] += 1
             continue
@@ -78,28 +77,23 @@ class AnnotationEntry:
     row: Mapping[str, Any]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class CocoTables:
-    """The two tables of COCO JSON: the stated size of each path, the path of each image id, the annotations.
+    """The two tables of COCO JSON: the stated size of each path, the path of each image id, the annotations by id.
 
     Sizes and annotations are in the file's order; a repeated path counts once.
     """
 
     sizes: Mapping[str, tuple[int, int] | None]
     paths: Mapping[int | str, str]
-    annotations: Sequence[AnnotationEntry]
-
-    @cached_property
-    def path_of_annotation(self) -> Mapping[int, str]:
-        """The path of the image of each annotation, by id."""
-        return {entry.annotation_id: entry.path for entry in self.annotations}
+    annotations: Mapping[int, AnnotationEntry]
 
     def images(
         self, kept: Container[int], phrases: Mapping[str, Iterable[HumanPhrase]], paths: Iterable[str]
     ) -> tuple[HumanImage, ...]:
         """Return the images at `paths`, each with the objects that are among the ids `kept`, and its phrases."""
         masks: defaultdict[str, list[HumanMask]] = defaultdict(list)
-        for each in self.annotations:
+        for each in self.annotations.values():
             if each.annotation_id in kept:
                 masks[each.path].append(HumanMask(each.index, each.annotation_id, each.row.get("segmentation")))
         return tuple(
@@ -133,7 +127,7 @@ def read_coco_tables(data: bytes, where: str) -> CocoTables:
         path = paths[image]
         found[annotation_id] = AnnotationEntry(annotation_id, path, of_image[path], row)
         of_image[path] += 1
-    return CocoTables(sizes, paths, list(found.values()))
+    return CocoTables(sizes, paths, found)
 
 
 def read_lists(data: bytes, where: str, names: Sequence[str]) -> dict[str, list[Any]]:

@@ -147,7 +147,6 @@ def is_utf8(text: str) -> bool:
 
 
 STAGE_IMPORT: Final = "import"
-_Size = tuple[int, int]
 _AS_STORED: Final = 1
 
 
@@ -203,7 +202,7 @@ def annotate_image(
     return replace(image, masks=masks, expressions=tuple(said.values()))
 
 
-def _shape(mask: HumanMask, size: _Size, turn: int) -> tuple[str, RleSummary]:
+def _shape(mask: HumanMask, size: tuple[int, int], turn: int) -> tuple[str, RleSummary]:
     where = f"annotation {mask.annotation_id}"
     try:
         given = mask.segmentation

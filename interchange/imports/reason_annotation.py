@@ -16,7 +16,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from functools import partial
 from itertools import pairwise
 from typing import Any, Final
 
@@ -44,21 +44,17 @@ _MAX_COORDINATE_PX: Final = 2**20
 _IGNORED, _FLAG = "ignore", "flag"
 
 
-@dataclass(frozen=True, slots=True)
-class PaintedShapes:
-    """Polygons of pixel centres (N, 2) int64, x and y, and whether each is a target; others cover targets."""
+def painted(polygons: Sequence[NDArray[np.int64]], is_target: Sequence[bool], size: tuple[int, int]) -> str:
+    """Return the mask of the targets in an image of size (H, W), COCO compressed RLE; other shapes cover targets.
 
-    polygons: tuple[NDArray[np.int64], ...]
-    is_target: tuple[bool, ...]
-
-    def counts(self, size: tuple[int, int]) -> str:
-        """Return the mask of the targets in an image of size (H, W), COCO compressed RLE."""
-        painted = [filled(each, size) for each in self.polygons]
-        areas = np.array([each.sum() for each in painted])
-        mask = np.zeros(size, np.bool_)
-        for at in np.argsort(-areas, kind="stable"):
-            mask[painted[at]] = self.is_target[at]
-        return canonical_counts(mask)
+    `polygons` are of pixel centres (N, 2) int64, x and y.
+    """
+    shapes = [filled(each, size) for each in polygons]
+    areas = np.array([each.sum() for each in shapes])
+    mask = np.zeros(size, np.bool_)
+    for at in np.argsort(-areas, kind="stable"):
+        mask[shapes[at]] = is_target[at]
+    return canonical_counts(mask)
 
 
 def filled(points: NDArray[np.int64], size: tuple[int, int]) -> NDArray[np.bool_]:
@@ -138,8 +134,7 @@ def _image(path: str, data: bytes, left_out: Counter[str]) -> HumanImage:
         polygons.append(np.array([[int(x), int(y)] for x, y in points], np.int64))
         is_target.append(_IGNORED not in label.lower())
     left_out["regions to ignore, which become background"] += len(is_target) - sum(is_target)
-    painted = PaintedShapes(tuple(polygons), tuple(is_target))
-    masks = (HumanMask(0, 0, painted.counts),) if any(is_target) else ()
+    masks = (HumanMask(0, 0, partial(painted, polygons, is_target)),) if any(is_target) else ()
     split = path.partition("/")[0]
     said = clean_texts(texts, left_out, where=path)
     image = relative_path(f"{path.removesuffix('.json')}.jpg", where=path)
