@@ -39,6 +39,8 @@ MASK_NUMBERS: Final = ("predicted_iou", "stability_score", "area_px")
 
 DECODERS: Final = ("beam", "top_k", "top_p")
 _SOURCE: Final = pc.field("source")
+# A condition on rows, None if every row passes, and the columns that it reads.
+_Condition = tuple[pc.Expression | None, *tuple[str, ...]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -101,46 +103,35 @@ class ExpressionFilter:
     def expression_rows(self) -> RowFilter | None:
         """Return the conditions on the expressions table; None if every row passes."""
         distinctiveness = pc.field("distinctiveness")
-        conditions: list[pc.Expression] = []
-        columns: list[str] = []
+        conditions: list[_Condition] = []
         if self.tau is not None:
             # `is_null` makes the condition never null. Otherwise Arrow could not skip row groups with a null value.
             passes = (distinctiveness > self.tau) | distinctiveness.is_null()
-            conditions.append(passes & _is_no_wrong_label())
-            columns += ["distinctiveness", "kept", "source"]
+            conditions.append((passes & _is_no_wrong_label(), "distinctiveness", "kept", "source"))
         elif self.is_kept_only:
-            conditions.append(pc.field("kept"))
-            columns.append("kept")
+            conditions.append((pc.field("kept"), "kept"))
         if self.lone == "drop":
-            conditions.append(distinctiveness.is_valid() | (_SOURCE != SOURCE_MODEL))
-            columns += ["distinctiveness", "source"]
-        return self._rows(conditions, columns)
+            conditions.append((distinctiveness.is_valid() | (_SOURCE != SOURCE_MODEL), "distinctiveness", "source"))
+        return self._rows(conditions)
 
     def candidate_rows(self) -> RowFilter | None:
         """Return the conditions without `tau`, `kept` and `lone`, which are judged after reading."""
-        return self._rows([_is_no_wrong_label()], ["source", "kept"])
+        return self._rows([(_is_no_wrong_label(), "source", "kept")])
 
-    def _rows(self, conditions: list[pc.Expression], columns: Sequence[str]) -> RowFilter | None:
+    def _rows(self, conditions: list[_Condition]) -> RowFilter | None:
         """Return conditions, and those that do not look at scores."""
-        bounds = self._bounds_of(EXPRESSIONS)
-        others = [
-            *(_within(pc.field(name), each) for name, each in bounds.items()),
-            _within(pc.list_value_length(pc.utf8_split_whitespace(pc.field("text"))), self.words),
-            _within(pc.utf8_length(pc.field("text")), self.characters),
-            None if self.decoders is None else pc.field("decoder").isin(sorted(self.decoders)),
-            None if self.sources is None else _SOURCE.isin(sorted(self.sources)),
+        others: list[_Condition] = [
+            *self._bounds_of(EXPRESSIONS),
+            (_within(pc.list_value_length(pc.utf8_split_whitespace(pc.field("text"))), self.words), "text"),
+            (_within(pc.utf8_length(pc.field("text")), self.characters), "text"),
+            (None if self.decoders is None else pc.field("decoder").isin(sorted(self.decoders)), "decoder"),
+            (None if self.sources is None else _SOURCE.isin(sorted(self.sources)), "source"),
         ]
-        used = {
-            "source": self.sources is not None,
-            "decoder": self.decoders is not None,
-            "text": (self.words, self.characters) != ((None, None), (None, None)),
-        }
-        return _row_filter([*conditions, *others], (*columns, *(name for name in used if used[name]), *bounds))
+        return _row_filter([*conditions, *others])
 
     def mask_rows(self) -> RowFilter | None:
         """Return the conditions on the masks table; None if every row passes."""
-        bounds = self._bounds_of(MASKS)
-        return _row_filter([_within(pc.field(name), each) for name, each in bounds.items()], tuple(bounds))
+        return _row_filter(self._bounds_of(MASKS))
 
     def fits_tokens(self, texts: pa.ChunkedArray) -> pa.Array | None:
         """Return which texts have few enough CLIP tokens, (E,) bool; None without such a bound."""
@@ -163,8 +154,9 @@ class ExpressionFilter:
         described["bounds"] = {name: list(self.bounds[name]) for name in sorted(self.bounds)}
         return described
 
-    def _bounds_of(self, table: str) -> dict[str, Bounds]:
-        return {name: each for name, each in self.bounds.items() if name in SCHEMAS[table].names}
+    def _bounds_of(self, table: str) -> list[_Condition]:
+        bounds = ((name, each) for name, each in self.bounds.items() if name in SCHEMAS[table].names)
+        return [(_within(pc.field(name), each), name) for name, each in bounds]
 
 
 def _chosen(name: str, chosen: Collection[str] | None, known: Sequence[str]) -> frozenset[str] | None:
@@ -193,9 +185,10 @@ def _within(value: pc.Expression, bounds: Bounds) -> pc.Expression | None:
     return functools.reduce(operator.and_, conditions) if conditions else None
 
 
-def _row_filter(conditions: Sequence[pc.Expression | None], columns: Sequence[str]) -> RowFilter | None:
-    given = [condition for condition in conditions if condition is not None]
-    return RowFilter(functools.reduce(operator.and_, given), tuple(dict.fromkeys(columns))) if given else None
+def _row_filter(conditions: Sequence[_Condition]) -> RowFilter | None:
+    given = [(condition, columns) for condition, *columns in conditions if condition is not None]
+    columns = tuple(dict.fromkeys(name for _, names in given for name in names))
+    return RowFilter(functools.reduce(operator.and_, (each for each, _ in given)), columns) if given else None
 
 
 Part = Literal["image", "mask", "box", "text", "scores"]
