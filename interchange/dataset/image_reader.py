@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 import numpy as np
 import pyarrow as pa
@@ -19,12 +19,10 @@ from pseudoris.images.pixels import decode_upright, import_plugins, is_plain_jpe
 from pseudoris.interchange.dataset.torch_names import HAS_TORCH, Tensor, as_tensor
 from pseudoris.primitives.errors import ConfigError, ImageError
 from pseudoris.primitives.uris import place
+from pseudoris.schemas.config import ImagesConfig
 from pseudoris.schemas.run_records import RunHeader
 from pseudoris.store.sources.planned_images import Outcome
 from pseudoris.store.tables.image_bytes import MOVED, PlannedImages
-
-if TYPE_CHECKING:
-    from pseudoris.schemas.config import ImagesConfig
 
 _COLUMNS: Final = ("image_id", "key", "sha256", "height", "width")
 

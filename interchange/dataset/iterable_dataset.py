@@ -168,15 +168,14 @@ class RisIterableDataset(StreamedDataset):
         if self._order.is_shuffled:
             key = self._key("buffer", epoch, stream.rank, stream.world_size, stream.worker, stream.num_workers)
             masks = interleaved(iterator, self._order, key)
-        for number, drawn in enumerate(masks, 1):
+        for number, (image, mask, is_last) in enumerate(masks, 1):
             iterator.is_skipping = number < num_passed
-            image = drawn.item
-            pixels = None if number <= num_passed else image.pixels(is_last=drawn.is_last)
+            pixels = None if number <= num_passed else image.pixels(is_last=is_last)
             if number <= num_passed or (pixels is None and self._run.images is not None):
                 yield _NO_SAMPLE
                 continue
-            content, mask = image.shard.content(), image.first_mask + drawn.mask
-            sample = build_sample(self._run.spec, content, image.at, mask, epoch=epoch, pixels=pixels)
+            content, at = image.shard.content(), image.first_mask + mask
+            sample = build_sample(self._run.spec, content, image.at, at, epoch=epoch, pixels=pixels)
             yield sample if self._transform is None else self._transform(sample)
 
     def _key(self, purpose: str, *numbers: int) -> int:

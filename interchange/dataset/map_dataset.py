@@ -239,11 +239,8 @@ class RisDataset(SharedNumbers, MapDataset):
     def _read(self, run: str | Path | RunLocation, spec: SampleSpec, snapshot: Snapshot | None) -> None:
         opened = DatasetRun.open(run, spec, snapshot, endpoint_url=self._endpoint_url, is_random_access=True)
         size_bytes = opened.snapshot.images_bytes
-        if (
-            opened.images is not None
-            and opened.header.config.shards.embed_images
-            and size_bytes > self._max_memory_bytes
-        ):
+        is_embedded = opened.images is not None and opened.header.config.shards.embed_images
+        if is_embedded and size_bytes > self._max_memory_bytes:
             raise ConfigError(
                 f"The run embeds {size_bytes:,} bytes of images. A RisDataset holds them in memory, up to "
                 f"max_memory_bytes={self._max_memory_bytes:,}. Use RisIterableDataset, or raise max_memory_bytes."

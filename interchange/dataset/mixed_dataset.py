@@ -224,11 +224,9 @@ def _epoch_of_lap(epoch: int, lap: int) -> int:
 
 
 def _check_share(human_share: float | None, num_chosen: int) -> None:
-    if human_share is None:
-        return
-    if not 0 <= human_share < 1:
+    if human_share is not None and not 0 <= human_share < 1:
         raise ConfigError(f"human_share is {human_share}. Give a share of the samples, at least 0 and below 1.")
-    if human_share > 0 and not num_chosen:
+    if human_share and not num_chosen:
         raise ConfigError(
             f"human_share is {human_share}, but no human mask is selected. Raise fraction, or check the run."
         )

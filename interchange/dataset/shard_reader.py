@@ -147,8 +147,6 @@ def _content(
     )
     if masks is None:
         return content
-    if index.targets is not None:
-        content = replace(content, first_targets=np.concatenate(([0], np.cumsum(index.num_targets()))))
     ids = index.mask_ids if index.targets is None else [each for targets in index.targets for each in targets]
     rows = _rows_of(ids, masks, "mask_id", index.parts).combine_chunks()
     if "segmentation" in rows.column_names:
@@ -157,27 +155,24 @@ def _content(
         content = replace(content, counts=counts, rle_sizes=_fixed(pc.struct_field(segmentation, "size"), 2))
     if "box_xyxy_px" in rows.column_names:
         content = replace(content, boxes_xyxy_px=_fixed(rows["box_xyxy_px"], 4))
-    if content.first_targets is None or image_sizes is None:
-        return content
-    return _joined(content, content.first_targets, image_sizes)
+    return content if index.targets is None or image_sizes is None else _joined(content, image_sizes)
 
 
-def _joined(content: ShardContent, first_targets: Int64Array, image_sizes: Int64Array) -> ShardContent:
+def _joined(content: ShardContent, image_sizes: Int64Array) -> ShardContent:
     """Return the content with one size and one box for all masks of each sample; sizes of none are their image's."""
-    index, found = content.index, content
+    index, sizes, boxes = content.index, content.rle_sizes, content.boxes_xyxy_px
+    first_targets = np.concatenate(([0], np.cumsum(index.num_targets())))
     if len(content.counts):
         sizes = np.repeat(image_sizes, np.diff(index.first_masks), axis=0)
         is_some = np.diff(first_targets) > 0
         sizes[is_some] = content.rle_sizes[first_targets[:-1][is_some]]
-        found = replace(found, rle_sizes=sizes)
     if len(content.boxes_xyxy_px):
         boxes = np.zeros((index.num_masks, 4), np.int64)
         for at, (first, end) in enumerate(pairwise(first_targets.tolist())):
             own = content.boxes_xyxy_px[first:end]
             if len(own):
                 boxes[at] = (*own[:, :2].min(0), *own[:, 2:].max(0))
-        found = replace(found, boxes_xyxy_px=boxes)
-    return found
+    return replace(content, first_targets=first_targets, rle_sizes=sizes, boxes_xyxy_px=boxes)
 
 
 def _fixed(lists: pa.ChunkedArray | pa.Array, width: int) -> Int64Array:
@@ -253,11 +248,8 @@ class DatasetRun:
                 break
             # All no-target expressions count here: the share `spec.none` of them may be empty in a single shard.
             num_targets = self._read_index(self.snapshot.parts(row), ()).num_targets()
-            wanted = {
-                name: noun
-                for name, noun in wanted.items()
-                if not (num_targets > 1 if name == "groups" else num_targets == 0).any()
-            }
+            is_found = {"groups": (num_targets > 1).any(), "none": (num_targets == 0).any()}
+            wanted = {name: noun for name, noun in wanted.items() if not is_found[name]}
         return wanted
 
     def index(self, row: int, *, with_sizes: bool = True) -> ShardIndex:

@@ -86,8 +86,7 @@ class Snapshot:
                 "too).",
                 *(numbers[-1], location.root, len(snapshot), num_newer),
             )
-        held = snapshot.commits()
-        retried = {shard: latest[shard] for shard, generation in held if latest.get(shard, 0) > generation}
+        retried = {shard: latest[shard] for shard, held in snapshot.commits() if latest.get(shard, 0) > held}
         return snapshot._with_retried(location, retried)
 
     @classmethod
@@ -182,7 +181,7 @@ class Snapshot:
         return int(self.table.num_rows)
 
     @classmethod
-    def _of_commits(cls, location: RunLocation, commits: dict[int, int]) -> Self:
+    def _of_commits(cls, location: RunLocation, commits: Mapping[int, int]) -> Self:
         receipts = of_this_run(location, read_receipts(location, sorted(commits.items())))
         return cls._of(location, None, receipts_table(receipts).select(_COLUMNS))
 
@@ -191,8 +190,7 @@ class Snapshot:
         if not retried:
             return self
         kept = self.table.filter(pc.invert(pc.is_in(self.table["shard"], pa.array(retried, pa.int64()))))
-        receipts = of_this_run(location, read_receipts(location, sorted(retried.items())))
-        anew = receipts_table(receipts).select(_COLUMNS)
+        anew = self._of_commits(location, retried).table
         merged = pa.concat_tables([kept, anew.cast(kept.schema)]).sort_by("shard")
         return replace(self._of(location, self.manifest, merged), retried=dict(sorted(retried.items())))
 

@@ -225,23 +225,18 @@ class ShardIterator:
         return StreamedShard(self._run, row, content.index, content)
 
 
-@dataclass(frozen=True, slots=True)
-class DrawnMask:
-    """A mask of an image, by its position in the image; `is_last` if the image has no other left."""
-
-    item: StreamedImage
-    mask: int
-    is_last: bool
+# An image, a mask of it by its position in the image, and whether the image has no other left.
+_DrawnMask = tuple[StreamedImage, int, bool]
 
 
-def in_order(items: Iterable[StreamedImage]) -> Iterator[DrawnMask]:
+def in_order(items: Iterable[StreamedImage]) -> Iterator[_DrawnMask]:
     """Yield the masks image by image."""
     for item in items:
         for mask in range(item.num_masks):
-            yield DrawnMask(item, mask, mask + 1 == item.num_masks)
+            yield item, mask, mask + 1 == item.num_masks
 
 
-def interleaved(items: Iterable[StreamedImage], order: StreamOrder, key: int) -> Iterator[DrawnMask]:
+def interleaved(items: Iterable[StreamedImage], order: StreamOrder, key: int) -> Iterator[_DrawnMask]:
     """Yield every mask once, each drawn among all masks left of the images in the buffer of the order: at least one.
 
     An image enters when the last mask of another one was drawn. So each image is decoded once, at its first mask,
@@ -249,26 +244,24 @@ def interleaved(items: Iterable[StreamedImage], order: StreamOrder, key: int) ->
     """
     source = iter(items)
     ahead = next(source, None)
-    pool: list[tuple[int, int]] = []
-    held: dict[int, StreamedImage] = {}
+    pool: list[tuple[int, StreamedImage, int]] = []
     left: dict[int, int] = {}
     entered = drawn = size_bytes = 0
     while ahead is not None or pool:
         while ahead is not None and (
-            not held or (len(held) < order.buffer_images and size_bytes + ahead.size_bytes <= order.buffer_bytes)
+            not left or (len(left) < order.buffer_images and size_bytes + ahead.size_bytes <= order.buffer_bytes)
         ):
-            held[entered], left[entered] = ahead, ahead.num_masks
-            pool += [(entered, mask) for mask in range(ahead.num_masks)]
+            left[entered] = ahead.num_masks
+            pool += [(entered, ahead, mask) for mask in range(ahead.num_masks)]
             size_bytes += ahead.size_bytes
             entered += 1
             ahead = next(source, None)
         at = draw_below(key, drawn, len(pool))
         pool[at], pool[-1] = pool[-1], pool[at]
-        number, mask = pool.pop()
+        number, item, mask = pool.pop()
         drawn += 1
         left[number] -= 1
-        item = held[number]
         if not left[number]:
             size_bytes -= item.size_bytes
-            del held[number], left[number]
-        yield DrawnMask(item, mask, number not in held)
+            del left[number]
+        yield item, mask, number not in left

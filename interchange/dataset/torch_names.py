@@ -55,11 +55,7 @@ _SLOTS: Final = 1_024
 
 def distributed_rank() -> tuple[int, int]:
     """Return rank and world size of the process group; (0, 1) if no group is initialised."""
-    if _has_group():
-        import torch
-
-        return torch.distributed.get_rank(), torch.distributed.get_world_size()
-    return 0, 1
+    return (torch.distributed.get_rank(), torch.distributed.get_world_size()) if _has_group() else (0, 1)
 
 
 def agreed(key: str, propose: Callable[[], str]) -> str:
@@ -82,11 +78,7 @@ def agreed(key: str, propose: Callable[[], str]) -> str:
 
 
 def _has_group() -> bool:
-    if not HAS_TORCH:
-        return False
-    import torch
-
-    return torch.distributed.is_available() and torch.distributed.is_initialized()
+    return HAS_TORCH and torch.distributed.is_available() and torch.distributed.is_initialized()
 
 
 class SharedNumbers:

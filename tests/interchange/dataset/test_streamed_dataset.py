@@ -89,7 +89,7 @@ IMAGES = st.lists(st.tuples(st.integers(1, 5), st.integers(0, 8)), max_size=30).
 
 
 def pairs(drawn):
-    return [(each.item.number, each.mask) for each in drawn]
+    return [(image.number, mask) for image, mask, _ in drawn]
 
 
 @given(IMAGES, st.integers(1, 6), st.integers(1, 20), st.integers(0, 2**32))
@@ -98,14 +98,14 @@ def test_every_mask_comes_once_from_no_more_images_than_the_buffer_holds(images,
     entered: list[Image] = []
     left: set[int] = set()
     drawn = []
-    for each in interleaved((entered.append(image) or image for image in images), order, key):
-        drawn.append(each)
+    for drawn_of, mask, is_last in interleaved((entered.append(image) or image for image in images), order, key):
+        drawn.append((drawn_of, mask, is_last))
         # The newest may be one that is looked at ahead, to see whether it fits.
         held = [image for image in entered if image.number not in left]
         assert len(held) <= num_images + 1
         assert len(held) <= 2 or sum(image.size_bytes for image in held[:-1]) <= size_bytes
-        if each.is_last:
-            left.add(each.item.number)
+        if is_last:
+            left.add(drawn_of.number)
     assert sorted(pairs(drawn)) == [(image.number, mask) for image in images for mask in range(image.num_masks)]
     assert pairs(interleaved(images, order, key)) == pairs(drawn)
 
@@ -114,13 +114,13 @@ def test_images_that_left_give_their_bytes_back():
     # Two fit at a time. Were no byte given back, each image after these would wait until the buffer is empty.
     images = [Image(number, num_masks=1) for number in range(50)]
     order = StreamOrder(buffer_images=50, buffer_bytes=2)
-    drawn = [each.item.number for each in interleaved(images, order, 5)]
+    drawn = [image.number for image, *_ in interleaved(images, order, 5)]
     assert sum(earlier > later for earlier, later in pairwise(drawn[4:])) > 10
 
 
 def test_masks_of_one_image_are_spread_over_the_buffer():
     images = [Image(number, 20) for number in range(400)]
-    order = [each.item.number for each in interleaved(images, StreamOrder(buffer_images=64, buffer_bytes=10**9), 3)]
+    order = [image.number for image, *_ in interleaved(images, StreamOrder(buffer_images=64, buffer_bytes=10**9), 3)]
     middle = order[2_000:6_000]
     batches = [middle[at : at + 32] for at in range(0, 4_000 - 31, 32)]
     repeats = [32 - len(set(batch)) for batch in batches]
