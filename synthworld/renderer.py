@@ -16,12 +16,13 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from pseudoris.synthworld.scenes import (
+    PIXEL_STREAM,
     SCENE_SIZE_PX,
     PatternStyle,
     Scene,
     SceneObject,
     World,
-    pixel_generator,
+    generator,
     world_named,
 )
 
@@ -241,7 +242,8 @@ class RenderedScene:
 
 def render(scene: Scene) -> RenderedScene:
     """Return the scene's pixels and visible masks; the same bytes for the same (seed, index) and world."""
-    rng, world, size = pixel_generator(scene), world_named(scene.world), SCENE_SIZE_PX
+    rng = generator(scene.seed, scene.index, stream=PIXEL_STREAM)
+    world, size = world_named(scene.world), SCENE_SIZE_PX
     base = rng.integers(*world.tones) + rng.integers(-world.chroma, world.chroma + 1, size=3)
     other = base + rng.choice([-1, 1]) * rng.integers(12, 40) + rng.integers(-8, 9, size=3)
     texture = TEXTURES[world.textures[int(rng.integers(len(world.textures)))]]

@@ -23,7 +23,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from enum import IntEnum
-from functools import cache, cached_property
+from functools import cache, cached_property, partial
 from typing import ClassVar, Final
 
 import numpy as np
@@ -193,10 +193,9 @@ class SceneImageTruth:
         """Takes a scene; its visible masks (N, 192, 192) bool where they are painted already."""
         self._scene = scene
         self._masks = masks
-        # Parsing is cached, because an ablation compares systems that write the same texts thousands of times.
+        # Readings are cached, because an ablation compares systems that write the same texts thousands of times.
         self._parsed = cache(parse_reference)
-        self._referents: dict[str, frozenset[int] | None] = {}
-        self._stated: dict[tuple[str, int], tuple[int, int, int]] = {}
+        self._meant = cache(partial(meant, scene=scene))
 
     @property
     def size(self) -> tuple[int, int]:
@@ -212,10 +211,8 @@ class SceneImageTruth:
 
     def referents(self, text: str) -> frozenset[int] | None:
         """Return the objects that a text means, as the oracle reads it; None if it cannot be decided."""
-        if text not in self._referents:
-            said = self._parsed(text)
-            self._referents[text] = None if said is None else meant(said, self._scene)
-        return self._referents[text]
+        said = self._parsed(text)
+        return None if said is None else self._meant(said)
 
     def attributes(self, text: str, number: int) -> tuple[int, int, int]:
         """Return how many attributes a text states, how many of these are true, how many the object has.
@@ -223,14 +220,11 @@ class SceneImageTruth:
         Category, colour, pattern, size and part of the object itself count; a place, a relation and its anchor do not.
         A text that cannot be parsed has no attributes.
         """
-        if (text, number) not in self._stated:
-            truth, said = self._scene.objects[number].attributes, self._parsed(text)
-            noun = None if said is None else said.noun
-            stated = [name for name in _NAMES if getattr(noun, name, None) is not None]
-            num_true = sum(getattr(noun, name) == getattr(truth, name) for name in stated)
-            known = sum(getattr(truth, name) is not None for name in _NAMES)
-            self._stated[text, number] = len(stated), num_true, known
-        return self._stated[text, number]
+        truth, said = self._scene.objects[number].attributes, self._parsed(text)
+        noun = None if said is None else said.noun
+        stated = [name for name in _NAMES if getattr(noun, name, None) is not None]
+        num_true = sum(getattr(noun, name) == getattr(truth, name) for name in stated)
+        return len(stated), num_true, sum(getattr(truth, name) is not None for name in _NAMES)
 
     def num_alike(self, number: int) -> int:
         """Return how many other objects are of the same category."""

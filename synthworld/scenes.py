@@ -196,7 +196,8 @@ SCENE_SIZE_PX = 192
 MIN_OBJECTS, MAX_OBJECTS = 2, 10
 # This share of objects repeats the colour and pattern of an earlier object, but not its category.
 SAME_LOOK_SHARE = 0.15
-_LAYOUT_STREAM, _PIXEL_STREAM = 0, 1
+# A scene's textures and noise have another generator than its layout.
+_LAYOUT_STREAM, PIXEL_STREAM = 0, 1
 _PLACEMENT_TRIES = 60
 # How far an object with a part reaches to the left, top, right and bottom, in radii: its least distance from the edges,
 # because a part that is cut off would make its word untrue.
@@ -244,11 +245,6 @@ class Scene:
 def generator(seed: int, index: int, *, stream: int) -> np.random.Generator:
     """Return the generator of one scene and stream; equal on every machine."""
     return np.random.Generator(np.random.Philox(key=np.array([seed, 4 * index + stream], dtype=np.uint64)))
-
-
-def pixel_generator(scene: Scene) -> np.random.Generator:
-    """Return the generator of a scene's textures and noise, apart from the one that laid it out."""
-    return generator(scene.seed, scene.index, stream=_PIXEL_STREAM)
 
 
 def make_scene(split: Split, position: int, *, seed: int = 0, world: str = DEFAULT_WORLD) -> Scene:
