@@ -7,7 +7,7 @@ one mask is one pair. Pairs and images stand in the order of the plan, so that a
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Final, Literal
 
@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from pseudoris.audit.draw_files import DRAWN, FOLLOW_UP, STORED_SCORES, draw_kind, pair_id
+from pseudoris.audit.draw_files import DRAWN, FOLLOW_UP, MASK_TYPE, STORED_SCORES, draw_kind, pair_id
 from pseudoris.primitives.errors import ConfigError, ImageError
 from pseudoris.schemas.fitted import CONFIDENCE_COLUMNS, Floats, Rated, features
 from pseudoris.schemas.keep_rule import SCORE_COLUMNS, Flags, Ints
@@ -182,52 +182,43 @@ def read_sample_rows(run: OpenRun, pairs: RunPairs, *, drawn: Ints, images: Ints
         chosen = drawn[pairs.shard[drawn] == place]
         pictures = images[pairs.image_shard[images] == place]
         table = shard.table(EXPRESSIONS, _PAIR_COLUMNS)
-        rows.drawn |= {number: {**row, "role": DRAWN} for number, row in _pair_rows(table, pairs, chosen)}
-        follow = _follow_ups(pairs, chosen, table)
-        rows.follow_ups |= {
-            number: {**row, "role": FOLLOW_UP, "follows": rows.drawn[follow[number]]["pair_id"]}
-            for number, row in _pair_rows(table, pairs, np.array(list(follow), np.int64))
-        }
+        rows.drawn |= _pair_rows(table, pairs, chosen, role=DRAWN)
+        follow = _follow_ups(pairs, chosen, place, table)
+        rows.follow_ups |= _pair_rows(table, pairs, np.array(list(follow), np.int64), role=FOLLOW_UP)
+        for number, drawn_before in follow.items():
+            rows.follow_ups[number]["follows"] = rows.drawn[drawn_before]["pair_id"]
         joined = shard.joined(_IMAGE_COLUMNS, ("mask_id", "segmentation")).take(pairs.image_row[pictures])
         for number, (image, masks, _) in zip(pictures.tolist(), joined.rows(), strict=True):
             try:
                 image["bytes"] = planned.annotated(shard.receipt.shard, image)
             except (OSError, ImageError) as error:
                 image["bytes"], rows.unreadable[image["image_id"]] = None, f"{image['key']}: {error}"
-            drawn_masks = []
-            for mask in masks:
-                height, width = mask["segmentation"]["size"]
-                counts = mask["segmentation"]["counts"]
-                drawn_masks.append({"mask_id": mask["mask_id"], "height": height, "width": width, "counts": counts})
-            rows.images[number] = {**image, "shard": shard.receipt.shard, "masks": drawn_masks}
+            rles = [(mask["mask_id"], *mask["segmentation"]["size"], mask["segmentation"]["counts"]) for mask in masks]
+            masks = [dict(zip(MASK_TYPE.names, each, strict=True)) for each in rles]
+            rows.images[number] = {**image, "shard": shard.receipt.shard, "masks": masks}
     return rows
 
 
-def _pair_rows(table: pa.Table, pairs: RunPairs, numbers: Ints) -> Iterator[tuple[int, Row]]:
-    found = table.take(pa.array(pairs.row[numbers])).to_pylist()
-    for number, row in zip(numbers.tolist(), found, strict=True):
-        masks = row.pop("target_mask_ids")
-        score = float(pairs.score[number])
-        yield (
-            number,
-            {
-                **row,
-                "pair_id": pair_id(row["image_id"], masks, row["text"]),
-                "mask_ids": masks,
-                "is_kept": bool(pairs.is_kept[number]),
-                "num_kept_of_mask": int(pairs.num_kept_of_mask[number]),
-                "score": None if np.isnan(score) else score,
-                **{name: None if row[name] is None else float(row[name]) for name in STORED_SCORES},
-            },
-        )
+def _pair_rows(table: pa.Table, pairs: RunPairs, numbers: Ints, *, role: str) -> dict[int, Row]:
+    rows = dict(zip(numbers.tolist(), table.take(pa.array(pairs.row[numbers])).to_pylist(), strict=True))
+    for number, row in rows.items():
+        masks, score = row.pop("target_mask_ids"), float(pairs.score[number])
+        row |= {
+            "pair_id": pair_id(row["image_id"], masks, row["text"]),
+            "role": role,
+            "mask_ids": masks,
+            "is_kept": bool(pairs.is_kept[number]),
+            "num_kept_of_mask": int(pairs.num_kept_of_mask[number]),
+            "score": None if np.isnan(score) else score,
+            **{name: None if row[name] is None else float(row[name]) for name in STORED_SCORES},
+        }
+    return rows
 
 
-def _follow_ups(pairs: RunPairs, chosen: Ints, table: pa.Table) -> dict[int, int]:
+def _follow_ups(pairs: RunPairs, chosen: Ints, shard: int, table: pa.Table) -> dict[int, int]:
     """Return which pairs follow which drawn one: the other kept expressions of its mask, the likeliest first."""
-    if not len(chosen):
-        return {}
-    own = np.flatnonzero((pairs.shard == pairs.shard[chosen[0]]) & pairs.is_kept & (pairs.num_kept_of_mask > 0))
-    targets = [masks[0] for masks in table["target_mask_ids"].take(pa.array(pairs.row[own])).to_pylist()]
+    own = np.flatnonzero((pairs.shard == shard) & pairs.is_kept & (pairs.num_kept_of_mask > 0))
+    targets = [masks[0] for masks in _taken(table, "target_mask_ids", pairs.row[own])]
     of_mask: defaultdict[str, list[int]] = defaultdict(list)
     target_of = dict(zip(own.tolist(), targets, strict=True))
     for number in own[np.argsort(-np.nan_to_num(pairs.score[own]), kind="stable")].tolist():
