@@ -21,7 +21,7 @@ from pseudoris.training.ppt.curriculum import read_chosen, write_chosen
 from pseudoris.workers.checkpoints.download import fetch
 from pseudoris.workers.checkpoints.weight_cache import PINS_NAME, Pin, PublishedFile, WeightCache
 from pseudoris.workers.masks.ready_masks import ReadyMasks, ReadyOptions
-from tests.builders.audits import VerdictFile, small_audit
+from tests.builders.audits import add_answers, small_audit
 from tests.builders.command import pseudoris_here
 from tests.builders.weight_server import serving_weights
 
@@ -32,11 +32,9 @@ OUTSIDE = b"what the user would miss"
 def drawn(tmp_path_factory):
     folder = tmp_path_factory.mktemp("drawn")
     audit = small_audit(folder)
-    with VerdictFile.open(audit.path, "ana", audit.known) as file:
-        file.append(VerdictLine(pair=audit.pairs["pair_id"][0].as_py(), verdict="right"))
-    (folder / "eva").mkdir()
-    with VerdictFile.open(folder / "eva", "eva", audit.known) as file:
-        file.append(VerdictLine(pair=audit.pairs["pair_id"][0].as_py(), verdict="right"))
+    lines = [VerdictLine(pair=audit.pairs["pair_id"][0].as_py(), verdict="right")]
+    add_answers(audit.path, audit.known, lines)
+    add_answers(folder / "eva", audit.known, lines, rater="eva")
     pseudoris_here("gallery", str(folder / "run"), code=0)
     return folder
 

@@ -6,7 +6,6 @@ import pytest
 
 from pseudoris.audit.audit_folder import (
     AuditFolder,
-    HeaderLine,
     Known,
     MissedLine,
     UndoLine,
@@ -15,7 +14,7 @@ from pseudoris.audit.audit_folder import (
     read_answers,
 )
 from pseudoris.primitives.errors import ConfigError
-from tests.builders.audits import VerdictFile, encode_line
+from tests.builders.audits import add_answers
 
 KNOWN = Known("a" * 64, {"p1", "p2"}, {"i1"})
 
@@ -26,16 +25,8 @@ def audit(tmp_path):
     return AuditFolder(tmp_path, None, None, None, KNOWN)
 
 
-def given(folder, *answers, known=KNOWN):
-    folder.mkdir(exist_ok=True)
-    with VerdictFile.open(folder, "ana", known) as file:
-        for answer in answers:
-            file.append(answer)
-    return folder / "verdicts" / "ana.jsonl"
-
-
 def written(folder, pair, verdict="right"):
-    return given(folder, VerdictLine(pair=pair, verdict=verdict))
+    return add_answers(folder, KNOWN, [VerdictLine(pair=pair, verdict=verdict)])
 
 
 def read(path, **changes):
@@ -69,15 +60,14 @@ def test_files_added_at_once_are_added_one_after_the_other(audit, tmp_path):
 
 
 def test_the_last_line_about_a_pair_counts_and_an_undo_withdraws_it(tmp_path):
-    path = given(
-        tmp_path,
+    answers = [
         VerdictLine(pair="p1", verdict="untrue"),
         VerdictLine(pair="p1", verdict="right", comment="déjà vu"),
         VerdictLine(pair="p2", verdict="several"),
         MissedLine(image="i1", clicks=((1, 2), (3, 4))),
         UndoLine(pair="p2"),
-    )
-    found = read(path)
+    ]
+    found = read(add_answers(tmp_path, KNOWN, answers))
     assert {pair: line.verdict for pair, line in found.verdicts.items()} == {"p1": "right"}
     assert found.verdicts["p1"].comment == "déjà vu"
     assert len(found.missed["i1"].clicks) == 2
@@ -85,7 +75,7 @@ def test_the_last_line_about_a_pair_counts_and_an_undo_withdraws_it(tmp_path):
 
 
 def test_a_line_that_a_crash_cut_off_is_left_out(tmp_path):
-    path = given(tmp_path, VerdictLine(pair="p1", verdict="right"))
+    path = add_answers(tmp_path, KNOWN, [VerdictLine(pair="p1", verdict="right")])
     with path.open("ab") as file:
         file.write(b'{"line":"verdict","pair":"p2","ver')
     assert (set(read(path).verdicts), read(path).num_cut_bytes) == ({"p1"}, 34)
@@ -102,23 +92,22 @@ def test_a_line_that_a_crash_cut_off_is_left_out(tmp_path):
     ids=["edited", "removed", "beheaded", "foreign"],
 )
 def test_a_changed_file_is_refused_by_its_line(tmp_path, change, message):
-    path = given(tmp_path, VerdictLine(pair="p1", verdict="right"), VerdictLine(pair="p2", verdict="several"))
+    said = {"p1": "right", "p2": "several"}.items()
+    path = add_answers(tmp_path, KNOWN, [VerdictLine(pair=pair, verdict=verdict) for pair, verdict in said])
     path.write_text("\n".join(change(path.read_text().splitlines())) + "\n")
     with pytest.raises(ConfigError, match=message):
         read(path)
 
 
 def test_verdicts_on_another_draw_or_pair_or_of_another_rater_are_refused_by_name(tmp_path):
-    path = given(tmp_path, known=Known("b" * 64, set(), set()))
+    path = add_answers(tmp_path, Known("b" * 64, set(), set()), [])
     with pytest.raises(ConfigError, match="answers the draw bbbbbbbbbbbb…, and this audit is the draw aaaaaaaaaaaa"):
         read(path)
-    strange = encode_line(HeaderLine(draw="a" * 64, rater="bob"), "")
-    line = encode_line(VerdictLine(pair="p9", verdict="right"), strange[1])
-    path.write_text(strange[0] + line[0])
-    with pytest.raises(ConfigError, match=r"ana.jsonl, line 2: the audit has no pair 'p9'"):
+    path = add_answers(tmp_path, KNOWN, [VerdictLine(pair="p9", verdict="right")], rater="bob")
+    with pytest.raises(ConfigError, match=r"bob.jsonl, line 2: the audit has no pair 'p9'"):
         read(path)
     with pytest.raises(ConfigError, match="holds the verdicts of the rater 'bob'"):
         read(path, rater="ana")
-    path.write_text(strange[0] + strange[0])
+    path.write_text(2 * path.read_text().splitlines(keepends=True)[0])
     with pytest.raises(ConfigError, match="line 2"):
         read(path)

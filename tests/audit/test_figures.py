@@ -5,17 +5,15 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from pseudoris.audit.audit_folder import AuditFolder, MissedLine, VerdictLine
-from pseudoris.audit.draw import DrawOptions, draw_audit
+from pseudoris.audit.audit_folder import MissedLine
 from pseudoris.audit.figures import audit_figures
 from pseudoris.audit.judged_pairs import apply_to
 from pseudoris.files.location import RunLocation
 from pseudoris.store.sessions.refiltered_run import RuleChange, refilter
 from pseudoris.store.tables.open_run import OpenRun
 from pseudoris.store.tables.run_reader import Run
-from tests.builders.audits import VerdictFile
+from tests.builders.audits import add_answers, drawn_audit, judge
 from tests.builders.scored_runs import scored_run
-from tests.builders.sources import GivenImages
 
 
 @pytest.fixture(scope="module")
@@ -28,20 +26,7 @@ def location(tmp_path_factory):
 @pytest.fixture
 def whole(location, tmp_path):
     """An audit of every pair of the run: its figures are the run's own."""
-    return drawn(location, tmp_path / "audit", num_pairs=5_000, num_images=500)
-
-
-def drawn(location, path, **options):
-    draw_audit(OpenRun.at(location), path, DrawOptions(**options), planned=GivenImages(lambda shard, key: b""))
-    return AuditFolder.open(path)
-
-
-def judge(audit, rule, rater="ana", **fields):
-    with VerdictFile.open(audit.path, rater, audit.known) as file:
-        for row in audit.pairs.to_pylist():
-            if verdict := rule(row):
-                file.append(VerdictLine(pair=row["pair_id"], verdict=verdict, **fields))
-    return audit
+    return drawn_audit(location, tmp_path / "audit", num_pairs=5_000, num_images=500)
 
 
 def by_text(row):
@@ -79,29 +64,29 @@ def test_masks_whose_kept_expressions_are_not_all_judged_widen_the_interval_to_b
 
 
 def test_unanswered_pairs_are_stood_for_by_the_others_of_their_stratum(location, tmp_path):
-    audit = drawn(location, tmp_path / "audit", num_pairs=60)
+    audit = drawn_audit(location, tmp_path / "audit", num_pairs=60)
     found = figures(judge(audit, lambda row: by_text(row) if row["position"] < 40 else None))
     assert found.num_judged == 40
     assert 0 < found.accuracy.estimate.low < found.accuracy.estimate.value < found.accuracy.estimate.high < 1
 
 
 def test_missed_objects_are_a_mean_over_all_images_those_without_masks_too(whole):
-    with VerdictFile.open(whole.path, "ana", whole.known) as file:
-        for row in whole.images.to_pylist():
-            file.append(MissedLine(image=row["image_id"], clicks=((1, 1),) * (3 if not row["masks"] else 0)))
+    rows = whole.images.to_pylist()
+    missed = (MissedLine(image=row["image_id"], clicks=((1, 1),) * (3 if not row["masks"] else 0)) for row in rows)
+    add_answers(whole.path, whole.known, missed)
     found = figures(whole)
-    empty = np.mean([not row["masks"] for row in whole.images.to_pylist()])
+    empty = np.mean([not row["masks"] for row in rows])
     assert found.missed.estimate.value == pytest.approx(3 * empty)
     assert found.with_missed.estimate.value == pytest.approx(empty)
 
 
 def test_images_without_an_answer_are_stood_for_by_the_others_of_their_stratum(whole):
     rows = whole.images.to_pylist()
-    with VerdictFile.open(whole.path, "ana", whole.known) as file:
-        for row in rows:
-            # Of the images without a mask, in all of which an object is missed, one is answered.
-            if row["masks"] or row["image_id"] == next(each["image_id"] for each in rows if not each["masks"]):
-                file.append(MissedLine(image=row["image_id"], clicks=((1, 1),) * (not row["masks"])))
+    # Of the images without a mask, in all of which an object is missed, one is answered.
+    first = next(row for row in rows if not row["masks"])
+    answered = [row for row in rows if row["masks"] or row is first]
+    missed = (MissedLine(image=row["image_id"], clicks=((1, 1),) * (not row["masks"])) for row in answered)
+    add_answers(whole.path, whole.known, missed)
     empty = np.mean([not row["masks"] for row in rows])
     assert figures(whole).with_missed.estimate.value == pytest.approx(empty)
 

@@ -1,11 +1,13 @@
 """Drawn audits of a small run, with pictures that a browser shows; and files of verdicts as the page writes them."""
 
 import hashlib
+from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 
-from pseudoris.audit.audit_folder import AuditFolder, HeaderLine, Line
+from pseudoris.audit.audit_folder import Answer, AuditFolder, HeaderLine, Known, VerdictLine
 from pseudoris.audit.draw import DrawOptions, draw_audit
+from pseudoris.files.location import RunLocation
 from pseudoris.schemas.shard import ExpressionRecord
 from pseudoris.store.tables.open_run import OpenRun
 from tests.builders.sources import GivenImages
@@ -26,38 +28,36 @@ def small_audit(folder: Path, *, absences=(), **options) -> AuditFolder:
         return replace(image, expressions=(*image.expressions, *said))
 
     location = write_run(folder / "run", *((f"{number}.png", make) for number in range(8)))
-    chosen = DrawOptions(**{"num_pairs": 24, "num_images": 3, "seed": 1, **options})
-    draw_audit(OpenRun.at(location), folder / "audit", chosen, planned=GivenImages(lambda shard, key: picture()))
-    return AuditFolder.open(folder / "audit")
+    options = {"num_pairs": 24, "num_images": 3, "seed": 1, **options}
+    return drawn_audit(location, folder / "audit", lambda shard, key: picture(), **options)
 
 
-def encode_line(line: Line, previous: str) -> tuple[str, str]:
-    """Return the text of a line, with its line end, and its digest; `previous` is the digest of the line before."""
-    body = line.model_dump_json()[:-1]
-    digest = hashlib.sha256((previous + body).encode()).hexdigest()[:16]
-    return f'{body},"digest":"{digest}"}}\n', digest
+def drawn_audit(location: RunLocation, folder: Path, read=lambda shard, key: key.encode(), **options) -> AuditFolder:
+    """Draw an audit of a run, by `DrawOptions`; `read` gives the bytes of an image."""
+    draw_audit(OpenRun.at(location), folder, DrawOptions(**options), planned=GivenImages(read))
+    return AuditFolder.open(folder)
 
 
-class VerdictFile:
-    """Writes a rater's file line by line; begins it with a header, or continues it."""
+def judge(
+    audit: AuditFolder, rule=lambda row: "right", *, rater: str = "ana", folder: Path | None = None
+) -> AuditFolder:
+    """Give the verdict on each pair that `rule` says of its row, if any; `folder` takes the place of the audit's."""
+    said = {row["pair_id"]: rule(row) for row in audit.pairs.to_pylist()}
+    lines = (VerdictLine(pair=pair, verdict=verdict) for pair, verdict in said.items() if verdict)
+    add_answers(folder or audit.path, audit.known, lines, rater=rater)
+    return audit
 
-    def __init__(self, path, header) -> None:
-        self._path = path
-        if not path.exists():
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text(encode_line(header, "")[0])
 
-    @classmethod
-    def open(cls, audit: Path, rater: str, known):
-        return cls(audit / "verdicts" / f"{rater}.jsonl", HeaderLine(draw=known.draw, rater=rater))
-
-    def append(self, answer) -> None:
-        text = self._path.read_text()
-        previous = text[text.rindex('"digest":"') + 10 :][:16]
-        self._path.write_text(text + encode_line(answer, previous)[0])
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *raised) -> None:
-        pass
+def add_answers(audit: Path, known: Known, answers: Iterable[Answer], *, rater: str = "ana") -> Path:
+    """Write answers to a rater's file line by line; begins it with a header, or continues it."""
+    path = audit / "verdicts" / f"{rater}.jsonl"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    text = path.read_text() if path.exists() else ""
+    # A line ends with its digest, a quote, a brace and a line feed.
+    digest = text[-19:-3]
+    for line in (*([] if text else [HeaderLine(draw=known.draw, rater=rater)]), *answers):
+        body = line.model_dump_json()[:-1]
+        digest = hashlib.sha256((digest + body).encode()).hexdigest()[:16]
+        text += f'{body},"digest":"{digest}"}}\n'
+    path.write_text(text)
+    return path

@@ -8,14 +8,14 @@ import re
 import numpy as np
 import pytest
 
-from pseudoris.audit.audit_folder import AuditFolder, VerdictLine
+from pseudoris.audit.audit_folder import AuditFolder
 from pseudoris.files.location import RunLocation
 from pseudoris.interchange.brush_strokes import brush_strokes
 from pseudoris.primitives.errors import ConfigError
 from pseudoris.store.checks.verification import verify_run
 from pseudoris.store.reports.data_card import CARD_NAME, CITATION_NAME, write_datacard
 from pseudoris.store.sessions.refiltered_run import RuleChange, refilter
-from tests.builders.audits import VerdictFile, small_audit
+from tests.builders.audits import judge, small_audit
 from tests.builders.command import invoke
 from tests.builders.scored_runs import begin, commit_scored, scored_run
 from tests.builders.studio import read_tasks, submitted, write_project
@@ -33,13 +33,11 @@ def ran(*words, columns=120):
     return invoke("audit", *words, columns=columns).output
 
 
-def judged(out, folder, *words, number=None, file_in=None, verdict=lambda place: "right"):
-    """Return a new audit of a run, its first pairs judged by ana, and what drawing it printed."""
+def judged(out, folder, *words, file_in=None, verdict=lambda row: "right"):
+    """Return a new audit of a run, its pairs judged by ana, and what drawing it printed."""
     drawn = ran("draw", out, folder, *(words or ("-n", 60)), columns=400)
     audit = AuditFolder.open(folder)
-    with VerdictFile.open(file_in or folder, "ana", audit.known) as file:
-        for place, pair in enumerate(audit.pairs["pair_id"].to_pylist()[:number]):
-            file.append(VerdictLine(pair=pair, verdict=verdict(place)))
+    judge(audit, verdict, folder=file_in)
     return audit, drawn
 
 
@@ -86,7 +84,9 @@ def test_the_runs_own_data_card_cites_an_audit_and_no_table_changes(tmp_path):
         commit_scored(out, header, shard)
     write_datacard(out)
     before = {path: path.read_bytes() for path in (tmp_path / "run").rglob("*") if path.is_file()}
-    audit, _ = judged(out.root, tmp_path / "audit", verdict=lambda place: "cannot_say" if place % 10 == 5 else "right")
+    audit, _ = judged(
+        out.root, tmp_path / "audit", verdict=lambda row: "cannot_say" if row["position"] % 10 == 5 else "right"
+    )
     assert "cited" in ran("report", tmp_path / "audit", "--cite")
     card = (tmp_path / "run" / CARD_NAME).read_text()
     assert "| right, of the kept | 1.000, 0.9" in card
@@ -129,7 +129,9 @@ def test_what_a_refilter_keeps_of_strata_without_a_draw_is_told_and_not_cited(tm
 
 
 def test_what_is_no_file_of_a_rater_is_named_with_the_remedy(out, tmp_path):
-    verdicts = judged(out, tmp_path / "audit", number=1)[0].path / "verdicts"
+    verdicts = (
+        judged(out, tmp_path / "audit", verdict=lambda row: None if row["position"] else "right")[0].path / "verdicts"
+    )
     file = (verdicts / "ana.jsonl").rename(verdicts / "ana (1).jsonl")
     remedy = (
         r"verdicts/ana \(1\)\.jsonl does not have the name of a rater. Move it .*: `pseudoris audit add .*audit FILE`"

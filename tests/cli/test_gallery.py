@@ -7,12 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from pseudoris.audit.audit_folder import VerdictLine
 from pseudoris.cli.gallery import write_pages
 from pseudoris.files.location import RunLocation
 from pseudoris.primitives.errors import ConfigError
 from pseudoris.schemas.ids import image_id
-from tests.builders.audits import VerdictFile, small_audit
+from tests.builders.audits import judge, small_audit
 from tests.builders.command import NUM_SCENES, pseudoris_here
 from tests.interchange.exports.builders import build_run, jpeg
 from tests.viewer.builders import annotated, encode, rectangle, write_run
@@ -72,10 +71,7 @@ def test_images_that_have_moved_are_shown_where_the_option_source_names_their_fo
 
 
 def test_an_audits_verdicts_on_other_masks_of_the_same_images_are_not_shown(tmp_path, capsys):
-    audit = small_audit(tmp_path)
-    with VerdictFile.open(audit.path, "ana", audit.known) as file:
-        for pair in audit.pairs["pair_id"].to_pylist():
-            file.append(VerdictLine(pair=pair, verdict="several"))
+    audit = judge(small_audit(tmp_path), lambda row: "several")
 
     def moved(entry, first):
         texts = [(0, f"{row['text']}", 1.5, 1) for row in audit.pairs.to_pylist() if row["image_id"] == entry.image_id]

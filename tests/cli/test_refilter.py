@@ -8,8 +8,7 @@ from functools import partial
 import pytest
 import yaml
 
-from pseudoris.audit.audit_folder import AuditFolder, VerdictLine
-from pseudoris.audit.draw import DrawOptions, draw_audit
+from pseudoris.audit.audit_folder import AuditFolder
 from pseudoris.audit.draw_files import draw_kind
 from pseudoris.files.location import RunLocation
 from pseudoris.primitives.errors import ConfigError
@@ -17,26 +16,17 @@ from pseudoris.schemas.config_layers import load_config
 from pseudoris.schemas.fitted import for_any_captioner
 from pseudoris.store.runs.header import require_header
 from pseudoris.store.runs.manifest import write_manifest
-from pseudoris.store.tables.open_run import OpenRun
-from tests.builders.audits import VerdictFile
+from tests.builders.audits import drawn_audit, judge
 from tests.builders.command import invoke
 from tests.builders.fitted import fitted
 from tests.builders.scene_runs import scene_run, scenes
 from tests.builders.scored_runs import scored_run
-from tests.builders.sources import GivenImages
 from tests.builders.tables import read_table
 
 
 def judged(location, folder, verdict=lambda row: "right", **options):
     """Draw an audit of a run whose pairs one rater judges, each as `verdict` of its row says."""
-    draw_audit(
-        OpenRun.at(location), folder, DrawOptions(**options), planned=GivenImages(lambda shard, key: key.encode())
-    )
-    audit = AuditFolder.open(folder)
-    with VerdictFile.open(folder, "ana", audit.known) as file:
-        for row in audit.pairs.to_pylist():
-            file.append(VerdictLine(pair=row["pair_id"], verdict=verdict(row)))
-    return audit
+    return judge(drawn_audit(location, folder, **options), verdict)
 
 
 @pytest.fixture(scope="module")
@@ -193,10 +183,11 @@ def test_an_audit_bounds_each_kind_and_fits_the_weights_and_refuses_another_runs
     assert {"drawn", "position", "none"} < {draw_kind(row["source"], row["kind"]) for row in pairs}
     with pytest.raises(ConfigError, match=r"too few verdicts .* a line needs 60 of one"):
         invoke("calibrate", out, "--audit", audit.path)
-    with VerdictFile.open(audit.path, "ana", audit.known) as file:
-        for row in pairs:
-            is_wrong = row["source"] == "composer" and row["confidence"] <= 0.94
-            file.append(VerdictLine(pair=row["pair_id"], verdict="untrue" if is_wrong else "right"))
+
+    def verdict(row):
+        return "untrue" if row["source"] == "composer" and row["confidence"] <= 0.94 else "right"
+
+    judge(audit, lambda row: verdict(row) if row["is_kept"] else None)
     printed = invoke("refilter", out, tmp_path / "new", "--accuracy", "0.95", "--audit", audit.path).output
     kept = read_table(RunLocation.open(str(tmp_path / "new")), "expressions").to_pylist()
     composed = [row for row in kept if row["source"] == "composer"]

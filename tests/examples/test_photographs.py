@@ -17,14 +17,14 @@ from typer.testing import CliRunner
 from examples.photographs.__main__ import copy_sample, main, measure_gpu
 from examples.photographs.results import write_results
 from examples.step_log import StepLog, read_record, write_record
-from pseudoris.audit.audit_folder import AuditFolder, HeaderLine, VerdictLine
+from pseudoris.audit.audit_folder import AuditFolder, VerdictLine
 from pseudoris.primitives import rle
 from pseudoris.primitives.rle import match_masks
 from pseudoris.schemas.config_layers import load_config
 from pseudoris.schemas.ids import image_id
 from pseudoris.synthworld.demo import TRUTH_FILE, write_demo
 from pseudoris.synthworld.scene_truth import SceneTruth
-from tests.builders.audits import VerdictFile, encode_line, small_audit
+from tests.builders.audits import add_answers, judge, small_audit
 from tests.builders.sources import parquet_bytes, tar_bytes
 from tests.examples.miniature import run_example
 from tests.viewer.builders import picture
@@ -37,7 +37,6 @@ HOSTILE = "<img src=x onerror=alert(1)>"
 def judge_as_truth(audit: AuditFolder, truth: Path, to: Path) -> dict[str, str]:
     """Write a verdict on every pair, of the rater that the file is named after; return them by pair."""
     scenes = SceneTruth.from_json(truth.read_bytes(), str(truth))
-    text, digest = encode_line(HeaderLine(draw=audit.draw.digest, rater=to.stem), "")
     verdicts = {}
     # The copies of `examples.photographs` are named by the ids of the scenes' own images.
     scene_of = {row["image_id"]: Path(row["key"]).stem for row in audit.images.select(["image_id", "key"]).to_pylist()}
@@ -46,9 +45,8 @@ def judge_as_truth(audit: AuditFolder, truth: Path, to: Path) -> dict[str, str]:
         ious = rle.ious([mask["counts"] for mask in masks.values()], known.masks, known.size)
         found = {list(masks)[mask]: number for mask, number in match_masks(ious).items()}
         verdicts[row["pair_id"]] = _verdict(known, [found.get(mask) for mask in row["mask_ids"]], row["text"])
-        line, digest = encode_line(VerdictLine(pair=row["pair_id"], verdict=verdicts[row["pair_id"]]), digest)
-        text += line
-    to.write_text(text)
+    lines = (VerdictLine(pair=pair, verdict=verdict) for pair, verdict in verdicts.items())
+    add_answers(to.parent, audit.known, lines, rater=to.stem).rename(to)
     return verdicts
 
 
@@ -120,29 +118,22 @@ def out(tmp_path):
     return out
 
 
-def judge(out: Path, rater: str, verdict: str, share: slice = slice(None)) -> None:
-    audit = AuditFolder.open(out / "audit")
-    with VerdictFile.open(audit.path, rater, audit.known) as file:
-        for pair in audit.pairs["pair_id"].to_pylist()[share]:
-            file.append(VerdictLine(pair=pair, verdict=verdict))
-
-
 def page_of(out: Path) -> str:
     return write_results(out, StepLog(out / "steps").records()).read_text(encoding="utf-8")
 
 
 @pytest.mark.slow
 def test_the_page_tells_a_person_from_a_simulated_judge(out):
-    judge(out, "ana", "right")
+    judge(AuditFolder.open(out / "audit"), rater="ana")
     assert '<b dir="auto">ana</b> (a person).' in page_of(out)
-    judge(out, "simulated-2", "right")
+    judge(AuditFolder.open(out / "audit"), rater="simulated-2")
     assert '<b dir="auto">simulated-2</b> (simulated: no person looked).' in page_of(out)
     judges = json.loads((out / "photographs.json").read_text(encoding="utf-8"))["judges"]
     assert judges == {"ana": "human", "simulated-2": "simulated"}
 
 
 def test_what_files_hold_is_escaped_and_only_pictures_in_the_page_are_allowed(out):
-    judge(out, "ana", "right")
+    judge(AuditFolder.open(out / "audit"), rater="ana")
     page = page_of(out)
     assert "&lt;img src=x onerror=alert(1)&gt; left" in page
     assert not re.search(r"<img src=x", page)
@@ -247,7 +238,7 @@ def test_verdicts_on_another_audit_are_refused_and_no_page_is_written(out, tmp_p
     shutil.move(out / "annotation", tmp_path / "run")
     other = tmp_path / "other"
     small_audit(other, seed=2)
-    judge(other, "ana", "right")
+    judge(AuditFolder.open(other / "audit"), rater="ana")
     (out / "judged").mkdir()
     shutil.copy(other / "audit" / "verdicts" / "ana.jsonl", out / "judged")
     code, _ = ran("images", out, "--preset", "tiny", "--images", 8, "--pairs", 24)

@@ -9,7 +9,7 @@ from pseudoris.audit.audit_folder import VerdictLine
 from pseudoris.audit.draw_files import pair_id
 from pseudoris.cli.gallery import write_pages
 from pseudoris.schemas.ids import image_id, mask_id
-from tests.builders.audits import VerdictFile, small_audit
+from tests.builders.audits import add_answers, small_audit
 from tests.store.builders import empty
 from tests.viewer.builders import annotated, pages_of
 
@@ -88,8 +88,7 @@ def test_an_address_brings_back_filters_order_and_the_open_pair(open_page, addre
 def test_an_audits_verdicts_are_shown_and_filtered_by(open_page, tmp_path):
     audit = small_audit(tmp_path)
     row = next(row for row in audit.pairs.to_pylist() if row["text"].startswith("a circle"))
-    with VerdictFile.open(audit.path, "ana", audit.known) as file:
-        file.append(VerdictLine(pair=row["pair_id"], verdict="not_an_object"))
+    add_answers(audit.path, audit.known, [VerdictLine(pair=row["pair_id"], verdict="not_an_object")])
     page = open_page(Path(write_pages(str(tmp_path / "run"), audit=audit.path)).as_uri())
     page.locator("#more").click()
     page.locator("#verdicts").select_option("not_an_object")
