@@ -139,21 +139,19 @@ class ChooserLearner:
         own_masks = is_mask[owners][..., None]
         mean = (cosines * own_masks).sum(1, keepdim=True) / own_masks.sum(1, keepdim=True)
         highest = cosines.masked_fill(~own_masks, -1).amax(1)
-        given = ChooserInput(
-            crops=crops.flatten(2),
-            pooled=pad_sequence([each.pooled for each in found], batch_first=True).float(),
-            geometry=pad_sequence([each.geometry for each in found], batch_first=True),
-            pairs=pairs,
-            is_mask=is_mask,
-            owners=owners,
-            texts=self.towers.encode_texts(texts),
-            cosines=(cosines - mean) * own_masks * _COSINE_SCALE,
-            levels=torch.cat([highest, mean[:, 0]], 1) * _COSINE_SCALE,
-        )
-        # Only these fields are moved, because those of texts are on the device already.
-        for name in ("crops", "pooled", "geometry", "pairs", "is_mask", "owners", "cosines", "levels"):
-            setattr(given, name, getattr(given, name).to(self.towers.device))
-        return given
+        known = {
+            "crops": crops.flatten(2),
+            "pooled": pad_sequence([each.pooled for each in found], batch_first=True).float(),
+            "geometry": pad_sequence([each.geometry for each in found], batch_first=True),
+            "pairs": pairs,
+            "is_mask": is_mask,
+            "owners": owners,
+            "cosines": (cosines - mean) * own_masks * _COSINE_SCALE,
+            "levels": torch.cat([highest, mean[:, 0]], 1) * _COSINE_SCALE,
+        }
+        # The features of texts are on the device already.
+        moved = {name: each.to(self.towers.device) for name, each in known.items()}
+        return ChooserInput(**moved, texts=self.towers.encode_texts(texts))
 
     def _embedded(self, texts: Sequence[str]) -> torch.Tensor:
         """Embeddings (T, Q, D) of each sentence, and of the prompt of its head noun."""

@@ -95,10 +95,7 @@ class QuestionDataset(Dataset[list[Question]]):
 
         `on_image` is called after each image whose candidates were not at hand: how many are done, of how many.
         """
-        self._targets, self._images, self._store = targets, images, store
-        self._min_iou, self._seed, self._epoch = config.target.min_iou, config.training.seed, 0
-        self._mirrored_words = config.mirrored_words
-        self._answers_none = config.answers_none
+        self._targets, self._images, self._store, self._config = targets, images, store, config
         self._compared: dict[tuple[str, str], torch.Tensor] = {}
         self._on_image = on_image
         self.set_epoch(0)
@@ -130,14 +127,14 @@ class QuestionDataset(Dataset[list[Question]]):
         return [self._questions(at, sample) for at, sample in zip(indices, samples, strict=True)]
 
     def _questions(self, index: int, sample: Any) -> list[Question]:
-        key = self._keys[index]
+        config, key = self._config, self._keys[index]
         num_masks, texts = sample.get("num_masks", 1), sample["expressions"]
         ious = self._compare(key, sample["mask"], num_masks)
-        if not len(ious) or (num_masks and float(ious.max()) < self._min_iou):
+        if not len(ious) or (num_masks and float(ious.max()) < config.target.min_iou):
             return []
-        answers = torch.cat([torch.tensor([float(not num_masks)]), ious]) if self._answers_none else ious
-        words = self._mirrored_words
-        if draw_below(key_of("mirror", self._seed, self._epoch, key), 0, 2) == 0:
+        answers = torch.cat([torch.tensor([float(not num_masks)]), ious]) if config.answers_none else ious
+        words = config.mirrored_words
+        if draw_below(key_of("mirror", config.training.seed, self._epoch, key), 0, 2) == 0:
             words = None
         return [
             Question(key, text if words is None else mirrored_text(text, words), answers, words is not None, weight)
