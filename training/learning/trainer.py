@@ -15,12 +15,12 @@ from dataclasses import dataclass, field
 from importlib import resources
 from pathlib import Path
 from statistics import fmean
-from typing import Any, Literal, Protocol, Self, TypeVar
+from typing import Any, Literal, Protocol, Self
 
 import torch
 import yaml
 from lightning_fabric import Fabric
-from pydantic import BaseModel, Field, model_validator
+from pydantic import Field, model_validator
 from torch import nn
 from torch.utils.tensorboard import SummaryWriter
 
@@ -29,7 +29,7 @@ from pseudoris.primitives.errors import ConfigError
 from pseudoris.schemas.config import WeightsConfig
 from pseudoris.schemas.config_layers import lay_over, validate_as
 from pseudoris.schemas.frozen import FrozenModel, NonNegative
-from pseudoris.training.learning.checkpoint_folder import SUMMARY_NAME, TrainingFolder
+from pseudoris.training.learning.checkpoint_folder import SUMMARY_NAME, ConfigT, TrainingFolder
 
 
 class TowersConfig(FrozenModel):
@@ -94,22 +94,18 @@ class TrainingConfig(FrozenModel):
         return self.model_dump(mode="json", exclude=placement)
 
 
-ConfigT = TypeVar("ConfigT", bound=BaseModel)
-
-
 def load_preset(
     package: str, model: type[ConfigT], preset: str, path: Path | None = None, assignments: Sequence[str] = ()
 ) -> ConfigT:
     """Return a learner's resolved settings: `key=value` words over the YAML at `path` over the preset."""
-    folder = (resources.files(package) / "presets").iterdir()
-    files = {each.name.removesuffix(".yaml"): each for each in folder if each.name.endswith(".yaml")}
-    known = sorted(files)
+    folder = resources.files(package) / "presets"
+    known = sorted(each.name.removesuffix(".yaml") for each in folder.iterdir() if each.name.endswith(".yaml"))
     if preset not in known:
         near = difflib.get_close_matches(preset, known, n=1)
         hint = f"; did you mean {near[0]!r}?" if near else ""
         learner = package.rpartition(".")[2]
         raise ConfigError(f"The {learner} has no preset {preset!r}. The presets are {', '.join(known)}{hint}")
-    settings = yaml.safe_load(files[preset].read_text(encoding="utf-8"))
+    settings = yaml.safe_load((folder / f"{preset}.yaml").read_text(encoding="utf-8"))
     return validate_as(model, lay_over({"preset": preset, **settings}, path, assignments))
 
 

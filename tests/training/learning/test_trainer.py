@@ -43,12 +43,11 @@ class Line:
         return {}
 
 
+@dataclass
 class Diverging(Line):
     """Its loss, or its gradient alone, is no number."""
 
-    def __init__(self, *, is_loss_finite: bool) -> None:
-        super().__init__()
-        self.is_loss_finite = is_loss_finite
+    is_loss_finite: bool = False
 
     def losses(self, module: nn.Module, batch: torch.Tensor) -> Mapping[str, torch.Tensor]:
         """Return a root, which at 0 has no slope, or NaN."""
@@ -110,7 +109,7 @@ def test_all_processes_end_where_the_loss_of_one_is_no_number(tmp_path, monkeypa
     config = TrainingConfig(num_steps=4, num_warmup_steps=0, num_devices=2)
 
     def fit(each: Fabric) -> None:
-        learner = Line() if each.is_global_zero else Diverging(is_loss_finite=False)
+        learner = Line() if each.is_global_zero else Diverging()
         try:
             Trainer(each, config, TrainingFolder(tmp_path), settings="{}").fit(learner, Ones())
         except ConfigError as error:
