@@ -28,7 +28,7 @@ from examples.ppt.paper_rows import PAPER
 from pseudoris.primitives.errors import ConfigError
 from pseudoris.training.ppt.curriculum import plan_rounds, write_chosen
 from tests.interchange.dataset.builders import build_run
-from tests.training.ppt.builders import RECIPE
+from tests.training.ppt.builders import UNDECIDED
 
 DOCS = Path(__file__).parents[3] / "docs"
 RUNS = AblationRuns("sem", "ref", "h", "truth", "val", "pseudo")
@@ -215,9 +215,6 @@ def test_a_trial_may_write_elsewhere_and_the_whole_into_docs(tmp_path, monkeypat
     written = {"json_path": DOCS / "records" / "ppt.json", "page": DOCS / "records" / "ppt.md"}
     with pytest.raises(OSError, match="begun"):
         main(tmp_path / "out", **written, epochs_factor=WHOLE.epochs_factor)
-
-
-UNDECIDED = {**RECIPE, "rival_mask_id": None, "kept": False}
 
 
 def test_a_choice_is_right_where_it_is_the_target_and_others_are_not_judged(tmp_path) -> None:

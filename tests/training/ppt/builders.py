@@ -37,9 +37,9 @@ PHASES = [
     {"name": "ris_joint", "sources": ["d_sem", "d_ref", "h_sem", "h_ref"], "epochs": 1, "is_selecting": True},
     {"name": "refinement", "sources": ["h_sem", "h_ref"], "epochs": 2, "is_selecting": True, "num_rounds": 2},
 ]
-RECIPE = {"source": "recipe", "samples": (), "uniqueness": None, "correctness": None, "distinctiveness": None}
-_ALONE = {**RECIPE, "rival_mask_id": None}
-_UNDECIDED = {**_ALONE, "kept": False}
+_NO_SCORES = dict.fromkeys(("uniqueness", "correctness", "distinctiveness", "rival_mask_id"))
+RECIPE = {"source": "recipe", "samples": (), **_NO_SCORES}
+UNDECIDED = {**RECIPE, "kept": False}
 
 
 def small_words(folder: Path) -> list[str]:
@@ -63,10 +63,10 @@ def small_config(folder: Path, words: Sequence[str] = ()) -> PptConfig:
 
 def small_runs(folder: Path) -> SourceRuns:
     """Return runs of four images each: one pair an image in D_sem, two in D_ref and H, half of H undecided."""
-    sem = [(0, "the star in the middle", _ALONE)]
-    ref = [(0, "the star on top", _ALONE), (1, "the star on top", _UNDECIDED), (1, "the cup below", _ALONE)]
-    pairs = [(0, "a red star", _ALONE), (0, "the star left of the cup", _UNDECIDED)]
-    pairs += [(1, "the star left of the cup", _UNDECIDED)]
+    sem = [(0, "the star in the middle", RECIPE)]
+    ref = [(0, "the star on top", RECIPE), (1, "the star on top", UNDECIDED), (1, "the cup below", RECIPE)]
+    pairs = [(0, "a red star", RECIPE), (0, "the star left of the cup", UNDECIDED)]
+    pairs += [(1, "the star left of the cup", UNDECIDED)]
     built = {
         name: build_run(
             folder / name, num_shards=1, per_shard=4, prefix=name, rows=lambda number, rows=rows: rows, recipe=recipe

@@ -30,16 +30,14 @@ from pseudoris.training.ppt.pairs import (
 from pseudoris.training.ppt.ppt_learner import FrozenEncoders, PointAnswer, PointLearner, draw_answer
 from tests.builders.head import free_ports
 from tests.interchange.dataset.builders import BuiltRun, build_run
-from tests.training.ppt.builders import RECIPE, small_config
+from tests.training.ppt.builders import RECIPE, UNDECIDED, small_config
 
-ALONE = {**RECIPE, "rival_mask_id": None}
-UNDECIDED = {**ALONE, "kept": False}
 ROWS = [
     (0, "the star on top", UNDECIDED),
-    (1, "the star on top", ALONE),
+    (1, "the star on top", RECIPE),
     (0, "the left star", UNDECIDED),
     (2, "the left star", UNDECIDED),
-    (2, "a cup", ALONE),
+    (2, "a cup", RECIPE),
 ]
 SPEC = PairSpec(num_points=5, frame=LabelFrame(64, 16))
 
@@ -161,7 +159,7 @@ PROMPTED = PairSpec(num_points=3, frame=LabelFrame(64, 16), is_flipping=False)
 
 def _run(folder, **options) -> BuiltRun:
     """One pair an image, decided; the images are files."""
-    rows = [(0, "a star", ALONE)]
+    rows = [(0, "a star", RECIPE)]
     options = {"num_shards": 1, "is_embedding": False, "rows": lambda number: rows, **options}
     return build_run(folder, **options)
 
@@ -261,7 +259,7 @@ def test_images_that_were_moved_are_read_where_they_lie_now(tmp_path) -> None:
     assert config.decisive() == small_config(tmp_path).decisive()
 
 
-UNDECIDED_ROWS = [(at, "the star left of the cup", {**RECIPE, "rival_mask_id": None, "kept": False}) for at in (0, 1)]
+UNDECIDED_ROWS = [(at, "the star left of the cup", UNDECIDED) for at in (0, 1)]
 
 
 def small_learner(folder: Path) -> PointLearner:

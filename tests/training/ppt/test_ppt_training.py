@@ -6,6 +6,7 @@ import json
 import shutil
 from dataclasses import replace
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 import torch
@@ -21,7 +22,7 @@ from pseudoris.training.ppt.curriculum import SourceRuns, describe, plan_rounds
 from pseudoris.training.ppt.point_generator import PointGenerator
 from pseudoris.training.ppt.ppt_config import CurriculumConfig, PptConfig, load_ppt_config
 from pseudoris.training.ppt.ppt_learner import FrozenEncoders, PointLearner, load_ppt
-from pseudoris.training.ppt.ppt_training import PptRequest, Reports, train_ppt
+from pseudoris.training.ppt.ppt_training import PptRequest, PptSummary, Reports, train_ppt
 from pseudoris.training.ppt.recipes.grounding import prompted
 from tests.interchange.dataset.builders import build_run
 from tests.training.checkpoints import KilledError, assert_equal_weights
@@ -103,6 +104,11 @@ def test_a_curriculum_that_cannot_be_is_refused(phases, message) -> None:
         CurriculumConfig.model_validate({"phases": phases})
 
 
+def train(request: PptRequest, **reports) -> PptSummary:
+    """Train in this process; `reports` as of `Reports`."""
+    return train_ppt(request, open_fabric(request.config.training), Reports(**reports))[1]
+
+
 ROUNDS = ["01-semantic", "02-ris_augmented", "03-ris_joint", "04-refinement-1", "04-refinement-2"]
 
 
@@ -117,11 +123,11 @@ def whole(tmp_path_factory, runs):
     folder = tmp_path_factory.mktemp("whole")
     request = PptRequest(small_config(folder), runs, folder / "out", val=runs.d_sem[0])
     selected, steps = [], []
-    reports = Reports(
+    summary = train(
+        request,
         on_step=lambda report: steps.append((report.step, report.num_steps)),
         on_select=lambda each, decided, pairs: selected.append((each.name, decided, pairs)),
     )
-    _, summary = train_ppt(request, open_fabric(request.config.training), reports)
     return request, summary, selected, steps
 
 
@@ -145,7 +151,7 @@ def test_every_round_leaves_its_checkpoint_and_its_curves_and_every_phase_its_fi
     assert max(step for step, _ in steps) == 15
     assert [(name, pairs) for name, _, pairs in selected] == [(name, 4) for name in ROUNDS[2:]]
     # In the batches of `paper`, three are an epoch of 192 pairs.
-    rows = [(0, f"the star {at}", {**RECIPE, "rival_mask_id": None}) for at in range(192)]
+    rows = [(0, f"the star {at}", RECIPE) for at in range(192)]
     run = build_run(tmp_path / "run", num_shards=1, per_shard=1, rows=lambda number: rows, recipe="objects")
     words = [f"data.pairs_per_batch={load_ppt_config('paper').data.pairs_per_batch}", "curriculum.epochs_factor=1"]
     words += ['curriculum.phases=[{"name": "all", "sources": ["d_sem"], "epochs": 1}]']
@@ -154,15 +160,10 @@ def test_every_round_leaves_its_checkpoint_and_its_curves_and_every_phase_its_fi
 
 def _planned(config: PptConfig, runs: SourceRuns, folder: Path) -> list[int]:
     """Steps of each round of a training, which ends when it has told its plan."""
-    steps = []
-
-    def kill(rounds, pairs):
-        steps.extend(each.num_steps for each in rounds)
-        raise KilledError
-
+    kill = Mock(side_effect=KilledError)
     with pytest.raises(KilledError):
-        train_ppt(PptRequest(config, runs, folder / "out"), open_fabric(config.training), Reports(on_plan=kill))
-    return steps
+        train(PptRequest(config, runs, folder / "out"), on_plan=kill)
+    return [each.num_steps for each in kill.call_args.args[0]]
 
 
 @pytest.mark.slow
@@ -199,8 +200,8 @@ def test_killed_at_any_step_and_resumed_is_as_if_nothing_had_happened(tmp_path, 
             raise KilledError
 
     with pytest.raises(KilledError):
-        train_ppt(cut, open_fabric(cut.config.training), Reports(on_step=kill))
-    _, resumed = train_ppt(replace(cut, is_resuming=True), open_fabric(cut.config.training))
+        train(cut, on_step=kill)
+    resumed = train(replace(cut, is_resuming=True))
     for name in ROUNDS:
         assert_equal_weights(request.out / name, cut.out / name)
     assert resumed.phases == summary.phases
@@ -211,18 +212,10 @@ def test_killed_at_any_step_and_resumed_is_as_if_nothing_had_happened(tmp_path, 
 def test_killed_between_select_and_its_round_and_resumed_asks_nobody_again(tmp_path, whole) -> None:
     request, *_ = whole
     cut = replace(request, out=tmp_path / "cut")
-
-    def kill(each, decided, pairs):
-        raise KilledError
-
     with pytest.raises(KilledError):
-        train_ppt(cut, open_fabric(cut.config.training), Reports(on_select=kill))
+        train(cut, on_select=Mock(side_effect=KilledError))
     asked = []
-    train_ppt(
-        replace(cut, is_resuming=True),
-        open_fabric(cut.config.training),
-        Reports(on_select=lambda each, decided, pairs: asked.append(each.name)),
-    )
+    train(replace(cut, is_resuming=True), on_select=lambda each, decided, pairs: asked.append(each.name))
     assert asked == ROUNDS[3:]
     assert_equal_weights(request.out, cut.out)
 
@@ -232,7 +225,7 @@ def test_whether_there_is_room_to_keep_features_changes_nothing(tmp_path, whole)
     request, *_ = whole
     data = request.config.data.model_copy(update={"cache_bytes": 0})
     config = request.config.model_copy(update={"data": data})
-    train_ppt(replace(request, config=config, out=tmp_path / "none", val=None), open_fabric(config.training))
+    train(replace(request, config=config, out=tmp_path / "none", val=None))
     assert_equal_weights(request.out, tmp_path / "none")
 
 
@@ -260,7 +253,7 @@ def _mean_gradient(folder: Path) -> torch.Tensor:
 
 @pytest.mark.slow
 def test_a_training_that_a_bad_image_stopped_goes_on_without_it(tmp_path) -> None:
-    rows = [(0, "a star", {**RECIPE, "rival_mask_id": None})]
+    rows = [(0, "a star", RECIPE)]
     options = {"is_embedding": False, "rows": lambda number: rows, "recipe": "objects"}
     built = build_run(tmp_path / "run", num_shards=1, per_shard=4, **options)
     phases = '[{"name": "all", "sources": ["d_sem"], "epochs": 6}]'
@@ -274,10 +267,9 @@ def test_a_training_that_a_bad_image_stopped_goes_on_without_it(tmp_path) -> Non
             lost.unlink()
 
     with pytest.raises(ConfigError, match=f"{lost.name} of .* cannot be used .missing"):
-        train_ppt(request, open_fabric(request.config.training), Reports(on_step=lose))
+        train(request, on_step=lose)
     skipping = small_config(tmp_path, [*words, "data.on_bad_image=skip"])
-    again = replace(request, config=skipping, is_resuming=True)
-    _, summary = train_ppt(again, open_fabric(skipping.training))
+    summary = train(replace(request, config=skipping, is_resuming=True))
 
     assert summary.num_steps == 6
     assert 0 < summary.num_steps_now < 6
@@ -295,11 +287,11 @@ def test_another_setting_or_other_data_is_refused_by_name_on_a_resume(whole, run
     config = request.config
     other = config.model_copy(update={"objective": config.objective.model_copy(update={"dice": 2.0})})
     with pytest.raises(ConfigError, match=r"config.objective.dice: 1.0 then, 2.0 now"):
-        train_ppt(replace(request, config=other, is_resuming=True), open_fabric(config.training))
+        train(replace(request, config=other, is_resuming=True))
     with pytest.raises(ConfigError, match=r"runs.d_ref"):
-        train_ppt(replace(request, runs=replace(runs, d_ref=()), is_resuming=True), open_fabric(config.training))
+        train(replace(request, runs=replace(runs, d_ref=()), is_resuming=True))
     with pytest.raises(ConfigError, match="Continue it with --resume"):
-        train_ppt(request, open_fabric(config.training))
+        train(request)
 
 
 @pytest.mark.slow
@@ -307,7 +299,7 @@ def test_a_resume_with_another_val_asks_each_phase_anew_and_trains_nothing(tmp_p
     request, summary, *_ = whole
     shutil.copytree(request.out, tmp_path / "out")
     again = replace(request, out=tmp_path / "out", val=runs.d_ref[0], is_resuming=True)
-    _, other = train_ppt(again, open_fabric(request.config.training))
+    other = train(again)
     assert (other.num_steps_now, list(other.phases)) == (0, list(summary.phases))
     held_out = HeldOutExpressions(runs.d_ref[0])
     for name, phase in zip(("01-semantic", "04-refinement-2"), ("semantic", "refinement"), strict=True):
@@ -315,8 +307,7 @@ def test_a_resume_with_another_val_asks_each_phase_anew_and_trains_nothing(tmp_p
         assert other.phases[phase] == pytest.approx(asked)
         assert other.phases[phase] != summary.phases[phase]
     assert_equal_weights(request.out, again.out)
-    _, back = train_ppt(replace(again, val=request.val), open_fabric(request.config.training))
-    assert back.phases == summary.phases
+    assert train(replace(again, val=request.val)).phases == summary.phases
 
 
 @pytest.mark.parametrize(
@@ -331,10 +322,9 @@ def test_a_resume_with_another_val_asks_each_phase_anew_and_trains_nothing(tmp_p
     ],
 )
 def test_what_is_refused_takes_no_folder(tmp_path, runs, words, val, match) -> None:
-    config = small_config(tmp_path, words)
-    request = PptRequest(config, runs, tmp_path / "out", val=val and str(tmp_path / val))
+    request = PptRequest(small_config(tmp_path, words), runs, tmp_path / "out", val=val and str(tmp_path / val))
     with pytest.raises(ConfigError, match=match):
-        train_ppt(request, open_fabric(config.training))
+        train(request)
     assert not (tmp_path / "out").exists()
 
 

@@ -271,7 +271,7 @@ def test_only_texts_of_objects_in_the_middle_can_be_composed(runs, tmp_path) -> 
 
 
 def test_one_class_alone_makes_mosaics_and_is_refused_where_fusions_are_wanted(tmp_path) -> None:
-    rows = [(0, "the star in the middle", {**RECIPE, "rival_mask_id": None})]
+    rows = [(0, "the star in the middle", RECIPE)]
     stars = build_run(tmp_path / "stars", num_shards=1, per_shard=3, rows=lambda number: rows).location
     write_manifest(stars)
     out = tmp_path / "out"
