@@ -15,9 +15,8 @@ from hypothesis import strategies as st
 
 from pseudoris.files.location import RunLocation
 from pseudoris.primitives.errors import ConfigError
-from pseudoris.schemas.ids import image_id, mask_id
+from pseudoris.schemas.ids import image_id
 from pseudoris.schemas.run_records import PlanEntry
-from pseudoris.schemas.shard import MaskRecord
 from pseudoris.training.evaluation import HumanTruth, evaluate_run
 from pseudoris.training.evaluation.evaluation_report import part_titles
 from pseudoris.training.evaluation.human_truth import APPROXIMATION, WITHOUT_SENTENCE, HumanImageTruth, text_words
@@ -29,12 +28,11 @@ from tests.builders.human import (
     image_row,
     object_row,
     reference,
-    rle,
     write_images,
     write_refer,
 )
 from tests.builders.imports import import_small
-from tests.builders.scene_runs import said
+from tests.builders.scene_runs import mask_records, said
 from tests.store.builders import commit_images, empty, start_run
 
 CAT, DOG, CUP = (2, 2, 12, 12), (14, 2, 26, 10), (4, 14, 20, 22)
@@ -74,18 +72,13 @@ def model_run(location, *images, kinds=MappingProxyType({})):
 
     def image(entry):
         boxes, texts = given[entry.key]
-        masks = []
-        for n, box in enumerate(boxes):
-            mask = box_mask(box)
-            masks.append(
-                MaskRecord(mask_id(entry.image_id, n), n, mask.shape, rle(mask)["counts"], tuple(box), int(mask.sum()))
-            )
+        masks = mask_records(entry.image_id, np.stack([box_mask(box) for box in boxes]))
         expressions = tuple(
             replace(said(masks[n].mask_id, text, "top_p"), kind=kinds.get(text, "attribute"))
             for n, each in texts.items()
             for text in each
         )
-        return replace(empty(entry), height=HEIGHT, width=WIDTH, masks=tuple(masks), expressions=expressions)
+        return replace(empty(entry), height=HEIGHT, width=WIDTH, masks=masks, expressions=expressions)
 
     commit_images(location, start_run(location, entries), image)
     return location
