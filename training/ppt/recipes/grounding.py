@@ -180,8 +180,6 @@ class Grounder:
             else:
                 empty = self._embed([""]) if config.is_feature_surgery else None
                 maps.append(response_map(seen.dense, self._embed([phrase]), redundant=empty))
-        if not maps:
-            return np.zeros((0, *image.shape[:2]), np.float32)
         full = F.interpolate(torch.stack(maps, 1), image.shape[:2], mode="bicubic", align_corners=False)[0]
         return as_shares(full.float().cpu().numpy())
 
