@@ -139,7 +139,6 @@ def open_sources(
     """Return the data sets of each given source; none at all, or a run without a pair of its kind, is refused."""
     if not any(getattr(runs, name) for name in runs.__slots__):
         raise ConfigError("There is nothing to train on. Give --d-sem, --d-ref, --h or --annotated.")
-    data = config.data
 
     def opened(names: Sequence[str], which: Which, *, is_empty_allowed: bool = False) -> list[PairDataset]:
         spec = PairSpec(
@@ -147,13 +146,10 @@ def open_sources(
             frame=frame,
             which=which,
             seed=config.training.seed,
-            is_flipping=data.is_flipping,
             # With more labels than queries, matching would drop the costliest label, which may be the referent.
-            max_pseudo_masks=min(data.max_candidates, config.generator.num_queries),
+            max_pseudo_masks=min(config.data.max_candidates, config.generator.num_queries),
             is_empty_allowed=is_empty_allowed,
-            on_bad_image=data.on_bad_image,
-            source=data.moved,
-            max_memory_bytes=data.max_memory_bytes,
+            data=config.data,
         )
         return [PairDataset(run, spec, snapshot=snapshots[run]) for run in names]
 

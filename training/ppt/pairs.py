@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import logging
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from copy import copy
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Final, Literal
 
@@ -24,7 +24,7 @@ from torch.utils.data import Dataset
 
 from pseudoris.files.location import RunLocation
 from pseudoris.interchange.dataset.image_reader import ImageBytes, ShardImages
-from pseudoris.interchange.dataset.map_dataset import DEFAULT_MAX_MEMORY_BYTES, ConcatIndex
+from pseudoris.interchange.dataset.map_dataset import ConcatIndex
 from pseudoris.interchange.dataset.snapshot import Snapshot
 from pseudoris.interchange.dataset.torch_names import SharedNumbers
 from pseudoris.primitives import rle
@@ -33,6 +33,7 @@ from pseudoris.primitives.errors import ConfigError, ImageError
 from pseudoris.primitives.uris import place
 from pseudoris.store.tables.open_run import CommittedShard, OpenRun
 from pseudoris.training.evaluation.run_images import CommittedImage, images_of, joined_tables
+from pseudoris.training.ppt.ppt_config import PairsDataConfig
 from pseudoris.training.ppt.recipes.recipe_texts import names_a_side
 from pseudoris.workers.device import to_device
 from pseudoris.workers.masks.sam_model import resized_size
@@ -126,23 +127,20 @@ _DECIDED: Final = ("undecided", "decided")
 
 @dataclass(frozen=True, slots=True)
 class PairSpec:
-    """Which pairs to read, and how to draw their M points and flips; the rest is as in `PairsDataConfig`.
+    """Which pairs to read, and how to draw their M points and flips.
 
-    `decided` pairs have a referent (D_sem, D_ref, H_sem), `undecided` ones have none yet (H_ref). With `is_flipping`
-    pairs are mirrored with probability 1/2, unless their text names a side (section 3.2: "randomly applying
-    transformations, such as flipping").
+    `decided` pairs have a referent (D_sem, D_ref, H_sem), `undecided` ones have none yet (H_ref). With
+    `data.is_flipping` pairs are mirrored with probability 1/2, unless their text names a side (section 3.2: "randomly
+    applying transformations, such as flipping").
     """
 
     num_points: int
     frame: LabelFrame
     which: Which = "all"
     seed: int = 0
-    is_flipping: bool = True
     max_pseudo_masks: int = 12
     is_empty_allowed: bool = False
-    on_bad_image: Literal["raise", "skip"] = "raise"
-    source: str | Mapping[str, str] | None = None
-    max_memory_bytes: int = DEFAULT_MAX_MEMORY_BYTES
+    data: PairsDataConfig = field(default_factory=PairsDataConfig)
 
 
 @dataclass(frozen=True, slots=True)
@@ -198,7 +196,7 @@ class PairDataset(Dataset[Pair]):
         self._spec, self._location = spec, run if isinstance(run, RunLocation) else RunLocation.open(place(run, "run"))
         commits = (Snapshot.shared(self._location) if snapshot is None else snapshot).commits()
         opened = OpenRun.at(self._location, commits)
-        self._images = ImageBytes(self._location, opened.header, source=spec.source, is_random_access=True)
+        self._images = ImageBytes(self._location, opened.header, source=spec.data.moved, is_random_access=True)
         self._images_bytes = self._num_cut = self.epoch = 0
         self._rows: list[_Row] = []
         self._counts: dict[str, tuple[str, tuple[int, int]]] = {}
@@ -223,7 +221,7 @@ class PairDataset(Dataset[Pair]):
         row, spec = self._rows[index], self._spec
         masks = np.stack([rle.decode([self._counts[each][0]], self._counts[each][1])[0] for each in row.mask_ids])
         drawn_by = (spec.seed, self.epoch, row.image_id, row.text)
-        is_flipped = spec.is_flipping and bool(key_of("flip", *drawn_by) & 1) and not names_a_side(row.text)
+        is_flipped = spec.data.is_flipping and bool(key_of("flip", *drawn_by) & 1) and not names_a_side(row.text)
         if is_flipped:
             masks = masks[:, :, ::-1].copy()
         drawn = [
@@ -248,7 +246,7 @@ class PairDataset(Dataset[Pair]):
         try:
             return self._images.decode(images, at)
         except ImageError as error:
-            if self._spec.on_bad_image == "skip":
+            if self._spec.data.on_bad_image == "skip":
                 return None
             raise self._images.explained(images.keys[at], error) from error
 
@@ -272,7 +270,7 @@ class PairDataset(Dataset[Pair]):
     def unflipped(self) -> PairDataset:
         """Return the same pairs, never mirrored; this data set does not change."""
         other = copy(self)
-        other._spec = replace(self._spec, is_flipping=False)
+        other._spec = replace(self._spec, data=self._spec.data.model_copy(update={"is_flipping": False}))
         return other
 
     def _read(self, shard: CommittedShard) -> None:
@@ -285,11 +283,11 @@ class PairDataset(Dataset[Pair]):
         rows, most = joined.images.take(list(found)), self._spec.max_pseudo_masks
         if "bytes" in rows.column_names:
             self._images_bytes += rows["bytes"].nbytes
-        if self._images_bytes > self._spec.max_memory_bytes:
+        max_bytes = self._spec.data.max_memory_bytes
+        if self._images_bytes > max_bytes:
             raise ConfigError(
-                f"{self._location.root} embeds more than max_memory_bytes={self._spec.max_memory_bytes:,} of images, "
-                "and all are held in memory. Raise max_memory_bytes, or write the run with "
-                "shards.embed_images=false."
+                f"{self._location.root} embeds more than max_memory_bytes={max_bytes:,} of images, and all are held in "
+                "memory. Raise max_memory_bytes, or write the run with shards.embed_images=false."
             )
         encoded = self._images.of_shard(shard.receipt.shard, rows)
         for at, (image, pairs) in enumerate(found.values()):

@@ -27,6 +27,7 @@ from pseudoris.training.ppt.pairs import (
     masks_in_frame,
     points_in_box,
 )
+from pseudoris.training.ppt.ppt_config import PairsDataConfig
 from pseudoris.training.ppt.ppt_learner import FrozenEncoders, PointAnswer, PointLearner, draw_answer
 from tests.builders.head import free_ports
 from tests.interchange.dataset.builders import BuiltRun, build_run
@@ -39,6 +40,8 @@ ROWS = [
     (2, "the left star", UNDECIDED),
     (2, "a cup", RECIPE),
 ]
+UNFLIPPED = PairsDataConfig(is_flipping=False)
+SKIPPING = PairsDataConfig(is_flipping=False, on_bad_image="skip")
 SPEC = PairSpec(num_points=5, frame=LabelFrame(64, 16))
 
 
@@ -59,7 +62,7 @@ def test_the_rows_of_one_text_are_its_pseudo_masks_and_kept_is_the_confidence(ru
 def test_a_flip_mirrors_masks_and_points_and_spares_texts_that_name_a_side(run) -> None:
     # A cell a pixel of the images, 12 x 20: the masks say exactly what a point lies on.
     spec = replace(SPEC, num_points=64, frame=LabelFrame(20, 20))
-    pairs, plain = PairDataset(run, spec), PairDataset(run, replace(spec, is_flipping=False))
+    pairs, plain = PairDataset(run, spec), PairDataset(run, replace(spec, data=UNFLIPPED))
     flipped, labels = set(), set()
     for epoch in range(6):
         pairs.set_epoch(epoch)
@@ -106,12 +109,12 @@ def test_a_run_without_such_pairs_is_refused(tmp_path) -> None:
 
 def test_embedded_images_of_more_than_memory_holds_are_refused(run) -> None:
     with pytest.raises(ConfigError, match=r"embeds more than max_memory_bytes=100 of images.*embed_images=false"):
-        PairDataset(run, replace(SPEC, max_memory_bytes=100))
+        PairDataset(run, replace(SPEC, data=PairsDataConfig(max_memory_bytes=100)))
 
 
 @pytest.fixture(scope="module")
 def unflipped(run):
-    return PairDataset(run, replace(SPEC, is_flipping=False))
+    return PairDataset(run, replace(SPEC, data=UNFLIPPED))
 
 
 @settings(max_examples=40, deadline=None)
@@ -154,7 +157,7 @@ def test_a_mask_lies_in_the_decoders_frame_as_its_image_does() -> None:
     assert found.sum() == 16 * 16
 
 
-PROMPTED = PairSpec(num_points=3, frame=LabelFrame(64, 16), is_flipping=False)
+PROMPTED = PairSpec(num_points=3, frame=LabelFrame(64, 16), data=UNFLIPPED)
 
 
 def _run(folder, **options) -> BuiltRun:
@@ -178,7 +181,7 @@ def test_an_image_that_is_held_is_not_read_again(tmp_path) -> None:
 def test_the_next_pair_stands_in_for_one_whose_image_is_gone_and_is_counted(tmp_path) -> None:
     run = _run(tmp_path, per_shard=3)
     (run.source / "s0-1.png").unlink()
-    pairs = _pairs(run, replace(PROMPTED, on_bad_image="skip"))
+    pairs = _pairs(run, replace(PROMPTED, data=SKIPPING))
 
     keys = [each.image_key for each in pairs.__getitems__([0, 1, 2])]
 
@@ -193,7 +196,7 @@ def test_pairs_without_a_usable_image_are_refused(tmp_path) -> None:
         path.unlink()
 
     with pytest.raises(ConfigError, match="No image of the 3 pairs can be used"):
-        _pairs(run, replace(PROMPTED, on_bad_image="skip"))[0]
+        _pairs(run, replace(PROMPTED, data=SKIPPING))[0]
 
 
 def test_pseudo_masks_that_no_query_can_take_are_left_out_with_a_warning_where_one_may_be_the_referent(
@@ -335,7 +338,7 @@ def test_a_pair_whose_image_is_gone_stays_undecided(tmp_path, is_whole) -> None:
         (run.source / "s0-1.png").unlink()
     learner = small_learner(tmp_path)
     spec = PairSpec(num_points=3, frame=learner.encoders.frame, which="undecided")
-    pairs = PairDataset(run.location, replace(spec, on_bad_image="skip"))
+    pairs = PairDataset(run.location, replace(spec, data=SKIPPING))
 
     # At 0 every pair that is asked has a referent.
     found = select_referents(learner, [pairs], min_iou=0.0, fabric=Fabric(accelerator="cpu"))
