@@ -16,7 +16,7 @@ from pydantic import Field, model_validator
 from pseudoris.interchange.dataset.map_dataset import DEFAULT_MAX_MEMORY_BYTES
 from pseudoris.schemas.config import WeightsConfig
 from pseudoris.schemas.frozen import FrozenModel, NonNegative, UnitInterval
-from pseudoris.training.learning.trainer import TowersConfig, TrainingConfig, load_preset
+from pseudoris.training.learning.trainer import TrainingConfig, load_preset
 
 Source = Literal["d_sem", "d_ref", "h_sem", "h_ref"]
 SOURCES: Final[tuple[Source, ...]] = ("d_sem", "d_ref", "h_sem", "h_ref")
@@ -256,12 +256,6 @@ class PptConfig(FrozenModel):
                 "phases. Set curriculum.epochs_factor to scale all of them."
             )
         return self
-
-    def towers(self) -> TowersConfig:
-        """Return the CLIP as towers."""
-        return TowersConfig(
-            architecture=self.clip.architecture, weights=self.clip.weights, layers=self.generator.image_blocks
-        )
 
     def decisive(self) -> dict[str, Any]:
         """Return what decides the weights, as JSON."""

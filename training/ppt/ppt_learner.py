@@ -21,7 +21,7 @@ from pseudoris.training.learning.checkpoint_folder import Trained
 from pseudoris.training.learning.clip_features import response_map
 from pseudoris.training.learning.frozen_towers import FrozenTowers
 from pseudoris.training.learning.mask_overlay import draw_overlay, enlargement
-from pseudoris.training.learning.trainer import load_trained
+from pseudoris.training.learning.trainer import TowersConfig, load_trained
 from pseudoris.training.ppt.pairs import LabelFrame, PairBatch
 from pseudoris.training.ppt.point_generator import EncodedImages, FrozenFeatures, PointGenerator
 from pseudoris.training.ppt.ppt_config import PptConfig
@@ -49,7 +49,9 @@ class FrozenEncoders:
     def __init__(self, config: PptConfig, device: torch.device | str = "cpu") -> None:
         self.device, self._prompt = torch.device(device), config.clip.prompt
         named = ("clip.architecture", "generator.image_blocks")
-        self._towers = FrozenTowers(config.towers(), self.device, settings=named)
+        clip, layers = config.clip, config.generator.image_blocks
+        towers = TowersConfig(architecture=clip.architecture, weights=clip.weights, layers=layers)
+        self._towers = FrozenTowers(towers, self.device, settings=named)
         self._sam = load_sam(config.sam.architecture, config.sam.weights).to(self.device).requires_grad_(False)
         self._sam_dtype = torch.float32 if config.training.precision == "32-true" else torch.bfloat16
         self.decoder = PointMaskDecoder(self._sam)
