@@ -1,6 +1,7 @@
 """From an image to a response map, from there to points, and from texts to pseudo-masks."""
 
 import json
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -174,22 +175,11 @@ def test_pseudo_masks_come_in_the_order_of_their_phrases_and_no_chain_of_masks_i
 SAID = ("the red circle left of the star", "a small cup", "the crab on the left")
 
 
-class _Asked:
-    """In the place of CLIP and SAM: keeps what it was asked, and finds nothing."""
-
-    asked: list[tuple[set[str], int]]
-
-    def __init__(self, *models: object) -> None:
-        type(self).asked = []
-
-    def __call__(self, image, phrases, redundant, peaks) -> list[GroundedMask]:
-        self.asked.append(({*phrases}, peaks.count))
-        return []
-
-
 @pytest.mark.slow
 def test_whole_noun_phrases_are_asked_for_and_not_their_heads_alone(tmp_path, monkeypatch) -> None:
-    monkeypatch.setattr(grounded_runs, "Grounder", _Asked)
+    # In the place of CLIP and SAM: finds nothing.
+    grounder = Mock(return_value=[])
+    monkeypatch.setattr(grounded_runs, "Grounder", Mock(return_value=grounder))
     rows = [(0, text, {}) for text in SAID]
     source = build_run(tmp_path / "said", num_shards=1, per_shard=1, rows=lambda number: rows).location
     write_manifest(source)
@@ -199,8 +189,10 @@ def test_whole_noun_phrases_are_asked_for_and_not_their_heads_alone(tmp_path, mo
 
     pair_masks(source.root, out, config, on_progress=lambda done, total: None, on_wait=print)
 
+    ((_, phrases, _, asked),) = (call.args for call in grounder.call_args_list)
+    assert {*phrases} == {"red circle", "star", "small cup", "crab"}
     # One candidate a phrase.
-    assert _Asked.asked == [({"red circle", "star", "small cup", "crab"}, 1)]
+    assert asked.count == 1
 
 
 def test_frequent_nouns_are_heads_of_kept_texts_alone_and_ties_go_by_the_alphabet(tmp_path) -> None:
