@@ -266,9 +266,9 @@ class AuditFolder:
                     f"{path / part.name} was changed after it was drawn: its sha256 is not the one that {DRAW_NAME} "
                     f"names. {_RESTORE}"
                 )
-        pairs = read_sample(data[PAIRS_NAME], PAIRS_NAME, shown=str(path / PAIRS_NAME))
+        pairs = read_sample(path / PAIRS_NAME, data[PAIRS_NAME])
         columns = [name for name in IMAGES_SCHEMA.names if name != "bytes"]
-        images = read_sample(data[IMAGES_NAME], IMAGES_NAME, shown=str(path / IMAGES_NAME), columns=columns)
+        images = read_sample(path / IMAGES_NAME, data[IMAGES_NAME], columns)
         asked = images.filter(images["is_asked_missed"])["image_id"].to_pylist()
         run = f"the run {draw.run.header_sha256[:12]}… at {draw.run.location}"
         known = Known(draw.digest, frozenset(pairs["pair_id"].to_pylist()), frozenset(asked), run)
@@ -276,8 +276,7 @@ class AuditFolder:
 
     def pictures(self) -> dict[str, bytes | None]:
         """Return the encoded bytes of each image by its id; None if it could not be read when it was drawn."""
-        data, shown = _read(self.path, IMAGES_NAME), str(self.path / IMAGES_NAME)
-        table = read_sample(data, IMAGES_NAME, shown=shown, columns=["image_id", "bytes"])
+        table = read_sample(self.path / IMAGES_NAME, _read(self.path, IMAGES_NAME), ["image_id", "bytes"])
         return dict(zip(table["image_id"].to_pylist(), table["bytes"].to_pylist(), strict=True))
 
     def masks(self) -> dict[str, dict[str, dict[str, Any]]]:

@@ -17,7 +17,8 @@ What to ask, in which order:
 from __future__ import annotations
 
 import io
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Final, Literal, Self
 
 import pyarrow as pa
@@ -124,15 +125,13 @@ def pair_id(image: str, masks: Sequence[str], text: str) -> str:
     return f"{image}-{targets}-{sha256_hex(text.encode())[:_TEXT_DIGITS]}"
 
 
-def read_sample(data: bytes, name: str, *, shown: str, columns: Iterable[str] | None = None) -> pa.Table:
-    """Return a table from the bytes of its file; a `ConfigError` shows `shown` if it has other columns."""
-    parquet = open_parquet(io.BytesIO(data), shown)
-    schema = SAMPLE_SCHEMAS[name]
-    missing = [column for column in schema.names if column not in parquet.schema_arrow.names]
+def read_sample(path: Path, data: bytes, columns: Sequence[str] | None = None) -> pa.Table:
+    """Return a table from the bytes of its file; a `ConfigError` shows `path` if it has other columns."""
+    parquet, names = open_parquet(io.BytesIO(data), str(path)), SAMPLE_SCHEMAS[path.name].names
+    missing = [column for column in names if column not in parquet.schema_arrow.names]
     if missing:
-        raise ConfigError(f"{shown} has no column {missing[0]!r}: it is not the {name} of an audit")
-    names = schema.names if columns is None else list(columns)
-    return parquet.read(columns=names, use_threads=False)
+        raise ConfigError(f"{path} has no column {missing[0]!r}: it is not the {path.name} of an audit")
+    return parquet.read(columns=columns or names, use_threads=False)
 
 
 class DrawnRun(FrozenModel):
