@@ -7,6 +7,7 @@ import os
 from contextlib import nullcontext
 from dataclasses import fields, replace
 
+import numpy as np
 import pytest
 import torch
 
@@ -27,20 +28,14 @@ from pseudoris.training.evaluation.held_out import HeldOutExpressions, held_out_
 from pseudoris.training.learning import TrainingFolder, open_fabric
 from pseudoris.training.learning.checkpoint_folder import CONFIG_NAME
 from pseudoris.training.learning.training_data import open_runs
+from tests.builders.human import box_mask
 from tests.training.checkpoints import KilledError, assert_equal_weights
 from tests.training.chooser.builders import imported_run, small_config
 
 
-def masks(*boxes: tuple[int, int, int, int]) -> torch.Tensor:
-    """Return rectangles (x0, y0, x1, y1) as masks (N, 20, 40) bool."""
-    found = torch.zeros(len(boxes), 20, 40, dtype=torch.bool)
-    for mask, (x0, y0, x1, y1) in zip(found, boxes, strict=True):
-        mask[y0:y1, x0:x1] = True
-    return found
-
-
 def test_the_geometry_of_masks_and_pairs_is_in_shares_of_their_image():
-    counts = rle.encode(masks((0, 0, 20, 20), (5, 5, 10, 10), (30, 0, 40, 20)))
+    boxes = ((0, 0, 20, 20), (5, 5, 10, 10), (30, 0, 40, 20))
+    counts = rle.encode(torch.tensor(np.stack([box_mask(box, (20, 40)) for box in boxes])))
     geometry = mask_geometry(counts, (20, 40))
     assert geometry[:, :3].tolist() == [[-0.5, 0.0, 0.5], [-0.625, -0.25, 0.03125], [0.75, 0.0, 0.25]]
     pairs = pair_geometry(geometry, counts, (20, 40))

@@ -22,6 +22,7 @@ from pseudoris.training.chooser.question_dataset import QuestionDataset, collate
 from pseudoris.training.evaluation.held_out import HeldOutExpressions, held_out_figures
 from pseudoris.training.learning import open_fabric
 from tests.builders.grefs import grefs_run
+from tests.builders.human import box_mask
 from tests.training.chooser.builders import small_config
 
 NONE = ["data.none=0.3"]
@@ -42,9 +43,7 @@ def none_learner(cache, towers):
 
 
 def square(x: int, side: int, y: int = 2) -> torch.Tensor:
-    mask = torch.zeros(24, 32, dtype=torch.bool)
-    mask[y : y + side, x : x + side] = True
-    return mask
+    return torch.tensor(box_mask((x, y, x + side, y + side), (24, 32)))
 
 
 def candidates(*masks: torch.Tensor) -> Candidates:
