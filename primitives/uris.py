@@ -130,8 +130,7 @@ def refuse_secrets(uri: str, allowed: Collection[str] = NO_FIELDS) -> str:
             neither harmless (`?versionId=`) nor allowed. The message names the scheme and the kind of secret, never the
             uri itself.
     """
-    secret = secret_in(uri, allowed)
-    if secret is not None:
+    if (secret := secret_in(uri, allowed)) is not None:
         raise ConfigError(secret)
     return uri
 
@@ -151,12 +150,13 @@ def writable(uri: str) -> str:
 
 
 def secrets_in(tree: Any, allowed: Collection[str] | None = NO_FIELDS) -> Iterator[str]:
-    """Yield a line for each text of a tree (`texts_in`) that holds a secret uri.
+    """Yield a line for each text of a tree (`values_in`) that holds a secret uri.
 
     `allowed` is as for `secret_in`. Each line has the text's dotted key and what `secret_in` returns for it. A setting
     with the name of a secret counts as one whatever its value, for example in a plug-in's options for a client.
     """
-    for key, text in texts_in(tree):
+    for key, value in values_in(tree):
+        text = value if isinstance(value, str) else ""
         secret = secret_in(text, allowed) or (_SECRET if _TOKEN.fullmatch(text) else None)
         if secret is not None:
             yield f"{key}: {secret}"
@@ -176,13 +176,13 @@ def masked(tree: Any, allowed: Collection[str], name: str = "") -> Any:
     return "" if any(secrets_in({name: shown}, None)) else shown
 
 
-def texts_in(tree: Any) -> Iterator[tuple[str, str]]:
-    """Yield the dotted key and the text of each value of mappings, sequences and models; "" of what is no text."""
+def values_in(tree: Any) -> Iterator[tuple[str, Any]]:
+    """Yield the dotted key and the value of each node, mappings, sequences and models included; of any depth."""
     left = [("", tree)]
     while left:
         key, each = left.pop()
         each = each.model_dump() if isinstance(each, BaseModel) else each
-        yield key, each if isinstance(each, str) else ""
+        yield key, each
         below: list[tuple[str, Any]] = []
         if isinstance(each, Mapping):
             below = [(f"{key}.{name}" if key else str(name), value) for name, value in each.items()]

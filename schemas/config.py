@@ -17,7 +17,7 @@ from pydantic import AfterValidator, Field, JsonValue, ValidationInfo, field_val
 
 from pseudoris.primitives.head_nouns import NounRule
 from pseudoris.primitives.untrusted import EXTENSIONS, HEIF_EXTENSIONS, HEIF_PLUGIN
-from pseudoris.primitives.uris import RECORDED, secrets_in, texts_in
+from pseudoris.primitives.uris import RECORDED, secrets_in, values_in
 from pseudoris.schemas.fitted import FittedConfig, FittedValues
 from pseudoris.schemas.frozen import FrozenModel, NonNegative
 from pseudoris.schemas.keep_rule import KeepCondition, LoneMasks
@@ -233,8 +233,8 @@ class RunConfig(FrozenModel):
     @classmethod
     def _can_be_written(cls, tree: Any, info: ValidationInfo) -> Any:
         # Texts are checked before the fields, because the error of a field repeats its value, which may hold a secret.
-        for key, text in texts_in(tree):
-            if letter := UNWRITABLE.search(key + text):
+        for key, value in values_in(tree):
+            if letter := UNWRITABLE.search(key + (value if isinstance(value, str) else "")):
                 raise ValueError(f"a text holds {letter[0]!r}, which neither a path nor JSON can hold: remove it")
         # Queries of urls are accepted here (None), so that old runs can continue. New headers refuse them later.
         if info.context != RECORDED and (found := "; ".join(secrets_in(tree, None))):

@@ -17,7 +17,7 @@ from pydantic import ValidationError
 from pseudoris.files.location import RunLocation, resolved
 from pseudoris.primitives.errors import ConfigError, refuse_other_version
 from pseudoris.primitives.untrusted import parse_json, without_secrets
-from pseudoris.primitives.uris import RECORDED, refuse_secrets, secrets_in, texts_in
+from pseudoris.primitives.uris import RECORDED, refuse_secrets, secrets_in, values_in
 from pseudoris.schemas.config import RunConfig
 from pseudoris.schemas.ids import sha256_hex
 from pseudoris.schemas.run_records import (
@@ -105,7 +105,8 @@ def refuse_queries(config: RunConfig, source: str, parent: RunHeader | None = No
 
 def held_texts(header: RunHeader | None) -> list[str]:
     """Return what a header holds that may be a secret: SOURCE and the texts of its settings; [] without a header."""
-    return [] if header is None else [header.source, *(text for _, text in texts_in(header.config) if text)]
+    texts = [] if header is None else [header.source, *(text for _, text in values_in(header.config))]
+    return [text for text in texts if isinstance(text, str) and text]
 
 
 def create_header(location: RunLocation, header: RunHeader) -> RunHeader:

@@ -6,7 +6,6 @@ import torch. A config is untrusted: its numbers are bounded, because open_clip 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from importlib.resources import files
 from importlib.util import find_spec
 from pathlib import Path
@@ -14,7 +13,7 @@ from typing import Any
 
 from pseudoris.primitives.errors import ConfigError
 from pseudoris.primitives.untrusted import parse_json
-from pseudoris.primitives.uris import BUILTIN_PREFIX
+from pseudoris.primitives.uris import BUILTIN_PREFIX, values_in
 
 # A config may have this many bytes, and numbers up to the second limit. open_clip's have 1 kB and up to 901,629.
 _MAX_FILE_BYTES = 2**20
@@ -73,20 +72,9 @@ def _parse(text: str, architecture: str) -> dict[str, Any]:
             f"architecture '{architecture}' is not an open_clip model config: "
             "it needs embed_dim, vision_cfg and text_cfg"
         )
-    for key, number in _numbers(config):
-        if not abs(number) <= _MAX_NUMBER:
+    for key, number in values_in(config):
+        if isinstance(number, int | float) and not abs(number) <= _MAX_NUMBER:
             raise ConfigError(
                 f"architecture '{architecture}': {key} is {number}; the numbers of a model are at most {_MAX_NUMBER:,}"
             )
     return config
-
-
-def _numbers(tree: Any, key: str = "") -> Iterator[tuple[str, float]]:
-    if isinstance(tree, dict):
-        for name, value in tree.items():
-            yield from _numbers(value, f"{key}.{name}" if key else name)
-    elif isinstance(tree, list):
-        for value in tree:
-            yield from _numbers(value, key)
-    elif isinstance(tree, int | float):
-        yield key, tree
