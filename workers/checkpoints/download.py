@@ -19,8 +19,8 @@ import re
 import shutil
 import threading
 import time
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Final, TypeVar
@@ -107,12 +107,12 @@ def _unreachable(origin: str, now: int) -> str | None:
     return answers[0] if answers else f"no answer within {DEADLINE_S:.0f} s"
 
 
-def located(published: PublishedFile, cache: WeightCache) -> RemoteFile:
-    """Return where a file is, and what it must be, after asking the hub for a file of it. Raises as `fetch`."""
+def located(published: PublishedFile, cache: WeightCache) -> PublishedFile:
+    """Return the one file to get, at a url, and what it must be, after asking the hub for it. Raises as `fetch`."""
     check_reachable(published.url)
     repo, files, revision = published.repo, published.files, published.revision
     if not repo:
-        return RemoteFile(published.name, published.url, published.sha256, published.size_bytes)
+        return replace(published, revision="")
     name, pin = next(((name, pin) for name in files if (pin := cache.pin(name))), ("", None))
     if pin:
         # The file is taken from the commit of its first fetch, even if a newer version was published since.
@@ -133,7 +133,8 @@ def located(published: PublishedFile, cache: WeightCache) -> RemoteFile:
                 "be continued with it"
             )
         sha256 = pin.sha256 if pin else sha256
-        return RemoteFile(name, url, sha256, found.size, found.commit_hash or "", build_hf_headers())
+        commit, headers = found.commit_hash or "", build_hf_headers()
+        return PublishedFile({name: url}, revision=commit, size_bytes=found.size, sha256=sha256, headers=headers)
     raise ConfigError(f"the hub's repository {repo} has none of the files {', '.join(files.values())}")
 
 
@@ -234,21 +235,7 @@ def _copied(copy: Path, name: str, cache: WeightCache, pin: Pin) -> Path:
     return cache.path(name)
 
 
-@dataclass(frozen=True, slots=True)
-class RemoteFile:
-    """A file on a web server: its path relative to the cache, its place, and what its server says of it."""
-
-    name: str
-    url: str
-    # The file must have this digest and this size. None accepts any.
-    sha256: str | None = None
-    size_bytes: int | None = None
-    revision: str = ""  # the commit on the hub; empty for a file that is not on the hub
-    # Each request has these headers. `Authorization` goes only to the url's own host.
-    headers: Mapping[str, str] = field(default_factory=dict)
-
-
-def _download(remote: RemoteFile, target: Path, on_progress: OnProgress) -> str:
+def _download(remote: PublishedFile, target: Path, on_progress: OnProgress) -> str:
     """Write a remote file to `target` and return its sha256; raises as `fetch`."""
     transfer = _Transfer(remote, target.with_name(f"{target.name}.part"), on_progress)
     retrying = Retrying(
@@ -291,7 +278,7 @@ class _Transfer:
     A request names no version: a part of another version ends with a wrong digest, and the files of a commit stay.
     """
 
-    def __init__(self, remote: RemoteFile, part: Path, on_progress: OnProgress) -> None:
+    def __init__(self, remote: PublishedFile, part: Path, on_progress: OnProgress) -> None:
         self._remote, self.part, self._on_progress = remote, part, on_progress
         self._size_bytes, self._furthest, self._num_idle = remote.size_bytes, self.offset, 0
 

@@ -63,10 +63,9 @@ def tag_settings(weights: WeightsConfig) -> dict[str, Any]:
 
 def check_activation(architecture: str | None, model_config: dict[str, object], weights: WeightsConfig) -> None:
     """Reject a hub tag if it and the architecture differ in QuickGELU: it would load, and give wrong results."""
-    if not weights.uri.startswith(OPEN_CLIP_PREFIX):
-        return
-    wanted = bool(tag_settings(weights).get("quick_gelu", False))
-    if wanted != bool(model_config.get("quick_gelu", False)):
+    settings = tag_settings(weights)
+    wanted = bool(settings.get("quick_gelu", False))
+    if settings and wanted != bool(model_config.get("quick_gelu", False)):
         remedy = f"{architecture}-quickgelu" if wanted else str(architecture).removesuffix("-quickgelu")
         raise ConfigError(
             f"weights '{weights.uri}' were trained {'with' if wanted else 'without'} QuickGELU, and architecture "

@@ -13,7 +13,7 @@ import os
 import stat
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO, Final
 
@@ -37,13 +37,15 @@ class PublishedFile:
 
     # Maps a path relative to the cache to a url or to a name in `repo`. The first file that exists is used.
     files: Mapping[str, str]
-    # `repo` is `owner/name` on the Hugging Face hub, empty for a url. `revision` is its branch or commit.
+    # `repo` is `owner/name` on the Hugging Face hub, empty for a url. `revision` is a branch or commit on the hub.
     repo: str = ""
     revision: str = "main"
     licence: str = SEE_SOURCE
-    # Size and digest are None if they are not known before the file is fetched.
+    # The file must have this size and digest. None accepts any: it is not known before the file is fetched.
     size_bytes: int | None = None
     sha256: str | None = None
+    # Each request has these headers. `Authorization` goes only to the url's own host.
+    headers: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def name(self) -> str:
