@@ -115,8 +115,8 @@ def inside_third(side: Side, position: MaskPosition) -> float:
 
 
 def _ramp(distance: Floats | np.float64, width: float) -> Floats:
-    """Rises from 0 far below 0 to 1 far above, within a few widths; a step if the width is 0."""
-    return np.asarray(1.0 / (1.0 + np.exp(-np.clip(distance / max(width, 1e-9), -500.0, 500.0))))
+    """Rises from 0 far below 0 to 1 far above, within a few widths."""
+    return np.asarray(1.0 / (1.0 + np.exp(-np.clip(distance / width, -500.0, 500.0))))
 
 
 # A phrase has at most this many words besides its noun. Each word excludes more other masks, and may itself be wrong.

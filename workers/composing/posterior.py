@@ -191,7 +191,7 @@ class Posterior:
     @cached_property
     def words(self) -> Sequence[Mapping[str, float]]:
         """By mask, the probability of each word drawn for it."""
-        return [words_of(each, self.replaced_by, self.config) for each in self.evidence]
+        return [{word: self._said(each, word) for word in each.words} for each in self.evidence]
 
     def noun(self, mask: int) -> str | None:
         """Return a mask's likeliest noun, the first of equals; None without draws."""
@@ -217,6 +217,10 @@ class Posterior:
         """By word, the words that replace it in the captions of the image, as of `substitutes`."""
         return substitutes(phrase for each in self.evidence for phrase in each.phrases)
 
+    def _said(self, evidence: Evidence, word: str) -> float:
+        against, both = word_features(evidence, word, self.replaced_by)
+        return _logistic(self.config.word_bias + self.config.word_against * against + self.config.word_share * both)
+
     def _word(self, word: str, mask: int) -> float:
         said = self.words[mask]
         # A drawn "long tail" also implies "tail".
@@ -239,19 +243,11 @@ def nouns_of(evidence: Evidence, config: PosteriorConfig) -> Mapping[str, float]
     return {noun: weight / total for noun, weight in weights.items()}
 
 
-def words_of(
-    evidence: Evidence, replaced_by: Mapping[str, frozenset[str]], config: PosteriorConfig
-) -> Mapping[str, float]:
-    """Return the probability of each word drawn for a mask; `replaced_by` as of `substitutes`."""
-    found = {}
-    for word in evidence.words:
-        against, both = word_features(evidence, word, replaced_by)
-        found[word] = _logistic(config.word_bias + config.word_against * against + config.word_share * both)
-    return found
-
-
 def word_features(evidence: Evidence, word: str, replaced_by: Mapping[str, frozenset[str]]) -> tuple[float, float]:
-    """Return log(share of the word / share of what replaces it), and log(both together)."""
+    """Return log(share of the word / share of what replaces it), and log(both together).
+
+    `replaced_by` is as of `substitutes`.
+    """
     share = evidence.words[word]
     against = sum(evidence.words.get(other, 0.0) for other in sorted(replaced_by.get(word, ())))
     return math.log((share + MIN_SHARE) / (against + MIN_RIVAL_SHARE)), math.log(share + against + MIN_SHARE)
