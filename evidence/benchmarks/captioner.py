@@ -191,7 +191,7 @@ def _measure(
     captions, special = config.captions, special_tokens(model)
     image = crops_for(config, num_masks, model.visual.image_size[0])
     engine = coca_engine(model, special, captions, seed=config.compute.seed)
-    ours = [caption.tokens for caption in engine.generate(image) if caption.rule.name != "beam"]
+    ours = [caption.tokens for caption in engine.generate(image) if caption.sample.decoder != "beam"]
     share = engine.towers.num_pairs / engine.towers.num_asked
     ours_s = median_seconds(lambda: engine.generate(image), repeats=repeats, warm_ups=0)
     operations = sampling_operations(model, [len(tokens) for tokens in ours], captions, num_masks=num_masks)

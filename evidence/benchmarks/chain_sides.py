@@ -28,9 +28,9 @@ from evidence.benchmarks.operation_counts import sampling_operations
 from pseudoris.images.pixels import decode_proven
 from pseudoris.primitives import rle
 from pseudoris.schemas.config import RunConfig
-from pseudoris.schemas.shard import Shard, ShardImage
+from pseudoris.schemas.shard import CaptionSample, Shard, ShardImage
 from pseudoris.workers.captions.captioner import coca_text, to_expressions
-from pseudoris.workers.captions.decoding_rules import DecodingRule, GeneratedCaption, ImageCrops
+from pseudoris.workers.captions.decoding_rules import GeneratedCaption, ImageCrops
 from pseudoris.workers.checkpoints.openclip import load_coca
 from pseudoris.workers.crops.crops import CropFormat
 from pseudoris.workers.device import prepare_device
@@ -158,7 +158,7 @@ class AuthorsChain:
             captions = self._captioned(proposed, pixels, kinds, clock) if proposed.masks else []
             expressions = to_expressions(captions, proposed.masks, coca_text)
             proposals.append(found.counts)
-            lengths += [len(caption.tokens) for caption in captions if caption.rule.name != "beam"]
+            lengths += [len(caption.tokens) for caption in captions if caption.sample.decoder != "beam"]
             images.append(replace(proposed, expressions=expressions))
         captioned = shard.with_images(tuple(images))
         with clock.step("filter, batched"):
@@ -215,7 +215,7 @@ class AuthorsChain:
             for kind in range(len(kinds)):
                 captions += self._samples(crops, kind)
         order = list(kinds)
-        return sorted(captions, key=lambda caption: (caption.mask_number, order.index(caption.crop)))
+        return sorted(captions, key=lambda caption: (caption.mask_number, order.index(caption.sample.crop)))
 
     def _crops(self, image: ShardImage, pixels: NDArray[np.uint8], kinds: Mapping[str, float | None]) -> ImageCrops:
         case = Case(pixels, [mask.rle_counts for mask in image.masks], [mask.box_xyxy_px for mask in image.masks])
@@ -238,7 +238,7 @@ class AuthorsChain:
                 return self._reference.logits(tokens.expand(len(prefixes), -1, -1), prefixes).double()
 
             best, _ = group_beam_search(score, self._captions, self._special)
-            captions.append(GeneratedCaption(number, crops.kinds[kind], DecodingRule("beam"), best, 0.0))
+            captions.append(GeneratedCaption(number, best, CaptionSample(crops.kinds[kind], "beam", None, None, 0.0)))
         return captions
 
     def _samples(self, crops: ImageCrops, kind: int) -> list[GeneratedCaption]:
@@ -246,7 +246,7 @@ class AuthorsChain:
         rows = [(number, rule) for number in range(len(crops.mask_indices)) for rule in rules]
         sampled = self._loop.sample(crops, kind)
         return [
-            GeneratedCaption(number, crops.kinds[kind], rule, tokens, 0.0)
+            GeneratedCaption(number, tokens, CaptionSample(crops.kinds[kind], rule.name, rule.top_k, rule.top_p, 0.0))
             for (number, rule), tokens in zip(rows, sampled, strict=True)
         ]
 

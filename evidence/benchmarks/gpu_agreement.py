@@ -65,7 +65,7 @@ def caption_sides(
     engine = captioner.coca_engine(model, special, captions, seed=seed, is_compiled=config.compute.is_compiled)
 
     def ours() -> list[tuple[int, ...]]:
-        return [caption.tokens for caption in engine.generate(image) if caption.rule.name != "beam"]
+        return [caption.tokens for caption in engine.generate(image) if caption.sample.decoder != "beam"]
 
     return partial(authors.sample, image, 0), ours
 

@@ -17,6 +17,7 @@ from open_clip.coca_model import CoCa
 
 from pseudoris.primitives.counter_rng import draws
 from pseudoris.schemas.config import CaptionsConfig
+from pseudoris.schemas.shard import CaptionSample
 from pseudoris.workers.captions.decoding_rules import DecodingRule, GeneratedCaption, ImageCrops
 from pseudoris.workers.captions.distinctive import OTHERS_TEMPERATURE
 from pseudoris.workers.captions.vocabulary_logits import SpecialTokens, score_dtype
@@ -141,7 +142,7 @@ class ReferenceEngine:
             return logits
 
         tokens, log_prob = group_beam_search(score, self._config, self._special)
-        return GeneratedCaption(number, kind, DecodingRule("beam"), tokens, log_prob)
+        return GeneratedCaption(number, tokens, CaptionSample(kind, "beam", None, None, log_prob))
 
     def _samples(
         self, image: ImageCrops, kind: str, image_tokens: torch.Tensor, cosines: Floats
@@ -177,7 +178,9 @@ class ReferenceEngine:
         for (mask, rule), prefix, log_prob in zip(rows, prefixes, log_probs, strict=True):
             how, counted = self._others(cosines[mask], mask)
             named = tuple(image.mask_indices[other] for other in sorted(counted)) if how == "nearest" else ()
-            captions.append(GeneratedCaption(mask, kind, rule, tuple(prefix[1:]), log_prob, how, len(counted), named))
+            others = how, len(counted), named
+            sample = CaptionSample(kind, rule.name, rule.top_k, rule.top_p, log_prob, *others)
+            captions.append(GeneratedCaption(mask, tuple(prefix[1:]), sample))
         return captions
 
     def _others(self, cosines: Floats, mask: int) -> tuple[str, list[int]]:

@@ -99,18 +99,7 @@ def to_expressions(
     for caption in captions:
         text = clean_text(text_of(caption.tokens))
         if text:
-            rule = caption.rule
-            sample = CaptionSample(
-                crop=caption.crop,
-                decoder=rule.name,
-                top_k=rule.top_k,
-                top_p=rule.top_p,
-                log_prob=caption.log_prob,
-                others=caption.others,
-                num_others=caption.num_others,
-                other_masks=caption.other_masks,
-            )
-            samples.setdefault((caption.mask_number, text), []).append(sample)
+            samples.setdefault((caption.mask_number, text), []).append(caption.sample)
     return tuple(
         ExpressionRecord(target_mask_ids=(masks[number].mask_id,), text=text, samples=tuple(found))
         for (number, text), found in samples.items()

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from pseudoris.schemas.shard import CaptionSample
 from pseudoris.schemas.shard import DecodingRule as DecodingRule
 
 if TYPE_CHECKING:
@@ -38,14 +39,8 @@ class GeneratedCaption:
     """The caption of one crop by one rule, as tokens."""
 
     mask_number: int  # number of the mask among the image's masks, from 0
-    crop: str  # name of the crop kind
-    rule: DecodingRule
     tokens: tuple[int, ...]  # without SOT and EOS
-    # The four fields below mean the same as in `CaptionSample`.
-    log_prob: float
-    others: str = "none"
-    num_others: int = 0
-    other_masks: tuple[int, ...] = ()
+    sample: CaptionSample  # the crop's kind, the rule, and how the caption was drawn
 
 
 # A sampled caption is its tokens without SOT and EOS, and its log-probability.

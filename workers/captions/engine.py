@@ -19,9 +19,9 @@ from pseudoris.primitives.counter_rng import draws
 from pseudoris.primitives.errors import ConfigError
 from pseudoris.primitives.measures import CACHE_BYTES, record
 from pseudoris.schemas.config import CaptionsConfig
+from pseudoris.schemas.shard import CaptionSample
 from pseudoris.workers.captions.decoding_rules import (
     Beam,
-    DecodingRule,
     GeneratedCaption,
     ImageCrops,
     Ints,
@@ -200,10 +200,12 @@ class CachedEngine:
                     how = chosen.how, chosen.indices.shape[1], tuple(image.mask_indices[other] for other in named_of)
                     if searched:
                         beam = beam_of(crop)
-                        found.append(GeneratedCaption(number, kind, DecodingRule("beam"), beam.tokens, beam.log_prob))
+                        sample = CaptionSample(kind, "beam", None, None, beam.log_prob)
+                        found.append(GeneratedCaption(number, beam.tokens, sample))
                     for row, rule in enumerate(self._samplers, start=crop * len(self._samplers)):
                         tokens, log_prob = caption_of(row)
-                        found.append(GeneratedCaption(number, kind, rule, tokens, log_prob, *how))
+                        sample = CaptionSample(kind, rule.name, rule.top_k, rule.top_p, log_prob, *how)
+                        found.append(GeneratedCaption(number, tokens, sample))
                     crop += 1
         # The sort is stable, so the captions of a mask keep the order of crop kinds and rules.
         return [sorted(part, key=lambda caption: caption.mask_number) for part in captions]

@@ -18,14 +18,14 @@ from pseudoris.primitives.errors import ImageError
 from pseudoris.schemas.config import WeightsConfig
 from pseudoris.schemas.config_layers import load_config
 from pseudoris.schemas.ids import image_id
-from pseudoris.schemas.shard import MaskRecord, Shard, ShardImage
+from pseudoris.schemas.shard import CaptionSample, MaskRecord, Shard, ShardImage
 from pseudoris.schemas.stage_settings import ListeningConfig
 from pseudoris.synthworld.scenes import Split, make_scene
 from pseudoris.workers.captions import CocaCaptioner
 from pseudoris.workers.captions import captioner as captioner_module
 from pseudoris.workers.captions.cached_towers import CachedCocaTowers
 from pseudoris.workers.captions.captioner import coca_engine, encode_crops, to_expressions
-from pseudoris.workers.captions.decoding_rules import DecodingRule, GeneratedCaption
+from pseudoris.workers.captions.decoding_rules import GeneratedCaption
 from pseudoris.workers.captions.listener import Listener, TeacherForcing, token_rows
 from pseudoris.workers.captions.vocabulary_logits import Vocabulary
 from pseudoris.workers.checkpoints.openclip import load_clip
@@ -40,16 +40,16 @@ WORDS = {1: "A Red circle . ", 2: "a red circle ", 3: " . ", 4: "a dog "}
 MASKS = [MaskRecord(f"00ab-000{n}", n, (4, 4), "", (0, 0, 1, 1), 1) for n in (2, 5)]
 
 
-def caption(mask_number, token, *, crop="masked", rule=None, **changes):
-    return GeneratedCaption(mask_number, crop, rule or DecodingRule("top_k", top_k=5), (token,), -1.5, **changes)
+def caption(mask_number, token, *, crop="masked", rule=("top_k", 5, None), **changes):
+    return GeneratedCaption(mask_number, (token,), CaptionSample(crop, *rule, -1.5, **changes))
 
 
 def test_equal_captions_of_one_mask_are_one_record_with_all_their_samples_and_an_empty_one_is_none():
     captions = [
-        caption(0, 1, rule=DecodingRule("beam")),
+        caption(0, 1, rule=("beam", None, None)),
         caption(0, 4),
         caption(0, 3),
-        caption(0, 2, crop="context_1.2", rule=DecodingRule("top_p", top_p=0.4), others="all", num_others=1),
+        caption(0, 2, crop="context_1.2", rule=("top_p", None, 0.4), others="all", num_others=1),
         caption(1, 2),
     ]
     found = to_expressions(captions, MASKS, lambda tokens: WORDS[tokens[0]])

@@ -33,13 +33,13 @@ def captions_of(engine, image, model=None, *, seed=3, special=SPECIAL, **changes
 
 def assert_equal(captions, expected):
     def apart_from_rounding(caption):
-        return dataclasses.replace(caption, log_prob=0.0)
+        return dataclasses.replace(caption, sample=dataclasses.replace(caption.sample, log_prob=0.0))
 
     assert [apart_from_rounding(caption) for caption in captions] == [
         apart_from_rounding(caption) for caption in expected
     ]
-    assert [caption.log_prob for caption in captions] == pytest.approx(
-        [caption.log_prob for caption in expected], abs=1e-9
+    assert [caption.sample.log_prob for caption in captions] == pytest.approx(
+        [caption.sample.log_prob for caption in expected], abs=1e-9
     )
 
 
@@ -72,7 +72,11 @@ def test_at_31_masks_the_tokens_are_those_of_the_plain_definition(engine, preset
     settings = {"sampling": {"top_k": (5, 13), "top_p": (0.4, 0.8), **bounds}, "min_length": 3, "max_length": 6}
 
     def counted(captions):
-        return {(caption.others, caption.num_others) for caption in captions if caption.rule.name != "beam"}
+        return {
+            (caption.sample.others, caption.sample.num_others)
+            for caption in captions
+            if caption.sample.decoder != "beam"
+        }
 
     captions = assert_engines_agree(engine, image_crops(num_masks=31), model, **settings)
     assert counted(captions) == {counts}
@@ -169,7 +173,7 @@ def test_in_paper_the_best_beam_has_the_highest_sum_of_raw_logits(engine):
     beam = load_config("paper").captions.beam.model_dump()
     image, lengths = image_crops(num_masks=3), {"max_length": 7, "min_length": 2}
     beams = [
-        [caption.tokens for caption in found if caption.rule.name == "beam"]
+        [caption.tokens for caption in found if caption.sample.decoder == "beam"]
         for found in (
             assert_engines_agree(engine, image, beam=beam, **lengths),
             captions_of(engine, image, beam={**beam, "beam_score": "logprob"}, **lengths),
@@ -197,7 +201,7 @@ def test_in_paper_a_drawn_token_0_ends_a_caption_as_the_plain_definition_ends_it
     settings = {"max_length": 8, "min_length": 5}
     rules = {"top_k": (13,), "top_p": (0.8,)}
     free = captions_of(engine, image, model, sampling=rules, **settings)
-    drawn = [caption for caption in free if caption.rule.name != "beam" and SPECIAL.pad in caption.tokens]
+    drawn = [caption for caption in free if caption.sample.decoder != "beam" and SPECIAL.pad in caption.tokens]
     assert drawn, "no caption draws token 0: the seed shows nothing"
     paper = {"pad_ends_caption": load_config("paper").captions.sampling.pad_ends_caption}
     ended = assert_engines_agree(engine, image, model, sampling={**rules, **paper}, **settings)
@@ -221,7 +225,7 @@ def test_no_rule_draws_a_forbidden_token_or_a_second_eos_and_captions_end_at_any
 @pytest.mark.slow
 def test_several_crop_kinds_keep_to_their_own_others(engine):
     captions = assert_engines_agree(engine, image_crops(num_masks=3, num_kinds=3), max_length=6)
-    assert [caption.crop for caption in captions[:33:11]] == ["masked", "context_1", "context_2"]
+    assert [caption.sample.crop for caption in captions[:33:11]] == ["masked", "context_1", "context_2"]
     assert [caption.mask_number for caption in captions[::33]] == [0, 1, 2]
 
 
@@ -272,9 +276,9 @@ def test_the_nearest_others_are_named_by_their_indices(engine):
     image = dataclasses.replace(image_crops(num_masks=4), mask_indices=(0, 2, 3, 7))
     captions = assert_engines_agree(engine, image, max_length=5, sampling={"max_others": 2})
     beam, *sampled = captions[:11]
-    assert beam.other_masks == ()
-    assert {caption.other_masks for caption in sampled} <= {(2, 3), (2, 7), (3, 7)}
-    assert not any(caption.other_masks for caption in captions_of(engine, image, max_length=5))
+    assert beam.sample.other_masks == ()
+    assert {caption.sample.other_masks for caption in sampled} <= {(2, 3), (2, 7), (3, 7)}
+    assert not any(caption.sample.other_masks for caption in captions_of(engine, image, max_length=5))
 
 
 def test_an_image_gives_the_same_captions_after_any_other(engine):

@@ -29,7 +29,7 @@ def ragged(counts, dtype=torch.float64):
 
 
 def words(captions):
-    return [replace(caption, log_prob=0.0) for caption in captions]
+    return [replace(caption, sample=replace(caption.sample, log_prob=0.0)) for caption in captions]
 
 
 def plain(images, model=None, **changes):

@@ -88,10 +88,10 @@ def built(name, **config):
 
 
 def assert_same(found, due):
-    assert [(each.tokens, each.others, each.num_others) for each in found] == [
-        (each.tokens, each.others, each.num_others) for each in due
+    assert [(each.tokens, each.sample.others, each.sample.num_others) for each in found] == [
+        (each.tokens, each.sample.others, each.sample.num_others) for each in due
     ]
-    assert [each.log_prob for each in found] == pytest.approx([each.log_prob for each in due], abs=1e-9)
+    assert [each.sample.log_prob for each in found] == pytest.approx([each.sample.log_prob for each in due], abs=1e-9)
 
 
 @pytest.mark.slow
