@@ -30,7 +30,7 @@ from pseudoris.schemas.config_layers import load_config
 from pseudoris.schemas.shard import Shard
 from pseudoris.workers.captions import captioner, row_kernels
 from pseudoris.workers.captions.cached_towers import cached_attention
-from pseudoris.workers.captions.vocabulary_logits import Vocabulary
+from pseudoris.workers.captions.vocabulary_logits import SpecialTokens, Vocabulary
 from pseudoris.workers.device import prepare_device
 from pseudoris.workers.filtering import ClipScorer
 from pseudoris.workers.masks import SamProposer
@@ -195,7 +195,7 @@ def operators(gpu: Gpu) -> Figures:
     newest, caches = random(rows, 3, 8, 64), random(2, rows, 8, 28, 64)
     position, sources = torch.tensor([27], device=_GPU), torch.randint(rows, (rows, 28), device=_GPU).int()
     store, nodes = random(8, rows * 28, 128), torch.randint(rows * 28, (rows * 28,), device=_GPU)
-    vocabulary, scores = Vocabulary(random(512, words), words - 1), random(256, words).float()
+    vocabulary, scores = Vocabulary(random(512, words), SpecialTokens(0, words - 1, 0)), random(256, words).float()
     works: dict[str, Callable[[], object]] = {
         f"attention, 8 heads, {rows} queries of 28 keys": lambda: cached_attention(query, past, past),
         f"the same by one kernel, through an index, {row_kernels.triton_version()}": lambda: row_kernels.attend_newest(

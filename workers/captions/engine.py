@@ -137,9 +137,7 @@ class CachedEngine:
         # The towers, the special tokens and the vocabulary are public, because the listener uses them too.
         self.towers, self.special = towers, special
         self._samplers = [rule for rule in config.decoding_rules() if rule.name != "beam"]
-        self.vocabulary = Vocabulary(
-            projection, special.eos, further_eos=special.further_eos, forbidden=special.forbidden
-        )
+        self.vocabulary = Vocabulary(projection, special)
         check_length(config, towers.max_prefix_length)
 
     def generate(self, image: ImageCrops) -> list[GeneratedCaption]:

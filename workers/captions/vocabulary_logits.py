@@ -8,7 +8,6 @@ they are listed one by one only for the rare row whose kept set reaches logit 0.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -99,12 +98,10 @@ class TopLogits:
 class Vocabulary:
     """Projects hidden states (R, D) to logits, only as many as decoding needs."""
 
-    def __init__(
-        self, projection: torch.Tensor, eos: int, *, further_eos: Sequence[int] = (), forbidden: Sequence[int] = ()
-    ) -> None:
-        """Keep the live columns of `projection` (D, V); tokens as of `SpecialTokens`, which are always live."""
-        is_live = (projection != 0).any(dim=0)
-        is_live[[eos, *further_eos, *forbidden]] = True
+    def __init__(self, projection: torch.Tensor, special: SpecialTokens) -> None:
+        """Keep the live columns of `projection` (D, V); those that end a caption, or are forbidden, are always live."""
+        is_live, ends = (projection != 0).any(dim=0), [special.eos, *special.further_eos]
+        is_live[[*ends, *special.forbidden]] = True
         self._live = is_live.nonzero()[:, 0]
         # Rows are at least float32: the contrast subtracts scores, and half precision makes different scores equal.
         self._rows = projection.t()[self._live].to(score_dtype(projection.dtype)).contiguous()
@@ -119,9 +116,9 @@ class Vocabulary:
         # `size` counts all tokens, with the dead ones. `top_width` is the number of columns of `TopLogits`.
         self.size = len(self._row_of)
         self.top_width = min(_TOP_WIDTH, len(self._live))
-        self._eos = torch.tensor([eos, *further_eos], device=projection.device)
+        self._eos = torch.tensor(ends, device=projection.device)
         self._eos_columns = self._row_of[self._eos]
-        self._forbidden_columns = self._row_of[list(forbidden)]
+        self._forbidden_columns = self._row_of[list(special.forbidden)]
 
     def is_eos(self, ids: torch.Tensor) -> torch.Tensor:
         """Return which tokens `ids`, of any shape, end a caption, bool."""

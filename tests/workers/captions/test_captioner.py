@@ -309,7 +309,7 @@ def test_a_mask_alone_has_nobody_to_be_confused_with(scenes):
 def forcing_of(model, crops, *, budget_bytes=2**30):
     decoder = CachedCocaTowers(model)
     decoder.attend_to(encode_crops(model, crops)[1])
-    vocabulary = Vocabulary(model.text_decoder.text_projection.detach(), SPECIAL.eos)
+    vocabulary = Vocabulary(model.text_decoder.text_projection.detach(), SPECIAL)
     return TeacherForcing(decoder, vocabulary, SPECIAL, budget_bytes=budget_bytes)
 
 

@@ -168,7 +168,7 @@ def test_a_gpu_draws_the_same_for_a_row_alone_every_time():
 
 
 EOS = 2
-IDENTITY = Vocabulary(torch.eye(4, dtype=torch.float64), EOS)
+IDENTITY = Vocabulary(torch.eye(4, dtype=torch.float64), SpecialTokens(0, EOS, 0))
 
 
 def sampler(*, top_k, top_p, uniform, vocabulary=IDENTITY, temperature=1.0):
@@ -199,7 +199,7 @@ def test_a_forbidden_eos_is_gone_before_the_set_is_formed():
 
 
 def test_a_nucleus_wider_than_the_head_is_drawn_from_the_whole_vocabulary():
-    flat = Vocabulary(torch.full((1, 1000), 0.01, dtype=torch.float64), EOS)
+    flat = Vocabulary(torch.full((1, 1000), 0.01, dtype=torch.float64), SpecialTokens(0, EOS, 0))
     drawn_by = sampler(top_k=[0, 3], top_p=[0.9, 1.0], uniform=[0.9999, 0.5], vocabulary=flat)
     tokens, found = next_tokens(drawn_by, [[1.0]])
     # 900 equal tokens reach 0.9; a top-3 set of 1000 equal tokens keeps them all.
