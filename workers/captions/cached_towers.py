@@ -192,9 +192,6 @@ class CachedCocaTowers:
         self._first_cache = NodeCache(1, heads, width, like=like)
         self._pair_cache = NodeCache(len(blocks.layers) - 1, heads, width, like=like)
         self._itemsize: int = like.dtype.itemsize
-        self._prefix_bytes = self._text_cache.node_bytes + self._first_cache.node_bytes
-        # A step adds this many bytes to the caches for each (prefix, crop) pair.
-        self.pair_bytes = self._pair_cache.node_bytes
         self._image: list[tuple[torch.Tensor, torch.Tensor]] = []
         self.num_pairs = self.num_asked = 0
 
@@ -221,22 +218,22 @@ class CachedCocaTowers:
 
     def bytes_after(self, level: PrefixLevel, num_steps: int) -> int:
         """Count the nodes of prefixes and pairs."""
-        prefixes = self._text_cache.size + num_steps * len(level.tokens)
-        pairs = self._pair_cache.size + num_steps * len(level.pair_prefix)
-        return prefixes * self._prefix_bytes + pairs * self.pair_bytes
+        return sum(count * cache.node_bytes for cache, count in self._nodes_after(level, num_steps))
 
     def make_room(self, level: PrefixLevel, num_steps: int, budget_bytes: int) -> int:
         """Allocate in one step, instead of by doubling; what may be freed is memory of earlier images."""
+        needed = self._nodes_after(level, num_steps)
+        most_bytes = sum(max(count, cache.capacity) * cache.node_bytes for cache, count in needed)
+        for cache, count in needed:
+            if count > cache.capacity or (most_bytes > budget_bytes and count < cache.capacity):
+                cache.resize(count)
+        return sum(cache.capacity * cache.node_bytes for cache, _ in needed)
+
+    def _nodes_after(self, level: PrefixLevel, num_steps: int) -> list[tuple[NodeCache, int]]:
+        """Return how many nodes each cache has after `num_steps` more levels as wide as `level`."""
         prefixes = self._text_cache.size + num_steps * len(level.tokens)
         pairs = self._pair_cache.size + num_steps * len(level.pair_prefix)
-        needed = ((self._text_cache, prefixes), (self._first_cache, prefixes), (self._pair_cache, pairs))
-        most_prefixes = max(prefixes, self._text_cache.capacity)
-        most_pairs = max(pairs, self._pair_cache.capacity)
-        is_too_much = most_prefixes * self._prefix_bytes + most_pairs * self.pair_bytes > budget_bytes
-        for cache, count in needed:
-            if count > cache.capacity or (is_too_much and count < cache.capacity):
-                cache.resize(count)
-        return self._text_cache.capacity * self._prefix_bytes + self._pair_cache.capacity * self.pair_bytes
+        return [(self._text_cache, prefixes), (self._first_cache, prefixes), (self._pair_cache, pairs)]
 
     def step(self, level: PrefixLevel, before: CacheIndex | None) -> tuple[torch.Tensor, CacheIndex]:
         """Compute the newest position of the level's prefixes, then of its pairs."""

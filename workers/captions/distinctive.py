@@ -229,9 +229,8 @@ class Sampler:
         # Columns are sorted by token id, as `draw` requires. Tokens that are not kept go to the end with weight 0.
         order = ids.masked_fill(~is_kept, self.vocabulary.size).argsort(dim=1)
         ids, logits, is_kept = ids.gather(1, order), logits.gather(1, order), is_kept.gather(1, order)
-        contrast, is_eos = self.vocabulary.logits_at(others[line], ids), self.vocabulary.is_eos(ids)
-        column, log_probs = self._draw_column(uniform, logits, contrast, is_kept=is_kept, is_eos=is_eos)
-        tokens = ids.gather(1, column)[:, 0]
+        contrast = self.vocabulary.logits_at(others[line], ids)
+        tokens, log_probs = self._draw(uniform, ids, logits, contrast, is_kept=is_kept)
         unsettled = np.flatnonzero(~is_settled)
         for first in range(0, len(unsettled), _ROWS_A_SORT):
             part = to_device(unsettled[first : first + _ROWS_A_SORT], device)
@@ -255,20 +254,21 @@ class Sampler:
         ranked = descending(logits)
         is_kept = kept_tokens(logits, ranked, count_kept(ranked, log_total, top_k, top_p))
         contrast, _ = self.vocabulary.all_logits(others, is_eos_allowed=True)
-        is_eos = self.vocabulary.is_eos(torch.arange(self.vocabulary.size, device=logits.device)).expand_as(logits)
-        column, log_probs = self._draw_column(uniform, logits, contrast, is_kept=is_kept, is_eos=is_eos)
-        return column[:, 0], log_probs
+        ids = torch.arange(self.vocabulary.size, device=logits.device).expand_as(logits)
+        return self._draw(uniform, ids, logits, contrast, is_kept=is_kept)
 
-    def _draw_column(
+    def _draw(
         self,
         uniform: torch.Tensor,
+        ids: torch.Tensor,
         own: torch.Tensor,
         others: torch.Tensor,
         *,
         is_kept: torch.Tensor,
-        is_eos: torch.Tensor,
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return the drawn column (r, 1) of logits (r, K) in token-id order, and its log-probability (r,)."""
+        """Return the drawn tokens (r,) of `ids` (r, K), which ascend, and their log-probabilities (r,)."""
+        is_eos = self.vocabulary.is_eos(ids)
         weights = distinctive_weights(own, others, is_kept=is_kept, is_eos=is_eos, temperature=self.temperature)
         column = draw(weights, uniform)[:, None]
-        return column, (weights.gather(1, column)[:, 0] / weights.sum(dim=1)).log()
+        log_probs = (weights.gather(1, column)[:, 0] / weights.sum(dim=1)).log()
+        return ids.gather(1, column)[:, 0], log_probs

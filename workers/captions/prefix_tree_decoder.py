@@ -54,7 +54,6 @@ class ActiveRows:
     """The sampling rows and beam searches that are unfinished at one prefix length."""
 
     rows: Ints  # (r,) numbers of the sampling rows
-    targets: Ints  # (r,) their crops
     parents: Ints  # (r,) their prefixes in the previous level
     tokens: Ints  # (r,) the tokens that they append
     beams: tuple[ActiveBeams, ...]
@@ -62,14 +61,12 @@ class ActiveRows:
     def halves(self) -> tuple[ActiveRows, ActiveRows]:
         """Return two halves; rows of one parent stay together where possible, so that the halves share few nodes."""
         order = np.argsort(self.parents, kind="stable")
-        middle, beams = (len(order) + 1) // 2, (len(self.beams) + 1) // 2
         # If both numbers are odd, one half gets one more row and the other one more search, so that no half is empty.
-        if len(order) % 2 and len(self.beams) % 2:
-            beams -= 1
+        middle, beams = (len(order) + 1) // 2, (len(self.beams) + 1 - len(order) % 2) // 2
         return self._part(order[:middle], self.beams[:beams]), self._part(order[middle:], self.beams[beams:])
 
     def _part(self, index: Ints, beams: tuple[ActiveBeams, ...]) -> ActiveRows:
-        return ActiveRows(self.rows[index], self.targets[index], self.parents[index], self.tokens[index], beams)
+        return ActiveRows(self.rows[index], self.parents[index], self.tokens[index], beams)
 
 
 class PrefixTreeDecoding:
@@ -115,13 +112,11 @@ class PrefixTreeDecoding:
         """Return what a finished row has drawn."""
         return until_eos(self._tokens[row], self._special.eos), float(self._log_probs[row])
 
-    def run(self, searched: Sequence[int] | None = None) -> None:
-        """Decode all rows, and the beams of the crops `searched` (all); `searches` and `sampled` hold the results."""
-        num_rows = len(self._target)
-        zeros = np.zeros(num_rows, dtype=np.int64)
-        crops = range(len(self.searches)) if searched is None else searched
-        beams = tuple(ActiveBeams(crop, self.searches[crop], (0,) * self._num_beams) for crop in crops)
-        active = ActiveRows(np.arange(num_rows), self._target, zeros, zeros + self._special.sot, beams)
+    def run(self, searched: Sequence[int]) -> None:
+        """Decode all rows, and the beams of the crops `searched`; `searches` and `sampled` hold the results."""
+        zeros = np.zeros_like(self._target)
+        beams = tuple(ActiveBeams(crop, self.searches[crop], (0,) * self._num_beams) for crop in searched)
+        active = ActiveRows(np.arange(len(zeros)), zeros, zeros + self._special.sot, beams)
         self._descend(active, None, None, length=1)
 
     def _descend(self, active: ActiveRows, level: PrefixLevel | None, cache_index: Any, *, length: int) -> None:
@@ -133,7 +128,7 @@ class PrefixTreeDecoding:
                 for parent, beam in zip(beams.parents, beams.search.beams, strict=True)
             ]
             columns = np.array(extended, dtype=np.int64).reshape(-1, 3).T
-            needs = np.concatenate((self._needs_all[active.targets], self._needs_own[columns[2]]))
+            needs = np.concatenate((self._needs_all[self._target[active.rows]], self._needs_own[columns[2]]))
             parents, tokens = (
                 np.concatenate(each) for each in ((active.parents, columns[0]), (active.tokens, columns[1]))
             )
@@ -157,14 +152,12 @@ class PrefixTreeDecoding:
                 tokens = self._sample(active, next_level, hidden, length)
                 # A row with room for one more token ends too: that token is EOS, which needs no hidden state.
                 is_open = (tokens != self._special.eos) & (length + 2 < self._config.max_length)
-            active = ActiveRows(
-                active.rows[is_open], active.targets[is_open], prefixes[is_open], tokens[is_open], beams
-            )
+            active = ActiveRows(active.rows[is_open], prefixes[is_open], tokens[is_open], beams)
             level, length = next_level, length + 1
 
     def _sample(self, active: ActiveRows, level: PrefixLevel, hidden: torch.Tensor, length: int) -> Ints:
         # Rows with the same prefix and target share a line, so that one projection serves all their rules.
-        keys = level.row_prefix[: len(active.rows)] * len(self._unique_crop_of) + active.targets
+        keys = level.row_prefix[: len(active.rows)] * len(self._unique_crop_of) + self._target[active.rows]
         lines, own_of = np.unique(keys, return_inverse=True)
         prefix, target = np.divmod(lines, len(self._unique_crop_of))
         pairs = level.pair_of[prefix, self._unique_crop_of[target]]

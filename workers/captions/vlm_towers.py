@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 
 from pseudoris.primitives.errors import ConfigError
-from pseudoris.workers.captions.decoding_rules import Ints, PrefixLevel
+from pseudoris.workers.captions.decoding_rules import Ints, PrefixLevel, extend
 from pseudoris.workers.captions.vocabulary_logits import score_dtype
 from pseudoris.workers.device import to_device
 from pseudoris.workers.faults.quarantine import may_blame_image
@@ -207,9 +207,12 @@ class VlmTowers:
         self.attend_to([sample, sample])
         self.node_bytes = sum(each.keys[0, :, 0].nbytes + each.values[0, :, 0].nbytes for each in self._cache.layers)
         head, length = model.get_output_embeddings().weight, sample["input_ids"].shape[1]
-        level, paths, newest = _chain(self._root, is_root=True), None, self._root
+        # A level is one prefix under the second of the two crops.
+        parent, needs = np.zeros(1, dtype=np.int64), np.array([[False, True]])
+        level, paths, newest = None, None, self._root
         whole = self._placed(sample)
         for _ in range(3):
+            level = extend(level, parent, parent + newest, needs)
             hidden, paths = self.step(level, paths)
             found = hidden.to(score_dtype(hidden.dtype)) @ head.to(score_dtype(hidden.dtype)).t()
             self._forget_offsets()
@@ -222,14 +225,7 @@ class VlmTowers:
                     "its head is of a kind that is not known here: choose another model"
                 )
             newest = int(found.argmax())
-            level = _chain(newest, is_root=False)
             value_of = {"input_ids": newest, "attention_mask": 1}
             for name in whole.keys() & _BY_TOKEN:
                 whole[name] = F.pad(whole[name], (0, 1), value=value_of.get(name, 0))
             length += 1
-
-
-def _chain(token: int, *, is_root: bool) -> PrefixLevel:
-    """Return a level of one prefix under the second of two crops."""
-    one = np.zeros(1, dtype=np.int64)
-    return PrefixLevel(one + token, one, one, one, one + 1, one[:0] if is_root else one, one[:, None])
