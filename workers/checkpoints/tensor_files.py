@@ -74,10 +74,10 @@ class _RandomFillsSkipped(TorchFunctionMode):
         return function(*args, **named)
 
 
-def load_into(module: nn.Module, weights: WeightsConfig) -> str:
-    """Load a weights file into a module and return the file's sha256. The tensors of both must match exactly."""
+def load_into(module: nn.Module, weights: WeightsConfig) -> None:
+    """Load a weights file of the right digest into a module. The tensors of both must match exactly."""
     path = local_file(weights)
-    digest = verified_digest(weights, path)
+    verified_digest(weights, path)
     state = expand_vocabulary(read_state(path, f"weights '{weights.uri}'"), where=weights.uri)
     own = module.state_dict()
     # A trainer may put `model.` before every name. It is removed if the module has no part of that name.
@@ -97,7 +97,6 @@ def load_into(module: nn.Module, weights: WeightsConfig) -> str:
             f"{len(shapes)} of another shape {shapes[:_SHOWN_KEYS]}; give the architecture of these weights"
         )
     module.load_state_dict(state)
-    return digest
 
 
 def read_state(file: Path | IO[bytes], what: str) -> dict[str, torch.Tensor]:

@@ -49,7 +49,7 @@ def test_a_url_is_fetched_once_and_anew_when_its_file_is_another(tmp_path, remot
     save_file(other.state_dict(), tmp_path / "other.safetensors")
     remote.pipe("/weights/w.safetensors", (tmp_path / "other.safetensors").read_bytes())
     loaded = nn.Linear(3, 2)
-    assert load_into(loaded, weights) == hashlib.sha256((tmp_path / "other.safetensors").read_bytes()).hexdigest()
+    load_into(loaded, weights)
     assert torch.equal(loaded.weight, other.weight)
     assert len(copied) == 1
 

@@ -48,9 +48,9 @@ def written(path, state):
 def test_a_wrappers_prefix_on_every_name_is_taken_away(tmp_path, linear, name, prefix):
     state = {f"{prefix}{key}": value for key, value in linear.state_dict().items()}
     other, weights = nn.Linear(3, 2), written(tmp_path / name, state)
-    digest = load_into(other, weights)
+    load_into(other, weights)
     assert torch.equal(other.weight, linear.weight)
-    assert digest == hashlib.sha256((tmp_path / name).read_bytes()).hexdigest() == weights_digest(weights)
+    assert hashlib.sha256((tmp_path / name).read_bytes()).hexdigest() == weights_digest(weights)
 
 
 @pytest.mark.parametrize("beside", [{}, {"head": nn.Linear(2, 1)}], ids=["alone", "beside another"])
