@@ -170,11 +170,8 @@ class Likelihood:
     @cached_property
     def lead(self) -> Mapping[Side, Floats]:
         """By side, the probability that mask n is beyond doubt further to that side than mask m, (N, N)."""
-        found = {}
-        for side in SIDES:
-            along = np.array([position.along(side) for position in self.positions])
-            found[side] = doubtless_lead(along[:, None] - along[None, :])
-        return found
+        along = {side: np.array([each.along(side) for each in self.positions]) for side in SIDES}
+        return {side: doubtless_lead(np.subtract.outer(each, each)) for side, each in along.items()}
 
     @cached_property
     def inside(self) -> Mapping[Side, Floats]:

@@ -261,11 +261,10 @@ def is_object(masks: Sequence[MaskRecord], config: PosteriorConfig, evidence: Se
     nested = nested_shares(masks, evidence) if config.object_nested and masks else np.zeros(len(masks))
     found = []
     for mask, (iou, stability, overlap) in zip(masks, object_features(masks), strict=True):
-        if mask.predicted_iou is None or mask.stability_score is None:
-            found.append(1.0)
-            continue
+        is_scored = mask.predicted_iou is not None and mask.stability_score is not None
         scores = config.object_predicted_iou * iou + config.object_stability * stability
-        found.append(_logistic(config.object_bias + scores + config.object_overlap * overlap))
+        odds = config.object_bias + scores + config.object_overlap * overlap
+        found.append(_logistic(odds) if is_scored else 1.0)
     return np.array(found, np.float64) * np.maximum(1.0 - config.object_nested * nested, _LEAST)
 
 
