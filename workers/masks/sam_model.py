@@ -12,7 +12,6 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
-from itertools import product
 from typing import Any, Protocol
 
 import numpy as np
@@ -21,6 +20,8 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from PIL import Image
 from segment_anything.modeling import ImageEncoderViT, MaskDecoder, PromptEncoder, Sam, TwoWayTransformer
+from segment_anything.utils.amg import build_point_grid, generate_crop_boxes
+from segment_anything.utils.transforms import ResizeLongestSide
 
 from pseudoris.primitives.errors import ConfigError
 from pseudoris.schemas.config import MasksConfig, WeightsConfig
@@ -79,7 +80,10 @@ class PromptableModel(Protocol):
 
 
 def layer_grids(config: MasksConfig) -> tuple[PointGrid, ...]:
-    """Return one point grid for the whole image and one for each layer of crops, in the frame of a crop."""
+    """Return one point grid for the whole image and one for each layer of crops, in the frame of a crop.
+
+    A grid has the centres of square cells, (points², 2) float64 as x, y in (0, 1), row by row.
+    """
     factor = config.crop_n_points_downscale_factor
     sides = [int(config.points_per_side / factor**layer) for layer in range(config.crop_n_layers + 1)]
     if 0 in sides:
@@ -87,13 +91,7 @@ def layer_grids(config: MasksConfig) -> tuple[PointGrid, ...]:
             f"masks.crop_n_points_downscale_factor={factor} leaves crop layer {sides.index(0)} without points "
             f"(masks.points_per_side={config.points_per_side}): lower the factor or masks.crop_n_layers"
         )
-    grids = []
-    for points_per_side in sides:
-        # A grid has the centres of square cells, (points², 2) float64 as x, y in (0, 1), row by row.
-        half = 1 / (2 * points_per_side)
-        side = np.linspace(half, 1 - half, points_per_side)
-        grids.append(np.stack(np.meshgrid(side, side), axis=-1).reshape(-1, 2))
-    return tuple(grids)
+    return tuple(map(build_point_grid, sides))
 
 
 def crop_boxes(size: tuple[int, int], config: MasksConfig) -> list[tuple[Box, int]]:
@@ -102,18 +100,12 @@ def crop_boxes(size: tuple[int, int], config: MasksConfig) -> list[tuple[Box, in
     The whole image comes first, then layer by layer, column by column. Layer l has (2^l)² crops. In an image of a few
     pixels some crops have no pixels; they are left out.
     """
-    height, width = size
-    crops: list[tuple[Box, int]] = [((0, 0, width, height), 0)]
-    for layer in range(1, config.crop_n_layers + 1):
-        num_crops = 2**layer
-        overlap = int(config.crop_overlap_ratio * min(height, width) * (2 / num_crops))
-        spans = []
-        for length in (width, height):
-            span = math.ceil((overlap * (num_crops - 1) + length) / num_crops)
-            starts = [(span - overlap) * number for number in range(num_crops)]
-            spans.append([(start, min(start + span, length)) for start in starts if start < length])
-        crops.extend(((x0, y0, x1, y1), layer) for (x0, x1), (y0, y1) in product(*spans))
-    return crops
+    boxes, layers = generate_crop_boxes(size, config.crop_n_layers, config.crop_overlap_ratio)
+    return [
+        ((x0, y0, x1, y1), layer)
+        for (x0, y0, x1, y1), layer in zip(boxes, layers, strict=True)
+        if x0 < size[1] and y0 < size[0]
+    ]
 
 
 def to_input_frame(points_xy: NDArray[np.float64], crop: EncodedCrop) -> NDArray[np.float64]:
@@ -179,9 +171,8 @@ def resized_size(size: tuple[int, int], long_side: int) -> tuple[int, int]:
 
     At an aspect ratio above 2 · `long_side` SAM rounds the short side to 0 and fails; here it is 1.
     """
-    height, width = size
-    scale = long_side * 1.0 / max(height, width)
-    return max(1, int(height * scale + 0.5)), max(1, int(width * scale + 0.5))
+    height, width = ResizeLongestSide.get_preprocess_shape(*size, long_side)
+    return max(1, height), max(1, width)
 
 
 def encode_sam_crops(
