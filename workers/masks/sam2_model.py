@@ -181,14 +181,10 @@ class Sam2Proposer(SamProposer):
     """Proposes masks from a grid of points, as `SamProposer` does, with SAM 2, EdgeTAM or SAM 3's tracker."""
 
     OPTIONS: Final = frozenset[str]()
+    weights_digest = staticmethod(sam2_digest)
 
     def _load(self, config: MasksConfig, compute: ComputeConfig) -> PromptableSam2:
         return PromptableSam2(load_sam2(config, compute, self._device), dtype=compute_dtype(compute))
-
-    @classmethod
-    def weights_digest(cls, config: MasksConfig) -> str:
-        """Return the sha256 of the model folder; with an instance prior, the sha256 of both digests."""
-        return sam2_digest(config)
 
 
 # A concept has at most this many tokens of CLIP's tokenizer. Source: the text encoder of SAM 3.
