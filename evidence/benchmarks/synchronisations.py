@@ -34,8 +34,8 @@ from pseudoris.workers.captions.listener import Listener
 from pseudoris.workers.captions.prefix_tree_decoder import PrefixTreeDecoding
 from pseudoris.workers.captions.static_decoder import StaticDecoder
 from pseudoris.workers.filtering import ClipScorer
+from pseudoris.workers.masks import instances as instances_module
 from pseudoris.workers.masks.generator import MaskGenerator, SamProposer
-from pseudoris.workers.masks.instances import InstanceDetector
 from tests.oracles.pretended_gpu import PretendedGpu, Wait, pretended_gpu, waits_of
 
 _MASKS, _IMAGES = 6, 2
@@ -102,9 +102,9 @@ def _mask_rows(gpu: PretendedGpu, config: RunConfig, shard: Shard) -> Iterator[S
 
 def _instance_row(gpu: PretendedGpu) -> SyncRow:
     """Return the row of an image's instances; torchvision's detector, which waits too, is a stand-in."""
-    detector = InstanceDetector(_FixedDetections(), torch.device("cuda"), min_score=0.5)
-    with waits_of(gpu, InstanceDetector, "instances") as images:
-        detector.instances(np.zeros((_SIDE_PX, _SIDE_PX, 3), np.uint8))
+    pixels = np.zeros((_SIDE_PX, _SIDE_PX, 3), np.uint8)
+    with waits_of(gpu, instances_module, "detect_instances") as images:
+        instances_module.detect_instances(_FixedDetections(), pixels, device=torch.device("cuda"), min_score=0.5)
     return SyncRow.of("instances, an image beside the detector", images)
 
 

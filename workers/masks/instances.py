@@ -66,102 +66,95 @@ class Instances:
 
 def read_instance_table(path: str, min_score: float) -> InstanceTable:
     """Return the instances of a Parquet or COCO JSON file whose score is at least `min_score`."""
+    where = f"prior.path={path}"
     try:
         with open_location(path) as file:
             data = file.read()
     except (OSError, ValueError, ImportError) as error:
-        raise ConfigError(f"prior.path={path} cannot be read: {error}") from error
-    if data.startswith(_PARQUET_MAGIC):
-        return _from_parquet(data, path, min_score)
-    return _from_coco_json(data, path, min_score)
+        raise ConfigError(f"{where} cannot be read: {error}") from error
+    read = _from_parquet if data.startswith(_PARQUET_MAGIC) else _from_coco_json
+    return read(data, where, min_score)
 
 
-def _from_parquet(data: bytes, path: str, min_score: float) -> InstanceTable:
-    table = read_columns(data, (*_NAME_COLUMNS, *_MASK_COLUMNS, "score"), where=f"prior.path={path}")
+def _from_parquet(data: bytes, where: str, min_score: float) -> InstanceTable:
+    table = read_columns(data, (*_NAME_COLUMNS, *_MASK_COLUMNS, "score"), where=where)
     repeated = next((name for name in table.column_names if table.column_names.count(name) > 1), None)
     if repeated:
-        raise ConfigError(f"prior.path={path} has the column {repeated} more than once: keep one of them")
+        raise ConfigError(f"{where} has the column {repeated} more than once: keep one of them")
     for wanted in (_NAME_COLUMNS, _MASK_COLUMNS):
         if not set(wanted) & set(table.column_names):
-            raise ConfigError(f"prior.path={path} has none of the columns {', '.join(wanted)}: it needs one of them")
+            raise ConfigError(f"{where} has none of the columns {', '.join(wanted)}: it needs one of them")
     name_column = next(name for name in _NAME_COLUMNS if name in table.column_names)
     rows = pa.array(range(table.num_rows), pa.int64())
     if "score" in table.column_names:
         try:
             scores = pc.fill_null(table["score"].cast(pa.float64()), 1.0)
         except pa.ArrowException as error:
-            raise ConfigError(f"prior.path={path}: score is {table['score'].type}, but must be a number") from error
+            raise ConfigError(f"{where}: score is {table['score'].type}, but must be a number") from error
         rows = rows.filter(pc.greater_equal(scores, min_score))
     try:
         listed = table[name_column].cast(pa.string())
         names = listed.take(rows).to_pylist()
     except pa.ArrowException as error:
-        raise ConfigError(f"prior.path={path}: {name_column} is {table[name_column].type}, but must be text") from error
+        raise ConfigError(f"{where}: {name_column} is {table[name_column].type}, but must be text") from error
     if None in names:
         row = rows[names.index(None)].as_py()
-        raise ConfigError(f"prior.path={path}: row {row} has no {name_column}; every row must name its image")
+        raise ConfigError(f"{where}: row {row} has no {name_column}; every row must name its image")
 
     def encode_row(row: int, size: tuple[int, int]) -> str:
         values = {name: table[name][row].as_py() for name in _MASK_COLUMNS if name in table.column_names}
-        return encode_instance(
-            values.get("segmentation"), values.get("box_xyxy_px"), size, where=f"prior.path={path}: row {row}"
-        )
+        return encode_instance(values.get("segmentation"), values.get("box_xyxy_px"), size, where=f"{where}: row {row}")
 
     named = zip(rows.to_pylist(), names, strict=True)
-    return InstanceTable(named, encode_row, path=path, listed=listed.unique().drop_null().to_pylist())
+    return InstanceTable(named, encode_row, where=where, listed=listed.unique().drop_null().to_pylist())
 
 
-def _from_coco_json(data: bytes, path: str, min_score: float) -> InstanceTable:
+def _from_coco_json(data: bytes, where: str, min_score: float) -> InstanceTable:
     """Return the instances of a COCO JSON document whose score is at least `min_score`."""
     try:
         document = parse_json(data)
     except ValueError as error:
-        raise ConfigError(f"prior.path={path} is neither Parquet nor JSON: {error}") from error
+        raise ConfigError(f"{where} is neither Parquet nor JSON: {error}") from error
     if not isinstance(document, dict) or not {"images", "annotations"} <= document.keys():
         raise ConfigError(
-            f"prior.path={path}: COCO JSON is an object with images and annotations, got "
+            f"{where}: COCO JSON is an object with images and annotations, got "
             f"{type(document).__name__}; a bare list of results does not name the files of its images"
         )
     for name in ("images", "annotations"):
         if not isinstance(document[name], list):
-            raise ConfigError(f"prior.path={path}: {name} is a list, got {type(document[name]).__name__}")
+            raise ConfigError(f"{where}: {name} is a list, got {type(document[name]).__name__}")
     annotations = document["annotations"]
     try:
         images = {entry["id"]: {**entry, "file_name": str(entry["file_name"])} for entry in document["images"]}
     except (KeyError, TypeError) as error:
-        raise ConfigError(f"prior.path={path}: every entry of images needs an id and a file_name ({error})") from error
-    names = list(_names(annotations, images, path, min_score))
+        raise ConfigError(f"{where}: every entry of images needs an id and a file_name ({error})") from error
+    names = list(_names(annotations, images, where, min_score))
 
     def encode_row(row: int, size: tuple[int, int]) -> str:
-        where, annotation = f"prior.path={path}: annotation {row}", annotations[row]
-        image, box = images[annotation["image_id"]], _to_xyxy(annotation.get("bbox"), where)
+        of_row, annotation = f"{where}: annotation {row}", annotations[row]
+        image, box = images[annotation["image_id"]], annotation.get("bbox")
+        if box is not None:
+            if not _is_box(box):
+                raise ConfigError(f"{of_row}: bbox is {box!r}, but must be four numbers [x, y, w, h]")
+            box = [box[0], box[1], box[0] + box[2], box[1] + box[3]]
         of_image = [image.get("height"), image.get("width")]
-        return encode_instance(annotation.get("segmentation"), box, size, where=where, image_size=of_image)
+        return encode_instance(annotation.get("segmentation"), box, size, where=of_row, image_size=of_image)
 
-    return InstanceTable(names, encode_row, path=path, listed=[each["file_name"] for each in images.values()])
+    return InstanceTable(names, encode_row, where=where, listed=[each["file_name"] for each in images.values()])
 
 
 def _names(
-    annotations: list[Any], images: Mapping[int | str, Entry], path: str, min_score: float
+    annotations: list[Any], images: Mapping[int | str, Entry], where: str, min_score: float
 ) -> Iterator[tuple[int, str]]:
     for row, annotation in enumerate(annotations):
         image = annotation.get("image_id") if isinstance(annotation, dict) else None
         if not isinstance(image, int | str) or image not in images:
-            raise ConfigError(f"prior.path={path}: annotation {row} has no image_id that images lists, got {image!r}")
+            raise ConfigError(f"{where}: annotation {row} has no image_id that images lists, got {image!r}")
         score = annotation.get("score", 1.0)
         if not isinstance(score, int | float):
-            raise ConfigError(f"prior.path={path}: annotation {row} has score {score!r}, which must be a number")
+            raise ConfigError(f"{where}: annotation {row} has score {score!r}, which must be a number")
         if score >= min_score and not annotation.get("iscrowd"):
             yield row, images[image]["file_name"]
-
-
-def _to_xyxy(bbox: Any, where: str) -> list[float] | None:
-    if bbox is None:
-        return None
-    if not _is_box(bbox):
-        raise ConfigError(f"{where}: bbox is {bbox!r}, but must be four numbers [x, y, w, h]")
-    x, y, width, height = bbox
-    return [x, y, x + width, y + height]
 
 
 def encode_box(box_xyxy_px: Sequence[float], size: tuple[int, int]) -> str:
@@ -218,11 +211,11 @@ class InstanceTable:
     """The instances of a table, by image."""
 
     def __init__(
-        self, names: Iterable[tuple[int, str]], encode_row: EncodeRow, *, path: str, listed: Iterable[str] = ()
+        self, names: Iterable[tuple[int, str]], encode_row: EncodeRow, *, where: str, listed: Iterable[str] = ()
     ) -> None:
         """Index rows by the id, key or file name of their image; `names` are pairs of a row and it, rows ascending.
 
-        `listed` names all images of the file, also those without a row here: they have no instance.
+        `where` names the file in errors; `listed` all its images, also those without a row: they have no instance.
         """
         self._rows: dict[str, list[int]] = defaultdict(list, {name: [] for name in listed})
         for row, name in names:
@@ -231,7 +224,7 @@ class InstanceTable:
         for name in self._rows:
             self._names_by_stem[_parts(name)[-1]].append(name)
         self._encode_row = encode_row
-        self._path = path
+        self._where = where
         self._has_warned = False
 
     def instances(self, image_id: str, key: str, size: tuple[int, int]) -> Instances:
@@ -251,14 +244,12 @@ class InstanceTable:
         )
         if len(found) > 1:
             raise ConfigError(
-                f"prior.path={self._path}: image {key} fits several names: {', '.join(found)}; "
+                f"{self._where}: image {key} fits several names: {', '.join(found)}; "
                 f"name images by their key or image_id, as the images table does"
             )
         if not found:
             if not self._has_warned:
-                logger.warning(
-                    "image %s has no row in prior.path=%s, so it gets no mask (logged once)", key, self._path
-                )
+                logger.warning("image %s has no row in %s, so it gets no mask (logged once)", key, self._where)
                 self._has_warned = True
             return Instances((), ())
         rows = tuple(self._rows[found[0]])
@@ -270,13 +261,12 @@ def _parts(name: str) -> tuple[str, ...]:
     return PurePosixPath(name.replace("!", "/").replace("\\", "/")).parts or ("",)
 
 
-def match_instances(proposals: Proposals, instances: Instances, config: PriorConfig, *, name: str) -> list[Kept]:
+def match_instances(proposals: Proposals, instances: Instances, config: PriorConfig) -> list[Kept]:
     """Return the best proposal of each instance, in the generator's order.
 
     Among equals the first proposal wins. An instance without overlap with any proposal is dropped, or takes the first
     proposal, as `config.untouched` says. If several instances choose the same proposal, the first of them is its prior;
-    with `duplicates=keep` the others follow after all first choices, each with the next `Kept.copy`. `name` is the
-    prior's, for `Kept.prior`.
+    with `duplicates=keep` the others follow after all first choices, each with the next `Kept.copy`.
     """
     if not len(proposals) or not instances.counts:
         return []
@@ -290,7 +280,7 @@ def match_instances(proposals: Proposals, instances: Instances, config: PriorCon
         choices[int(best[instance])].append(instances.rows[instance])
     num_copies = 1 if config.duplicates == "merge" else max(map(len, choices.values()), default=0)
     return [
-        Kept(row, f"{name}:{choices[row][copy]}", copy)
+        Kept(row, f"{config.kind}:{choices[row][copy]}", copy)
         for copy in range(num_copies)
         for row in sorted(choices)
         if copy < len(choices[row])
@@ -305,24 +295,19 @@ _V2_KEY = "roi_heads.box_head.0.0.weight"
 _MIN_MASK_PROBABILITY = 0.5
 
 
-class InstanceDetector:
-    """A torchvision Mask R-CNN. Its classes are ignored."""
+@torch.inference_mode()
+def detect_instances(
+    detector: nn.Module, pixels: NDArray[np.uint8], *, device: torch.device, min_score: float
+) -> Instances:
+    """Return the instances of an image (H, W, 3) uint8 RGB that have at least `min_score`, best first.
 
-    def __init__(self, model: nn.Module, device: torch.device, *, min_score: float) -> None:
-        """Keep the model in eval mode on `device`. Detections with at least `min_score` count."""
-        self._model = model.to(device).eval()
-        self._device = device
-        self._min_score = min_score
-
-    @torch.inference_mode()
-    def instances(self, pixels: NDArray[np.uint8]) -> Instances:
-        """Return the instances of an image (H, W, 3) uint8 RGB, best first."""
-        image = to_device(pixels, self._device).permute(2, 0, 1).float() / 255
-        found = self._model([image])[0]
-        (scores,) = to_host(found["scores"])
-        rows = np.flatnonzero(scores >= self._min_score)
-        masks = found["masks"][to_device(rows, self._device), 0] >= _MIN_MASK_PROBABILITY
-        return Instances(tuple(rle.encode(masks)), tuple(rows.tolist()))
+    `detector` is a torchvision Mask R-CNN in eval mode on `device`. Its classes are ignored.
+    """
+    found = detector([to_device(pixels, device).permute(2, 0, 1).float() / 255])[0]
+    (scores,) = to_host(found["scores"])
+    rows = np.flatnonzero(scores >= min_score)
+    masks = found["masks"][to_device(rows, device), 0] >= _MIN_MASK_PROBABILITY
+    return Instances(tuple(rle.encode(masks)), tuple(rows.tolist()))
 
 
 def load_detector(path: str) -> nn.Module:
@@ -370,9 +355,9 @@ def build_prior(config: MasksConfig, device: torch.device) -> InstancePrior:
     if prior.kind == "table":
         table = read_instance_table(prior.path, prior.min_score)
         return lambda image, pixels, proposals: match_instances(
-            proposals, table.instances(image.image_id, image.key, proposals.size), prior, name="table"
+            proposals, table.instances(image.image_id, image.key, proposals.size), prior
         )
-    detector = InstanceDetector(load_detector(prior.path), device, min_score=prior.min_score)
+    detector = load_detector(prior.path).to(device).eval()
     return lambda image, pixels, proposals: match_instances(
-        proposals, detector.instances(pixels), prior, name="torchvision"
+        proposals, detect_instances(detector, pixels, device=device, min_score=prior.min_score), prior
     )

@@ -46,11 +46,12 @@ def instances_of(*boxes, rows=None):
 
 
 def match(proposals, instances, how="intersection", **settings):
-    return match_instances(proposals, instances, PriorConfig(match=how, **settings), name="table")
+    return match_instances(proposals, instances, PriorConfig(kind="table", path="t", match=how, **settings))
 
 
 def match_in_paper(proposals, instances):
-    return match_instances(proposals, instances, load_config("paper").masks.prior, name="table")
+    prior = load_config("paper", assignments=["masks.prior.kind=table", "masks.prior.path=t"]).masks.prior
+    return match_instances(proposals, instances, prior)
 
 
 SMALL, LARGE, ELSEWHERE = (10, 10, 20, 20), (5, 5, 40, 35), (42, 2, 48, 8)
@@ -115,7 +116,7 @@ IMAGE_ID = "00000000000000aa"
 
 
 def table_of(*names):
-    return InstanceTable(enumerate(names), lambda row, size: f"code {row} {size}", path="t.parquet")
+    return InstanceTable(enumerate(names), lambda row, size: f"code {row} {size}", where="prior.path=t.parquet")
 
 
 def rows(table, key, image_id=IMAGE_ID):
