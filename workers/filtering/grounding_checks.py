@@ -47,7 +47,7 @@ from pseudoris.workers.captions.vocabulary_logits import score_dtype
 from pseudoris.workers.checkpoints.hf_models import load_processor
 from pseudoris.workers.checkpoints.model_folder import ModelFolder
 from pseudoris.workers.crops.crops import outlined
-from pseudoris.workers.crops.shard_pixels import prefetched_pixels
+from pseudoris.workers.crops.shard_pixels import Decode, prefetched_pixels
 from pseudoris.workers.device import compute_dtype, prepare_device, to_host
 from pseudoris.workers.faults.quarantine import apply_to_images
 from pseudoris.workers.filtering.clip_embedder import ClipEmbedder
@@ -57,7 +57,7 @@ from pseudoris.workers.filtering.scorer import (
     captions_of,
     embed_crops,
     first_twins,
-    is_candidate,
+    has_candidates,
     with_candidates,
 )
 from pseudoris.workers.stages import STAGE_FILTER, open_clip_digest
@@ -121,22 +121,20 @@ class ClipCheck:
     def __call__(self, shard: Shard) -> Shard:
         """Return the shard with every candidate of one mask told; see `apply_to_images` for errors."""
         started = time.perf_counter()
-        images, vectors = embed_crops(shard, self._embedder, self._context_scale)
-        texts = captions_of(images)
-        rows = {text: row for row, text in enumerate(texts)}
-        embedded = self._embedder.embed_texts(texts)
-        told = partial(self._told, vectors=vectors, texts=embedded, rows=rows)
-        done = apply_to_images(shard.with_images(images), STAGE_FILTER, told).images
-        return shard.with_images(done).with_seconds(STAGE_FILTER, time.perf_counter() - started)
+        shard, vectors = embed_crops(shard, self._embedder, self._context_scale)
+        texts = captions_of(shard.images)
+        embedded = dict(zip(texts, self._embedder.embed_texts(texts), strict=True))
+        told = partial(self._told, vectors=vectors, texts=embedded)
+        return apply_to_images(shard.with_seconds(STAGE_FILTER, time.perf_counter() - started), STAGE_FILTER, told)
 
     def _told(
-        self, image: ShardImage, *, vectors: Mapping[str, Vectors], texts: torch.Tensor, rows: Mapping[str, int]
+        self, image: ShardImage, *, vectors: Mapping[str, Vectors], texts: Mapping[str, torch.Tensor]
     ) -> ShardImage:
         if image.image_id not in vectors:
             return image
         candidates, targets = candidates_of(image)
         context, masked = vectors[image.image_id]
-        cosines = (context + masked) @ texts[[rows[each.text] for each in candidates]].T / 2
+        cosines = (context + masked) @ torch.stack([texts[each.text] for each in candidates]).T / 2
         return choices(cosines[first_twins(image)] / self._temperature, targets).onto(image)
 
 
@@ -199,29 +197,24 @@ class VlmCheck:
     def weights_digest(cls, config: GroundingCheckConfig) -> str:
         """Return the sha256 of the model folder, after all that is refused is refused by name."""
         letter_tokens(load_processor(ModelFolder.open(config.weights.uri)).tokenizer)
-        return checked_folder(config.weights, _as_vlm(vlm_options(VlmCheckOptions, "grounding_check", config.options)))[
-            0
-        ]
+        options = vlm_options(VlmCheckOptions, "grounding_check", config.options)
+        return checked_folder(config.weights, _as_vlm(options))[0]
 
     def __call__(self, shard: Shard) -> Shard:
         """Return the shard with every candidate of one mask told; see `apply_to_images` for errors."""
-        asked = [each for each in shard.images if not each.failure and any(map(is_candidate, each.expressions))]
-        with prefetched_pixels(asked, self._device) as decode:
-            return apply_to_images(
-                shard,
-                STAGE_FILTER,
-                lambda image: self._told(image, decode(image)) if any(map(is_candidate, image.expressions)) else image,
-            )
+        with prefetched_pixels(list(filter(has_candidates, shard.images)), self._device) as decode:
+            return apply_to_images(shard, STAGE_FILTER, partial(self._told, decode))
 
-    def _told(self, image: ShardImage, pixels: NDArray[np.uint8]) -> ShardImage:
-        candidates, targets = candidates_of(image)
-        texts = list(dict.fromkeys(each.text for each in candidates))
+    def _told(self, decode: Decode, image: ShardImage) -> ShardImage:
+        if not has_candidates(image):
+            return image
+        pixels, (candidates, targets) = decode(image), candidates_of(image)
+        texts = captions_of([image])
         masks = rle.decode([mask.rle_counts for mask in image.masks], pixels.shape[:2])
         shares = self._asker.shares(*reduced(pixels, masks, self._max_size), texts)
-        rows = {text: row for row, text in enumerate(texts)}
         with np.errstate(divide="ignore"):
             logits = np.maximum(np.log(shares), np.finfo(np.float64).min / 2)
-        return choices(logits[:, [rows[each.text] for each in candidates]], targets).onto(image)
+        return choices(logits[:, [texts.index(each.text) for each in candidates]], targets).onto(image)
 
 
 def _as_vlm(options: VlmCheckOptions) -> VlmOptions:

@@ -98,45 +98,32 @@ _SET_BEFORE: Final = ("caption_score", "listener", "truth", "grounding_choice", 
 Vectors = tuple[torch.Tensor, torch.Tensor]
 
 
-def embed_crops(
-    shard: Shard, embedder: ClipEmbedder, context_scale: float
-) -> tuple[tuple[ShardImage, ...], dict[str, Vectors]]:
-    """Embed the crops of images with candidates; return all images, some now quarantined, and vectors by image id."""
+def embed_crops(shard: Shard, embedder: ClipEmbedder, context_scale: float) -> tuple[Shard, dict[str, Vectors]]:
+    """Embed the crops of images with candidates; return the shard, some images quarantined, and vectors by image id."""
     images: list[ShardImage] = []
     counts: dict[str, int] = {}
     made: list[torch.Tensor] = []
-    sound = [image for image in shard.images if not image.failure]
-    scored = [image for image in sound if any(is_candidate(each) for each in image.expressions)]
 
     def cut(alone: Sequence[ShardImage]) -> Sequence[ShardImage]:
         (image,) = alone
         crops = mask_crops(decode(image), image.masks, (context_scale, None), embedder.crop_format, embedder.device)
         # The crops become (2N, 3, S, S): the N context crops, then the N masked ones.
         made.append(crops.flatten(0, 1))
+        counts[image.image_id] = len(image.masks)
         return alone
 
     def pieces() -> Iterator[torch.Tensor]:
-        positions = {image.position for image in scored}
         for image in shard.images:
-            if image.position not in positions:
-                images.append(image)
-                continue
             # An error in cutting crops quarantines its image. The model runs later, so that its errors blame no image.
-            (checked,) = guarded([image], STAGE_FILTER, cut)
-            images.append(checked)
-            if not checked.failure:
-                counts[image.image_id] = len(image.masks)
+            images.extend(guarded([image], STAGE_FILTER, cut) if has_candidates(image) else [image])
+            if made:
                 yield made.pop()
 
-    with prefetched_pixels(scored, embedder.device) as decode:
+    with prefetched_pixels(list(filter(has_candidates, shard.images)), embedder.device) as decode:
         embedded = embedder.embed_crops(pieces())
-    vectors: dict[str, Vectors] = {}
-    start = 0
-    for image_id, num_masks in counts.items():
-        middle, end = start + num_masks, start + 2 * num_masks
-        vectors[image_id] = embedded[start:middle], embedded[middle:end]
-        start = end
-    return tuple(images), vectors
+    parts = torch.split(embedded, [2 * num_masks for num_masks in counts.values()])
+    vectors = {image_id: (part[:num], part[num:]) for (image_id, num), part in zip(counts.items(), parts, strict=True)}
+    return shard.with_images(tuple(images)), vectors
 
 
 def first_twins(image: ShardImage) -> list[int]:
@@ -171,25 +158,17 @@ class ClipScorer:
         started = time.perf_counter()
         for image in shard.images:
             self._texts_of.begin(captions_of([image]))
-        images, vectors = embed_crops(shard, self._embedder, self._config.context_scale)
-        made = self._texts_of(captions_of(images))
+        shard, vectors = embed_crops(shard, self._embedder, self._config.context_scale)
+        made = self._texts_of(captions_of(shard.images))
         # Each distinct caption and prompt is embedded once.
         pairs = (zip((caption, prompt), both, strict=True) for caption, (_, prompt, *both) in made.items())
         tokens = dict(chain.from_iterable(pairs))
-        rows = {text: row for row, text in enumerate(tokens)}
-        embedded = self._embedder.embed_tokens(list(tokens.values()))
-        score = partial(self._scored, vectors=vectors, made=made, texts=embedded, rows=rows)
-        scored = apply_to_images(shard.with_images(images), STAGE_FILTER, score).images
-        return shard.with_images(scored).with_seconds(STAGE_FILTER, time.perf_counter() - started)
+        embedded = dict(zip(tokens, self._embedder.embed_tokens(list(tokens.values())), strict=True))
+        score = partial(self._scored, vectors=vectors, made=made, texts=embedded)
+        return apply_to_images(shard.with_seconds(STAGE_FILTER, time.perf_counter() - started), STAGE_FILTER, score)
 
     def _scored(
-        self,
-        image: ShardImage,
-        *,
-        vectors: Mapping[str, Vectors],
-        made: Texts,
-        texts: torch.Tensor,
-        rows: Mapping[str, int],
+        self, image: ShardImage, *, vectors: Mapping[str, Vectors], made: Texts, texts: Mapping[str, torch.Tensor]
     ) -> ShardImage:
         if image.image_id not in vectors:
             return image
@@ -198,8 +177,8 @@ class ClipScorer:
         context, masked = vectors[image.image_id]
         nouns, prompts, *_ = zip(*(made[e.text] for e in candidates), strict=True)
         scores = score_candidates(
-            (context @ texts[[rows[e.text] for e in candidates]].T)[firsts],
-            (masked @ texts[[rows[prompt] for prompt in prompts]].T)[firsts],
+            (context @ torch.stack([texts[e.text] for e in candidates]).T)[firsts],
+            (masked @ torch.stack([texts[prompt] for prompt in prompts]).T)[firsts],
             targets=targets,
             min_cosine=self._config.min_cosine,
         )
@@ -235,6 +214,11 @@ def captions_of(images: Iterable[ShardImage]) -> list[str]:
 def is_candidate(expression: ExpressionRecord) -> bool:
     """Return whether an expression is scored: it refers to one mask."""
     return len(expression.target_mask_ids) == 1
+
+
+def has_candidates(image: ShardImage) -> bool:
+    """Return whether an image is not quarantined and has an expression that is scored."""
+    return not image.failure and any(map(is_candidate, image.expressions))
 
 
 def candidates_of(image: ShardImage) -> tuple[list[ExpressionRecord], list[int]]:
