@@ -89,14 +89,12 @@ def _pieces(tile: CropTile, size: int, max_bytes: int) -> Iterator[CropTile]:
     if tile_bytes(tile, size=size) <= max_bytes or num_rows == num_columns == 1:
         yield tile
         return
-    if num_columns == 1 or (num_rows > 1 and tile.box[3] - tile.box[1] > tile.box[2] - tile.box[0]):
-        begin, middle, end = tile.rows[0], sum(tile.rows) // 2, tile.rows[1]
-        halves = [replace(tile, rows=half) for half in ((begin, middle), (middle, end))]
-    else:
-        begin, middle, end = tile.columns[0], sum(tile.columns) // 2, tile.columns[1]
-        halves = [replace(tile, columns=half) for half in ((begin, middle), (middle, end))]
-    for half in halves:
-        yield from _pieces(half, size, max_bytes)
+    is_high = tile.box[3] - tile.box[1] > tile.box[2] - tile.box[0]
+    by_rows = num_columns == 1 or (num_rows > 1 and is_high)
+    begin, end = tile.rows if by_rows else tile.columns
+    middle = (begin + end) // 2
+    for half in ((begin, middle), (middle, end)):
+        yield from _pieces(replace(tile, rows=half) if by_rows else replace(tile, columns=half), size, max_bytes)
 
 
 @dataclass(frozen=True, slots=True)
@@ -282,7 +280,7 @@ class CropAccumulator:
         plan = _Plan.of(tiles, y, x, strip_px=image.strip_px)
         rows = plan.sum_rows(image.table(plan.windows), y)
         # `sums` (G · S, 3 · BAND_ROWS), computed below, has every output column of each band.
-        begin = (np.cumsum(plan.band_strips) - plan.band_strips - plan.strips[plan.band_tile, 0]) * plan.strip_px
+        begin = (np.cumsum(plan.band_strips) - plan.band_strips - plan.strips[plan.band_tile, 0]) * image.strip_px
         first, count, start = (values[plan.band_tile] for values in (x.first, x.count, x.start))
         first = (first + begin[:, None]).ravel()
         sums = weighted_sums(rows, first, count=count.ravel(), start=start.ravel(), weights=x.weights)
@@ -309,7 +307,6 @@ class _Plan:
     band: Ints  # (G,), number of each band in its crop; the bands of a tile are consecutive
     band_tile: Ints  # (G,)
     band_strips: Ints  # (G,), how many strips each band reads
-    strip_px: int  # columns of a strip
 
     @classmethod
     def of(cls, tiles: Sequence[CropTile], y: AxisTaps, x: AxisTaps, *, strip_px: int) -> _Plan:
@@ -347,7 +344,6 @@ class _Plan:
             segmented_arange(num_bands) + first_band[band_tile],
             band_tile,
             (strips[:, 1] - strips[:, 0])[band_tile],
-            strip_px,
         )
 
     def sum_rows(self, table: torch.Tensor, y: AxisTaps) -> torch.Tensor:
@@ -366,5 +362,4 @@ class _Plan:
         sums = weighted_sums(
             table, (first + top[:, None]).ravel(), count=count.ravel(), start=start.ravel(), weights=y.weights
         )
-        columns = sums.view(len(tile), BAND_ROWS, self.strip_px * 3).transpose(1, 2)
-        return columns.reshape(len(tile) * self.strip_px, 3 * BAND_ROWS)
+        return sums.view(len(tile), BAND_ROWS, -1).transpose(1, 2).reshape(-1, 3 * BAND_ROWS)
