@@ -91,9 +91,8 @@ def check_layout(data: bytes, image: Image.Image | None) -> Layout | None:
     `image` is None if Pillow refuses to open `data`. ImageError (`unsupported_pixels`) for a layout that is not one of
     `LAYOUTS`; any exception for a damaged header.
     """
-    name = (
-        image.format if image is not None else next((name for start, name in _STARTS if data.startswith(start)), None)
-    )
+    guessed = next((name for start, name in _STARTS if data.startswith(start)), None)
+    name = guessed if image is None else image.format
     if name not in _READERS:
         return None
     layout = _READERS[name](data, image)
@@ -152,11 +151,8 @@ def _jpeg2000(data: bytes, image: Image.Image | None) -> Layout:
     parts = [data[at : at + 3] for at in range(start + 42, start + 42 + 3 * count, 3)]
     samples = {1: "grey", 2: "grey", 3: "rgb", 4: "rgb"}.get(count, f"samples of {count} components")
     space = boxes.find(b"colr")
-    if (
-        space >= 0
-        and boxes[space + 4] == 1
-        and (number := int.from_bytes(boxes[space + 7 : space + 11])) not in (16, 17)
-    ):
+    number = int.from_bytes(boxes[space + 7 : space + 11])
+    if space >= 0 and boxes[space + 4] == 1 and number not in (16, 17):
         samples = f"colour space {number}"
     if b"pclr" in boxes:
         samples = "palette"
