@@ -105,14 +105,24 @@ class LocalStorage(Storage):
 
     def obstacle(self, path: str) -> str | None:
         """Return what is at `path` if it is not a file: a folder, a pipe, a link that leads nowhere."""
-        return _obstacle(self.root / path, follows_links=self.follows_links)
+        place = self.root / path
+        if not self.follows_links and place.is_symlink():
+            return "a link"
+        try:
+            mode = place.stat().st_mode
+        except OSError:
+            return "a link that leads nowhere" if place.is_symlink() else None
+        if stat.S_ISREG(mode):
+            return None
+        kinds = ((stat.S_ISDIR, "a folder"), (stat.S_ISFIFO, "a pipe"), (stat.S_ISSOCK, "a socket"))
+        return next((what for is_kind, what in kinds if is_kind(mode)), "a device")
 
     def list_obstacles(self, folder: str) -> Iterator[tuple[str, str]]:
         """Yield name and kind of what is directly in `folder` and not a file."""
         for entry in self._scan(folder):
             if entry.is_file(follow_symlinks=False):
                 continue
-            if what := _obstacle(Path(entry.path), follows_links=self.follows_links):
+            if what := self.obstacle(f"{folder}/{entry.name}" if folder else entry.name):
                 yield entry.name, what
 
     def walk(
@@ -234,26 +244,10 @@ def _stat(entry: os.DirEntry[str]) -> os.stat_result | None:
     """Return the status of the entry; None if it vanished since the listing, or cannot be looked at."""
     try:
         return entry.stat()
-    except FileNotFoundError:
-        return None
     except OSError as error:
         if verdict_of(error) == "store":
             raise
         return None
-
-
-def _obstacle(path: Path, *, follows_links: bool) -> str | None:
-    """Return what is at `path` if it is not a file; None for a file, or for nothing."""
-    if not follows_links and path.is_symlink():
-        return "a link"
-    try:
-        mode = path.stat().st_mode
-    except OSError:
-        return "a link that leads nowhere" if path.is_symlink() else None
-    if stat.S_ISREG(mode):
-        return None
-    kinds = ((stat.S_ISDIR, "a folder"), (stat.S_ISFIFO, "a pipe"), (stat.S_ISSOCK, "a socket"))
-    return next((what for is_kind, what in kinds if is_kind(mode)), "a device")
 
 
 def _identity(found: os.stat_result) -> _Identity:
