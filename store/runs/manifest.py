@@ -7,14 +7,14 @@ nothing is deleted or proven by it. Those that a child run or a saved training p
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
 import re
 from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from itertools import islice
-from typing import Any, Final, Self
+from hashlib import file_digest
+from itertools import count, islice
+from typing import Any, Final
 
 import numpy as np
 import pyarrow as pa
@@ -38,7 +38,6 @@ _PART_TYPES: Final = {"name": pa.string(), "rows": pa.int64(), "size_bytes": pa.
 # This many receipts are converted at a time, because each takes 15 KB as Python objects, but 1 KB in Arrow.
 ROWS_AT_ONCE: Final = 200
 _ROWS_A_GROUP: Final = 1_000
-_BLOCK_BYTES: Final = 8 * 2**20
 _UNUSABLE: Final = (ConfigError, TransientError, FileNotFoundError, OSError, ValueError)
 _CHANGED: Final = (
     "was changed after it was written: delete it, unless a child run or a saved training pins it (then restore it from "
@@ -81,12 +80,8 @@ def write_manifest(location: RunLocation, receipts: Iterable[Receipt] | None = N
     enough.
     """
     data = sealed_parquet_bytes(_tables(latest_receipts(location) if receipts is None else receipts), MANIFEST_SCHEMA)
-    number = latest_snapshot(location) or 0
-    while True:
-        number += 1
-        path = snapshot_path(number)
-        if location.create_once(path, data):
-            return path
+    paths = map(snapshot_path, count(1 + (latest_snapshot(location) or 0)))
+    return next(path for path in paths if location.create_once(path, data))
 
 
 def iter_manifest(location: RunLocation) -> Iterator[Receipt]:
@@ -131,22 +126,23 @@ def receipts_table(receipts: Iterable[Receipt]) -> pa.Table:
 
 def is_manifest_complete(location: RunLocation, latest: Mapping[int, int]) -> bool:
     """Return whether the latest snapshot holds exactly these receipts: the latest generation by shard."""
-    left = dict(latest)
-    return all(left.pop(each.shard, None) == each.generation for each in iter_manifest(location)) and not left
+    return _held(location) == latest
 
 
 def holds_deleted(location: RunLocation, latest: Mapping[int, int]) -> bool:
     """Return whether the latest snapshot holds receipts that were deleted since; `latest` are those that stand."""
+    return any(generation > latest.get(shard, -1) for shard, generation in _held(location).items())
+
+
+def _held(location: RunLocation) -> dict[int, int]:
+    """Return the generation of each shard in the latest snapshot; none if it is not usable."""
     try:
         number = latest_snapshot(location)
-        if number is None:
-            return False
-        commits = read_manifest(location, number, ("shard", "generation"))
+        commits = None if number is None else read_manifest(location, number, ("shard", "generation"))
     except _UNUSABLE as error:
         logger.warning(_PASSED_OVER, error)
-        return False
-    held = zip(commits["shard"].to_pylist(), commits["generation"].to_pylist(), strict=True)
-    return any(generation > latest.get(shard, -1) for shard, generation in held)
+        return {}
+    return {} if commits is None else dict(zip(*(column.to_pylist() for column in commits.columns), strict=True))
 
 
 def has_results(location: RunLocation) -> bool:
@@ -161,11 +157,8 @@ def latest_snapshot(location: RunLocation) -> int | None:
 
 def snapshot_sha256(location: RunLocation, number: int) -> str:
     """Return the sha256 of a snapshot's bytes, 64 hex digits; FileNotFoundError if there is none."""
-    digest = hashlib.sha256()
     with location.open_input(snapshot_path(number)) as file:
-        while block := file.read(_BLOCK_BYTES):
-            digest.update(block)
-    return digest.hexdigest()
+        return file_digest(file, "sha256").hexdigest()
 
 
 def read_snapshot(location: RunLocation, number: int) -> Iterator[Receipt]:
@@ -177,24 +170,17 @@ def read_snapshot(location: RunLocation, number: int) -> Iterator[Receipt]:
     with _opened(location, number) as parquet:
         try:
             for batch in parquet.iter_batches(batch_size=ROWS_AT_ONCE, use_threads=False):
-                for row in batch.to_pylist():
+                for row in batch.to_pylist(maps_as_pydicts="lossy"):
                     parts = {
                         table: PartRecord(**{name: row[f"{table}_part_{name}"] for name in _PART_TYPES})
                         for table in SCHEMAS
                     }
                     yield Receipt(
-                        version=row["version"],
-                        shard=row["shard"],
-                        generation=row["generation"],
                         parts=parts,
-                        counts=ShardCounts(**{name: row[name] for name in _COUNTS}, reasons=dict(row["reasons"])),
-                        seconds=dict(row["seconds"]),
-                        attempts=dict(row["attempts"]),
-                        nodes=tuple(row["nodes"]),
+                        counts=ShardCounts(**{name: row[name] for name in ShardCounts.model_fields}),
                         degraded=parse_json(row["degraded"]),
-                        mixed=tuple(row["mixed"]),
+                        **{name: row[name] for name in _COPIED if name != "long_texts"},
                         long_texts=row.get("long_texts") or 0,
-                        **{name: row[name] for name in _DIGESTS},
                     )
         except (LookupError, TypeError, ValueError) as error:
             # These errors mean that a column has another name or type, or that a page is damaged.
@@ -251,13 +237,9 @@ def _cached(location: RunLocation, anew: Container[int], commits: Iterable[tuple
 def _tables(receipts: Iterable[Receipt]) -> Iterator[pa.Table]:
     """Yield the rows of `receipts`, one row group at a time, so that memory does not grow with the run."""
     remaining = iter(receipts)
-    held: list[pa.Table] = []
-    while some := [_row(receipt) for receipt in islice(remaining, ROWS_AT_ONCE)]:
-        held.append(pa.Table.from_pylist(some, schema=MANIFEST_SCHEMA))
-        if len(held) * ROWS_AT_ONCE >= _ROWS_A_GROUP:
-            yield pa.concat_tables(held).combine_chunks()
-            held = []
-    if held:
+    rows = iter(lambda: [_row(receipt) for receipt in islice(remaining, ROWS_AT_ONCE)], [])
+    tables = (pa.Table.from_pylist(some, schema=MANIFEST_SCHEMA) for some in rows)
+    while held := list(islice(tables, _ROWS_A_GROUP // ROWS_AT_ONCE)):
         yield pa.concat_tables(held).combine_chunks()
 
 
@@ -300,11 +282,6 @@ class LatestReceipts:
         self.shards = np.fromiter(highest.keys(), np.int64, len(highest))
         self._generations = np.fromiter(highest.values(), np.int32, len(highest))
         self._location, self._header = location, header
-
-    @classmethod
-    def listed(cls, location: RunLocation, header: RunHeader | None = None) -> Self:
-        """Return the latest receipts at present; one listing, no receipt is read."""
-        return cls(location, list_receipts(location), header)
 
     def __len__(self) -> int:
         """Return how many shards are committed."""

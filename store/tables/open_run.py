@@ -6,7 +6,7 @@ Most rooms read runs through it. It reads only parts that receipts name, and ref
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import astuple, dataclass, replace
+from dataclasses import astuple, dataclass
 from typing import Any, Final, NamedTuple, Self
 
 import numpy as np
@@ -21,6 +21,7 @@ from pseudoris.schemas.shard import Failure
 from pseudoris.schemas.tables import EXPRESSIONS, FAILURES, IMAGES, MASKS, SCHEMAS, STATUS_QUARANTINED
 from pseudoris.store.runs.header import require_header
 from pseudoris.store.runs.manifest import LatestReceipts
+from pseudoris.store.runs.receipts import list_receipts
 from pseudoris.store.tables.parts import RowFilter, chosen_schema, read_selected
 
 Row = dict[str, Any]
@@ -62,9 +63,8 @@ class OpenRun:
         `commits` are the shards and generations to read, ordered by shard; the latest by default.
         """
         header = require_header(location)
-        if commits is None:
-            return cls(location, header, LatestReceipts.listed(location, header))
-        return cls(location, header, LatestReceipts(location, dict(commits), header))
+        highest = list_receipts(location) if commits is None else dict(commits)
+        return cls(location, header, LatestReceipts(location, highest, header))
 
     @property
     def is_complete(self) -> bool:
@@ -182,25 +182,15 @@ class JoinedTables:
     def of(cls, images: pa.Table, masks: pa.Table, expressions: pa.Table, *, where: str) -> Self:
         """Join three tables by `image_id`; ConfigError, which names `where`, if a row has none of the images."""
         ids = images["image_id"]
-        starts = (
-            _starts(masks, ids, f"the masks of {where}"),
-            _starts(expressions, ids, f"the expressions of {where}"),
-        )
-        return cls(images, masks, expressions, *starts)
+        mask_starts = _starts(masks, ids, f"the masks of {where}")
+        return cls(images, masks, expressions, mask_starts, _starts(expressions, ids, f"the expressions of {where}"))
 
     def take(self, places: Sequence[int] | Ints) -> JoinedTables:
         """Return some of the images, in the order of `places`, with their rows."""
         chosen = np.asarray(places, np.int64)
         masks, mask_starts = _taken(self.masks, self.mask_starts, chosen)
         said, starts = _taken(self.expressions, self.expression_starts, chosen)
-        return replace(
-            self,
-            images=self.images.take(pa.array(chosen)),
-            masks=masks,
-            expressions=said,
-            mask_starts=mask_starts,
-            expression_starts=starts,
-        )
+        return JoinedTables(self.images.take(pa.array(chosen)), masks, said, mask_starts, starts)
 
     def image(self, place: int) -> tuple[Row, pa.Table, pa.Table]:
         """Return an image's row, and the tables of its masks and its expressions."""

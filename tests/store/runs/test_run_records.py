@@ -213,7 +213,7 @@ def test_every_pass_gives_all_that_stood_when_they_were_listed(nine, has_manifes
     location, header, receipts = nine
     if has_manifest:
         write_manifest(location)
-    found = LatestReceipts.listed(location)
+    found = LatestReceipts(location, list_receipts(location))
     assert list(found) == receipts
     commit(location, header, 0)
     commit(location, header, 7, generation=1)
@@ -221,12 +221,12 @@ def test_every_pass_gives_all_that_stood_when_they_were_listed(nine, has_manifes
         write_manifest(location)
     assert list(found) == receipts
     assert len(found) == 4
-    assert [each.generation for each in LatestReceipts.listed(location)] == [0, 0, 1, 0, 1]
+    assert [each.generation for each in LatestReceipts(location, list_receipts(location))] == [0, 0, 1, 0, 1]
 
 
 def test_one_is_found_by_its_place(nine):
     location, _, receipts = nine
-    found = LatestReceipts.listed(location)
+    found = LatestReceipts(location, list_receipts(location))
     assert [found[place] for place in range(-4, 4)] == receipts + receipts
     with pytest.raises(IndexError):
         found[4]
