@@ -11,10 +11,11 @@ from __future__ import annotations
 
 import re
 from bisect import bisect_right
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from itertools import groupby
+from operator import attrgetter
 from typing import Final
 
 import pyarrow as pa
@@ -41,6 +42,8 @@ MAX_ROWS_PER_PART: Final = 1_000_000
 _FOOTERS: Final[dict[tuple[str, str], pq.FileMetaData]] = {}
 _MAX_FOOTERS: Final = 4
 
+# A listed image has the last fields of its plan's row, under the same names.
+_as_listed: Final = attrgetter(*(field.name for field in fields(PlanEntry)[3:]))
 _PART_NAME: Final = re.compile(rf"^g[0-9]{{4}}/part-{EIGHT_DIGITS}-[0-9a-f]{{8}}\.parquet$")
 
 
@@ -51,15 +54,18 @@ def write_plan(location: RunLocation, entries: Iterable[PlanEntry], generation: 
     each shard; otherwise ValueError. If this is killed, it leaves parts that no header names; writing the same entries
     again reuses them.
     """
-    parts = []
-    for first_shard, tables in _bundles(_shard_tables(entries)):
-        data = parquet_bytes(tables, PLAN_SCHEMA)
-        digest = sha256_hex(data)
-        name = f"g{generation:04d}/part-{first_shard:08d}-{digest[:CONTENT_HASH_HEX_DIGITS]}.parquet"
-        location.put_part(f"{PLAN_FOLDER}/{name}", data)
-        rows = sum(table.num_rows for table in tables)
-        parts.append(PartRecord(name=name, rows=rows, size_bytes=len(data), sha256=digest))
-    return tuple(parts)
+    bundles = _bundles(_shard_tables(entries))
+    return tuple(put_plan_file(location, f"g{generation:04d}/part-{first:08d}", tables) for first, tables in bundles)
+
+
+def put_plan_file(location: RunLocation, stem: str, tables: Sequence[pa.Table]) -> PartRecord:
+    """Write tables of one schema, one row group each, as a file of the plan whose name ends with part of its sha256."""
+    data = parquet_bytes(tables, tables[0].schema)
+    digest = sha256_hex(data)
+    name, rows = f"{stem}-{digest[:CONTENT_HASH_HEX_DIGITS]}.parquet", sum(table.num_rows for table in tables)
+    part = PartRecord(name=name, rows=rows, size_bytes=len(data), sha256=digest)
+    location.put_part(part_path(PLAN_FOLDER, part), data)
+    return part
 
 
 def read_shard_plan(location: RunLocation, header: RunHeader, shard: int) -> list[PlanEntry]:
@@ -70,14 +76,12 @@ def read_shard_plan(location: RunLocation, header: RunHeader, shard: int) -> lis
     """
     firsts = [_first_shard(part) for part in header.plan_parts]
     at = bisect_right(firsts, shard) - 1
-    if at < 0:
-        raise ValueError(f"the plan has no shard {shard}. It has {header.num_shards} shards")
-    record = header.plan_parts[at]
-    with _opened_part(location, record) as parquet:
-        row_group = shard - firsts[at]
-        if row_group >= parquet.num_row_groups:
-            raise ValueError(f"the plan has no shard {shard}. It has {header.num_shards} shards")
-        return _read_shard(location, record, parquet, row_group)
+    if at >= 0:
+        record, row_group = header.plan_parts[at], shard - firsts[at]
+        with _opened_part(location, record) as parquet:
+            if row_group < parquet.num_row_groups:
+                return _read_shard(location, record, parquet, row_group)
+    raise ValueError(f"the plan has no shard {shard}. It has {header.num_shards} shards")
 
 
 def stream_plan(location: RunLocation, parts: Iterable[PartRecord]) -> Iterator[tuple[int, list[PlanEntry]]]:
@@ -103,7 +107,7 @@ def iter_plan_part(location: RunLocation, record: PartRecord) -> Iterator[tuple[
     data = read_whole(location, PLAN_FOLDER, record)
     parquet = open_parquet(pa.BufferReader(data), location.uri(part_path(PLAN_FOLDER, record)))
     for row_group in range(parquet.num_row_groups):
-        entries = [PlanEntry(**row) for row in parquet.read_row_group(row_group, use_threads=False).to_pylist()]
+        entries = _read_shard(location, record, parquet, row_group)
         yield entries[0].shard, entries
 
 
@@ -203,18 +207,7 @@ def assign_shards(
         if tally.num_images == 0 or not fits or item.boundary != boundary:
             tally.num_shards += 1
             position, size_bytes, boundary = 0, 0, item.boundary
-        entry = PlanEntry(
-            shard=tally.num_shards - 1,
-            position=position,
-            image_id=name,
-            key=item.key,
-            size_bytes=item.size_bytes,
-            etag=item.etag,
-            mtime_ns=item.mtime_ns,
-            offset_bytes=item.offset_bytes,
-            row_group=item.row_group,
-            row=item.row,
-        )
+        entry = PlanEntry(tally.num_shards - 1, position, name, *_as_listed(item))
         # The row is counted before the yield: a consumer that takes this row and stops never resumes the loop.
         position += 1
         size_bytes += item.expected_bytes

@@ -16,10 +16,10 @@ from pydantic import JsonValue
 
 from pseudoris.files.key_order import file_of
 from pseudoris.files.location import RunLocation
-from pseudoris.files.parquet_files import open_parquet, parquet_bytes
+from pseudoris.files.parquet_files import open_parquet
 from pseudoris.primitives.errors import ConfigError
-from pseudoris.schemas.ids import CONTENT_HASH_HEX_DIGITS, image_id, sha256_hex
-from pseudoris.schemas.run_records import PLAN_FOLDER, PartRecord, RunHeader
+from pseudoris.schemas.ids import image_id
+from pseudoris.schemas.run_records import PLAN_FOLDER, RunHeader
 from pseudoris.store.exclusion_rules import (
     ExclusionMatcher,
     ExclusionRecord,
@@ -31,6 +31,7 @@ from pseudoris.store.exclusion_rules import (
     planned_rules,
     with_counts,
 )
+from pseudoris.store.runs.plan import put_plan_file
 from pseudoris.store.sources.items import SourceItem
 from pseudoris.store.tables.parts import read_whole
 
@@ -85,11 +86,7 @@ class ExcludedItems:
             return None
         rows = [(number, value) for number, rule in enumerate(self._rules) for value in sorted(rule.values)]
         table = pa.table([list(column) for column in zip(*rows, strict=True)], schema=_SCHEMA)
-        data = parquet_bytes([table], _SCHEMA)
-        digest = sha256_hex(data)
-        name = f"g0001/exclusions-{digest[:CONTENT_HASH_HEX_DIGITS]}.parquet"
-        location.put_part(f"{PLAN_FOLDER}/{name}", data)
-        part = PartRecord(name=name, rows=len(rows), size_bytes=len(data), sha256=digest)
+        part = put_plan_file(location, "g0001/exclusions", [table])
         return ExclusionRecord(rules=with_counts(self._rules, self.counts()), part=part).model_dump(mode="json")
 
     def kept(self, items: Iterable[SourceItem]) -> Iterator[SourceItem]:
@@ -167,8 +164,7 @@ def exclusion_notices(header: RunHeader, *, is_new: bool, is_given: bool) -> lis
     """
     rules = planned_rules(header)
     if is_new:
-        missing = missing_phrase(rules)
-        return [*map(_notice, rules), *([missing] if missing else [])]
+        return [*map(_notice, rules), *filter(None, [missing_phrase(rules)])]
     options = ", ".join(dict.fromkeys(rule.option for rule in rules))
     return [f"the run keeps to {options}, as it was planned"] if rules and not is_given else []
 
