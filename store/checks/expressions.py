@@ -17,7 +17,7 @@ from pseudoris.schemas.fitted import WEIGHT_DIGITS, ConfidenceConfig, Rated, con
 from pseudoris.schemas.keep_rule import Flags, KeepRule, keeps_lone, meets
 from pseudoris.schemas.shard import SOURCE_COMPOSER, SOURCE_HUMAN, SOURCE_RECIPE, SOURCES
 from pseudoris.schemas.tables import EXPRESSIONS, MASKS
-from pseudoris.store.checks.content import Finding, Problem, Tables, examples
+from pseudoris.store.checks.content import Finding, Tables
 from pseudoris.store.tables.judged_expressions import (
     SOME_TAU,
     flags_of,
@@ -81,10 +81,8 @@ def confidence_problems(table: pa.Table, config: ConfidenceConfig | None) -> Ite
         is_probability = (scores["caption_score"] <= 0) & (scores["truth"] <= 0)
     is_heard = np.isfinite(scores["listener"])
     yield "expression_confidence", _at(is_heard & ~is_share, "listener is not in [0, 1]")
-    yield (
-        "expression_confidence",
-        _at(is_heard & ~is_probability, "caption_score or truth is null or above 0, though listener is set"),
-    )
+    is_wrong = is_heard & ~is_probability
+    yield "expression_confidence", _at(is_wrong, "caption_score or truth is null or above 0, though listener is set")
     if config is None:
         # Composed expressions are skipped, because they have a confidence with and without `filtering.fitted`.
         is_composed = is_from(table, SOURCE_COMPOSER)
@@ -105,17 +103,13 @@ def confidence_problems(table: pa.Table, config: ConfidenceConfig | None) -> Ite
     yield "expression_confidence", _at(differs, "rank is not the position by confidence within its mask")
 
 
-def expression_problems(shard: int, tables: Tables, rule: KeepRule = SOME_TAU) -> Iterator[Problem]:
+def expression_problems(tables: Tables, rule: KeepRule = SOME_TAU) -> Iterator[Finding]:
     """Check every expression: its masks and text, and according to its source its draws, scores and `kept`.
 
     A model's expression has draws and scores, and `rule` decides whether it is kept. Other sources have neither draws
     nor scores. A human's expressions are always kept; a recipe's may be kept or not.
     """
-    for what, details in _findings(tables[EXPRESSIONS], tables[MASKS], rule):
-        yield from examples(shard, what, details)
-
-
-def _findings(table: pa.Table, masks: pa.Table, rule: KeepRule) -> Iterator[Finding]:
+    table, masks = tables[EXPRESSIONS], tables[MASKS]
     image_of = dict(zip(masks["mask_id"].to_pylist(), masks["image_id"].to_pylist(), strict=True))
     num_masks = Counter(image_of.values())
     images, targets = table["image_id"].to_pylist(), table["target_mask_ids"].to_pylist()
@@ -255,5 +249,4 @@ def _kept_problems(table: pa.Table, is_alone: Flags, rule: KeepRule) -> Iterator
 
 
 def _at(is_wrong: Flags, rule: str) -> Iterator[str]:
-    rows = np.flatnonzero(is_wrong)
-    return (f"row {row}: {rule}" for row in rows)
+    return (f"row {row}: {rule}" for row in np.flatnonzero(is_wrong))

@@ -70,9 +70,8 @@ class Manifests:
         while self._ahead is not None and self._ahead.shard < receipt.shard:
             self._ahead = next(self._rows, None)
         ours = self._ahead
-        if ours is None or (ours.shard, ours.generation) != (receipt.shard, receipt.generation):
-            return
-        if ours != receipt:
+        is_listed = ours is not None and (ours.shard, ours.generation) == (receipt.shard, receipt.generation)
+        if is_listed and ours != receipt:
             detail = f"{self._path} shows another receipt of the shard: delete the manifest, the receipts are complete"
             yield Problem(receipt.shard, "manifest", detail)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Iterator
+from contextlib import ExitStack
 from itertools import chain
 from typing import BinaryIO
 
@@ -21,7 +22,7 @@ from pseudoris.store.checks.content import Problem
 from pseudoris.store.checks.expressions import expression_problems
 from pseudoris.store.runs.receipts import part_path
 from pseudoris.store.tables.judged_expressions import SOME_TAU
-from pseudoris.store.tables.parts import read_part
+from pseudoris.store.tables.parts import chosen_schema, read_part
 
 
 def verify_shard(
@@ -42,37 +43,29 @@ def verify_shard(
     """
     files: dict[str, BinaryIO] = {}
     problems: list[Problem] = []
-    try:
+    with ExitStack() as opened:
         for table in SCHEMAS:
             file = _open_part(location, receipt, table, quick=quick)
             if isinstance(file, Problem):
                 problems.append(file)
                 continue
-            files[table] = file
+            files[table] = opened.enter_context(file)
             problems += _footer_problems(receipt, table, file)
         # Rows are not checked if a part is damaged, because problems of single rows would hide the cause.
         return problems or list(_content_problems(receipt, files, planned, quick=quick, rule=rule))
-    finally:
-        for file in files.values():
-            file.close()
 
 
 def _open_part(location: RunLocation, receipt: Receipt, table: str, *, quick: bool) -> BinaryIO | Problem:
     """Return the part opened for reading, or the problem of its file. Its bytes are fetched once."""
     part = receipt.parts[table]
     path = part_path(table, part)
+    data, size = b"", None
     try:
-        if quick:
-            size = location.size(path)
-        else:
-            data = location.read_bytes(path)
-            size = len(data)
-    except FileNotFoundError:
-        size = None
-    except ConfigError:
-        if location.obstacle(path) is None:
+        data = b"" if quick else location.read_bytes(path)
+        size = location.size(path) if quick else len(data)
+    except (FileNotFoundError, ConfigError) as error:
+        if isinstance(error, ConfigError) and location.obstacle(path) is None:
             raise
-        size = None
     if size is None:
         what = location.obstacle(path)
         found = f"is {what}, not the file that the receipt names. Move it out"
@@ -111,18 +104,14 @@ def _content_problems(
     tables: dict[str, pa.Table] = {}
     try:
         for name in (IMAGES,) if quick else SCHEMAS:
-            schema = SCHEMAS[name]
-            chosen = pa.schema([schema.field("image_id"), schema.field("key")]) if quick else schema
             path = part_path(name, receipt.parts[name])
-            tables[name] = read_part(files[name], chosen, path)
+            tables[name] = read_part(files[name], chosen_schema(name, ("image_id", "key") if quick else None), path)
     except DamagedError as error:
         yield Problem(shard, "part_unreadable", f"{path} cannot be read as Parquet ({error.__cause__})")
         return
     found = [checks.id_problems(tables[IMAGES], planned)] if planned is not None else []
     if not quick:
         found += [check(tables) for check in checks.TABLE_CHECKS]
-        found.append(checks.count_problems(tables, receipt.counts))
+        found += [checks.count_problems(tables, receipt.counts), expression_problems(tables, rule)]
     for what, details in chain(*found):
         yield from checks.examples(shard, what, details)
-    if not quick:
-        yield from expression_problems(shard, tables, rule)

@@ -86,6 +86,10 @@ class VerifyReport:
         return not self.problems and self.num_accounted == self.num_images
 
 
+# A planned shard is its number and its entries by position; None if their part of the plan is lost.
+_Planned = tuple[int, list[PlanEntry] | None]
+
+
 class VerifyWalk:
     """The sums and problems of one pass over the plan; receipts are listed once."""
 
@@ -124,7 +128,7 @@ class VerifyWalk:
         """Go through the plan once, account for each planned shard, and yield those whose parts are to be checked."""
         rule = rule_of(self._header)
 
-        def planned() -> Iterator[tuple[int, list[PlanEntry] | None]]:
+        def planned() -> Iterator[_Planned]:
             for record, shards in shards_of_parts(self._header):
                 try:
                     yield from iter_plan_part(self._location, record)
@@ -133,16 +137,12 @@ class VerifyWalk:
                     self._problems.append(Problem(None, "plan_part", str(error)))
                     yield from ((shard, None) for shard in shards)
 
-        def read(
-            shard_and_entries: tuple[int, list[PlanEntry] | None],
-        ) -> tuple[int, list[PlanEntry] | None, Receipt | ConfigError | None]:
-            shard, entries = shard_and_entries
+        def read(wanted: _Planned) -> tuple[_Planned, Receipt | ConfigError | None]:
             # `pop` returns a receipt only once, so a shard that is planned twice is not counted twice.
-            generation = self._unplanned.pop(shard, None)
-            found = None if generation is None else try_read_receipt(self._location, shard, generation)
-            return shard, entries, found
+            generation = self._unplanned.pop(wanted[0], None)
+            return wanted, None if generation is None else try_read_receipt(self._location, wanted[0], generation)
 
-        for shard, entries, found in map_in_threads(read, planned(), READERS):
+        for (shard, entries), found in map_in_threads(read, planned(), READERS):
             self.num_shards += 1
             receipt = self._visit(shard, entries, found)
             if receipt is not None:
@@ -156,12 +156,9 @@ class VerifyWalk:
         """Account for one planned shard. Return its receipt if its parts are to be checked."""
         if entries is not None:
             self._ids.append(np.array([int(entry.image_id, 16) for entry in entries], np.uint64))
-            forged = (
-                f"{each.key} has id {each.image_id}, not the hash of its key"
-                for each in entries
-                if each.image_id != image_id(each.key)
-            )
-            self._problems += examples(shard, "plan_id", forged)
+            forged = (each for each in entries if each.image_id != image_id(each.key))
+            details = (f"{each.key} has id {each.image_id}, not the hash of its key" for each in forged)
+            self._problems += examples(shard, "plan_id", details)
         if isinstance(receipt, Receipt) and receipt.header_sha256 not in self._header.digests:
             receipt = ConfigError(foreign_receipt(self._location, shard, receipt.generation))
         if isinstance(receipt, ConfigError):
@@ -215,11 +212,8 @@ class VerifyWalk:
             missing = f"shard {first} has" if first == last else f"shards {first} to {last} have"
             detail = f"{missing} no receipt: run the `pseudoris {self._header.origin}` command of this run again"
             self._problems.append(Problem(first, "not_committed", detail))
-        self._problems += examples(
-            None,
-            "unplanned_receipt",
-            (f"shard {shard} has a receipt, but is not in the plan" for shard in self._unplanned),
-        )
+        unplanned = (f"shard {shard} has a receipt, but is not in the plan" for shard in self._unplanned)
+        self._problems += examples(None, "unplanned_receipt", unplanned)
         if not quick:
             # A part that no receipt names is no stray in an incomplete run: its shard may be in progress.
             is_whole = self._num_read == self.num_shards == len(self._committed)

@@ -119,7 +119,7 @@ def found_in(edit, rule: KeepRule = SOME_TAU) -> str:
     rows = tables["expressions"].to_pylist()
     edit(rows)
     tables["expressions"] = pa.Table.from_pylist(rows, schema=SCHEMAS["expressions"])
-    return "\n".join(f"{each.what}: {each.detail}" for each in expression_problems(0, tables, rule))
+    return "\n".join(f"{what}: {detail}" for what, details in expression_problems(tables, rule) for detail in details)
 
 
 def setting(row: int, **values):
