@@ -12,6 +12,7 @@ import posixpath
 import tarfile
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import count, islice
 from typing import Any, BinaryIO, Final, Literal, cast
 
 import pyarrow as pa
@@ -120,9 +121,9 @@ def count_rows(
 
 def rows_of(file: StoredFile, groups: Sequence[RowGroup]) -> Iterator[SourceItem]:
     """Yield the rows of a table of these row groups."""
-    row = 0
+    rows = count()
     for number, group in enumerate(groups):
-        for _ in range(group.num_rows):
+        for row in islice(rows, group.num_rows):
             yield SourceItem(
                 key=row_key(file.path, row),
                 etag=file.etag,
@@ -132,7 +133,6 @@ def rows_of(file: StoredFile, groups: Sequence[RowGroup]) -> Iterator[SourceItem
                 boundary=f"{path_key(file.path)}#{number}",
                 mean_bytes=group.mean_bytes,
             )
-            row += 1
 
 
 def find_column(schema: pa.Schema, config: SourceConfig, table: str) -> ImageColumn:
@@ -153,14 +153,10 @@ def _image_column(schema: pa.Schema, config: SourceConfig) -> ImageColumn | None
     # A name that several columns share is ambiguous, so it is ignored.
     names = [name for name in schema.names if schema.names.count(name) == 1]
     for name in config.bytes_columns:
-        kind = schema.field(name).type if name in names else None
-        if kind is not None and _is_binary(kind):
+        kind = schema.field(name).type if name in names else pa.null()
+        if _is_binary(kind):
             return ImageColumn(name, "bytes")
-        if (
-            kind is not None
-            and pa.types.is_struct(kind)
-            and any(field.name == "bytes" and _is_binary(field.type) for field in kind)
-        ):
+        if pa.types.is_struct(kind) and any(field.name == "bytes" and _is_binary(field.type) for field in kind):
             return ImageColumn(name, "struct")
     for name in config.uri_columns:
         if name in names and _is_text(schema.field(name).type):
@@ -208,8 +204,10 @@ def read_rows(
 def _row_image(value: pa.Scalar, column: ImageColumn, max_bytes: int) -> RowImage | ImageError:
     if not value.is_valid:
         return RowImage(None, None)
-    fields = value.type.names if column.kind == "struct" else ()
-    values = [value[name] if name in fields else None for name in ("bytes", "path")] if fields else [value]
+    # Of a row's bytes and its uri, a column that is no struct has one.
+    values = [value, None] if column.kind == "bytes" else [None, value]
+    if column.kind == "struct":
+        values = [value[name] if name in value.type.names else None for name in ("bytes", "path")]
     values = [each.value if isinstance(each, pa.DictionaryScalar) and each.is_valid else each for each in values]
     values = [each if each is not None and (_is_binary(each.type) or _is_text(each.type)) else None for each in values]
     buffers = [each.as_buffer() if each is not None and each.is_valid else None for each in values]
@@ -222,9 +220,7 @@ def _row_image(value: pa.Scalar, column: ImageColumn, max_bytes: int) -> RowImag
         if found[at] is not None and _is_text(value.type):
             # Bytes that are not UTF-8 become surrogate escapes, as in paths: such a row must not fail the others.
             found[at] = found[at].decode("utf-8", "surrogateescape")
-    if column.kind == "struct":
-        return RowImage(*found)
-    return RowImage(found[0], None) if column.kind == "bytes" else RowImage(None, found[0])
+    return RowImage(*found)
 
 
 def _is_binary(kind: pa.DataType) -> bool:

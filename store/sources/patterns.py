@@ -9,6 +9,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
+from itertools import islice
 from typing import Final
 
 from pseudoris.primitives.errors import ConfigError
@@ -34,13 +35,11 @@ def expand_braces(pattern: str) -> list[str]:
     As in a shell, a range keeps the zeros of its first number and may run backwards, and a brace with neither comma nor
     range is kept as it is. ConfigError for more than `MAX_EXPANDED` words.
     """
-    words: list[str] = []
-    for word in _expand(pattern):
-        words.append(word)
-        if len(words) > MAX_EXPANDED:
-            raise ConfigError(
-                f"the braces of {pattern!r} expand to more than {MAX_EXPANDED:,} names: give a folder or a glob"
-            )
+    words = list(islice(_expand(pattern), MAX_EXPANDED + 1))
+    if len(words) > MAX_EXPANDED:
+        raise ConfigError(
+            f"the braces of {pattern!r} expand to more than {MAX_EXPANDED:,} names: give a folder or a glob"
+        )
     return words
 
 

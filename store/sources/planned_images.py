@@ -78,7 +78,7 @@ def _read_group(root: SourceRoot, entries: Sequence[PlanEntry], *, config: RunCo
     window_bytes = 0 if first.row_group is None else _TABLE_WINDOW_BYTES
     failure: ImageError | RefusedError
     try:
-        with root.open_version(path, expected, window_bytes=window_bytes) as stream:
+        with root.open(path, expected, window_bytes=window_bytes) as stream:
             if first.row_group is None:
                 outcomes = _read_ranges(stream, entries, config)
                 return [Reading(entry.position, outcomes[entry.position], root.store) for entry in entries]

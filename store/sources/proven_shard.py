@@ -133,15 +133,14 @@ def read_shard(
     started = time.perf_counter()
     root = open_root(source, config.source, config.placement.storage)
     readings = {reading.position: reading for reading in read_or_refused(root, entries, config)}
-    reasons = {
-        at: reading.outcome.reason for at, reading in readings.items() if isinstance(reading.outcome, ImageError)
-    }
-    missing = [entry for entry in entries if reasons.get(entry.position) == "missing"]
-    readings |= {reading.position: reading for reading in read_or_refused(root, missing, config)}
-    failed = (reading.outcome for reading in readings.values() if isinstance(reading.outcome, ImageError))
-    is_lost = any(error.reason in ("missing", "unreadable") for error in failed)
+
+    def failed(*reasons: str) -> list[PlanEntry]:
+        found = ((entry, readings[entry.position].outcome) for entry in entries)
+        return [entry for entry, each in found if isinstance(each, ImageError) and each.reason in reasons]
+
+    readings |= {reading.position: reading for reading in read_or_refused(root, failed("missing"), config)}
     # The root of SOURCE is checked, because an unmounted disk would otherwise quarantine every image.
-    if is_lost and root.kind("") != "folder":
+    if failed("missing", "unreadable") and root.kind("") != "folder":
         raise TransientError(f"SOURCE is gone: {root.describe()}. Restore it, then run the same command again")
     outcomes = settle_refusals(root, config, entries=entries, readings=readings, others=others)
     images = tuple(_prove(entry, outcomes[entry.position], prover, exclusions) for entry in entries)

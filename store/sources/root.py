@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from typing import BinaryIO, Final
 from urllib.parse import urlsplit
 
-from pseudoris.files.location import local_path, storage_at
+from pseudoris.files.location import LOCAL_PROTOCOLS, local_path, storage_at
 from pseudoris.files.storage import Kind, Storage, StoredFile, listing_errors, shown_uri, transient_faults
 from pseudoris.primitives.errors import ConfigError, ImageError, RefusedError, TransientError
 from pseudoris.primitives.untrusted import without_secrets
@@ -30,7 +30,7 @@ class SourceRoot:
     """A storage of input. Can be pickled.
 
     While SOURCE is listed (`kind`, `walk`, `read`), errors that the user must correct are a `ConfigError`. During a run
-    (`stat`, `open`, `open_version`) an image's fault is an `ImageError` or FileNotFoundError, every other fault a
+    (`stat`, `open`) an image's fault is an `ImageError` or FileNotFoundError, every other fault a
     `TransientError`. Denied access is a `RefusedError`: it may be either.
     """
 
@@ -59,22 +59,16 @@ class SourceRoot:
             return self.storage.read(path)
 
     def stat(self, path: str) -> StoredFile:
-        """Return the file's present state. Raises like `open_version`, but `changed`."""
+        """Return the file's present state. Raises like `open`, but `changed`."""
         with transient_faults("look at", self.describe(path), faults=self.storage.faults):
             return self.storage.stat(path)
 
     @contextmanager
-    def open(self, path: str) -> Iterator[BinaryIO]:
-        """Open a file for reading in a block. Raises like `open_version`, but `changed`."""
-        faults = transient_faults("read", self.describe(path), faults=self.storage.faults)
-        with faults, self.storage.open(path) as stream:
-            yield stream
+    def open(self, path: str, expected: StoredFile | None = None, *, window_bytes: int = 0) -> Iterator[BinaryIO]:
+        """Open a file for a block, by default its present version, else with the etag, time and size of `expected`.
 
-    @contextmanager
-    def open_version(self, path: str, expected: StoredFile, *, window_bytes: int = 0) -> Iterator[BinaryIO]:
-        """Open a file for a block, with the etag, time and size of `expected`; None is not checked.
-
-        At least `window_bytes` are fetched at once, for many small reads that are close together.
+        None in `expected` is not checked. At least `window_bytes` of it are fetched at once, for many small reads that
+        are close together.
 
         Raises:
             ImageError: `changed`, at the latest at the end of the block: what was read must not be used; `unreadable`.
@@ -82,7 +76,8 @@ class SourceRoot:
             RefusedError: Access is denied.
         """
         faults = transient_faults("read", self.describe(path), faults=self.storage.faults)
-        with faults, self.storage.open_version(path, expected, window_bytes=window_bytes) as stream:
+        version = None if expected is None else self.storage.open_version(path, expected, window_bytes=window_bytes)
+        with faults, version or self.storage.open(path) as stream:
             yield stream
 
     @contextmanager
@@ -93,7 +88,7 @@ class SourceRoot:
         """
         uri = self.describe(file.path)
         try:
-            with self.open_version(file.path, file, window_bytes=window_bytes) as stream:
+            with self.open(file.path, file, window_bytes=window_bytes) as stream:
                 yield stream
         except ImageError as error:
             if error.reason == "changed":
@@ -118,7 +113,6 @@ def root_at(location: str, config: SourceConfig, limits: StorageConfig | None = 
     return SourceRoot(storage_at(resolved, config.endpoint_url, limits, requester_pays=config.requester_pays))
 
 
-_LOCAL_SCHEMES: Final = frozenset({"file", "local"})
 _WEB_SCHEMES: Final = frozenset({"http", "https"})
 # Only these schemes are allowed, because fsspec has others that read this machine (`dir`, `git`) or hosts (`ssh`).
 REMOTE_SCHEMES: Final = _WEB_SCHEMES | {"s3", "s3a", "gs", "gcs", "az", "abfs"}
@@ -154,7 +148,7 @@ def resolve_uri(
     if "://" in rest or (separator and "::" in uri):
         # Chained protocols could read a local file, as `tar://…::file:///etc/…` or `file://file:///etc/…`.
         raise ImageError("refused_uri", "the uri chains protocols: `://` may occur once, and `::` not at all")
-    if separator and scheme.lower() not in _LOCAL_SCHEMES:
+    if separator and scheme.lower() not in LOCAL_PROTOCOLS:
         return _resolve_remote(scheme.lower(), rest, config, limits)
     # A web table's query is cut off first, because it may hold slashes. In a bucket, `?` is an ordinary character.
     place = re.split("[?#]", table)[0] if table.startswith(("http://", "https://")) else table
@@ -173,7 +167,7 @@ def _resolve_remote(
     scheme: str, rest: str, config: SourceConfig, limits: StorageConfig | None
 ) -> tuple[SourceRoot, str]:
     if scheme not in REMOTE_SCHEMES:
-        allowed = ", ".join(sorted(REMOTE_SCHEMES | _LOCAL_SCHEMES))
+        allowed = ", ".join(sorted({*REMOTE_SCHEMES, *LOCAL_PROTOCOLS}))
         raise ImageError("refused_uri", f"the uri's protocol is not one of {allowed}")
     if scheme in _WEB_SCHEMES:
         _refuse_inner_host(f"{scheme}://{rest}")

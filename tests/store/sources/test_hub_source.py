@@ -75,7 +75,7 @@ def test_every_image_is_read_with_its_bytes_by_one_request_without_a_token_for_t
     assert TOKEN.encode() not in pickle.dumps(root)
     hub.requests.clear()
     for file in listed:
-        with root.open_version(file.path, file) as stream:
+        with root.open(file.path, file) as stream:
             assert stream.read() == FILES[f"photos/{file.path}"]
     asked = hub.sent("GET", "/resolve/")
     assert len(asked) == len(listed) == len(hub.requests) / 2
@@ -89,7 +89,7 @@ def test_a_process_lists_a_folder_once_for_all_its_readers(hub):
     root = open_root(source.name, SourceConfig())
 
     def num_bytes(file) -> int:
-        with root.open_version(file.path, file) as stream:
+        with root.open(file.path, file) as stream:
             return len(stream.read())
 
     hub.requests.clear()
@@ -105,10 +105,10 @@ def test_a_later_commit_changes_nothing_for_the_run_that_named_a_branch(hub):
     planned = next(source.files())[0]
     dataset = hub.add("me/photos", {"photos/3.png": png(seed=99)})
     assert source.name == f"hf://datasets/me/photos@{dataset.sha(1)}/photos/3.png"
-    with open_root(source.name, SourceConfig()).open_version("3.png", planned) as stream:
+    with open_root(source.name, SourceConfig()).open("3.png", planned) as stream:
         assert stream.read() == FILES["photos/3.png"]
     moved = open_root(opened("hf://datasets/me/photos/photos/3.png").name, SourceConfig())
-    with pytest.raises(ImageError, match="the etag differs"), moved.open_version("3.png", planned) as stream:
+    with pytest.raises(ImageError, match="the etag differs"), moved.open("3.png", planned) as stream:
         stream.read()
 
 
@@ -194,7 +194,7 @@ def test_a_hub_that_is_busy_is_asked_again_and_one_that_is_down_never_costs_an_i
     for status, error in ((503, TransientError), (401, RefusedError)):
         hub.failures = [("/cdn/", status, {})] * 6
         place = r"cannot read hf://datasets/me/photos@[0-9a-f]{40}/photos/0.png: the Hub"
-        with pytest.raises(error, match=place), source.root.open_version(file.path, file) as stream:
+        with pytest.raises(error, match=place), source.root.open(file.path, file) as stream:
             stream.read()
     assert "secret" not in caplog.text
     monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:1")

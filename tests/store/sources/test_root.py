@@ -41,7 +41,7 @@ def test_another_version_of_what_was_listed_ends_the_listing(root, tmp_path):
     (tmp_path / "a.jpg").write_bytes(b"second")
     with pytest.raises(TransientError, match=r"a\.jpg changed while it was being listed"):
         listed_bytes(root, listed)
-    with pytest.raises(ImageError, match="differs from the plan"), root.open_version("a.jpg", listed):
+    with pytest.raises(ImageError, match="differs from the plan"), root.open("a.jpg", listed):
         pytest.fail("another version was opened")
     (tmp_path / "a.jpg").unlink()
     with pytest.raises(ConfigError, match=r"a\.jpg vanished while SOURCE was listed"):
