@@ -44,19 +44,19 @@ def to_array(values: Sequence[Any], kind: pa.DataType) -> pa.Array:
     return pa.array(values, kind)
 
 
-def from_array(array: pa.Array, name: str, classes: Mapping[str, type]) -> list[Any]:
+def from_array(array: pa.Array, name: str) -> list[Any]:
     """Return the values that `to_array` was given; a list becomes a tuple, a null list an empty one.
 
-    `classes` has the dataclass of the records of each column or field `name` whose type has a struct, in lists too.
+    `_CLASSES` has the dataclass of the records of each column or field `name` whose type has a struct, in lists too.
     """
     if pa.types.is_struct(array.type):
         columns = dict(zip(array.type.names, array.flatten(), strict=True))
-        record = classes[name]
-        values = [from_array(columns[field.name], field.name, classes) for field in fields(record)]
+        record = _CLASSES[name]
+        values = [from_array(columns[field.name], field.name) for field in fields(record)]
         is_valid = array.is_valid().to_pylist()
         return [record(*row) if valid else None for valid, row in zip(is_valid, zip(*values, strict=True), strict=True)]
     if pa.types.is_list(array.type) or pa.types.is_large_list(array.type):
-        items = iter(from_array(array.flatten(), name, classes))
+        items = iter(from_array(array.flatten(), name))
         return [tuple(islice(items, length or 0)) for length in pc.list_value_length(array).to_pylist()]
     values_: list[Any] = array.to_pylist()
     return values_
@@ -128,14 +128,10 @@ def block_to_shard(block: pa.Table) -> Shard:
     if block.num_rows != 1:
         raise ValueError(f"a block must hold one shard, which is one row, got {block.num_rows} rows")
     records = pa.ipc.read_record_batch(block["records"][0].as_buffer(), _RECORDS_SCHEMA)
-    first = {name: _values(records.slice(0, 1), name)[0] for name in _SHARD_COLUMNS}
-    columns = {name: _values(records, name) for name in _IMAGE_COLUMNS if name != "data"}
+    first = {name: from_array(records[name][:1], name)[0] for name in _SHARD_COLUMNS}
+    columns = {name: from_array(records[name], name) for name in _IMAGE_COLUMNS if name != "data"}
     # A shard without images still has one record, which holds the shard's own columns.
     columns["data"] = block["data"][0].as_py() or [b""]
     rows = zip(*(columns[name] for name in _IMAGE_COLUMNS), strict=True)
     images = tuple(image for image in starmap(ShardImage, rows) if image.position is not None)
     return Shard(**{**first, "images": images, "seconds": dict(first["seconds"]), "degraded": dict(first["degraded"])})
-
-
-def _values(records: pa.RecordBatch, name: str) -> list[Any]:
-    return from_array(records[name], name, _CLASSES)

@@ -130,10 +130,8 @@ def card_text(
     annotation = dict(annotation) if isinstance(annotation, dict) else {}
     models = list(_used_models(header))
     # A statement about an engine is written once, with the titles of all stages that use the engine.
-    titles: dict[str, list[str]] = {}
-    for used in models:
-        if used.known:
-            titles.setdefault(used.known, []).append(used.title)
+    engines = dict.fromkeys(each.known for each in models if each.known)
+    titles = {known: [each.title for each in models if each.known == known] for known in engines}
     rules = exclusions.rules if exclusions else ()
     return _template().render(
         header=header,
@@ -199,14 +197,12 @@ def _used_models(header: RunHeader) -> Iterator[_UsedModel]:
         if settings is None or engine not in _OWN | _OF_FOLDERS:
             yield _UsedModel(title, engine, digest=f"`{digest}`, as given by the engine")
             continue
-        uri, own = settings.weights.uri, f"`{digest}`"
-        if others:
-            # `digest` covers the weights and the other file, so only the config can give that of the weights.
-            own = f"`{settings.weights.sha256}`" if settings.weights.sha256 else ""
+        # With another file beside them, `digest` covers both, so only the config can give that of the weights.
+        uri, own = settings.weights.uri, settings.weights.sha256 if others else digest
         scheme = uri.partition(":")[0]
         known = "" if engine in _OF_FOLDERS else scheme if scheme in ("builtin", "random") else engine
         architecture = "" if engine in _OF_FOLDERS else settings.architecture
-        yield _UsedModel(title, engine, "weights", architecture, uri, own or None, known)
+        yield _UsedModel(title, engine, "weights", architecture, uri, own and f"`{own}`", known)
         for other in others:
             yield other
             files = "files" if isinstance(settings, MasksConfig) else "models"

@@ -206,11 +206,9 @@ class StatusReader:
             self._has_moved_s = now_s
         self._beat = holder.beat
         ago_s = max(0.0, now_s - max(holder.beaten_s, self._has_moved_s))
-        dead = Driver(DRIVER_NONE, holder.name, ago_s, holder.death)
-        if holder.is_gone:
-            return dead
-        is_alive = holder.is_here or ago_s <= WATCH_S
-        return Driver(DRIVER_ALIVE, holder.name, ago_s) if is_alive else replace(dead, state=DRIVER_SILENT)
+        if not holder.is_gone and (holder.is_here or ago_s <= WATCH_S):
+            return Driver(DRIVER_ALIVE, holder.name, ago_s)
+        return Driver(DRIVER_NONE if holder.is_gone else DRIVER_SILENT, holder.name, ago_s, holder.death)
 
 
 def find_bottleneck(seconds: Mapping[str, float], config: RunConfig) -> Bottleneck | None:

@@ -47,9 +47,8 @@ from pseudoris.store.tables.shard_tables import shard_tables, table_bytes
 
 logger = logging.getLogger(__name__)
 
-ORIGIN: Final = "refilter"
 # These packages write the new tables, so the identity has their present versions. The rest is the parent's.
-_WRITERS: Final = ("pseudoris", "pyarrow")
+WRITERS: Final = ("pseudoris", "pyarrow")
 # The function writes new composed expressions for an image, in place of its old ones.
 Compose = Callable[[ShardImage], ShardImage]
 
@@ -123,7 +122,7 @@ def refilter(
     config = _changed(parent, source.header.config, change)
     before = source.header.identity
     method = {**before.method, "filtering": config.method()["filtering"]}
-    versions = {**before.versions, **writer_versions()}
+    versions = {**before.versions, **package_versions(WRITERS)}
     compose = None
     if _composes_anew(source.header.config, config):
         if composer_of is None:
@@ -134,7 +133,7 @@ def refilter(
     identity = before.model_copy(update={"method": method, "versions": versions})
     placement = config.placement.model_copy(update={"allow_mixed": allow_mixed, "repair": is_repair})
     config = config.model_copy(update={"placement": placement})
-    request = RunRequest(ORIGIN, source.header.source, identity, config, audit=change.audit)
+    request = RunRequest("refilter", source.header.source, identity, config, audit=change.audit)
     rewrite = partial(_rewritten, source, compose)
     planned, written = derive_run(
         target, source, request, rewrite, num_workers=num_threads, on_progress=on_progress, on_wait=on_wait
@@ -160,11 +159,6 @@ def refiltered(table: pa.Table, rule: KeepRule) -> pa.Table:
     if rule.pair_weight is not None:
         changed["weight"] = pa.array(weights_by(rule.pair_weight, table), pa.float64())
     return pa.table([changed.get(name, table[name]) for name in EXPRESSIONS_SCHEMA.names], schema=EXPRESSIONS_SCHEMA)
-
-
-def writer_versions() -> dict[str, str]:
-    """Return the versions of the packages that write tables in this process, by name."""
-    return package_versions(_WRITERS)
 
 
 def _rewritten(

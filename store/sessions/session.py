@@ -12,7 +12,7 @@ import ctypes
 import gc
 import time
 from collections.abc import Callable, Generator, Iterator, Mapping
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import dataclass
 from typing import Final
 
@@ -48,12 +48,9 @@ def trim_memory() -> None:
     """
     gc.collect()
     pa.default_memory_pool().release_unused()
-    try:
-        trim = ctypes.CDLL(None).malloc_trim
-    except (AttributeError, OSError):
-        # Only glibc has `malloc_trim`. With another C library there is nothing more to do.
-        return
-    trim(0)
+    # Only glibc has `malloc_trim`. With another C library there is nothing more to do.
+    with suppress(AttributeError, OSError):
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 def next_manifest(num_done: int) -> int:
@@ -177,7 +174,11 @@ class RunSession:
             for receipt in self.receipts():
                 for table, part in receipt.parts.items():
                     refuse_lost(self._location, table, part, sizes[table])
-            self._write_card(*standing)
+            header, latest = standing
+            receipts = cached_receipts(self._location, commits=latest.items(), header=header)
+            if write_datacard(self._location, header, receipts) == BESIDE_NAME:
+                edited = f"{CARD_NAME} was edited by hand, so it is not changed. The new card is {BESIDE_NAME}"
+                self._on_event(Notice(edited))
         return SessionOutcome(
             totals=self._totals.sum(),
             num_shards_before=self._num_shards_before,
@@ -201,7 +202,11 @@ class RunSession:
                 self._unwritten.add(outcome.shard)
                 num_left -= 1
                 self._lock.check()
-                self._snapshot_if_due(len(pending.shards) - num_left, is_last=num_left == 0)
+                num_done = self._num_shards_before + len(pending.shards) - num_left
+                # The last manifest is written after gc: a complete manifest shows the next session that gc has run.
+                if num_done >= self._manifest_due and num_left:
+                    self._write_manifest(*self._standing())
+                    self._manifest_due = next_manifest(num_done)
         aside.check()
         if num_left > 0:
             raise TransientError(f"{num_left} shards were not committed; run the same command again to continue")
@@ -227,13 +232,6 @@ class RunSession:
         for receipt in read_receipts(self._location, unseen):
             self._count(receipt)
 
-    def _snapshot_if_due(self, num_commits: int, *, is_last: bool) -> None:
-        num_done = self._num_shards_before + num_commits
-        # The last manifest is written after gc, because a complete manifest shows the next session that gc has run.
-        if num_done >= self._manifest_due and not is_last:
-            self._write_manifest(*self._standing())
-            self._manifest_due = next_manifest(num_done)
-
     def _standing(self) -> tuple[RunHeader, Mapping[int, int]]:
         """Return the header and the latest generation by shard as they stand in the storage.
 
@@ -246,10 +244,3 @@ class RunSession:
         write_manifest(self._location, cached_receipts(self._location, self._unwritten, latest.items(), header))
         self._unwritten.clear()
         trim_memory()
-
-    def _write_card(self, header: RunHeader, latest: Mapping[int, int]) -> None:
-        receipts = cached_receipts(self._location, commits=latest.items(), header=header)
-        if write_datacard(self._location, header, receipts) == BESIDE_NAME:
-            self._on_event(
-                Notice(f"{CARD_NAME} was edited by hand, so it is not changed. The new card is {BESIDE_NAME}")
-            )

@@ -117,8 +117,7 @@ def derive_run(
             lacking, held = frozenset(pending.shards), parent.receipts(planned.parent)
             return ((before.shard, partial(commit, before)) for before in held if before.shard in lacking)
 
-        written = _written(location, planned, lock, work, num_workers, on_progress=on_progress, on_notice=on_wait)
-        return planned, written
+        return planned, _written(location, planned, lock, work, num_workers, on_progress=on_progress, on_notice=on_wait)
 
 
 def _written(

@@ -15,7 +15,8 @@ from pseudoris.schemas.shard import CaptionSample, ExpressionRecord, Shard, Shar
 from pseudoris.store.runs.garbage import run_gc
 from pseudoris.store.runs.manifest import write_manifest
 from pseudoris.store.runs.plan import read_shard_plan
-from pseudoris.store.sessions.refiltered_run import writer_versions
+from pseudoris.store.runs.planned_run import package_versions
+from pseudoris.store.sessions.refiltered_run import WRITERS
 from tests.store.builders import commit_made, empty, make_entries, make_mask, quarantined, start_run
 
 TEXTS = ("the red circle", "a circle", "small dotted square", "the left one", "a photo of a star")
@@ -36,7 +37,7 @@ def begin(location: RunLocation, *settings: str, num_shards: int = 4, per_shard:
         method=load_config("tiny", None, list(settings)).method(),
         weights={"propose": "a" * 64, "caption": "b" * 64, "filter": "c" * 64},
         device_kind="cpu",
-        versions={"numpy": "2", **writer_versions()},
+        versions={"numpy": "2", **package_versions(WRITERS)},
     )
     entries = make_entries(num_shards, per_shard)
     return start_run(location, entries, *settings, identity=identity, created_utc="2026-01-01T00:00:00+00:00")
