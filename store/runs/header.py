@@ -149,14 +149,13 @@ def read_header(location: RunLocation) -> RunHeader | None:
                 f"{location.uri(path)} extends another plan than the one that stands: it, or the header before it, was "
                 f"replaced. {RESTORE}"
             )
+        # A sample of 0.5 that was outside of what the models know still warns, whatever a later sample said.
+        outside = (each for each in (extension.domain, header.domain) if each and each.get("num_outside"))
         update = {
             "plan_parts": header.plan_parts + extension.plan_parts,
             "max_shard_bytes": max(header.max_shard_bytes, extension.max_shard_bytes),
             "exclusions": extended_exclusions(header, extension),
-            # A sample of 0.5 that was outside of what the models know still warns, whatever a later sample said.
-            "domain": next(
-                (each for each in (extension.domain, header.domain) if each and each.get("num_outside")), None
-            ),
+            "domain": next(outside, None),
             "sha256": extension.sha256,
             "earlier": header.digests,
         }

@@ -208,14 +208,11 @@ def plan_run(location: RunLocation, request: RunRequest, items: Lister | Parent)
             excludes other images. A new one: the location cannot be written, its table folders hold files, every image
             is excluded, or the parent is not complete.
     """
-    lister: Lister | None = None
     if isinstance(items, Parent):
         before = items.header.config
         held = {"source": before.source, "images": before.images, "shards": before.shards}
         config = request.config.model_copy(update=held)
         request = replace(request, source=items.header.source, config=config, parent=items)
-    else:
-        lister = items
     standing = _standing(location, request)
     if standing is None:
         header = _plan_anew(location, request, items)
@@ -228,8 +225,8 @@ def plan_run(location: RunLocation, request: RunRequest, items: Lister | Parent)
             "plain torch attends on this GPU, slower than Triton's kernels: `pseudoris doctor` there says why"
         )
     notices += exclusion_notices(header, is_new=standing is None, is_given=bool(request.exclusions))
-    if standing is not None and request.is_extension and lister is not None:
-        header, tally = extend_plan(location, header, lister(), limit=request.limit)
+    if standing is not None and request.is_extension and not isinstance(items, Parent):
+        header, tally = extend_plan(location, header, items(), limit=request.limit)
         notices += extension_notices(tally)
     elif standing is not None and request.limit not in (None, header.num_images):
         notices.append(
@@ -252,14 +249,12 @@ def _plan_anew(location: RunLocation, request: RunRequest, items: Lister | Paren
         "parent": pinned,
         "audits": None if request.audit is None else request.audit.model_dump(mode="json"),
     }
+    refuse_queries(request.config, request.source, items.header if isinstance(items, Parent) else None)
+    refuse_unexpected_files(location)
     if isinstance(items, Parent):
-        refuse_queries(request.config, request.source, items.header)
-        refuse_unexpected_files(location)
         for part in plan_files(items.header):
             location.put_part(part_path(PLAN_FOLDER, part), items.read_part(PLAN_FOLDER, part))
         return create_header(location, items.header.model_copy(update={**made, "earlier": frozenset()}))
-    refuse_queries(request.config, request.source)
-    refuse_unexpected_files(location)
     tally, excluded = PlanTally(), ExcludedItems(request.exclusions)
     listed = excluded.kept(items())
     entries = itertools.islice(assign_shards(listed, request.config.shards, tally=tally), request.limit)
