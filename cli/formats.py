@@ -58,20 +58,9 @@ def format_seconds(seconds: float) -> str:
 
 def facts_table(title: str, rows: Iterable[tuple[str, str]] = ()) -> Table:
     """Return a table of two columns, a name and its value; `add_row` adds more rows."""
-    table = Table(
-        title=title,
-        title_justify="left",
-        title_style="bold",
-        show_header=False,
-        box=None,
-        padding=(0, 2, 0, 0),
-        min_width=len(title),
-    )
-    table.add_column(style="dim", overflow="fold")
-    # A path longer than the terminal is wrapped, not cut, because the end of a path matters.
-    table.add_column(overflow="fold")
-    for row in rows:
-        table.add_row(*row)
+    table = columns_table(("", ""), rows, title=title, num_texts=2)
+    table.show_header = False
+    table.columns[0].style = "dim"
     return table
 
 
@@ -91,6 +80,7 @@ def columns_table(
     )
     for index, header in enumerate(headers):
         is_text = index < num_texts
+        # A path longer than the terminal is wrapped, not cut, because the end of a path matters.
         table.add_column(header, justify="left" if is_text else "right", overflow="fold", no_wrap=not is_text)
     for row in rows:
         table.add_row(*row)
