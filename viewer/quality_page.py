@@ -13,6 +13,7 @@ have the same one.
 from __future__ import annotations
 
 import re
+from array import array
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -55,8 +56,6 @@ Floats = npt.NDArray[np.float32]
 Bools = npt.NDArray[np.bool_]
 # `Spoken` is an expression: its target masks and its text.
 Spoken = tuple[tuple[str, ...], str]
-# This callback gets the number of shards read so far, and the number of all shards.
-OnShard = Callable[[int, int], None]
 
 
 def word_set(text: str) -> frozenset[str]:
@@ -114,31 +113,25 @@ class Duplicates:
 
 
 class Growth:
-    """The curve of distinct words over expressions; keeps the words, and a few hundred points."""
+    """The curve of distinct words over expressions; keeps the words, and a number for each expression."""
 
     def __init__(self) -> None:
         self._words: set[str] = set()
-        self._num_read = 0
-        self._points = [(0, 0)]
-        self._step = 1
+        self._counts = array("I", [0])
 
     def add(self, texts: Iterable[str]) -> None:
         """Read expressions, in order."""
         for text in texts:
             self._words.update(_words_of(text))
-            self._num_read += 1
-            if self._num_read % self._step == 0:
-                self._points.append((self._num_read, len(self._words)))
-                if len(self._points) > _MAX_POINTS:
-                    # The number of points is not known in advance. If there are too many, half of them are dropped.
-                    self._points = self._points[::2]
-                    self._step *= 2
+            self._counts.append(len(self._words))
 
     @property
     def points(self) -> tuple[tuple[int, int], ...]:
         """Pairs (expressions read, distinct words among them), ascending, from (0, 0) to the last expression."""
-        last = (self._num_read, self.num_words)
-        return (*self._points, last) if self._points[-1] != last else tuple(self._points)
+        last = len(self._counts) - 1
+        # The least power of two with which `_MAX_POINTS` steps pass the last expression.
+        step = 1 << (last // _MAX_POINTS).bit_length()
+        return tuple((number, self._counts[number]) for number in sorted({*range(0, last, step), last}))
 
     @property
     def num_words(self) -> int:
@@ -211,11 +204,12 @@ class RunQuality:
 
 
 def quality_of_run(
-    run: OpenRun, summary: GallerySummary, *, on_shard: OnShard = lambda done, total: None
+    run: OpenRun, summary: GallerySummary, *, on_shard: Callable[[int, int], None] = lambda done, total: None
 ) -> RunQuality:
     """Return the figures of a run, which may still be going on.
 
-    `summary` is the gallery's, so that both pages agree; at most `MAX_ROWS` candidate expressions are read.
+    `summary` is the gallery's, so that both pages agree; at most `MAX_ROWS` candidate expressions are read. `on_shard`
+    gets the number of shards read so far, and that of all to read.
     """
     chosen = choose_shards(np.array([each.counts.expressions for each in run.receipts], np.int64), MAX_ROWS)
     quality = RunQuality(summary, len(run.receipts), len(chosen))
@@ -354,11 +348,10 @@ def _heat(quality: RunQuality) -> dict[str, Any]:
             if decoder in (None, (kind.decoder, kind.setting)) and crop in (None, kind.crop)
         )
         count = sum(chosen, KeptCount())
-        if not count.counted:
-            return {"drawn": 0, "kept": 0, "share": None, "level": 0}
-        share = count.share
-        level = round(_HEAT_LEVELS * (share - low) / (high - low or 1.0))
-        return {"drawn": count.counted, "kept": count.kept, "share": share, "level": min(max(level, 0), _HEAT_LEVELS)}
+        share = count.share if count.counted else None
+        # The share of several kinds together is between those of its kinds.
+        level = 0 if share is None else round(_HEAT_LEVELS * (share - low) / (high - low or 1.0))
+        return {"drawn": count.counted, "kept": count.kept, "share": share, "level": level}
 
     names = [decoder.replace("_", "-") + ("" if setting is None else f" {setting:g}") for decoder, setting in decoders]
     return {
