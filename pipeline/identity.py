@@ -34,19 +34,9 @@ from pseudoris.workers.stages import (
     with_check,
 )
 
-PACKAGES: Final = (
-    "pseudoris",
-    "torch",
-    "torchvision",
-    "open_clip_torch",
-    "segment-anything",
-    "pyarrow",
-    "pillow",
-    "numpy",
-    "scipy",
-)
-# Processes without models use only these packages of `PACKAGES`: they check images and write tables.
-_PACKAGES_WITHOUT_MODELS: Final = ("pseudoris", "pyarrow", "pillow", "numpy", "scipy")
+# Only processes with models use these packages. All processes use the others: they check images and write tables.
+_MODEL_PACKAGES: Final = ("torch", "torchvision", "open_clip_torch", "segment-anything")
+PACKAGES: Final = ("pseudoris", *_MODEL_PACKAGES, "pyarrow", "pillow", "numpy", "scipy")
 # botocore reads the first variable. The second variable marks that a run has set the first one.
 _ENDPOINT_VARIABLE: Final = "AWS_ENDPOINT_URL"
 _ENDPOINT_MARK: Final = "PSEUDORIS_ANNOUNCED_ENDPOINT"
@@ -209,7 +199,8 @@ def check_process(identity: Identity, config: RunConfig, stages: Sequence[StageK
 
 def check_packages(identity: Identity, config: RunConfig) -> tuple[str, ...]:
     """Do as `check_process` for reading and committing: only the packages of these tasks count, and none is torch."""
-    names = {*_PACKAGES_WITHOUT_MODELS, *_decoder_packages(config.images.decoder_plugins)} & identity.versions.keys()
+    used = {*PACKAGES} - {*_MODEL_PACKAGES} | {*_decoder_packages(config.images.decoder_plugins)}
+    names = used & identity.versions.keys()
     here = identity.model_copy(update={"versions": {**identity.versions, **package_versions(names)}})
     return _check(identity, here, allow_mixed=config.placement.allow_mixed)
 
