@@ -298,23 +298,16 @@ def configure_ray_data() -> None:
     context.memory_usage_poll_interval_s = None
 
 
-def window_size(num_pending: int, max_shards: int = MAX_SHARDS) -> int:
+def window_size(num_pending: int) -> int:
     """Return how many of `num_pending` shards the next window has: all are equal, and as few as may be."""
-    return -(-num_pending // -(-num_pending // max_shards))
+    return -(-num_pending // -(-num_pending // MAX_SHARDS))
 
 
-def ray_executor(
-    job: Job,
-    actors: Mapping[str, int],
-    interrupts: Interrupts,
-    on_event: OnEvent = ignore,
-    *,
-    max_shards: int = MAX_SHARDS,
-) -> Executor:
+def ray_executor(job: Job, actors: Mapping[str, int], interrupts: Interrupts, on_event: OnEvent = ignore) -> Executor:
     """Return an executor that computes and commits shards of `job` on Ray. A requested stop ends it between commits."""
 
     def execute(pending: PendingWork) -> Generator[Outcome]:
-        with closing(run_shards(job, pending.shards, actors, on_event, max_shards=max_shards)) as outcomes:
+        with closing(run_shards(job, pending.shards, actors, on_event)) as outcomes:
             for outcome in outcomes:
                 yield outcome
                 interrupts.check()
@@ -323,12 +316,7 @@ def ray_executor(
 
 
 def run_shards(
-    job: Job,
-    shards: Sequence[int],
-    actors: Mapping[str, int],
-    on_event: OnEvent = ignore,
-    *,
-    max_shards: int = MAX_SHARDS,
+    job: Job, shards: Sequence[int], actors: Mapping[str, int], on_event: OnEvent = ignore
 ) -> Generator[Outcome]:
     """Yield the receipt of each of `shards` as its commit lands, or why it is set aside. They land in any order.
 
@@ -342,7 +330,7 @@ def run_shards(
     ours: BaseException | None = None
     is_told = False
     try:
-        size = window_size(len(shards), max_shards) if shards else 1
+        size = window_size(len(shards)) if shards else 1
         for start in range(0, len(shards), size):
             with closing(_run_window(job, shards[start : start + size], actors)) as blocks:
                 for block in blocks:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import shutil
 
 import pyarrow.parquet as pq
@@ -12,7 +11,6 @@ from pseudoris.files.location import RunLocation
 from pseudoris.interchange.exclusions import read_exclusions
 from pseudoris.pipeline import executor
 from pseudoris.pipeline.annotation import annotate, dry_run
-from pseudoris.pipeline.executor import ray_executor
 from pseudoris.pipeline.run_contract import RunOptions
 from pseudoris.primitives.errors import ConfigError, TransientError
 from pseudoris.schemas.ids import sha256_hex
@@ -143,7 +141,7 @@ def test_a_run_interrupted_in_its_second_window_continues_and_ends_as_an_undistu
     # Slow enough for the interrupt to come before the last shard.
     slow = (*FAULTS, "masks.options.sleep_s=0.4", "placement.max_tasks_in_flight_per_actor=1")
     config = stub_config(*slow, "placement.fused.max_actors=2")
-    monkeypatch.setattr(executor, "ray_executor", functools.partial(ray_executor, max_shards=2))
+    monkeypatch.setattr(executor, "MAX_SHARDS", 2)
     seen = []
 
     def interrupt_at_the_third(event):
