@@ -50,18 +50,13 @@ _NO_REACH: Final = (
 OnProgress = Callable[[int, int], None]
 
 
-@dataclass(frozen=True, slots=True)
-class Sample:
-    """A uniform sample of a listing, in its order, and the tally of the whole listing."""
+def draw_sample(
+    items: Iterable[SourceItem], config: RunConfig, *, size: int, seed: int
+) -> tuple[list[SourceItem], PlanTally]:
+    """Return a uniform sample of a listing, `size` images in its order, and the tally of the whole listing.
 
-    items: list[SourceItem]
-    tally: PlanTally
-
-
-def draw_sample(items: Iterable[SourceItem], config: RunConfig, *, size: int, seed: int) -> Sample:
-    """Return `size` images of a listing; all subsets are equally likely. One pass; memory grows only with the sample.
-
-    A key that is listed several times counts once.
+    All subsets are equally likely. A key that is listed several times counts once. One pass; memory grows only with the
+    sample.
     """
     last: list[SourceItem] = []
 
@@ -79,7 +74,7 @@ def draw_sample(items: Iterable[SourceItem], config: RunConfig, *, size: int, se
             chosen.append((number, last[0]))
         elif (place := draw.randrange(number + 1)) < size:
             chosen[place] = (number, last[0])
-    return Sample([item for _, item in sorted(chosen, key=lambda pair: pair[0])], tally)
+    return [item for _, item in sorted(chosen, key=lambda pair: pair[0])], tally
 
 
 def estimate(
@@ -113,16 +108,16 @@ def estimate(
             raise ConfigError(_NO_REACH.format(num_nodes=num_nodes))
         card = on_model_node(config, card_bytes) if config.compute.device == "cuda" else 0
         excluded = ExcludedItems(exclusions)
-        sample = draw_sample(excluded.kept(plan.items()), config, size=size, seed=config.compute.seed)
-        excluded.check_left(len(sample.items))
+        sample, tally = draw_sample(excluded.kept(plan.items()), config, size=size, seed=config.compute.seed)
+        excluded.check_left(len(sample))
         # The sample is split into shards, because a single shard would use one actor and give no interval.
-        most = min(config.shards.max_images, max(1, -(-len(sample.items) // NUM_SHARDS)))
+        most = min(config.shards.max_images, max(1, -(-len(sample) // NUM_SHARDS)))
         shards = config.shards.model_copy(update={"max_images": most})
         # Actors are not added meanwhile, because the figures are those of the nodes that there are.
         small = replace(plan, config=config.model_copy(update={"shards": shards}), may_grow=False)
-        planned = plan_run(plan.location, small.request(), lambda: sample.items)
+        planned = plan_run(plan.location, small.request(), lambda: sample)
         load_s, receipts = _run(small.job(planned, {}), plan.actors, on_progress)
-    figures = summarise(sample.tally, receipts, config, actors=plan.actors, num_gpus=num_gpus)
+    figures = summarise(tally, receipts, config, actors=plan.actors, num_gpus=num_gpus)
     figures = replace(figures, source=plan.source.name, load_s=load_s, num_excluded=excluded.total)
     return replace(figures, device_kind=planned.header.identity.device_kind, card_bytes=card)
 

@@ -122,11 +122,11 @@ def copy_sample(source: str, out: Path, config: RunConfig, *, size: int) -> None
     # A glob may match in OUT.
     listing = open_source(source, config.source, exclude=str(out.absolute()))
     keys, unread = dict[str, str](), dict[str, str]()
-    sample = draw_sample(listing.list(), config, size=size, seed=config.compute.seed)
+    sample, tally = draw_sample(listing.list(), config, size=size, seed=config.compute.seed)
     shutil.rmtree(out / "sample", ignore_errors=True)
     (out / "sample").mkdir()
     # Positions count within a shard.
-    for _, shard in groupby(assign_shards(sample.items, config.shards), key=lambda entry: entry.shard):
+    for _, shard in groupby(assign_shards(sample, config.shards), key=lambda entry: entry.shard):
         entries = {entry.position: entry for entry in shard}
         for position, outcome in read_entries(listing.root, list(entries.values()), config):
             key = entries[position].key
@@ -138,7 +138,7 @@ def copy_sample(source: str, out: Path, config: RunConfig, *, size: int) -> None
             keys[image_id(key)] = key
             (out / "sample" / f"{image_id(key)}{ending}").write_bytes(outcome)
     write_record(out, "keys", keys)
-    write_record(out, "sample", {"listed": sample.tally.num_images, "drawn": len(sample.items), "unread": unread})
+    write_record(out, "sample", {"listed": tally.num_images, "drawn": len(sample), "unread": unread})
 
 
 def _annotate(out: Path, given: Sequence[str]) -> None:

@@ -24,24 +24,24 @@ def items(count: int) -> list[SourceItem]:
 
 
 def test_a_sample_is_a_part_of_the_listing_in_its_order_and_the_same_every_time():
-    sample = draw_sample(items(500), stub_config(), size=40, seed=3)
-    keys = [item.key for item in sample.items]
+    sample, tally = draw_sample(items(500), stub_config(), size=40, seed=3)
+    keys = [item.key for item in sample]
     assert len(set(keys)) == 40
     assert keys == sorted(keys)
-    assert sample.tally.num_images == 500
-    assert draw_sample(items(500), stub_config(), size=40, seed=3).items == sample.items
-    assert draw_sample(items(500), stub_config(), size=40, seed=4).items != sample.items
+    assert tally.num_images == 500
+    assert draw_sample(items(500), stub_config(), size=40, seed=3)[0] == sample
+    assert draw_sample(items(500), stub_config(), size=40, seed=4)[0] != sample
 
 
 def test_an_image_at_the_end_of_the_listing_may_be_left_out():
-    drawn = {draw_sample(items(2), stub_config(), size=1, seed=seed).items[0].key for seed in range(40)}
+    drawn = {draw_sample(items(2), stub_config(), size=1, seed=seed)[0][0].key for seed in range(40)}
     assert drawn == {"0000.jpg", "0001.jpg"}
 
 
 @pytest.mark.slow
 def test_every_image_is_as_likely_as_any_other():
     counts = Counter(
-        item.key for seed in range(600) for item in draw_sample(items(50), stub_config(), size=10, seed=seed).items
+        item.key for seed in range(600) for item in draw_sample(items(50), stub_config(), size=10, seed=seed)[0]
     )
     assert len(counts) == 50
     # 600 draws at 1/5: 120 expected, 9.8 the standard deviation; five of them on both sides.
@@ -50,9 +50,9 @@ def test_every_image_is_as_likely_as_any_other():
 
 
 def test_a_small_source_is_taken_whole_and_a_repeated_key_once():
-    sample = draw_sample([each for item in items(3) for each in (item, item)], stub_config(), size=10, seed=0)
-    assert [item.key for item in sample.items] == [item.key for item in items(3)]
-    assert (sample.tally.num_images, sample.tally.num_repeated) == (3, 3)
+    sample, tally = draw_sample([each for item in items(3) for each in (item, item)], stub_config(), size=10, seed=0)
+    assert [item.key for item in sample] == [item.key for item in items(3)]
+    assert (tally.num_images, tally.num_repeated) == (3, 3)
 
 
 @pytest.mark.ray
