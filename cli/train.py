@@ -8,9 +8,10 @@ its pictures before it loads the checkpoint, and never overwrites IMAGE.
 from __future__ import annotations
 
 import shlex
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from functools import partial
 from itertools import combinations
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Final
@@ -85,9 +86,9 @@ def ppt(
     def on_select(each: Round, decided: int, pairs: int) -> None:
         console.report("select", f"{each.name}: {decided:,} of {pairs:,} undecided pairs now have a referent", "green")
 
-    def train(shown: TrainingBar) -> RenderableType:
+    def train(shown: Bar) -> RenderableType:
         request = PptRequest(config, runs, folder, val=val, is_resuming=resume)
-        _, summary = train_ppt(request, fabric, Reports(_show_plan, shown.on_step, on_select))
+        _, summary = train_ppt(request, fabric, Reports(_show_plan, partial(show_step, shown), on_select))
         sizes = config.generator
         blocks = f"{len(sizes.image_blocks)} stages, {sizes.num_queries} queries of {sizes.num_points} points"
         table = _trained(summary, formats.format_seconds(summary.wall_s), f": width {sizes.width}, {blocks}")
@@ -140,15 +141,16 @@ def student(
     if config.answers_none and val is None and fabric.is_global_zero:
         console.report("note", _NOT_FITTED, "yellow")
 
-    def train(shown: TrainingBar) -> RenderableType:
+    def train(shown: Bar) -> RenderableType:
         request = StudentRequest(config, runs, folder, val=val, human=human, num_epochs=epochs, is_resuming=resume)
-        _, summary = train_student(request, fabric, on_step=shown.on_step, on_image=shown.on_image)
+        on_image = shown.named("proposing masks")
+        _, summary = train_student(request, fabric, on_step=partial(show_step, shown), on_image=on_image)
         return training_view(summary)
 
     raise typer.Exit(_run(train, folder, is_first=fabric.is_global_zero, is_resuming=resume))
 
 
-def _run(train: Callable[[TrainingBar], RenderableType], out: Path, *, is_first: bool, is_resuming: bool) -> int:
+def _run(train: Callable[[Bar], RenderableType], out: Path, *, is_first: bool, is_resuming: bool) -> int:
     """Train, and show what `train` returns; only the first process says anything. Return the exit code."""
     from pseudoris.training.learning import TrainingFolder
 
@@ -173,30 +175,18 @@ def _run(train: Callable[[TrainingBar], RenderableType], out: Path, *, is_first:
     return 0
 
 
-class TrainingBar:
-    """Shows images that are prepared and steps on a bar, and validations as lines."""
-
-    def __init__(self, show: Bar) -> None:
-        self._show = show
-
-    def on_image(self, done: int, total: int) -> None:
-        """Show how many of all images have their masks."""
-        self._show(done, total, "proposing masks")
-
-    def on_step(self, step: StepReport) -> None:
-        """Show a step, or the figures of a validation."""
-        loss = step.values.get("train/loss")
-        self._show(step.step, step.num_steps, "validating" if loss is None else f"training, loss {loss:.3f}")
-        if loss is None and step.values:
-            self._show.print(f"step {step.step}: {_figures_text(step.values)}")
-
-
-@contextmanager
-def training_bar(*, is_shown: bool) -> Iterator[TrainingBar]:
-    """Give the bar of a training; only the first process shows it."""
+def training_bar(*, is_shown: bool) -> AbstractContextManager[Bar]:
+    """Return the bar of a training; only the first process shows it."""
     amount = (lambda done, total: f"{done:,} of {total:,}") if is_shown else None
-    with bar("reading the runs", amount=amount, console=console.stderr if is_shown else Console(quiet=True)) as show:
-        yield TrainingBar(show)
+    return bar("reading the runs", amount=amount, console=console.stderr if is_shown else Console(quiet=True))
+
+
+def show_step(shown: Bar, step: StepReport) -> None:
+    """Show a step on the bar of a training, and the figures of a validation as a line."""
+    loss = step.values.get("train/loss")
+    shown(step.step, step.num_steps, "validating" if loss is None else f"training, loss {loss:.3f}")
+    if loss is None and step.values:
+        shown.print(f"step {step.step}: {_figures_text(step.values)}")
 
 
 def _show_plan(rounds: Sequence[Round], num_pairs: dict[Source, int]) -> None:

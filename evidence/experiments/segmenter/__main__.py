@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Annotated
 
 import typer
@@ -10,7 +11,7 @@ from evidence.experiments.segmenter.segmenter_config import load_segmenter_confi
 from evidence.experiments.segmenter.segmenter_training import train_segmenter
 from pseudoris.cli.console import stdout
 from pseudoris.cli.options import training_folder
-from pseudoris.cli.train import training_bar, training_view
+from pseudoris.cli.train import show_step, training_bar, training_view
 from pseudoris.primitives.errors import PseudorisError
 from pseudoris.training.learning import open_fabric
 
@@ -35,8 +36,9 @@ def main(
             config = config.model_copy(update={"training": config.training.with_steps(steps)})
         fabric = open_fabric(config.training)
         with training_bar(is_shown=fabric.is_global_zero) as shown:
+            on_step = partial(show_step, shown)
             _, summary = train_segmenter(
-                config, runs, folder, fabric, val=val, human=human, is_resuming=resume, on_step=shown.on_step
+                config, runs, folder, fabric, val=val, human=human, is_resuming=resume, on_step=on_step
             )
     except PseudorisError as error:
         typer.echo(f"error: {error}", err=True)
