@@ -143,8 +143,7 @@ def _label(mask: Bools, scale: Points) -> tuple[float, float]:
     y, x = np.unravel_index(int(depth.argmax()), depth.shape)
     centre_x, centre_y = float((x + 0.5) * scale[0]), float((y + 0.5) * scale[1])
     radius = float(depth.max()) * float(scale.min())
-    if radius >= _MIN_LABEL_RADIUS:
-        return round(centre_x, 1), round(centre_y, 1)
-    above = centre_y - radius - _LABEL_HEIGHT / 2
-    is_inside = above >= _LABEL_HEIGHT / 2
-    return round(centre_x, 1), round(above if is_inside else centre_y + radius + _LABEL_HEIGHT / 2, 1)
+    if radius < _MIN_LABEL_RADIUS:
+        above = centre_y - radius - _LABEL_HEIGHT / 2
+        centre_y = above if above >= _LABEL_HEIGHT / 2 else centre_y + radius + _LABEL_HEIGHT / 2
+    return round(centre_x, 1), round(centre_y, 1)

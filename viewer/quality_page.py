@@ -160,7 +160,7 @@ class RunQuality:
         num_read: Of these, those that the rest was counted in.
         masks_per_image: Images by their number of masks; without quarantined ones.
         lengths: Candidates by their number of words; `kept_lengths` of kept ones.
-        scores: By name, float32 of each candidate that has the score; `is_kept` says whether it was kept.
+        scores: By name, float32 of each candidate that has the score, and whether it was kept.
         all_words: Growth of the vocabulary over candidates, in the tables' order; `kept_words` over kept ones.
         texts: Kept expressions by text; `nouns` by head noun.
     """
@@ -171,8 +171,7 @@ class RunQuality:
     masks_per_image: Counter[int] = field(default_factory=Counter)
     lengths: Counter[int] = field(default_factory=Counter)
     kept_lengths: Counter[int] = field(default_factory=Counter)
-    scores: dict[str, Floats] = field(default_factory=dict)
-    is_kept: dict[str, Bools] = field(default_factory=dict)
+    scores: dict[str, tuple[Floats, Bools]] = field(default_factory=dict)
     draws: dict[DrawKind, KeptCount] = field(default_factory=dict)
     all_words: Growth = field(default_factory=Growth)
     kept_words: Growth = field(default_factory=Growth)
@@ -221,8 +220,7 @@ def quality_of_run(
     scored = pa.concat_tables(tables)
     for name in SCORES:
         found = floats_of(scored[name]).astype(np.float32)
-        quality.scores[name] = found[np.isfinite(found)]
-        quality.is_kept[name] = flags_of(scored["kept"])[np.isfinite(found)]
+        quality.scores[name] = found[np.isfinite(found)], flags_of(scored["kept"])[np.isfinite(found)]
     return quality
 
 
@@ -254,7 +252,7 @@ def iter_quality(quality: RunQuality) -> Iterator[str]:
                 _score_chart(quality, name, tau if name == "distinctiveness" else None),
                 float(np.median(scores)) if scores.size else None,
             )
-            for name, scores in quality.scores.items()
+            for name, (scores, _) in quality.scores.items()
         ],
         "heat": _heat(quality),
         "growth_chart": curves(
@@ -305,7 +303,7 @@ def _counts_chart(whole: Mapping[int, int], part: Mapping[int, int], thing: str,
 
 
 def _score_chart(quality: RunQuality, name: str, tau: float | None) -> Markup | None:
-    scores, kept = quality.scores[name], quality.is_kept[name]
+    scores, kept = quality.scores[name]
     if not scores.size:
         return None
     low, high = (float(each) for each in np.quantile(scores, _QUANTILES))
