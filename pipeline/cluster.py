@@ -34,7 +34,6 @@ _ADVICE: Final = "\nFailed to apply UDF transform after "
 
 T = TypeVar("T")
 RAY_ADDRESS = "RAY_ADDRESS"
-RAY_TMPDIR = "RAY_TMPDIR"
 # Where models hold all CPUs, Ray ends a worker that reads or commits after a second without work, and the next one
 # takes seconds of CPU to start. Source: measured, 300 shards on two shared CPUs: 5 workers start instead of 29, and all
 # processes take 81 s of CPU instead of 156 s.
@@ -146,7 +145,7 @@ def connected(address: str, start_timeout_s: int = 30) -> Iterator[bool]:
 
 def temporary_folder() -> str:
     """Return the folder in which Ray makes its own, by Ray's rule."""
-    return os.environ.get(RAY_TMPDIR) or os.environ.get("TMPDIR") or "/tmp"
+    return os.environ.get("RAY_TMPDIR") or os.environ.get("TMPDIR") or "/tmp"
 
 
 def _new_folder() -> str:

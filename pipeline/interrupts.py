@@ -12,6 +12,7 @@ import signal
 import sys
 import threading
 import time
+import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
@@ -23,7 +24,6 @@ _PATIENCE_S: Final = 0.05
 # An import is interrupted only after this many seconds, because torch needs seconds and aborts if interrupted.
 _IMPORT_PATIENCE_S: Final = 30.0
 
-_Handler = Callable[[int, FrameType | None], Any]
 # While this is set, each child process leaves the process group, so that no signal to the group reaches it.
 _is_apart: Final = threading.Event()
 
@@ -111,7 +111,7 @@ def signals_deferred() -> Iterator[None]:
 
 
 @contextmanager
-def handlers_kept(handler: _Handler | None = None) -> Iterator[None]:
+def handlers_kept(handler: Callable[[int, FrameType | None], Any] | None = None) -> Iterator[None]:
     """Handle the signals by `handler` inside the block, if it is given. The handlers of before come back after it."""
     if threading.current_thread() is not threading.main_thread():
         yield
@@ -149,8 +149,5 @@ def _leave_dead_terminal() -> None:
 
 
 def _is_importing(frame: FrameType | None) -> bool:
-    while frame is not None:
-        if frame.f_code.co_filename == "<frozen importlib._bootstrap>":
-            return True
-        frame = frame.f_back
-    return False
+    frames = () if frame is None else traceback.walk_stack(frame)
+    return any(each.f_code.co_filename == "<frozen importlib._bootstrap>" for each, _ in frames)

@@ -21,8 +21,6 @@ from pseudoris.schemas.run_records import Receipt
 
 logger = logging.getLogger(__name__)
 
-# Ray puts this prefix before the name of each metric.
-RAY_PREFIX: Final = "ray_"
 RUN_TAG: Final = "run"
 
 _SECONDS: Final = (0.1, 0.5, 1.0, 5.0, 15.0, 30.0, 60.0, 120.0, 300.0, 900.0)
@@ -50,7 +48,8 @@ class Metric(NamedTuple):
     @property
     def series(self) -> tuple[str, ...]:
         """Names of its series in Prometheus; for a histogram: the buckets, their sum and their count."""
-        base = f"{RAY_PREFIX}{self.name}"
+        # Ray puts this prefix before the name of each metric.
+        base = f"ray_{self.name}"
         return (f"{base}_bucket", f"{base}_sum", f"{base}_count") if self.boundaries else (f"{base}_total",)
 
 
@@ -120,12 +119,11 @@ class Meter:
         with _harmless():
             instrument = self._instruments[metric.name]
             labels = {RUN_TAG: self._run, **(tags or {})}
-            if isinstance(instrument, ray_metrics.Counter):
-                # Ray refuses 0, and adding 0 changes nothing.
-                if value > 0:
-                    instrument.inc(value, labels)
-            else:
+            if isinstance(instrument, ray_metrics.Histogram):
                 instrument.observe(value, labels)
+            # Ray refuses 0, and adding 0 changes nothing.
+            elif value > 0:
+                instrument.inc(value, labels)
 
     def count_retries(self, step: str) -> None:
         """Count the storage requests that this process retried since the last call."""
@@ -196,10 +194,8 @@ class StageMeter(Meter):
         self.count_retries(self._pool)
 
 
-@functools.cache
-def task_meter(root: str) -> Meter:
-    """Return the meter of the tasks of the run at `root`. A process has one, as instruments are created once."""
-    return Meter(root)
+# Returns the meter of the tasks of the run at a root. A process has one, as instruments are created once.
+task_meter = functools.cache(Meter)
 
 
 def stamp_enqueue_time(block: pa.Table) -> pa.Table:

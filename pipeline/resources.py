@@ -31,11 +31,6 @@ _READ_S, _READ_S_PER_BYTE = 0.004, 6e-8
 # Ray Data uses this share of the object store by default. Source: ray.data.DataContext, Ray 2.60.
 RAY_DATA_SHARE: Final = 0.5
 
-_LOWER: Final = (
-    "An actor must fit on one node, and one read and one commit task must fit next to the actors. Lower num_cpus "
-    "or num_gpus (--set placement.{pool}.num_cpus=0.5), or add nodes."
-)
-
 _Amounts = dict[str, int]
 
 
@@ -179,7 +174,10 @@ def _refusal(nodes: Sequence[Mapping[str, float]], pools: Mapping[str, PoolConfi
     named = {resource for pool in (*pools.values(), *tasks.values()) for resource in _demand(pool)}
     shapes = Counter(_shown({k: v for k, v in _units(node).items() if k in named}) for node in nodes)
     existing = [f"  {count} node(s) of {shape}" for shape, count in shapes.items()] or ["  no node"]
-    remedy = _LOWER.format(pool=next(iter(pools)))
+    remedy = (
+        "An actor must fit on one node, and one read and one commit task must fit next to the actors. Lower num_cpus "
+        f"or num_gpus (--set placement.{next(iter(pools))}.num_cpus=0.5), or add nodes."
+    )
     if any(pool.num_gpus for pool in pools.values()) and not any(node.get("GPU") for node in nodes):
         # The message names all settings of a run on CPUs, because one of them alone would be refused.
         settings = ["compute.device=cpu"] if config.compute.device == "cuda" else []

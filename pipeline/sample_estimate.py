@@ -34,6 +34,7 @@ from pseudoris.store.runs.pending_work import fault_error
 from pseudoris.store.runs.plan import PlanTally, assign_shards
 from pseudoris.store.runs.planned_run import plan_run
 from pseudoris.store.runs.stored_exclusions import ExcludedItems
+from pseudoris.store.sessions.thread_executor import OnProgress
 from pseudoris.store.sources import SourceItem
 from pseudoris.store.tables.shard_tables import table_bytes
 from pseudoris.workers.stages import STAGE_CAPTION, STAGE_FILTER, STAGE_PROPOSE, card_bytes
@@ -41,13 +42,6 @@ from pseudoris.workers.stages import STAGE_CAPTION, STAGE_FILTER, STAGE_PROPOSE,
 # The sample has this many shards. They are enough to resample and to fill a small cluster, and each fills batches.
 NUM_SHARDS: Final = 16
 _MODEL_STAGES: Final = (STAGE_PROPOSE, STAGE_CAPTION, STAGE_FILTER)
-_NO_REACH: Final = (
-    "the cluster has {num_nodes} nodes, and the others cannot read this node's temporary folder: use --scratch to name "
-    "a folder or bucket that all nodes can reach. Other files in it are not changed"
-)
-
-# This callback gets the number of sampled images that are committed, and the size of the sample.
-OnProgress = Callable[[int, int], None]
 
 
 def draw_sample(
@@ -105,7 +99,10 @@ def estimate(
         plan = opened(source, out, config, RunOptions(exclusions=exclusions))
         plan = stack.enter_context(plan.placed())
         if scratch is None and (num_nodes := len(node_resources())) > 1:
-            raise ConfigError(_NO_REACH.format(num_nodes=num_nodes))
+            raise ConfigError(
+                f"the cluster has {num_nodes} nodes, and the others cannot read this node's temporary folder: use "
+                "--scratch to name a folder or bucket that all nodes can reach. Other files in it are not changed"
+            )
         card = on_model_node(config, card_bytes) if config.compute.device == "cuda" else 0
         excluded = ExcludedItems(exclusions)
         sample, tally = draw_sample(excluded.kept(plan.items()), config, size=size, seed=config.compute.seed)
