@@ -26,7 +26,7 @@ from pseudoris.cli.console import stdout
 from pseudoris.cli.formats import columns_table, format_bytes
 from pseudoris.cli.options import argument, option
 from pseudoris.files.location import RunLocation
-from pseudoris.pipeline.run_contract import asked_preset, card_config
+from pseudoris.pipeline.run_contract import RunOptions, asked_preset, card_config, check_options
 from pseudoris.primitives.errors import ConfigError, PseudorisError
 from pseudoris.primitives.machine_limits import SHARED, check_limits
 from pseudoris.primitives.untrusted import printable
@@ -34,7 +34,7 @@ from pseudoris.primitives.uris import writable
 from pseudoris.schemas.config import PriorConfig, RunConfig
 from pseudoris.schemas.config_layers import load_config
 from pseudoris.store.exclusion_rules import key_path
-from pseudoris.store.runs.header import check_identity, check_origin, read_header
+from pseudoris.store.runs.header import check_identity
 from pseudoris.store.runs.planned_run import may_give_way, package_versions
 from pseudoris.store.sources import open_source
 
@@ -51,7 +51,6 @@ _MIN_GPU_MEMORY_BYTES = 8 * 2**30
 _MAX_LISTED = 100_000
 _NUM_SHOWN = 3
 _HASTY = ("placement.storage.patience_s=6", "placement.storage.read_timeout_s=6")
-_SEE_BELOW = "see below"
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +65,7 @@ class Check:
     def summary(self) -> str:
         """Its first sentence, for the table; a sentence with a url is shown below the table instead."""
         sentence = self.detail.partition(". ")[0].partition("\n")[0]
-        return _SEE_BELOW if "://" in sentence else sentence
+        return "see below" if "://" in sentence else sentence
 
 
 def doctor(
@@ -224,12 +223,9 @@ def _weights(config: RunConfig) -> Iterator[Check]:
 
     announce_endpoint(config.source)
     # The prior and the noun parser are left out, because other lines of the report check them.
-    alone = config.model_copy(
-        update={
-            "masks": config.masks.model_copy(update={"prior": PriorConfig()}),
-            "filtering": config.filtering.model_copy(update={"nouns": "rules"}),
-        }
-    )
+    masks = config.masks.model_copy(update={"prior": PriorConfig()})
+    filtering = config.filtering.model_copy(update={"nouns": "rules"})
+    alone = config.model_copy(update={"masks": masks, "filtering": filtering})
     for stage in with_check(STAGES, config):
         yield _attempt(f"weights: {stage.name}", functools.partial(_digest, stage, alone))
 
@@ -265,9 +261,7 @@ def _source(source: str, config: RunConfig, out: str | None) -> str:
 def _output(source: str | None, out: str, config: RunConfig) -> str:
     options.refuse_second_match(source or out, out)
     location = RunLocation.open(writable(out), config.source.endpoint_url, config.placement.storage.hasty())
-    header = read_header(location)
-    if header is not None:
-        check_origin(location, header, "annotate")
+    header = check_options(location, RunOptions())
     gives_way = header is not None and may_give_way(location, header, ())
     if header is not None and not gives_way:
         from pseudoris.pipeline.cluster import joins_cluster
