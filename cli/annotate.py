@@ -34,7 +34,6 @@ INCOMPLETE = 3
 FRUITLESS = 1
 _NUM_QUARANTINED = 3
 
-ShardSize = Annotated[int | None, option("Images per shard (same as --set shards.max_images=…).")]
 AllowMixed = Annotated[bool, option("--allow-mixed", "Continue with another kind of device or other package versions.")]
 AllowDegraded = Annotated[
     bool, option("--allow-degraded", "Use smaller batches for a shard that has run out of memory twice.")
@@ -47,7 +46,6 @@ RetryReasons = Annotated[str | None, option("With --retry-failed: only these rea
 Limit = Annotated[
     int | None, option("Plan only the first N images; with --extend, the first N that the run lacks.", min=1, max=10**9)
 ]
-DEFAULT_SAMPLE = 200
 # With fewer sampled images no interval is shown, because one unusual image would decide it.
 _LEAST_SAMPLE = 16
 
@@ -58,7 +56,7 @@ def annotate(
     preset: options.Preset = None,
     config_file: options.ConfigFile = None,
     assignments: options.Assignments = None,
-    shard_size: ShardSize = None,
+    shard_size: options.ShardSize = None,
     address: options.Address = None,
     limit: Limit = None,
     extend: Annotated[bool, option("--extend", "List SOURCE again and add its new images to the run.")] = False,
@@ -155,7 +153,7 @@ def estimate(
     preset: options.Preset = None,
     config_file: options.ConfigFile = None,
     assignments: options.Assignments = None,
-    sample: Annotated[int, option("Number of images, drawn uniformly.", min=2)] = DEFAULT_SAMPLE,
+    sample: Annotated[int, option("Number of images, drawn uniformly.", min=2)] = 200,
     gpus: Annotated[
         float | None, option("Number of GPUs that the run will have. Default: those of the cluster.", min=0.01)
     ] = None,

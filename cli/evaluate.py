@@ -43,7 +43,6 @@ _FITTED: Final = ("caption", "filter")
 # choose from.
 _NEAR: Final = 0.1
 
-Out = Annotated[str | None, argument("[OUT]", "Folder or url of the run to judge.")]
 Preset = Annotated[str | None, option("--preset", "Of clip:…: tiny, base or paper; of clip+sam: tiny or paper.")]
 Assignments = Annotated[list[str] | None, option("--set", "Of clip:… and clip+sam: set one key. Can be repeated.")]
 _FitTruth = Annotated[
@@ -99,7 +98,7 @@ def evaluate(
             metavar="TRUTH",
         ),
     ],
-    out: Out = None,
+    out: Annotated[str | None, argument("[OUT]", "Folder or url of the run to judge.")] = None,
     model: Annotated[
         str | None,
         option(

@@ -83,8 +83,8 @@ def write_pages(
     run = OpenRun.at(location)
     if to is None and (found := location.obstacle(FOLDER)) not in (None, "a folder"):
         raise ConfigError(f"{location.uri(FOLDER)} is {found}. Move it away, or name another folder with --to.")
-    missing = explain_missing(run.header.config.images.decoder_plugins)
-    if missing is not None:
+    plugins = run.header.config.images.decoder_plugins
+    if (missing := explain_missing(plugins)) is not None:
         report("note", f"Images of some formats are not shown: {missing}", "yellow")
     destination = RunLocation.open(f"{location.root}/{FOLDER}" if to is None else writable(to))
     check_apart(location, destination, option="--to")
@@ -99,10 +99,7 @@ def write_pages(
         # The quality page is written first, because the gallery links to it.
         destination.replace(QUALITY_NAME, "".join(iter_quality(quality)).encode())
         return write_gallery(
-            content,
-            destination,
-            lambda done: show(done, content.num_images, "images"),
-            plugins=run.header.config.images.decoder_plugins,
+            content, destination, lambda done: show(done, content.num_images, "images"), plugins=plugins
         )
 
 

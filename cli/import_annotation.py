@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Annotated, Final
 
@@ -86,7 +85,7 @@ def import_annotation(
     prefix: Annotated[str, option("--prefix", "Subfolder of IMAGES that the file names are relative to.")] = "",
     orientation: OrientationOption = "upright",
     embed_images: options.EmbedImages = False,
-    shard_size: Annotated[int | None, option("Images per shard (same as --set shards.max_images=…).")] = None,
+    shard_size: options.ShardSize = None,
     assignments: Assignments = None,
     workers: Annotated[int | None, option("Number of shards at once; by default one per CPU.", min=1)] = None,
     allow_mixed: AllowMixed = False,
@@ -107,7 +106,10 @@ def import_annotation(
     _check_options(chosen, split=split, split_by=split_by, captions=captions)
     _check_options(chosen, prefix=prefix, orientation=orientation != "upright", exclude=exclude)
     _check_options(chosen, embed_images=embed_images, shard_size=shard_size)
-    _check_assignments(chosen, assignments or ())
+    for each in assignments or ():
+        # A correction takes all other settings from the corrected run.
+        if chosen == "label-studio" and not each.strip().startswith(("source.endpoint_url", "placement.")):
+            raise ConfigError(f"--set {each}: --format {chosen} takes only source.endpoint_url and placement.… there.")
     from pseudoris.interchange import imports
 
     request = imports.ImportRequest(
@@ -152,13 +154,6 @@ def _format_of(annotation: str) -> ImportFormat:
     if name.startswith("grefs(") and name.endswith(".json"):
         return "grefcoco"
     return "coco" if name.endswith(".json") else "refer"
-
-
-def _check_assignments(chosen: ImportFormat, assignments: Sequence[str]) -> None:
-    """Refuse a setting that a correction takes from the corrected run."""
-    for each in assignments:
-        if chosen == "label-studio" and not each.strip().startswith(("source.endpoint_url", "placement.")):
-            raise ConfigError(f"--set {each}: --format {chosen} takes only source.endpoint_url and placement.… there.")
 
 
 def _check_options(chosen: ImportFormat, **given: object) -> None:

@@ -123,12 +123,10 @@ def _fitted(parent: RunLocation, file: Path) -> FittedConfig:
         )
     others = found.values.other_models(header.identity.weights)
     if others or found.values.confidence != before.confidence:
-        what = f"other models ({', '.join(others)})" if others else "another confidence"
-        own, anew = (
-            f"Fit it anew: pseudoris calibrate {parent.root}",
-            f"Annotate with --set filtering.fitted.uri={file}",
-        )
-        raise ConfigError(f"--weights {file} was fitted with {what} than {parent.root} has. {own if others else anew}")
+        what, remedy = "another confidence", f"Annotate with --set filtering.fitted.uri={file}"
+        if others:
+            what, remedy = f"other models ({', '.join(others)})", f"Fit it anew: pseudoris calibrate {parent.root}"
+        raise ConfigError(f"--weights {file} was fitted with {what} than {parent.root} has. {remedy}")
     return found
 
 

@@ -31,8 +31,6 @@ from pseudoris.store.tables.parts import part_sizes, refuse_lost
 
 QUANTILES = (0.0, 0.05, 0.25, 0.5, 0.75, 0.95, 1.0)
 _QUANTILE_NAMES = {0.0: "least", 0.5: "median", 1.0: "most"}
-DEFAULT_TOP = 10
-DEFAULT_ROWS = 20
 DEFAULT_COLUMNS = "key,text,kind,confidence,distinctiveness,correctness,decoder,crop"
 ALL_TABLES = "all"
 
@@ -43,7 +41,7 @@ def stats(
         int, option("Read the tables of N shards, spread evenly. Totals count all shards.", min=1)
     ] = DEFAULT_SAMPLE,
     every: Annotated[bool, option("--every", "Read the tables of every shard.")] = False,
-    top: Annotated[int, option("Number of most frequent expressions to show.", min=0, max=1_000)] = DEFAULT_TOP,
+    top: Annotated[int, option("Number of most frequent expressions to show.", min=0, max=1_000)] = 10,
     as_json: options.AsJson = False,
 ) -> None:
     """Show the run in numbers: masks, expressions, lengths, scores, what is kept."""
@@ -110,7 +108,7 @@ def stats_view(out: str, found: RunStatistics, spreads: Mapping[str, Distributio
 
 def sample(
     out: options.Out,
-    rows: Annotated[int, option("-n", "--rows", "Number of rows.", min=1)] = DEFAULT_ROWS,
+    rows: Annotated[int, option("-n", "--rows", "Number of rows.", min=1)] = 20,
     seed: Annotated[int, option("The same seed gives the same rows.", min=0)] = 0,
     columns: Annotated[
         str | None,

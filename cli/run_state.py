@@ -11,7 +11,7 @@ import json
 import re
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack
 from typing import Annotated
 
 import typer
@@ -32,7 +32,6 @@ from pseudoris.store.runs.garbage import run_gc
 from pseudoris.store.runs.header import read_header, require_header
 from pseudoris.store.tables.open_run import OpenRun
 
-DEFAULT_EVERY_S = 5.0
 MAX_SHOWN = 50
 MAX_RANGES = 8
 
@@ -42,7 +41,7 @@ _DIGEST = re.compile("[0-9a-f]{64}")
 def status(
     out: options.Out,
     watch: Annotated[bool, option("--watch", "Refresh until the run is complete. Waits for it to begin.")] = False,
-    every_s: Annotated[float, option("--every", "Seconds between two refreshes.", min=0.5)] = DEFAULT_EVERY_S,
+    every_s: Annotated[float, option("--every", "Seconds between two refreshes.", min=0.5)] = 5.0,
     as_json: Annotated[bool, option("--json", "Print one JSON object; with --watch one per line.")] = False,
     names_quarantined: Annotated[
         bool, option("--quarantined", "List only the quarantined images: key, reason and message, with tabs between.")
@@ -158,7 +157,16 @@ def verify(
     location = RunLocation.open_to_read(out)
     if root is not None and not _DIGEST.fullmatch(root):
         raise ConfigError(f"--root {root!r} is not a root digest: give the 64 hex digits that `verify` printed")
-    with _checking(address) as check, bar("verifying shards") as show:
+    check: CheckShards = check_shards
+    with ExitStack() as stack:
+        if address is not None:
+            # Ray is imported only for `--address`, because the import takes seconds.
+            from pseudoris.pipeline.cluster import connected
+            from pseudoris.pipeline.fan_out import checking_on_cluster
+
+            stack.enter_context(connected(address))
+            check = checking_on_cluster(PlacementConfig().read)
+        show = stack.enter_context(bar("verifying shards"))
         found = verify_run(location, quick=quick, sample=sample, root=root, progress=show, check=check)
     if as_json:
         typer.echo(json.dumps({"is_clean": found.is_clean, **dataclasses.asdict(found)}))
@@ -167,19 +175,6 @@ def verify(
     if not found.is_clean:
         console.report("off", f"{formats.counted(len(found.problems), 'problem')} in {out}", "red")
         raise typer.Exit(1)
-
-
-@contextmanager
-def _checking(address: str | None) -> Iterator[CheckShards]:
-    if address is None:
-        yield check_shards
-        return
-    # Ray is imported only for `--address`, because the import takes seconds.
-    from pseudoris.pipeline.cluster import connected
-    from pseudoris.pipeline.fan_out import checking_on_cluster
-
-    with connected(address):
-        yield checking_on_cluster(PlacementConfig().read)
 
 
 def _show_report(out: str, found: VerifyReport) -> None:
@@ -198,10 +193,8 @@ def _show_report(out: str, found: VerifyReport) -> None:
     if found.problems:
         more = f", the first {MAX_SHOWN}" if len(found.problems) > MAX_SHOWN else ""
         title = f"{formats.counted(len(found.problems), 'problem')}{more}"
-        table = formats.columns_table(("shard", "what", "detail"), title=title, num_texts=3)
-        for problem in found.problems[:MAX_SHOWN]:
-            table.add_row("–" if problem.shard is None else str(problem.shard), problem.what, problem.detail)
-        console.stdout.print(table)
+        rows = (("–" if p.shard is None else str(p.shard), p.what, p.detail) for p in found.problems[:MAX_SHOWN])
+        console.stdout.print(formats.columns_table(("shard", "what", "detail"), rows, title=title, num_texts=3))
     if found.outside:
         title = "not byte-reproducible: bytes may differ from another run's (not a problem)"
         table = formats.columns_table(("shards", "what", "detail"), title=title, num_texts=3)

@@ -8,16 +8,13 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Collection, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from pseudoris.audit.audit_folder import RATER_NAME, HeaderLine, Verdict, VerdictLine, write_answers
+from pseudoris.audit.audit_folder import RATER_NAME, AuditFolder, HeaderLine, Verdict, VerdictLine, write_answers
 from pseudoris.audit.draw_files import DRAWN
 from pseudoris.interchange.imports.label_studio import TaskAnnotation, read_regions, read_tasks
 from pseudoris.primitives.errors import ConfigError
 from pseudoris.primitives.rle import ious, match_masks
-
-if TYPE_CHECKING:
-    from pseudoris.audit.audit_folder import AuditFolder
 
 
 def studio_verdicts(folder: AuditFolder, file: Path, data: bytes) -> bytes:

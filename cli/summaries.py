@@ -84,12 +84,9 @@ def plan_view(plan: DryRun) -> RenderableType:
         table.add_row("excluded", f"{plan.num_excluded:,} listed images are not planned")
     for text in plan.left_out:
         table.add_row("left out", text)
-    if plan.extension is not None:
-        known = f"{plan.extension.num_changed:,} planned images changed, {plan.extension.num_vanished:,} missing"
-        images, shards = (
-            formats.counted(plan.extension.num_images, "image"),
-            formats.counted(plan.extension.num_shards, "shard"),
-        )
+    if (new := plan.extension) is not None:
+        known = f"{new.num_changed:,} planned images changed, {new.num_vanished:,} missing"
+        images, shards = formats.counted(new.num_images, "image"), formats.counted(new.num_shards, "shard")
         table.add_row("extension", f"{images} in {shards}; {known}")
     if plan.num_to_retry is not None:
         table.add_row("to retry", formats.counted(plan.num_to_retry, "quarantined image"))
