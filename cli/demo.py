@@ -62,8 +62,7 @@ def demo(
         # The folder's name holds the config's hash: another config begins a new run, an equal one continues its run.
         runs[preset] = str(folder / f"{preset}-{scenes}-{config_hash(config)[:8]}")
         stdout.print(f"preset {preset}", style="bold")
-        exit_code = annotate.run(str(images), runs[preset], config)
-        if exit_code:
+        if exit_code := annotate.run(str(images), runs[preset], config):
             raise typer.Exit(exit_code)
         stdout.print("", _sample_rows(RunLocation.open(runs[preset]), config), "")
     found = []
