@@ -226,10 +226,9 @@ def _further_packages(config: RunConfig) -> list[str]:
     for stage in with_check(STAGES, config):
         if (folder := stage.folder(config)) is not None:
             names.update(folder.packages)
-        for entry in entry_points(group=stage.group, name=stage.settings(config).engine):
-            if entry.dist is not None and entry.dist.name not in PACKAGES:
-                names.add(entry.dist.name)
-    return sorted(names)
+        engines = entry_points(group=stage.group, name=stage.settings(config).engine)
+        names.update(entry.dist.name for entry in engines if entry.dist is not None)
+    return sorted(names.difference(PACKAGES))
 
 
 def _parser(config: FilterConfig) -> dict[str, str]:
