@@ -15,6 +15,7 @@ import pytest
 from huggingface_hub import constants
 
 from tests.builders.web import Answering, serving
+from tests.builders.weight_server import use_as_hub
 
 TOKEN = "hf_" + "x" * 34
 LARGE = (".parquet", ".jpg", ".png", ".tar")
@@ -260,9 +261,7 @@ def serving_hub() -> Iterator[Hub]:
 
 def use_hub(hub: Hub, monkeypatch: pytest.MonkeyPatch, token: str | None = None) -> None:
     """Make it the Hub of this process, as HF_ENDPOINT and HF_TOKEN do for a new one; xet's own server is not there."""
-    monkeypatch.setattr(constants, "ENDPOINT", hub.url)
-    template = f"{hub.url}/{{repo_id}}/resolve/{{revision}}/{{filename}}"
-    monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
+    use_as_hub(hub.url, monkeypatch)
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
     monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
     monkeypatch.setattr(constants, "HF_TOKEN_PATH", "/no/token")

@@ -66,28 +66,26 @@ def animation(image_format: str, frames: list[np.ndarray]) -> bytes:
 
 def png_of_header_only(width: int, height: int) -> bytes:
     """Return a PNG that announces its size and holds a few bytes: a pixel bomb when the size is large."""
-    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
-    data = zlib.compress(b"\0" * 4096)
-    return b"\x89PNG\r\n\x1a\n" + _chunk(b"IHDR", header) + _chunk(b"IDAT", data) + _chunk(b"IEND", b"")
+    return _png((width, height), 8, 2, (b"IDAT", zlib.compress(b"\0" * 4096)))
 
 
 def png_with(*chunks: tuple[bytes, bytes], data: bytes | None = None) -> bytes:
     """Return an 8 x 8 PNG with further chunks, kind and body, before its pixels; `data` in place of those."""
-    header = struct.pack(">IIBBBBB", 8, 8, 8, 2, 0, 0, 0)
     data = zlib.compress((b"\0" + b"\x7f" * 24) * 8) if data is None else data
-    every = [(b"IHDR", header), *chunks, (b"IDAT", data), (b"IEND", b"")]
-    return b"\x89PNG\r\n\x1a\n" + b"".join(_chunk(kind, body) for kind, body in every)
+    return _png((8, 8), 8, 2, *chunks, (b"IDAT", data))
 
 
 def png_16_bit(levels: np.ndarray) -> bytes:
     """Return a 16-bit PNG: (H, W) uint16 grey, or (H, W, 3) uint16 RGB, which Pillow cannot write."""
-    height, width = levels.shape[:2]
-    colour_type = 0 if levels.ndim == 2 else 2
-    header = struct.pack(">IIBBBBB", width, height, 16, colour_type, 0, 0, 0)
     rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in levels)
-    chunks = _chunk(b"IHDR", header) + _chunk(b"IDAT", zlib.compress(rows)) + _chunk(b"IEND", b"")
-    return b"\x89PNG\r\n\x1a\n" + chunks
+    return _png(levels.shape[1::-1], 16, 0 if levels.ndim == 2 else 2, (b"IDAT", zlib.compress(rows)))
 
 
-def _chunk(kind: bytes, body: bytes) -> bytes:
-    return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+def _png(size: tuple[int, ...], bits: int, colour_type: int, *chunks: tuple[bytes, bytes]) -> bytes:
+    """Return a PNG of chunks, kind and body, between its header and its end; `size` is width and height."""
+    header = struct.pack(">IIBBBBB", *size, bits, colour_type, 0, 0, 0)
+    every = ((b"IHDR", header), *chunks, (b"IEND", b""))
+    packed = (
+        struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body)) for kind, body in every
+    )
+    return b"\x89PNG\r\n\x1a\n" + b"".join(packed)

@@ -104,12 +104,10 @@ def _described(content: bytes, start: int) -> dict[str, str]:
     return {"Content-Length": str(len(content) - start), "X-Repo-Commit": COMMIT, "ETag": etag}
 
 
-def use_as_hub(server: WeightServer, monkeypatch: pytest.MonkeyPatch) -> None:
+def use_as_hub(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Make it the hub of this process, as the variable HF_ENDPOINT does for a new one."""
-    monkeypatch.setattr(constants, "ENDPOINT", server.url)
-    monkeypatch.setattr(
-        constants, "HUGGINGFACE_CO_URL_TEMPLATE", server.url + "/{repo_id}/resolve/{revision}/{filename}"
-    )
+    monkeypatch.setattr(constants, "ENDPOINT", url)
+    monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", url + "/{repo_id}/resolve/{revision}/{filename}")
 
 
 @contextmanager

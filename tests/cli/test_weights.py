@@ -47,7 +47,7 @@ def cache(tmp_path, monkeypatch):
 def server(cache, monkeypatch):
     """The files of `base` in miniature: SAM's site and the hub."""
     with serving_weights() as server:
-        use_as_hub(server, monkeypatch)
+        use_as_hub(server.url, monkeypatch)
         published = weight_cache.published_file(WeightsConfig(uri=f"checkpoints/{SAM_NAME}"))
         files = {SAM_NAME: f"{server.url}/{SAM_NAME}"}
         sam = replace(published, files=files, size_bytes=len(SAM), sha256=hashlib.sha256(SAM).hexdigest())

@@ -269,7 +269,14 @@ def test_a_run_on_s3_gives_the_samples_of_the_same_run_on_a_disk(run, s3_server,
     [
         ({}, {"buffer_images": 0}, "Give 1 or more"),
         ({}, {"uneven": "even"}, "give 'keep', 'drop' or 'pad'"),
-        ({}, {"rank": 2, "world_size": 2}, "rank is 2, world_size 2"),
+        *(
+            (
+                {},
+                {"rank": each, "world_size": 4},
+                rf"rank is {each}, world_size 4\. Give a rank from 0 to world_size - 1",
+            )
+            for each in (None, 4, -1)
+        ),
         ({"parts": ("pixels",)}, {}, "give some of image, mask, box, text, scores"),
         ({"parts": ()}, {}, "give some of image"),
         ({"expressions_per_mask": 0}, {}, "give 1 or more, or None for all"),

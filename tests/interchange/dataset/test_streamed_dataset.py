@@ -175,12 +175,6 @@ def test_without_a_batch_size_samples_come_one_by_one_as_from_torchs_loader(run)
     assert [each["mask_id"] for each in own] == [each["mask_id"] for each in torchs]
 
 
-@pytest.mark.parametrize("rank", [None, 4, -1])
-def test_a_world_size_needs_a_rank_within_it(run, rank):
-    with pytest.raises(ConfigError, match=rf"rank is {rank}, world_size 4\. Give a rank from 0 to world_size - 1"):
-        RisIterableDataset(run.location, order=StreamOrder(rank=rank, world_size=4))
-
-
 def test_it_resumes_over_bad_images(tmp_path):
     run = build_run(tmp_path, is_embedding=False)
     (run.source / "s1-2.png").unlink()

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import io
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -54,17 +55,15 @@ class LoadedMask:
             return np.asarray(image.convert("RGB"))
 
 
-Load = Callable[[Path], list[LoadedMask]]
+Load = Callable[[Path], Iterator[LoadedMask]]
 
 
-def load_refer(root: Path) -> list[LoadedMask]:
+def load_refer(root: Path) -> Iterator[LoadedMask]:
     dataset = LavtDataset(root, "train")
-    loaded = []
     for at in range(len(dataset)):
         path, mask, texts = dataset[at]
         ref = dataset.refer.refs[dataset.ref_ids[at]]
-        loaded.append(LoadedMask(path.name, path.read_bytes(), mask, tuple(texts), ref["ref_id"], ref["image_id"]))
-    return loaded
+        yield LoadedMask(path.name, path.read_bytes(), mask, tuple(texts), ref["ref_id"], ref["image_id"])
 
 
 def _loaded(record: dict) -> LoadedMask:
@@ -74,54 +73,44 @@ def _loaded(record: dict) -> LoadedMask:
     return LoadedMask(record["img_name"], record["img"], mask == 1, tuple(texts), record["seg_id"], number)
 
 
-def load_cris(root: Path) -> list[LoadedMask]:
+def load_cris(root: Path) -> Iterator[LoadedMask]:
     # Pseudo-RIS' loader reads `img_id` off the list; the trainers' own tool drops it from its records.
     numbers = [item["img_id"] for item in json.loads((root / "anns/refcoco/train.json").read_text())]
     records = folder2records(root, "refcoco", "train")
-    return [_loaded({**record, "img_id": number}) for record, number in zip(records, numbers, strict=True)]
+    yield from (_loaded({**record, "img_id": number}) for record, number in zip(records, numbers, strict=True))
 
 
-def load_lmdb(root: Path) -> list[LoadedMask]:
-    dataset = CrisDataset(root)
-    try:
-        return [_loaded(dataset[at]) for at in range(len(dataset))]
-    finally:
-        dataset.close()
+def load_lmdb(root: Path) -> Iterator[LoadedMask]:
+    with closing(CrisDataset(root)) as dataset:
+        yield from (_loaded(dataset[at]) for at in range(len(dataset)))
 
 
-def load_coco(root: Path) -> list[LoadedMask]:
-    loaded = []
+def load_coco(root: Path) -> Iterator[LoadedMask]:
     for image, annotation, mask, texts in read_instances(root):
         name = image["file_name"]
         data = (root / "images" / name).read_bytes()
-        loaded.append(LoadedMask(name, data, mask, tuple(texts), annotation["id"], image["id"]))
-    return loaded
+        yield LoadedMask(name, data, mask, tuple(texts), annotation["id"], image["id"])
 
 
-def load_sa1b(root: Path) -> list[LoadedMask]:
-    loaded = []
+def load_sa1b(root: Path) -> Iterator[LoadedMask]:
     for path, image, found in read_sa1b(root):
         numbers = image["image_id"], image["source_image_id"]
         for annotation, mask in found:
             texts = tuple(annotation["expressions"])
-            loaded.append(LoadedMask(path.name, path.read_bytes(), mask, texts, annotation["id"], *numbers))
-    return loaded
+            yield LoadedMask(path.name, path.read_bytes(), mask, texts, annotation["id"], *numbers)
 
 
-def load_webdataset(root: Path) -> list[LoadedMask]:
-    loaded = []
+def load_webdataset(root: Path) -> Iterator[LoadedMask]:
     for sample in read_samples(root):
         suffix = "jpg" if "jpg" in sample else "png"
         for mask in json.loads(sample["json"])["masks"]:
             pixels = coco.decode(mask["segmentation"]).astype(bool)
             texts = tuple(each["text"] for each in mask["expressions"])
             name = f"{sample['__key__']}.{suffix}"
-            loaded.append(LoadedMask(name, sample[suffix], pixels, texts, mask["mask_id"]))
-    return loaded
+            yield LoadedMask(name, sample[suffix], pixels, texts, mask["mask_id"])
 
 
-def load_huggingface(root: Path) -> list[LoadedMask]:
-    loaded = []
+def load_huggingface(root: Path) -> Iterator[LoadedMask]:
     for row in open_folder(root):
         encoded = io.BytesIO()
         row["image"].save(encoded, "PNG")
@@ -130,19 +119,17 @@ def load_huggingface(root: Path) -> list[LoadedMask]:
             assert set(np.unique(pixels)) <= {0, 255}
             texts = tuple(mask["expressions"])
             name = f"{row['image_id']}.png"
-            loaded.append(LoadedMask(name, encoded.getvalue(), pixels == 255, texts, mask["mask_id"]))
-    return loaded
+            yield LoadedMask(name, encoded.getvalue(), pixels == 255, texts, mask["mask_id"])
 
 
-def load_pseudo_ris(root: Path) -> list[LoadedMask]:
-    """Return each caption once, kept or not; how often it stands there is asked elsewhere."""
-    dataset, loaded = PseudoDataset(root), []
+def load_pseudo_ris(root: Path) -> Iterator[LoadedMask]:
+    """Yield each caption once, kept or not; how often it stands there is asked elsewhere."""
+    dataset = PseudoDataset(root)
     for at in range(len(dataset)):
         row = dataset[at]
         assert set(np.unique(row.mask)) <= {0.0, 1.0}
         texts, number = tuple(dict.fromkeys(row.captions)), f"{row.img_id}/{row.seg_id}"
-        loaded.append(LoadedMask(row.img_name, row.image.read_bytes(), row.mask == 1, texts, number, row.img_id))
-    return loaded
+        yield LoadedMask(row.img_name, row.image.read_bytes(), row.mask == 1, texts, number, row.img_id)
 
 
 # Formats of masks first of all: a mask without an expression is in them too.

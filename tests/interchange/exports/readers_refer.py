@@ -24,9 +24,6 @@ class Refer:
         with (Path(root) / dataset / f"refs({split_by}).p").open("rb") as file:
             self.refs_list = pickle.load(file)
         self.instances = json.loads((Path(root) / dataset / "instances.json").read_text())
-        self.create_index()
-
-    def create_index(self):
         self.anns = {ann["id"]: ann for ann in self.instances["annotations"]}
         self.imgs = {image["id"]: image for image in self.instances["images"]}
         self.cats = {category["id"]: category["name"] for category in self.instances["categories"]}

@@ -119,7 +119,7 @@ def test_masks_are_polygons_which_fill_to_the_same_pixels_as_encodings_where_ask
     polygons, encoded = (exported("refer", run=run_of_several, **each)[0] for each in ({}, {"masks": "rle"}))
     codes = [each["segmentation"] for each in instances_of(polygons)["annotations"]]
     assert {(len(code), type(code[0])) for code in codes} == {(1, list)}
-    found, due = load_refer(polygons), load_refer(encoded)
+    found, due = ([*load_refer(each)] for each in (polygons, encoded))
     assert [mask.texts for mask in found] == [mask.texts for mask in due]
     assert all(np.array_equal(one.mask, other.mask) for one, other in zip(found, due, strict=True))
 

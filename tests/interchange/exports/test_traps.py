@@ -28,7 +28,7 @@ HAS_PLAIN_PATHS = True
 
 @pytest.fixture(scope="module", params=sorted(LOADERS))
 def loaded(request, exported) -> tuple[str, list[LoadedMask]]:
-    return request.param, LOADERS[request.param](exported(request.param, max_tokens=0)[0])
+    return request.param, [*LOADERS[request.param](exported(request.param, max_tokens=0)[0])]
 
 
 def due(built_run, name: str):
@@ -84,7 +84,7 @@ def test_trap_texts_reach_trainers_stripped_in_small_letters_and_never_empty(nam
 
     changed_tables(monkeypatch, shouted)
     report = export(name, built_run, place, max_tokens=0)
-    masks = LOADERS[name](Path(place.root))
+    masks = [*LOADERS[name](Path(place.root))]
     texts = Counter(text for mask in masks for text in mask.texts)
     expected = due(built_run, name)
     assert texts == Counter(text for of in expected.values() for mask in of for text in mask.texts)

@@ -38,7 +38,7 @@ def server(client, monkeypatch):
     monkeypatch.setattr(httpx2, "Client", client)
     monkeypatch.setattr("tenacity.nap.time.sleep", lambda _: None)
     with serving_weights() as server:
-        use_as_hub(server, monkeypatch)
+        use_as_hub(server.url, monkeypatch)
         server.files[PATH] = CONTENT
         yield server
 
