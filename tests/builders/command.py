@@ -74,12 +74,10 @@ def invoke(*words: object, columns: int = 200, code: int = 0) -> Result:
     return ended
 
 
-def start_pseudoris(*arguments: str) -> subprocess.Popen[str]:
-    """Start the command and return its process, to be sent a signal; its output is piped."""
-    pipe = subprocess.PIPE
-    return subprocess.Popen(
-        _command(arguments), stdout=pipe, stderr=pipe, text=True, env=_environment(), preexec_fn=_obey_interrupts
-    )
+def start_pseudoris(*arguments: str, options: Sequence[str] = (), **process: bool) -> subprocess.Popen[str]:
+    """Start the command, with `options` of Python, and return its process, to be sent a signal; its output is piped."""
+    how = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True, "env": _environment(), **process}
+    return subprocess.Popen(_command(arguments, options), preexec_fn=_obey_interrupts, **how)
 
 
 def _obey_interrupts() -> None:
@@ -96,8 +94,8 @@ def wait_for(condition: Callable[[], bool], timeout_s: float = 180.0) -> None:
         time.sleep(0.02)
 
 
-def _command(arguments: Sequence[str]) -> list[str]:
-    return [sys.executable, "-m", "pseudoris", *arguments]
+def _command(arguments: Sequence[str], options: Sequence[str] = ()) -> list[str]:
+    return [sys.executable, *options, "-m", "pseudoris", *arguments]
 
 
 def _environment() -> dict[str, str]:

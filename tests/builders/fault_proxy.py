@@ -174,10 +174,10 @@ class FaultProxy:
             return await _write(writer, head, body)
         if fault.kind in _ERRORS:
             status, reason, code = _ERRORS[fault.kind]
-            document = (
-                f"<Error><Code>{code}</Code><Message>injected</Message></Error>" if request.method != "HEAD" else ""
-            )
-            return await _write_document(writer, status, reason, document.encode())
+            told = f"<Error><Code>{code}</Code><Message>injected</Message></Error>".encode()
+            body = told if request.method != "HEAD" else b""
+            fields = f"Content-Type: application/xml\r\nContent-Length: {len(body)}\r\n\r\n"
+            return await _write(writer, f"HTTP/1.1 {status} {reason}\r\n{fields}".encode(), body)
         if fault.kind.startswith("hang"):
             with suppress(TimeoutError):
                 await asyncio.wait_for(reader.read(1), fault.seconds)
@@ -219,7 +219,9 @@ class FaultProxy:
         writer.close()
         head, _, body = answer.partition(b"\r\n\r\n")
         if re.search(rb"(?im)^transfer-encoding:\s*chunked", head):
-            body = _unchunked(body)
+            chunks = asyncio.StreamReader()
+            chunks.feed_data(body)
+            body = await _read_chunks(chunks) if body else b""
             head = re.sub(rb"(?im)^transfer-encoding:[^\r\n]*", b"Content-Length: %d" % len(body), head)
         head = re.sub(rb"(?im)\r\n(connection|keep-alive):[^\r\n]*", b"", head)
         head = re.sub(rb"^HTTP/1\.0", b"HTTP/1.1", head)
@@ -330,23 +332,6 @@ async def _read_chunks(reader: asyncio.StreamReader) -> bytes:
         body += (await reader.readexactly(size + 2))[:-2]
     await reader.readuntil(b"\r\n")
     return body
-
-
-def _unchunked(body: bytes) -> bytes:
-    parts = []
-    while body:
-        size, _, rest = body.partition(b"\r\n")
-        length = int(size.split(b";")[0], 16)
-        if length == 0:
-            break
-        parts.append(rest[:length])
-        body = rest[length + 2 :]
-    return b"".join(parts)
-
-
-async def _write_document(writer: asyncio.StreamWriter, status: int, reason: str, body: bytes) -> bool:
-    head = f"HTTP/1.1 {status} {reason}\r\nContent-Type: application/xml\r\nContent-Length: {len(body)}\r\n\r\n"
-    return await _write(writer, head.encode(), body)
 
 
 async def _write(writer: asyncio.StreamWriter, head: bytes, body: bytes) -> bool:

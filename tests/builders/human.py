@@ -79,12 +79,10 @@ def document(images: Sequence[Mapping], annotations: Sequence[Mapping]) -> bytes
     return json.dumps({"images": images, "annotations": annotations, "categories": categories}).encode()
 
 
-def write_refer(
-    folder: Path, images: Sequence[Mapping], annotations: Sequence[Mapping], refs: Any, *, protocol: int = 2
-) -> Path:
+def write_refer(folder: Path, images: Sequence[Mapping], annotations: Sequence[Mapping], refs: Any) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "instances.json").write_bytes(document(images, annotations))
-    (folder / "refs(unc).p").write_bytes(pickle.dumps(refs, protocol))
+    (folder / "refs(unc).p").write_bytes(pickle.dumps(refs, 2))
     return folder
 
 

@@ -15,7 +15,7 @@ from evidence.recipes.scene_texts import realise
 from pseudoris.files.location import RunLocation
 from pseudoris.primitives import rle
 from pseudoris.schemas.fitted import CONFIDENCE_COLUMNS, Rated
-from pseudoris.schemas.ids import image_id, mask_id, sha256_hex
+from pseudoris.schemas.ids import mask_id, sha256_hex
 from pseudoris.schemas.run_records import PlanEntry, RunHeader
 from pseudoris.schemas.shard import CaptionSample, ExpressionRecord, Failure, MaskRecord, ShardImage
 from pseudoris.synthworld.attributes import COLOURS, Attributes
@@ -24,6 +24,7 @@ from pseudoris.synthworld.grammar import Description
 from pseudoris.synthworld.renderer import render
 from pseudoris.synthworld.scenes import Scene, SceneObject, Split, make_scene
 from pseudoris.training.calibration.confidence_fit import JudgedImage
+from tests.builders.sources import entries_of
 from tests.store.builders import commit_images, start_run
 
 DRAWS = (("beam", None, None), ("top_k", 5, None), ("top_p", None, 0.4), ("top_p", None, 0.8))
@@ -80,11 +81,7 @@ def scene_run(
     **header_changes: object,
 ) -> RunHeader:
     """Write a run over the scenes, all of it committed by default."""
-    keys = list(known)
-    entries = [
-        PlanEntry(at // per_shard, at % per_shard, image_id(key), key, 100, None, 5) for at, key in enumerate(keys)
-    ]
-    header = start_run(location, entries, source=source, **header_changes)
+    header = start_run(location, entries_of(known, per_shard=per_shard), source=source, **header_changes)
     for number in range(header.num_shards) if committed is None else committed:
         commit_images(location, header, lambda entry: change(annotated(entry, known[entry.key])), number)
     return header

@@ -73,6 +73,11 @@ def plan_of(items: Iterable[SourceItem], *, shard: int = 0) -> list[PlanEntry]:
     ]
 
 
+def entries_of(keys: Iterable[str], *, per_shard: int = 4) -> list[PlanEntry]:
+    """Return the plan of images of 100 bytes, by their keys."""
+    return [PlanEntry(at // per_shard, at % per_shard, image_id(key), key, 100, None, 5) for at, key in enumerate(keys)]
+
+
 def reasons(shard: Shard) -> dict[str, str | None]:
     """Return why each image of a shard is quarantined, by key; None is a sound one."""
     return {image.key: image.failure.reason if image.failure else None for image in shard.images}

@@ -18,7 +18,7 @@ import psutil
 import pytest
 
 from pseudoris.files.location import RunLocation
-from tests.builders.command import wait_for
+from tests.builders.command import start_pseudoris, wait_for
 from tests.builders.images import png
 from tests.builders.scored_runs import scored_run
 
@@ -42,22 +42,10 @@ def out(tmp_path_factory):
     return str(out)
 
 
-def started(*words: str, options: tuple[str, ...] = ()) -> subprocess.Popen[str]:
-    return subprocess.Popen(
-        [sys.executable, *options, "-m", "pseudoris", *words],
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-        # Shells start what runs in the background with SIGINT ignored, and children inherit that.
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
-    )
-
-
 def signalled_at(module: str, number: int, *words: str) -> tuple[int, str]:
     """Send the signal to the command's group once `module` is imported; return the exit code, and what was said."""
     # Python reports each import when it has ended.
-    process = started(*words, options=("-X", "importtime"))
+    process = start_pseudoris(*words, options=("-X", "importtime"), start_new_session=True)
     is_sent, said = False, ""
     for line in process.stderr:
         if not line.startswith("import time:"):
@@ -111,7 +99,7 @@ def has_child(process: psutil.Process, name: str) -> bool:
 def test_a_signal_to_the_group_while_ray_starts_ends_in_one_line(out, process_name):
     """As `timeout` and Slurm send it. If Ray's processes ended first, the command would end without a word."""
     words = (f"{Path(out).parent}/in", f"{out}-new", "--address", "local", *PATIENT)
-    process = started("annotate", "--preset=tiny", *words)
+    process = start_pseudoris("annotate", "--preset=tiny", *words, start_new_session=True)
     ours = psutil.Process(process.pid)
     wait_for(lambda: has_child(ours, process_name) or process.poll() is not None, timeout_s=PATIENCE_S)
     assert process.poll() is None, process.communicate()[1]

@@ -28,6 +28,7 @@ from tests.builders.plain_runs import work_off
 from tests.builders.runs import SMALL, STUBS, stub_config, write_source
 from tests.builders.scored_runs import scored_run
 from tests.builders.seals import forge_header
+from tests.store.builders import parts
 
 SETTINGS = tuple(word for assignment in (*STUBS, *SMALL) for word in ("--set", assignment))
 REMEDY = "Run the `pseudoris annotate` command of this run again with --repair"
@@ -62,12 +63,7 @@ def root(location: RunLocation) -> str:
 
 def contents(location: RunLocation) -> dict[str, bytes]:
     """Return every part and every receipt by its path."""
-    folders = (*SCHEMAS, "_receipts")
-    return {
-        f"{folder}/{file.name}": location.read_bytes(f"{folder}/{file.name}")
-        for folder in folders
-        for file in location.list(folder)
-    }
+    return parts(location, "_receipts")
 
 
 READERS = (

@@ -182,31 +182,22 @@ def test_a_resume_that_finds_no_training_says_so_and_begins(trained, tmp_path):
         invoke(*found)
 
 
-@pytest.fixture(scope="module")
-def trained_ppt(tmp_path_factory):
-    """A REFER dataset, imported, paired and trained on, none of its masks read: folder, images, command and output."""
-    folder = tmp_path_factory.mktemp("ppt é")
-    annotation, images = write_small_refer(folder)
-    human, pairs = folder / "human", folder / "h"
+@pytest.mark.slow
+def test_refer_data_go_from_import_to_a_model_that_is_trained_on_none_of_their_masks(tmp_path) -> None:
+    annotation, images = write_small_refer(tmp_path)
+    human, pairs, out = (tmp_path / name for name in ("human", "h", "out"))
     invoke("import", annotation, images, human, "--workers", "1", "--embed-images")
     # Of random weights: so that some texts have one pseudo-mask, and some have several.
     of_pairs = ["--set", "filtering.weights.uri=random:0", "--set", "pairs.min_peak=0.98"]
     invoke("ppt", "pairs", human, pairs, *of_pairs)
-    words = setting(*small_words(folder / "models"))
-    arguments = ["train", "ppt", "--h", pairs, "--val", human, "--out", folder / "out"]
-    arguments += ["--set", "curriculum.epochs_factor=0.5", "--seed", "2", *words]
-    return folder, images, arguments, invoke(*arguments)
-
-
-@pytest.mark.slow
-def test_refer_data_go_from_import_to_a_trained_model(trained_ppt) -> None:
-    folder, _, _, result = trained_ppt
+    words = setting(*small_words(tmp_path / "models"), "curriculum.epochs_factor=0.5")
+    result = invoke("train", "ppt", "--h", pairs, "--val", human, "--out", out, "--seed", "2", *words)
     for words in ("semantic", "h_sem", "pairs per epoch", "parameters", "mIoU", "P@0.3", "P@0.9", "pseudoris predict"):
         assert words in result.output
-    settings = json.loads((folder / "out" / "config.json").read_text())
+    settings = json.loads((out / "config.json").read_text())
     assert "undecided pairs now have a referent" in result.stderr
     assert "validation Circular: in full in summary.json (circularity)" in " ".join(result.stdout.split())
-    assert json.loads((folder / "out" / "summary.json").read_text())["circularity"]
+    assert json.loads((out / "summary.json").read_text())["circularity"]
     # Of the import the images and sentences alone, through `ppt pairs`: no human mask is trained on.
     assert {name for name, runs in settings["runs"].items() if runs} == {"h"}
     assert settings["learner"] == "ppt"

@@ -131,12 +131,15 @@ def commit_images(
     *shards: int,
     generation: int = 0,
     embed_images: bool = False,
+    **fields,
 ) -> list[Receipt]:
-    """Commit shards, all by default, of the images that `image_of` makes of the plan's entries."""
+    """Commit shards, all by default, of the images that `image_of` makes of the plan's entries, with further fields."""
     receipts = []
     for number in shards or range(header.num_shards):
         images = tuple(map(image_of, read_shard_plan(location, header, number)))
-        receipts.append(commit_made(location, header, Shard(number, generation, images), embed_images=embed_images))
+        receipts.append(
+            commit_made(location, header, Shard(number, generation, images, **fields), embed_images=embed_images)
+        )
     return receipts
 
 

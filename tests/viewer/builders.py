@@ -8,26 +8,29 @@ from pseudoris.cli.gallery import write_pages
 from pseudoris.files.location import RunLocation
 from pseudoris.schemas.ids import image_id, mask_id, sha256_hex
 from pseudoris.schemas.keep_rule import OPTIONAL_COLUMNS, KeepRule
-from pseudoris.schemas.run_records import PlanEntry
-from pseudoris.schemas.shard import CaptionSample, ExpressionRecord, MaskRecord, Shard
+from pseudoris.schemas.shard import CaptionSample, ExpressionRecord, MaskRecord
 from pseudoris.store.tables.open_run import QuarantinedImage
 from pseudoris.viewer.gallery_sample import Gallery, GalleryImage, GallerySummary
 from tests.builders.human import box_mask, rle
 from tests.builders.images import encode as encode_image
-from tests.store.builders import commit_made, empty, quarantined, start_run
+from tests.builders.sources import entries_of
+from tests.store.builders import commit_images, empty, quarantined, start_run
 
 HEIGHT, WIDTH = 60, 90
 BOXES = ((10, 10, 40, 30), (50, 20, 80, 50), (5, 40, 30, 55))
 # What is said in an image of two masks, as `annotated` takes it.
 TWO = [(0, "a red circle", 1.5, 1), (0, "the dotted circle", 1.2, 1), (1, "a blue circle", 1.3, 0)]
+# A row's draw of a caption.
+DRAW = {"crop": "context_1.2", "decoder": "top_p", "top_k": None, "top_p": 0.4, "log_prob": -3.25}
+DRAW |= {"others": "all", "num_others": 1, "other_masks": []}
 
 
 def encode(mask):
     return rle(mask)["counts"]
 
 
-def rectangle(box=BOXES[0], size=(HEIGHT, WIDTH)):
-    return box_mask(box, size)
+def rectangle(box=BOXES[0]):
+    return box_mask(box, (HEIGHT, WIDTH))
 
 
 def target_id(index):
@@ -35,23 +38,18 @@ def target_id(index):
     return mask_id("0" * 16, index)
 
 
-def make_draw(**changes):
-    fields = {"crop": "context_1.2", "decoder": "top_p", "top_k": None, "top_p": 0.4, "log_prob": -3.25}
-    return {**fields, "others": "all", "num_others": 1, "other_masks": [], **changes}
-
-
 def make_expression(text="the red circle", *, targets=(0,), rival_index=1, **changes):
     """Return a row of the table of expressions, as a gallery reads it."""
     scores = {"distinctiveness": 1.2, "uniqueness": 1.1, "correctness": 0.25, **dict.fromkeys(OPTIONAL_COLUMNS)}
     fields = {"head_noun": "circle", "count": 1, "weight": 1.0, "kept": True, "source": "model", "judged": True}
     masks = {"target_mask_ids": [target_id(index) for index in targets], "rival_mask_id": target_id(rival_index)}
-    return {"text": text, **scores, **fields, **masks, "unmet": [], "samples": [make_draw()], **changes}
+    return {"text": text, **scores, **fields, **masks, "unmet": [], "samples": [DRAW], **changes}
 
 
-def make_mask(index=0, *, box=BOXES[0], counts=None, size=(HEIGHT, WIDTH)):
+def make_mask(index=0, *, box=BOXES[0], counts=None):
     """Return a row of the table of masks."""
     mask = rectangle(box)
-    encoded = {"size": list(size), "counts": encode(mask) if counts is None else counts}
+    encoded = {"size": [HEIGHT, WIDTH], "counts": encode(mask) if counts is None else counts}
     scores = {"area_px": int(mask.sum()), "predicted_iou": 0.9, "stability_score": 0.95, "prior": "none"}
     return {"mask_id": target_id(index), "segmentation": encoded, **scores}
 
@@ -60,14 +58,13 @@ def picture():
     return encode_image(Image.new("RGB", (WIDTH, HEIGHT), 0))
 
 
-def make_image(key="a/b.png", *, masks=None, expressions=None, data=None):
+def make_image(key="a/b.png", *, masks=None, expressions=None):
     if masks is None:
         masks = (make_mask(0), make_mask(1, box=BOXES[1]))
     if expressions is None:
         weak = make_expression("a circle", distinctiveness=0.8, kept=False)
         expressions = (make_expression(), weak) if masks else ()
-    data = picture() if data is None else data
-    return GalleryImage(image_id(key), key, HEIGHT, WIDTH, data, tuple(masks), tuple(expressions))
+    return GalleryImage(image_id(key), key, HEIGHT, WIDTH, picture(), tuple(masks), tuple(expressions))
 
 
 def make_summary(**changes):
@@ -114,20 +111,12 @@ def annotated(entry, num_masks=2, expressions=None, data=None):
     return replace(empty(entry), masks=masks, expressions=candidates, **size)
 
 
-def write_run(folder, *makers, per_shard=4, seconds=None, settings=(), embed_images=True, **changes):
+def write_run(folder, *makers, seconds=None, settings=(), **changes):
     """Commit a run whose images are what `makers`, of (key, function of a plan's entry), make; return its location."""
-    location = RunLocation.open(str(folder))
-    entries = [
-        PlanEntry(at // per_shard, at % per_shard, image_id(key), key, 100, None, 5)
-        for at, (key, _) in enumerate(makers)
-    ]
-    header = start_run(location, entries, *settings, **changes)
-    images = [make(entry) for entry, (_, make) in zip(entries, makers, strict=True)]
-    for start in range(0, len(entries), per_shard):
-        some = tuple(images[start : start + per_shard])
-        seconds = {"propose": 1.5, "caption": 2.0} if seconds is None else seconds
-        shard = Shard(start // per_shard, 0, some, seconds, ("node-a",))
-        commit_made(location, header, shard, embed_images=embed_images)
+    location, made = RunLocation.open(str(folder)), dict(makers)
+    header = start_run(location, entries_of(made), *settings, **changes)
+    spent = {"seconds": seconds or {"propose": 1.5, "caption": 2.0}, "nodes": ("node-a",)}
+    commit_images(location, header, lambda entry: made[entry.key](entry), embed_images=True, **spent)
     return location
 
 

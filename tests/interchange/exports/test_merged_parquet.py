@@ -14,7 +14,7 @@ from pseudoris.interchange.exports import find_export, merged_parquet
 from pseudoris.schemas.tables import SCHEMAS
 from tests.builders.tables import read_table
 from tests.interchange.exports.builders import BuiltRun, build_run, jpeg, request_for
-from tests.store.builders import commit, make_entries, start_run
+from tests.store.builders import commit, make_entries, parts, start_run
 
 NUM_SHARDS = 12
 
@@ -41,8 +41,7 @@ def write(run, destination, *, target_bytes=2**28):
 
 
 def contents(destination: RunLocation) -> dict[str, bytes]:
-    paths = [f"{table}/{file.name}" for table in SCHEMAS for file in destination.list(table)]
-    return {path: destination.read_bytes(path) for path in sorted(paths)}
+    return dict(sorted(parts(destination).items()))
 
 
 def merged(destination: RunLocation, table: str) -> list[pa.Table]:

@@ -82,9 +82,8 @@ def test_all_from_and_into_a_bucket_has_the_bytes_of_an_import_between_disks(tmp
     assert read_table(location, "images")["key"].to_pylist() == read_table(on_disk, "images")["key"].to_pylist()
 
 
-def read_references(refs, *, images=IMAGES, objects=OBJECTS, splits=("train",), protocol=2):
-    data = pickle.dumps(refs, protocol)
-    return read_refer(data, document(images, objects), refs_name="refs(unc).p", splits=splits)
+def read_references(refs, *, splits=("train",)):
+    return read_refer(pickle.dumps(refs, 2), document(IMAGES, OBJECTS), refs_name="refs(unc).p", splits=splits)
 
 
 def texts(annotation) -> dict[tuple[str, int], tuple[str, ...]]:
