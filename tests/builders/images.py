@@ -50,7 +50,7 @@ def jpeg(height: int = 24, width: int = 32) -> bytes:
     return encode(smooth_pixels(height, width), "JPEG", quality=95)
 
 
-def oriented(pixels: np.ndarray, orientation: int, image_format: str = "PNG", **options: Any) -> bytes:
+def oriented(pixels: Image.Image | np.ndarray, orientation: int, image_format: str = "PNG", **options: Any) -> bytes:
     """Return `pixels` encoded as they lie, with an EXIF orientation tag of 1 to 8."""
     exif = Image.Exif()
     exif[EXIF_ORIENTATION] = orientation

@@ -73,9 +73,16 @@ def plan_of(items: Iterable[SourceItem], *, shard: int = 0) -> list[PlanEntry]:
     ]
 
 
-def entries_of(keys: Iterable[str], *, per_shard: int = 4) -> list[PlanEntry]:
-    """Return the plan of images of 100 bytes, by their keys."""
-    return [PlanEntry(at // per_shard, at % per_shard, image_id(key), key, 100, None, 5) for at, key in enumerate(keys)]
+def entries_of(keys: Iterable[str], *, per_shard: int = 4, source: Path | None = None) -> list[PlanEntry]:
+    """Return the plan of images by their keys: of files in the folder `source`, of 100 bytes where there is none."""
+    found = []
+    for at, key in enumerate(keys):
+        stored = (100, None, 5)
+        if source is not None and (source / key).is_file():
+            facts = (source / key).stat()
+            stored = (facts.st_size, None, facts.st_mtime_ns)
+        found.append(PlanEntry(at // per_shard, at % per_shard, image_id(key), key, *stored))
+    return found
 
 
 def reasons(shard: Shard) -> dict[str, str | None]:

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from pseudoris.files.location import RunLocation
-from pseudoris.schemas.ids import image_id, sha256_hex
-from pseudoris.schemas.run_records import PlanEntry, Receipt
+from pseudoris.schemas.ids import sha256_hex
+from pseudoris.schemas.run_records import PlanEntry, Receipt, RunHeader
 from pseudoris.schemas.shard import ExpressionRecord, ShardImage
 from tests.builders.images import png
+from tests.builders.sources import entries_of, write_files
 from tests.store.builders import (
     HEIGHT,
     WIDTH,
@@ -57,52 +58,48 @@ def make_image(entry: PlanEntry, number: int, rows: Sequence[Row]) -> ShardImage
     return replace(empty(entry), **facts, expressions=tuple(expressions))
 
 
+@dataclass(frozen=True)
 class BuiltRun:
-    """A run whose images also lie as files in SOURCE, beside it."""
+    """A run whose images also lie as files in SOURCE, beside it; `image` makes one of a plan's entry."""
 
-    def __init__(
-        self,
-        location: RunLocation,
-        source: Path,
-        *,
-        num_shards: int = 3,
-        per_shard: int = 4,
-        is_embedding: bool = True,
-        rows: Callable[[int], Sequence[Row]] = default_rows,
-        prefix: str = "s",
-        recipe: str | None = None,
-    ) -> None:
-        self.location, self.source, self._rows, self._is_embedding = location, source, rows, is_embedding
-        self._per_shard, entries = per_shard, []
-        source.mkdir(parents=True, exist_ok=True)
-        for number in range(num_shards * per_shard):
-            shard, position = divmod(number, per_shard)
-            path = source / f"{prefix}{shard}-{position}.png"
-            path.write_bytes(png(height=HEIGHT, width=WIDTH, seed=number))
-            facts = path.stat()
-            stored = (facts.st_size, None, facts.st_mtime_ns)
-            entries.append(PlanEntry(shard, position, image_id(path.name), path.name, *stored))
-        self.header = start_run(
-            location,
-            entries,
-            f"shards.embed_images={json.dumps(is_embedding)}",
-            origin="annotate" if recipe is None else "ppt",
-            source=str(source),
-            identity=make_identity(**({} if recipe is None else {"method": {"recipe": recipe}})),
-        )
-
-    def image(self, entry: PlanEntry) -> ShardImage:
-        number = entry.shard * self._per_shard + entry.position
-        return make_image(entry, number, self._rows(number))
+    location: RunLocation
+    source: Path
+    header: RunHeader
+    image: Callable[[PlanEntry], ShardImage]
 
     def commit(self, *shards: int, generation: int = 0) -> list[Receipt]:
-        options = {"generation": generation, "embed_images": self._is_embedding}
+        options = {"generation": generation, "embed_images": self.header.config.shards.embed_images}
         return commit_images(self.location, self.header, self.image, *shards, **options)
 
 
-def build_run(folder: Path, *, is_committed: bool = True, **options: object) -> BuiltRun:
+def build_run(
+    folder: Path,
+    *,
+    is_committed: bool = True,
+    num_shards: int = 3,
+    per_shard: int = 4,
+    is_embedding: bool = True,
+    rows: Callable[[int], Sequence[Row]] = default_rows,
+    prefix: str = "s",
+    recipe: str | None = None,
+) -> BuiltRun:
     """Return a run below `folder`, all of it committed."""
-    run = BuiltRun(RunLocation.open(str(folder / "run")), folder / "images", **options)
+    location, source = RunLocation.open(str(folder / "run")), folder / "images"
+    numbers = {f"{prefix}{at // per_shard}-{at % per_shard}.png": at for at in range(num_shards * per_shard)}
+    write_files(source, {name: png(height=HEIGHT, width=WIDTH, seed=number) for name, number in numbers.items()})
+    header = start_run(
+        location,
+        entries_of(numbers, per_shard=per_shard, source=source),
+        f"shards.embed_images={json.dumps(is_embedding)}",
+        origin="annotate" if recipe is None else "ppt",
+        source=str(source),
+        identity=make_identity(**({} if recipe is None else {"method": {"recipe": recipe}})),
+    )
+
+    def image(entry: PlanEntry) -> ShardImage:
+        return make_image(entry, numbers[entry.key], rows(numbers[entry.key]))
+
+    run = BuiltRun(location, source, header, image)
     if is_committed:
         run.commit()
     return run

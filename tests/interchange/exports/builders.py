@@ -20,7 +20,8 @@ from pseudoris.schemas.run_records import PlanEntry, RunHeader
 from pseudoris.schemas.shard import ExpressionRecord, MaskRecord, ShardImage
 from pseudoris.store.tables.annotations import AnnotatedImage
 from pseudoris.store.tables.open_run import OpenRun
-from tests.builders.images import EXIF_ORIENTATION, encode
+from tests.builders.images import encode, oriented
+from tests.builders.sources import entries_of, write_files
 from tests.store.builders import HEIGHT, WIDTH, commit_images, empty, make_expression, make_mask, quarantined, start_run
 
 LONG_TEXT = "a very small and rather round red thing that lies to the left of all of the other things over there"
@@ -66,12 +67,9 @@ class BuiltRun:
 
 def jpeg(orientation: int = 1, mode: str = "RGB") -> bytes:
     """Return the picture as a JPEG whose EXIF orientation makes it `UPRIGHT`."""
-    stored = {1: UPRIGHT, 6: np.rot90(UPRIGHT), 3: UPRIGHT[::-1, ::-1]}[orientation]
-    options = {"quality": 95, "subsampling": 0}
-    if orientation != 1:
-        options["exif"] = Image.Exif()
-        options["exif"][EXIF_ORIENTATION] = orientation
-    return encode(Image.fromarray(np.ascontiguousarray(stored)).convert(mode), "JPEG", **options)
+    turned = {1: UPRIGHT, 6: np.rot90(UPRIGHT), 3: UPRIGHT[::-1, ::-1]}[orientation]
+    stored, options = Image.fromarray(np.ascontiguousarray(turned)).convert(mode), {"quality": 95, "subsampling": 0}
+    return encode(stored, "JPEG", **options) if orientation == 1 else oriented(stored, orientation, "JPEG", **options)
 
 
 def png(mode: str = "RGB") -> bytes:
@@ -108,18 +106,16 @@ def build_run(
     for keys that are plain paths. `more` gives an image's expressions of several masks or of none.
     """
     location = _opened(place)
-    keys = [*(key for key, _, _ in pictures), EMPTY_KEY, QUARANTINED_KEY]
-    data = {key: content for key, content, _ in pictures}
-    stats = {} if source is None else {key: _write(source / key, data[key]) for key in data}
-    entries = [
-        PlanEntry(at // per_shard, at % per_shard, image_id(key), key, *stats.get(key, (100, None, 5)))
-        for at, key in enumerate(keys)
-    ]
+    files = {key: (data, texts) for key, data, texts in pictures}
+    if source is not None:
+        write_files(source, {key: data for key, (data, _) in files.items()})
+    entries = entries_of((*files, EMPTY_KEY, QUARANTINED_KEY), per_shard=per_shard, source=source)
     header = start_run(location, entries, **({} if source is None else {"source": str(source)}))
-    texts = {key: texts for key, _, texts in pictures}
 
     def image(entry: PlanEntry) -> ShardImage:
-        made = _image(entry, data.get(entry.key), texts)
+        if entry.key not in files:
+            return quarantined(entry) if entry.key == QUARANTINED_KEY else empty(entry)
+        made = _image(entry, *files[entry.key])
         return replace(made, expressions=(*made.expressions, *more(made.key, made.masks)))
 
     commit_images(location, header, image, embed_images=embed)
@@ -187,12 +183,6 @@ def true_expressions(run: BuiltRun) -> list[TrueExpression]:
     return found
 
 
-def _write(path: Path, data: bytes) -> tuple[int, None, int]:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(data)
-    return len(data), None, path.stat().st_mtime_ns
-
-
 def _records(key: str, texts: tuple[tuple[str, ...], ...]):
     """Return masks that overlap, each without its first pixel; a third has a hole and lies in two parts."""
     masks = [make_mask(image_id(key), n, (3 + n, 2, 9 + n, 7 + n)) for n in range(len(texts))]
@@ -205,10 +195,7 @@ def _records(key: str, texts: tuple[tuple[str, ...], ...]):
     return masks
 
 
-def _image(entry: PlanEntry, data: bytes | None, texts_of: dict[str, tuple[tuple[str, ...], ...]]) -> ShardImage:
-    if data is None:
-        return quarantined(entry) if entry.key == QUARANTINED_KEY else empty(entry)
-    texts = texts_of[entry.key]
+def _image(entry: PlanEntry, data: bytes, texts: tuple[tuple[str, ...], ...]) -> ShardImage:
     masks = _records(entry.key, texts)
     expressions = tuple(
         make_expression(mask.mask_id, text.removeprefix("-"), kept=not text.startswith("-"))
