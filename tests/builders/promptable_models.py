@@ -15,15 +15,13 @@ _DECODER = {
     "iou_head_depth": 2,
     "iou_head_hidden_dim": _WIDTH,
 }
+# Of the vision part of each: images of 64 pixels in strides of 4, 8 and 16, and what SAM 3 makes of 56.
+_PYRAMID = {"backbone_feature_sizes": [[16, 16], [8, 8], [4, 4]], "fpn_hidden_size": _WIDTH}
 _DETR = {"hidden_size": _WIDTH, "num_layers": 2, "num_attention_heads": 2, "intermediate_size": 2 * _WIDTH}
 
 
 def _prompts(side: int, patch: int) -> dict[str, int]:
     return {"hidden_size": _WIDTH, "image_size": side, "patch_size": patch, "mask_input_channels": 4}
-
-
-def _sizes(side: int, *strides: int) -> list[list[int]]:
-    return [[side // stride, side // stride] for stride in strides]
 
 
 def sam2_config() -> Any:
@@ -39,12 +37,7 @@ def sam2_config() -> Any:
         window_positional_embedding_background_size=[4, 4],
         global_attention_blocks=[2],
     )
-    vision = Sam2VisionConfig(
-        backbone_config=backbone,
-        backbone_channel_list=[64, 32, 16, 8],
-        backbone_feature_sizes=_sizes(64, 4, 8, 16),
-        fpn_hidden_size=_WIDTH,
-    )
+    vision = Sam2VisionConfig(backbone_config=backbone, backbone_channel_list=[64, 32, 16, 8], **_PYRAMID)
     return Sam2Config(vision_config=vision, prompt_encoder_config=_prompts(64, 16), mask_decoder_config=_DECODER)
 
 
@@ -55,12 +48,7 @@ def edgetam_config() -> Any:
         architecture="test_efficientnet.r160_in1k",
         model_args={"in_chans": 3, "features_only": True, "out_indices": [1, 2, 3, 4]},
     )
-    vision = EdgeTamVisionConfig(
-        backbone_config=backbone,
-        backbone_channel_list=[64, 48, 32, 24],
-        backbone_feature_sizes=_sizes(64, 4, 8, 16),
-        fpn_hidden_size=_WIDTH,
-    )
+    vision = EdgeTamVisionConfig(backbone_config=backbone, backbone_channel_list=[64, 48, 32, 24], **_PYRAMID)
     return EdgeTamConfig(vision_config=vision, prompt_encoder_config=_prompts(64, 16), mask_decoder_config=_DECODER)
 
 
@@ -77,12 +65,7 @@ def _sam3_vision() -> dict[str, Any]:
         "window_size": 2,
         "global_attn_indexes": [1],
     }
-    return {
-        "model_type": "sam3_vision_model",
-        "backbone_config": backbone,
-        "fpn_hidden_size": _WIDTH,
-        "backbone_feature_sizes": [[16, 16], [8, 8], [4, 4]],
-    }
+    return {"model_type": "sam3_vision_model", "backbone_config": backbone, **_PYRAMID}
 
 
 def sam3_tracker_config() -> Any:

@@ -50,10 +50,9 @@ _ADDRESS: Final = re.compile(r"Running on (http://127\.0\.0\.1:\d+)")
 
 @dataclass(frozen=True, slots=True)
 class S3Server:
-    """A server that runs, and the id of its process."""
+    """A server that runs."""
 
     endpoint_url: str
-    pid: int
 
     def client(self) -> Any:
         return botocore.session.get_session().create_client("s3", endpoint_url=self.endpoint_url)
@@ -89,7 +88,7 @@ def serving_s3() -> Iterator[S3Server]:
             [sys.executable, "-c", _SERVER], stdin=subprocess.PIPE, stdout=log, stderr=subprocess.STDOUT
         )
         try:
-            yield S3Server(_address(process, Path(log.name)), process.pid)
+            yield S3Server(_address(process, Path(log.name)))
         finally:
             process.terminate()
             process.wait(timeout=10)

@@ -99,13 +99,12 @@ def test_a_reader_that_goes_away_ends_it_without_a_word(out, form):
     assert (process.stderr.read(), process.wait(timeout=600)) == ("", 141)
 
 
-def test_mistakes_say_what_is_allowed(out, tmp_path):
+def test_mistakes_say_what_is_allowed(out):
     for arguments, message in [
         ([out, "--columns", "text,nonsense"], "no column 'nonsense': give some of image_id, target_mask_ids"),
         ([out, "--columns", ""], "no column ''"),
         ([out, "--columns", "text,key, text"], "the column 'text' is asked for twice: give it once"),
         ([out, "--json", "--csv"], "exclude each other"),
-        ([str(tmp_path)], "there is no run"),
     ]:
         with pytest.raises(ConfigError, match=message):
             printed("sample", *arguments)

@@ -26,11 +26,6 @@ def shown(*words: object) -> str:
     return invoke("status", *words).output
 
 
-def unbroken(text: str) -> str:
-    """Return the text on one line: where a table breaks lines depends on the length of the folder's name."""
-    return " ".join(text.split())
-
-
 @pytest.fixture
 def whole(tmp_path):
     location = RunLocation.open(str(tmp_path))
@@ -43,7 +38,8 @@ def test_a_live_run_shows_its_driver_speed_what_is_left_and_the_bottleneck(tmp_p
     header = start_run(location)
     with RunLock.held(location):
         commit(location, header, 0, provenance=Provenance(attempts={"fused": 2}, mixed=("device_kind: …",)))
-        printed = unbroken(shown(str(tmp_path)))
+        # Where a table breaks lines depends on the length of the folder's name.
+        printed = " ".join(shown(str(tmp_path)).split())
     for words in (
         *("running", "is running", "images/s overall", "8 images, about", "caption: 57% of the time of all stages"),
         "repeated 1 attempts, after a stop, or the loss of a process",

@@ -96,41 +96,33 @@ def test_of_very_many_files_a_sample_is_read_and_the_report_says_so(built_run, p
 # What spoils a record while it is written: a stand-in for a step that makes its bytes, by the formats that it is of.
 
 
-def _other_text(real: Callable) -> Callable:
-    return lambda value, **options: real(value, **options).replace("the red half", "the red calf")
-
-
-def _other_polygon(real: Callable) -> Callable:
-    return lambda pixels: [(x + 1, y) for x, y in real(pixels)]
+def _replaced(old: str | bytes, new: str | bytes) -> Callable:
+    return lambda real: lambda value, **options: real(value, **options).replace(old, new)
 
 
 def _other_pixels(real: Callable) -> Callable:
     return lambda pixels: real(~pixels if pixels.dtype == bool else 255 - pixels)
 
 
-def _fewer_runs(real: Callable) -> Callable:
-    return lambda counts: real(counts)[:-1]
-
-
-def _other_pickle(real: Callable) -> Callable:
-    return lambda value, **options: real(value, **options).replace(b"the red half", b"the red calf")
-
-
 def _shorter_rle(real: property) -> property:
     return property(lambda self: {**real.fget(self), "counts": real.fget(self)["counts"][:-1]})
 
 
+OTHER_TEXT = _replaced("the red half", "the red calf")
 JSON_LISTS = ("coco", "cris", "grefcoco", "label-studio", "llamafactory", "ms-swift", "odvg", "qwen", "sa2va", "sam3")
 SPOILED = [
-    *((name, output_files, "printable_json", _other_text) for name in JSON_LISTS),
-    *((name, json_pairs, "printable_json", _other_text) for name in ("sa1b", "reasonseg")),
-    ("webdataset", webdataset, "printable_json", _other_text),
-    *((name, record, "corner_polygon", _other_polygon) for name in ("refer", "grefcoco")),
+    *((name, output_files, "printable_json", OTHER_TEXT) for name in JSON_LISTS),
+    *((name, json_pairs, "printable_json", OTHER_TEXT) for name in ("sa1b", "reasonseg")),
+    ("webdataset", webdataset, "printable_json", OTHER_TEXT),
+    *(
+        (name, record, "corner_polygon", lambda real: lambda pixels: [(x + 1, y) for x, y in real(pixels)])
+        for name in ("refer", "grefcoco")
+    ),
     *((name, Image, "fromarray", _other_pixels) for name in ("cris", "lmdb", "hf", "pseudo-ris-csv")),
     *((name, ExportMask, "rle", _shorter_rle) for name in ("coco", "sam3", "sa1b", "webdataset")),
     ("label-studio", record_lists, "brush_strokes", _other_pixels),
-    ("sa2va", record_lists, "decode_runs", _fewer_runs),
-    ("lmdb", cris.pickle, "dumps", _other_pickle),
+    ("sa2va", record_lists, "decode_runs", lambda real: lambda counts: real(counts)[:-1]),
+    ("lmdb", cris.pickle, "dumps", _replaced(b"the red half", b"the red calf")),
 ]
 
 

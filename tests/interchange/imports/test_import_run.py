@@ -275,11 +275,8 @@ def annotated(image: ShardImage, what: HumanImage, orientation="upright") -> Sha
 
 def upright_by_pillow(mask: np.ndarray, orientation: int) -> np.ndarray:
     """Return a stored mask as Pillow turns it: an independent reference."""
-    exif = Image.Exif()
-    exif[0x0112] = orientation
-    buffer = io.BytesIO()
-    Image.fromarray(mask.astype(np.uint8) * 255).save(buffer, "PNG", exif=exif)
-    return np.asarray(ImageOps.exif_transpose(Image.open(buffer))) > 0
+    stored = io.BytesIO(oriented(mask.astype(np.uint8) * 255, orientation))
+    return np.asarray(ImageOps.exif_transpose(Image.open(stored))) > 0
 
 
 @pytest.mark.parametrize("image_format", ["PNG", "JPEG", "TIFF"])

@@ -27,6 +27,7 @@ from pseudoris.store.sessions.refiltered_run import RuleChange, refilter
 from pseudoris.store.tables.annotations import iter_annotations
 from pseudoris.store.tables.open_run import OpenRun
 from pseudoris.training.evaluation.human_truth import HumanTruth
+from tests.builders.human import box_mask
 from tests.builders.studio import (
     annotation,
     deleted,
@@ -86,9 +87,7 @@ def problems(location: RunLocation) -> set[tuple[int | None, str]]:
 
 
 def square(top: int, left: int, side: int) -> np.ndarray:
-    pixels = np.zeros((HEIGHT, WIDTH), bool)
-    pixels[top : top + side, left : left + side] = True
-    return pixels
+    return box_mask((left, top, left + side, top + side), (HEIGHT, WIDTH))
 
 
 def mend(results) -> None:
