@@ -96,9 +96,6 @@ def test_too_few_checks_or_raters_who_guess_give_no_correction(checks):
     assert corrected_share(estimate(0.9, 200), checks) is None
 
 
-NO_CHECKS = RaterChecks(0, 0)
-
-
 def judged(right, inclusion=0.01):
     size = len(right)
     counts = np.zeros((size, len(KINDS)), np.int64)
@@ -122,7 +119,7 @@ def chosen(right, *sizes, target=0.9, inclusion=0.01, num_searches=1):
     places = np.arange(len(right))
     rules = [(f"first {size}", places < size) for size in sizes]
     verdicts = judged(np.array(right, bool), inclusion)
-    return choose_rules(verdicts, [rules] * num_searches, target=target, checks=NO_CHECKS)[0]
+    return choose_rules(verdicts, [rules] * num_searches, target=target, checks=RaterChecks(0, 0))[0]
 
 
 def test_the_loosest_rule_before_the_first_that_fails_is_chosen():

@@ -43,8 +43,7 @@ def runs(mask: np.ndarray) -> dict[str, Any]:
 
 def texts_of(image: HumanImage, mask: HumanMask) -> tuple[str, ...]:
     """Return what is said of one mask of an image alone."""
-    said = tuple(each.text for each in image.phrases if each.targets == (mask.index,))
-    return said or getattr(mask, "texts", ())
+    return tuple(each.text for each in image.phrases if each.targets == (mask.index,))
 
 
 def image_row(number: int, file_name: str, **changes: Any) -> dict[str, Any]:

@@ -29,6 +29,7 @@ from tests.builders.images import png
 from tests.builders.plain_runs import work_off
 from tests.builders.runs import SMALL, STUBS, part_digests, stub_config, write_source
 from tests.builders.seals import forge_header
+from tests.builders.sources import write_files
 
 PHOTOS = Path(__file__).parents[3] / "shared" / "assets" / "photos"
 pytestmark = pytest.mark.ray
@@ -132,9 +133,8 @@ def test_a_users_mistake_is_one_message_without_a_traceback(ray_session, tiny_ru
 
 
 def test_a_run_whose_images_are_all_quarantined_is_a_problem_and_says_how_to_begin_anew(ray_session, tmp_path):
-    broken, right, out = tmp_path / "broken", write_source(tmp_path / "in", num_images=1), tmp_path / "out"
-    broken.mkdir()
-    (broken / "a.png").write_bytes(b"no image")
+    broken = write_files(tmp_path / "broken", {"a.png": b"no image"})
+    right, out = write_source(tmp_path / "in", num_images=1), tmp_path / "out"
     options = (*OPTIONS, *(f"--set={each}" for each in STUBS))
     failed = pseudoris_here("annotate", "--preset=tiny", str(broken), str(out), *options, code=1)
     assert "problem no image could be annotated. The reasons are above" in failed.stderr
@@ -143,9 +143,7 @@ def test_a_run_whose_images_are_all_quarantined_is_a_problem_and_says_how_to_beg
 
 
 def test_a_folder_of_other_files_is_refused_before_ray_starts_and_stays_as_it_is(tiny_run, tmp_path):
-    own = tmp_path / "mine" / "images" / "own.jpg"
-    own.parent.mkdir(parents=True)
-    own.write_bytes(b"own")
+    own = write_files(tmp_path / "mine", {"images/own.jpg": b"own"}) / "images" / "own.jpg"
     places = (str(tiny_run.source), str(tmp_path / "mine"))
     refused = pseudoris_here("annotate", "--preset=tiny", *places, *OPTIONS, code=2)
     assert "is an unexpected file" in refused.stderr

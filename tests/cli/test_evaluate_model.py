@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 import re
 from dataclasses import replace
@@ -13,7 +12,6 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
-from PIL import Image
 from pycocotools import mask as coco
 
 from pseudoris.files.location import RunLocation
@@ -39,6 +37,7 @@ from tests.builders.human import (
     write_images,
     write_refer,
 )
+from tests.builders.images import encode
 from tests.builders.imports import import_small
 from tests.builders.scene_runs import annotated, scene_run, scenes
 from tests.store.builders import commit_images, make_identity, start_run
@@ -237,9 +236,7 @@ UNKNOWN = "Not proven clean: no record says which {} the answers rest on. They m
 def machine_run(folder: Path, **header: object) -> str:
     """Write a run of one drawn scene that models made, its image embedded."""
     location, (key, scene) = RunLocation.open(str(folder)), next(iter(scenes(1).items()))
-    image = io.BytesIO()
-    Image.fromarray(render(scene).image).save(image, "PNG")
-    data = image.getvalue()
+    data = encode(render(scene).image)
     entry = PlanEntry(0, 0, image_id(key), key, len(data), None, 5)
     begun = start_run(location, [entry], "shards.embed_images=true", **header)
     made = replace(annotated(entry, scene), data=data, sha256=sha256_hex(data))

@@ -149,6 +149,18 @@ def test_an_option_changes_what_is_written(pictures, tmp_path):
         (("--format", "qwen", "--min-pixels", "3136"), "--min-pixels and --max-pixels belong to --coordinates resized"),
         (("--format", "llamafactory", *RESIZED[:4]), "needs --resize-factor .* --min-pixels and --max-pixels"),
         (("--format", "qwen", *RESIZED, "--max-pixels", "3000"), "--coordinates resized needs .*--max-pixels"),
+        (("--format", "coco", "--split", "../x"), r"--split '\.\./x' becomes a file name"),
+        (("--format", "cris", "--dataset", "../x"), r"--dataset '\.\./x' becomes a file name"),
+        (("--format", "refer", "--split-by", "../x"), r"--split-by '\.\./x'.*becomes a file name"),
+        (("--format", "refer", "--split", "tests"), "is not a split of REFER"),
+        *(
+            (
+                ("--format", "refer", "--dataset", each),
+                r"is not known to REFER. Choose from refcoco, refcoco\+, refcocog",
+            )
+            for each in ("pseudo", "../refcoco", "refclef")
+        ),
+        (("--format", "hf", "--split", "my-split"), "--split 'my-split'"),
         (("--format", "reasonseg", "--dataset", "../x"), "--dataset '../x' becomes a file name"),
         (("--format", "reasonseg", "--split", "train_2"), "--split 'train_2': LISA takes _ for the border"),
         (("--format", "grefcoco", "--split", "dev"), "--split 'dev' is not a split of gRefCOCO"),
@@ -156,7 +168,7 @@ def test_an_option_changes_what_is_written(pictures, tmp_path):
         (("--format", "refer", "--merge-human", "nowhere"), r"must have one refs\(…\)\.p\. Found none"),
     ],
 )
-def test_an_option_that_means_nothing_there_is_refused(pictures, tmp_path, arguments, message):
+def test_an_option_or_a_name_that_means_nothing_there_is_refused(pictures, tmp_path, arguments, message):
     with pytest.raises(ConfigError, match=message):
         invoke("export", pictures, tmp_path / "export", *arguments)
     assert not (tmp_path / "export").exists()

@@ -8,6 +8,7 @@ import pytest
 
 from tests.builders.command import pseudoris_here
 from tests.builders.human import write_small_refer
+from tests.builders.sources import write_files
 from tests.builders.studio import write_project
 
 STUDIO = "import ana.json run out --format label-studio"
@@ -94,10 +95,8 @@ def folder(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("a [1] {b,c} é%20*")
     write_small_refer(folder)
     write_project(folder / "ana.json", [])
-    for name in ("README.md", "a.jpg", "b.jpg", "cats/a.jpg", "dogs/b.jpg", "flat/flat.png"):
-        (folder / name).parent.mkdir(exist_ok=True)
-        (folder / name).write_text("no annotation")
-    return folder
+    names = ("README.md", "a.jpg", "b.jpg", "cats/a.jpg", "dogs/b.jpg", "flat/flat.png")
+    return write_files(folder, dict.fromkeys(names, b"no annotation"))
 
 
 @pytest.mark.parametrize(("words", "message"), MISTAKES, ids=[words for words, _ in MISTAKES])

@@ -15,7 +15,7 @@ from pseudoris.interchange.exclusions import main, read_exclusions
 from pseudoris.primitives.errors import ConfigError
 from pseudoris.store.exclusion_rules import ExclusionMatcher
 from tests.builders.human import image_row, object_row, reference, write_images, write_refer, write_small_refer
-from tests.builders.sources import parquet_bytes
+from tests.builders.sources import parquet_bytes, write_files
 
 SHA, PHASH = "ab" * 32, "1234567812345678"
 
@@ -244,9 +244,7 @@ def refs(**splits: list[int]) -> list[dict]:
 
 
 def write_refs(folder, splits_by, found):
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / f"refs({splits_by}).p").write_bytes(pickle.dumps(found, 2))
-    return folder
+    return write_files(folder, {f"refs({splits_by}).p": pickle.dumps(found, 2)})
 
 
 def excluded(folder, numbers) -> list[int]:

@@ -1,5 +1,6 @@
 import logging
 from itertools import pairwise
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -84,14 +85,10 @@ def test_a_picture_that_is_not_the_annotated_one_any_more_is_left_out_and_logged
 
 
 def test_no_picture_is_tried_once_source_cannot_be_read(run, caplog):
-    def refuse(shard, key):
-        asked.append(key)
-        raise ConfigError("there is no such bucket")
-
-    (location, header), asked = run, []
+    (location, header), refuse = run, Mock(side_effect=ConfigError("there is no such bucket"))
     commit(location, header, 0, embed_images=False)
     assert [image.data for image in gallery_from_run(location, refuse).images] == [None] * 3
-    assert asked == ["s0/0.png"]
+    refuse.assert_called_once_with(0, "s0/0.png")
     assert "No image after s0/0.png is tried: there is no such bucket" in caplog.text
 
 

@@ -8,6 +8,7 @@ import re
 import sys
 from importlib.util import find_spec
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 
@@ -48,14 +49,11 @@ def test_what_a_usage_does_not_show_is_refused(words, capsys):
 
 
 def test_every_part_writes_its_json_beside_the_others_and_a_failure_is_told_at_the_end(tmp_path, monkeypatch):
-    def run(name, arguments):
-        given.append((name, arguments))
-        return 1 if name == "masks" else 0
-
-    given = []
+    run = Mock(side_effect=lambda name, arguments: 1 if name == "masks" else 0)
     monkeypatch.setattr(everything, "run", run)
     with pytest.raises(SystemExit, match="failed: masks"):
         everything.main(["--folder", str(tmp_path / "out")])
+    given = [call.args for call in run.call_args_list]
     assert [name for name, _ in given] == list(everything.PARTS)
     for name, arguments in given:
         assert arguments == [*everything.PARTS[name], "--json", str(tmp_path / "out" / f"{name}.json")]

@@ -78,10 +78,6 @@ NO_ROWS = {
 }
 
 
-def named(element) -> str:
-    return element.name
-
-
 @cache
 def functions_in(path: Path) -> set[str]:
     tree = ast.parse(path.read_text(encoding="utf-8"))
@@ -92,7 +88,7 @@ def test_the_page_is_what_is_generated() -> None:
     assert PAGE.read_text(encoding="utf-8") == render(), "run `python -m evidence.experiments.conformance`"
 
 
-@pytest.mark.parametrize("element", EXACT, ids=named)
+@pytest.mark.parametrize("element", EXACT, ids=lambda element: element.name)
 def test_an_exact_element_has_its_value_in_paper_and_a_test_that_exists(element) -> None:
     assert element.settings or element.ours
     assert {path: value_at("paper", path) for path in element.settings} == element.settings
@@ -101,7 +97,7 @@ def test_an_exact_element_has_its_value_in_paper_and_a_test_that_exists(element)
     assert not element.unmeasured
 
 
-@pytest.mark.parametrize("element", DECLARED, ids=named)
+@pytest.mark.parametrize("element", DECLARED, ids=lambda element: element.name)
 def test_a_declared_element_says_what_it_changes_or_why_that_is_not_measured(element) -> None:
     assert element.settings or element.ours
     assert not element.proof

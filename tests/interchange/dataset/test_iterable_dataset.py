@@ -19,7 +19,6 @@ from PIL import Image
 from pycocotools import mask as coco
 from torch.utils.data import DataLoader
 
-from pseudoris.files.location import RunLocation
 from pseudoris.images.pixels import decode_upright
 from pseudoris.interchange.dataset import (
     ExpressionFilter,
@@ -250,12 +249,8 @@ def test_images_that_were_moved_are_read_where_they_lie_now(tmp_path):
 
 @pytest.mark.long
 def test_a_run_on_s3_gives_the_samples_of_the_same_run_on_a_disk(run, s3_server, s3_bucket):
-    root = RunLocation.open(f"s3://{s3_bucket}/run", s3_server.endpoint_url)
-    local = Path(run.location.root)
-    for path in local.rglob("*"):
-        if path.is_file():
-            root.replace(str(path.relative_to(local)), path.read_bytes())
-    dataset = RisIterableDataset(f"s3://{s3_bucket}/run", endpoint_url=s3_server.endpoint_url)
+    uri = s3_server.put_folder(Path(run.location.root), s3_bucket, "run")
+    dataset = RisIterableDataset(uri, endpoint_url=s3_server.endpoint_url)
     found, due = list(dataset), list(RisIterableDataset(run.location))
     assert ids(found) == ids(due)
     assert all(torch.equal(one["image"], other["image"]) for one, other in zip(found, due, strict=True))

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from fnmatch import fnmatch
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 
@@ -191,11 +192,7 @@ def test_tables_that_are_being_replaced_have_no_description_and_are_finished_ove
     built_run, place, monkeypatch
 ):
     export("parquet", built_run, place)
-
-    def dying(self, path):
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(ExportJob, "new_file", dying)
+    monkeypatch.setattr(ExportJob, "new_file", Mock(side_effect=KeyboardInterrupt))
     with pytest.raises(KeyboardInterrupt):
         export("parquet", built_run, place, is_overwriting=True)
     assert not place.exists("croissant.json")

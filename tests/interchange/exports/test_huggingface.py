@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import socket
 from pathlib import Path
+from unittest.mock import Mock
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -20,10 +21,7 @@ HAS_PLAIN_PATHS = True
 
 def test_the_folder_opens_without_a_network(exported, built_run, monkeypatch):
     root, _ = exported("hf")
-
-    def refused(*arguments, **options):
-        raise AssertionError("the network was asked")
-
+    refused = Mock(side_effect=AssertionError("the network was asked"))
     monkeypatch.setattr(socket.socket, "connect", refused)
     monkeypatch.setattr(socket, "getaddrinfo", refused)
     rows = list(open_folder(root))

@@ -79,26 +79,6 @@ def test_a_place_with_other_files_is_refused_and_left_alone(name, exported, buil
         place.delete(path)
 
 
-@pytest.mark.parametrize(
-    ("name", "options", "message"),
-    [
-        ("coco", {"split": "../x"}, r"--split '\.\./x' becomes a file name"),
-        ("cris", {"dataset": "../x"}, r"--dataset '\.\./x' becomes a file name"),
-        ("refer", {"split_by": "../x"}, r"--split-by '\.\./x'.*becomes a file name"),
-        ("refer", {"split": "tests"}, "is not a split of REFER"),
-        *(
-            ("refer", {"dataset": each}, r"is not known to REFER. Choose from refcoco, refcoco\+, refcocog")
-            for each in ("pseudo", "../refcoco", "refclef")
-        ),
-        ("hf", {"split": "my-split"}, "--split 'my-split'"),
-    ],
-)
-def test_names_that_lead_out_of_their_folder_or_stop_a_reader_are_refused(name, options, message, built_run, place):
-    with pytest.raises(ConfigError, match=message):
-        export(name, built_run, place, **options)
-    assert not Path(place.root).exists()
-
-
 @pytest.mark.parametrize("name", ["coco", "sa1b", "pseudo-ris-csv"])
 @pytest.mark.parametrize(
     "damaged",

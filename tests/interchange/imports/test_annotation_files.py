@@ -20,6 +20,7 @@ from pseudoris.training.evaluation.held_out import HeldOutExpressions
 from tests.builders.human import document, image_row, object_row, reference, texts_of, write_images, write_small_refer
 from tests.builders.imports import import_small, read_files
 from tests.builders.runs import part_digests
+from tests.builders.sources import write_files
 from tests.builders.tables import read_table
 
 IMAGES = [image_row(7, "a.png"), image_row(8, "sub/b.png")]
@@ -60,13 +61,10 @@ def test_what_is_missing_is_named(dataset, tmp_path):
 @pytest.mark.long
 def test_all_from_and_into_a_bucket_has_the_bytes_of_an_import_between_disks(tmp_path, s3_server, s3_bucket):
     annotation, images = write_small_refer(tmp_path)
-    client = s3_server.client()
-    for path in [*annotation.rglob("*"), *images.rglob("*.png")]:
-        client.put_object(Bucket=s3_bucket, Key=str(path.relative_to(tmp_path)), Body=path.read_bytes())
-    client.delete_object(Bucket=s3_bucket, Key="images/train2014/3.png")
+    uris = [s3_server.put_folder(folder, s3_bucket, folder.name) for folder in (annotation, images)]
+    s3_server.client().delete_object(Bucket=s3_bucket, Key="images/train2014/3.png")
     words = ("shards.embed_images=true", f"source.endpoint_url={s3_server.endpoint_url}")
     location = RunLocation.open(f"s3://{s3_bucket}/out", s3_server.endpoint_url)
-    uris = f"s3://{s3_bucket}/refcoco", f"s3://{s3_bucket}/images"
     summary = import_small(*uris, location, *words)
     assert (summary.totals.annotated, summary.totals.reasons) == (4, {"missing": 1})
     assert verify_run(location).is_clean
@@ -183,11 +181,8 @@ REFS = [
 
 @pytest.fixture
 def grefs(tmp_path):
-    folder = tmp_path / "grefcoco"
-    folder.mkdir()
-    (folder / "grefs(unc).json").write_text(json.dumps(REFS))
-    (folder / "instances.json").write_bytes(document(IMAGES, OBJECTS))
-    return folder, write_images(tmp_path / "images", "a.png", "sub/b.png")
+    files = {"grefs(unc).json": json.dumps(REFS).encode(), "instances.json": document(IMAGES, OBJECTS)}
+    return write_files(tmp_path / "grefcoco", files), write_images(tmp_path / "images", "a.png", "sub/b.png")
 
 
 def test_several_ids_are_a_group_and_minus_one_is_none(grefs, location):
@@ -276,14 +271,12 @@ def tasks_json(*tasks: dict) -> bytes:
 @pytest.fixture
 def phrases(tmp_path):
     """The folder of two splits, and the images 7 and 8; image 9 is missing."""
-    folder = tmp_path / "VGPhraseCut_v0"
-    folder.mkdir()
     several = [task(1, 7, "Windows.", [LEFT], [RIGHT, PART]), task(2, 7, "left window", [LEFT])]
-    (folder / "refer_test.json").write_bytes(tasks_json(*several, task(3, 9, "dog", [LEFT])))
-    (folder / "refer_miniv.json").write_bytes(
-        tasks_json(task(4, 8, "far away", [[[90, 90], [99, 90], [99, 99]]], [LEFT]))
-    )
-    return folder, write_images(tmp_path / "images", "7.jpg", "8.jpg")
+    files = {
+        "refer_test.json": tasks_json(*several, task(3, 9, "dog", [LEFT])),
+        "refer_miniv.json": tasks_json(task(4, 8, "far away", [[[90, 90], [99, 90], [99, 99]]], [LEFT])),
+    }
+    return write_files(tmp_path / "VGPhraseCut_v0", files), write_images(tmp_path / "images", "7.jpg", "8.jpg")
 
 
 def test_what_is_no_question_is_left_out_and_counted():

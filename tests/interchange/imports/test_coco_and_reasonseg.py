@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -15,6 +16,7 @@ from pseudoris.store.checks.verification import verify_run
 from tests.builders.human import HEIGHT, WIDTH, document, image_row, object_row, texts_of
 from tests.builders.images import jpeg
 from tests.builders.imports import import_small, read_files
+from tests.builders.sources import write_files
 from tests.builders.tables import read_table
 
 IMAGES = [image_row(1, "a.png"), image_row("two", "sub/b.png")]
@@ -159,19 +161,13 @@ def file(*shapes, texts=("the thing one drinks from",), **changes):
 
 @pytest.fixture
 def dataset(tmp_path):
-    folder = tmp_path / "ReasonSeg"
     files = {
-        "train/a": file(shape(), texts=["what one drinks from", "the vessel"]),
-        "train/b": file(shape(label="ignore"), texts=["what is not there"]),
-        "val/c": file(shape(), shape([[20, 10], [25, 10], [25, 15]])),
+        "train/a.json": file(shape(), texts=["what one drinks from", "the vessel"]),
+        "train/b.json": file(shape(label="ignore"), texts=["what is not there"]),
+        "val/c.json": file(shape(), shape([[20, 10], [25, 10], [25, 15]])),
     }
-    for path, data in files.items():
-        (folder / path).parent.mkdir(parents=True, exist_ok=True)
-        (folder / f"{path}.json").write_bytes(data)
-        (folder / f"{path}.jpg").write_bytes(jpeg(HEIGHT, WIDTH))
-    (folder / "explanatory").mkdir()
-    (folder / "explanatory" / "train.json").write_text("[]")
-    return folder
+    files |= {str(Path(path).with_suffix(".jpg")): jpeg(HEIGHT, WIDTH) for path in files}
+    return write_files(tmp_path / "ReasonSeg", {**files, "explanatory/train.json": b"[]"})
 
 
 def painted(*shapes, size=(HEIGHT, WIDTH)):
