@@ -70,17 +70,6 @@ def test_an_export_refused_before_its_first_file_leaves_the_place_to_another_for
     invoke("export", pictures, tmp_path / "export", "--format", "hf")
 
 
-@pytest.fixture
-def human(tmp_path):
-    """A REFER dataset of other pictures: an export stands in for it, which has the same form."""
-    other = tuple((f"other/{number}.jpg", jpeg(), ((f"number {number}",),)) for number in range(2))
-    location = RunLocation.open(str(tmp_path / "other"))
-    build_run(location, other)
-    named = ("--format", "refer", "--split", "val", "--split-by", "unc")
-    invoke("export", location.root, tmp_path / "human", *named)
-    return tmp_path / "human"
-
-
 # Above the picture's area, so that it grows.
 RESIZED = ("--coordinates", "resized", "--resize-factor", "28", "--min-pixels", "3136", "--max-pixels", "100000")
 
@@ -174,7 +163,11 @@ def test_an_option_or_a_name_that_means_nothing_there_is_refused(pictures, tmp_p
     assert not (tmp_path / "export").exists()
 
 
-def test_a_humans_splits_are_merged_from_the_folder_of_their_dataset(pictures, human, tmp_path):
+def test_a_humans_splits_are_merged_from_the_folder_of_their_dataset(pictures, tmp_path):
+    # A REFER dataset of other pictures: an export stands in for it, which has the same form.
+    other = tuple((f"other/{number}.jpg", jpeg(), ((f"number {number}",),)) for number in range(2))
+    run, human = build_run(tmp_path / "other", other), tmp_path / "human"
+    invoke("export", run.location.root, human, "--format", "refer", "--split", "val", "--split-by", "unc")
     merging = ("--format", "refer", "--merge-human", str(human / "refcoco"))
     images = ("--merge-images", str(human / "images/mscoco/images/train2014"))
     result = invoke("export", pictures, tmp_path / "merged", *merging, *images)

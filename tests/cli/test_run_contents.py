@@ -110,28 +110,23 @@ def test_mistakes_say_what_is_allowed(out):
             printed("sample", *arguments)
 
 
-@pytest.fixture
-def out_parts(tmp_path):
-    """A run whose shard 1 stands in generation 1, with a part of a writer who came second beside it."""
-    location = RunLocation.open(str(tmp_path / "a run é"))
-    header = start_run(location)
-    commit(location, header, 0, 1)
-    commit(location, header, 1, generation=1)
-    location.replace("expressions/shard-00000000.g0-00000000.parquet", b"lost")
-    return tmp_path / "a run é"
-
-
 def lines(*words: object) -> list[str]:
     return printed("parts", *words, columns=40).splitlines()
 
 
-def test_each_line_is_a_path_of_the_latest_generation_and_reads(out_parts):
-    paths = lines(out_parts)
+def test_each_line_is_a_path_of_the_latest_generation_and_reads(tmp_path):
+    location = RunLocation.open(str(out := tmp_path / "a run é"))
+    header = start_run(location)
+    commit(location, header, 0, 1)
+    commit(location, header, 1, generation=1)
+    # A part of a writer who came second.
+    location.replace("expressions/shard-00000000.g0-00000000.parquet", b"lost")
+    paths = lines(out)
     assert [path.rpartition("/")[2][:17] for path in paths] == ["shard-00000000.g0", "shard-00000001.g1"]
-    assert len(list((out_parts / "expressions").iterdir())) == 4
+    assert len(list((out / "expressions").iterdir())) == 4
     assert pq.ParquetDataset(paths).read().num_rows == 12
-    rows = [json.loads(line) for line in lines(out_parts, "--json")]
+    rows = [json.loads(line) for line in lines(out, "--json")]
     assert [(row["shard"], row["generation"], row["rows"]) for row in rows] == [(0, 0, 6), (1, 1, 6)]
     assert {"path", "table", "size_bytes", "sha256"} <= rows[0].keys()
     with pytest.raises(ConfigError, match=r"no table 'captions'\. Give --table images, masks"):
-        lines(out_parts, "--table", "captions")
+        lines(out, "--table", "captions")
