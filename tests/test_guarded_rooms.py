@@ -51,7 +51,7 @@ ALLOWED = {
     ("interchange/exports/webdataset.py", "tarfile.open"): "a file that is open",
     ("training/learning/checkpoint_folder.py", "torch.save"): "a file that is open, of a random name",
     ("training/learning/trainer.py", "SummaryWriter"): "TensorBoard's own, whose name holds the time and the process",
-    ("training/learning/trainer.py", "files[preset].read_text"): "presets of the package",
+    ("training/learning/trainer.py", "(folder / f'{preset}.yaml').read_text"): "presets of the package",
     ("training/ppt/point_generator.py", "self.read_text"): "a layer",
     ("training/ppt/recipes/grounded_runs.py", "names.read_bytes"): "a table that the user names, or a pipe",
     ("viewer/pages.py", "template.read_text"): "templates of the package",
