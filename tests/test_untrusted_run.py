@@ -19,9 +19,9 @@ from pseudoris.schemas.tables import IMAGES
 from pseudoris.store.runs.header import require_header
 from pseudoris.store.runs.manifest import write_manifest
 from pseudoris.store.tables.image_bytes import PlannedImages
+from pseudoris.store.tables.open_run import OpenRun
 from tests.builders.command import pseudoris_here
 from tests.builders.hostile_plugin import hostile
-from tests.builders.tables import read_table
 from tests.viewer.builders import annotated, quarantined_because, write_run
 
 SAID = [(0, "a red circle", 1.5, None)]
@@ -75,7 +75,7 @@ def test_an_export_of_pictures_is_refused_at_the_first_that_needs_a_plug_in(run,
 
 def test_a_training_is_refused_at_the_first_picture_that_needs_a_plug_in(run):
     images = ImageBytes(run, require_header(run))
-    rows = images.of_shard(0, read_table(run, IMAGES, images.columns))
+    rows = images.of_shard(0, OpenRun.at(run).table(IMAGES, images.columns))
     assert images.decode(rows, 0).shape == (3, 60, 90)
     with pytest.raises(ConfigError, match=NEEDED):
         images.decode(rows, 1)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import inspect
 import re
-import subprocess
 import sys
 from dataclasses import fields
 from functools import partial
@@ -22,6 +21,7 @@ from pseudoris.files.location import RunLocation
 from pseudoris.interchange.exports import ExportOptions
 from pseudoris.primitives.errors import ConfigError
 from pseudoris.synthworld.scene_truth import SceneTruth
+from tests.builders.command import python_says
 from tests.builders.runs import stub_config, write_source
 from tests.builders.scene_runs import scene_run, scenes, truth_bytes
 from tests.builders.scored_runs import scored_run
@@ -39,13 +39,9 @@ def out(tmp_path_factory) -> str:
     return location.root
 
 
-def in_new_process(code: str) -> str:
-    return subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout.strip()
-
-
 def test_importing_it_loads_no_torch_no_ray_and_no_pyarrow():
     code = "import sys, pseudoris; print([name for name in ('torch', 'ray', 'pyarrow') if name in sys.modules])"
-    assert in_new_process(code) == "[]"
+    assert python_says(code) == "[]"
 
 
 @pytest.mark.slow
@@ -54,7 +50,7 @@ def test_reading_a_run_loads_no_torch_and_no_ray(out):
         f"import sys, pseudoris; run = pseudoris.open_run({out!r}); run.expressions().count_rows(); "
         "pseudoris.verify(run.out); print([name for name in ('torch', 'ray') if name in sys.modules])"
     )
-    assert in_new_process(code) == "[]"
+    assert python_says(code) == "[]"
 
 
 def test_every_name_is_there_and_documented():

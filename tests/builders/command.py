@@ -80,6 +80,12 @@ def start_pseudoris(*arguments: str, options: Sequence[str] = (), **process: boo
     return subprocess.Popen(_command(arguments, options), preexec_fn=_obey_interrupts, **how)
 
 
+def python_says(code: str, *words: str, cwd: Path | None = None, **environment: str) -> str:
+    """Run a program in a Python of its own, which must succeed, and return what it printed, stripped."""
+    command, variables = [sys.executable, "-c", code, *words], {**os.environ, **environment}
+    return subprocess.run(command, env=variables, cwd=cwd, capture_output=True, text=True, check=True).stdout.strip()
+
+
 def _obey_interrupts() -> None:
     # Shells start what runs in the background with SIGINT ignored, and children inherit that.
     signal.signal(signal.SIGINT, signal.SIG_DFL)

@@ -245,7 +245,8 @@ class FaultProxy:
                 self._passed[number] += 1
                 if self._passed[number] <= fault.after:
                     continue
-                if _draw(self._seed, number, request.operation, request.key, nth) < fault.rate:
+                drawn = f"{self._seed} {number} {request.operation} {request.key} {nth}"
+                if int.from_bytes(hashlib.sha256(drawn.encode()).digest()[:8]) / 2**64 < fault.rate:
                     self._left[number] = None if left is None else left - 1
                     self.hits[fault.kind] += 1
                     return fault
@@ -345,8 +346,3 @@ def _reset(writer: asyncio.StreamWriter) -> None:
     with suppress(OSError):
         writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
     writer.transport.abort()
-
-
-def _draw(seed: int, number: int, operation: str, key: str, nth: int) -> float:
-    digest = hashlib.sha256(f"{seed} {number} {operation} {key} {nth}".encode()).digest()
-    return int.from_bytes(digest[:8], "big") / 2**64

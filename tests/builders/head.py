@@ -38,18 +38,25 @@ class Head:
     metrics_url: str
     environment: Mapping[str, str]
 
-    def ray(self, *arguments: str, timeout_s: float = 300.0) -> subprocess.CompletedProcess[str]:
-        """Run the `ray` command against it, from the repository's root, and return what it printed."""
+    def ray(self, *arguments: str, code: int | None = None) -> subprocess.CompletedProcess[str]:
+        """Run the `ray` command against it, as `run_ray` does."""
         environment = {**os.environ, **self.environment, "RAY_ADDRESS": self.jobs_url, "COLUMNS": "400"}
-        return subprocess.run(
-            [*RAY, *arguments],
-            cwd=ROOT,
-            env=environment,
-            capture_output=True,
-            text=True,
-            check=False,
-            timeout=timeout_s,
-        )
+        return run_ray(environment, *arguments, code=code)
+
+
+def run_ray(
+    environment: Mapping[str, str], *arguments: str, code: int | None = None
+) -> subprocess.CompletedProcess[str]:
+    """Run the `ray` command from the repository's root, and return what it printed.
+
+    It must end with the exit code `code`; without one any will do.
+    """
+    words, nothing = [*RAY, *arguments], subprocess.DEVNULL
+    ended = subprocess.run(
+        words, cwd=ROOT, env=environment, stdin=nothing, capture_output=True, text=True, check=False, timeout=300
+    )
+    assert code in (None, ended.returncode), ended.stdout + ended.stderr
+    return ended
 
 
 def ray_from(folder: Path) -> tuple[str, ...]:
@@ -134,19 +141,15 @@ def running_head(*, environment: Mapping[str, str] | None = None) -> Iterator[He
         error.add_note(f"ray start said last:\n{_tail(temp / 'log')}")
         raise
     finally:
-        end_tree(process.pid)
+        with suppress(psutil.NoSuchProcess):
+            top = psutil.Process(process.pid)
+            _end([top, *top.children(recursive=True)])
         process.wait()
         shutil.rmtree(temp, ignore_errors=True)
 
 
 def _tail(log: Path) -> str:
     return log.read_text(errors="replace")[-2000:]
-
-
-def end_tree(pid: int) -> None:
-    with suppress(psutil.NoSuchProcess):
-        top = psutil.Process(pid)
-        _end([top, *top.children(recursive=True)])
 
 
 def end_all_with(word: str) -> None:

@@ -17,6 +17,7 @@ import tifffile
 from PIL import Image
 
 from pseudoris.images.layouts import APART, ENTRIES, KEYED, OPAQUE, PREMULTIPLIED, STRAIGHT, Layout
+from tests.builders.images import encode, tiff
 
 HEIGHT, WIDTH = 21, 37
 CHANNELS = {"rgb": 3, "cmyk": 4, "ycbcr": 3, "colour": 3}
@@ -110,10 +111,8 @@ def _tiff(layout: Layout, orientation: int) -> Iterator[Cell]:
     for compression, level in ({"jpeg": {"level": 98}} if layout.samples == "ycbcr" else ways).items():
         for byteorder in "<" if layout.samples == "inverted grey" and bits == 16 else "<>":
             for tile in (None, (16, 32)) if is_deep else (None,):
-                file = io.BytesIO()
                 how = {"compression": compression, "compressionargs": level, "byteorder": byteorder, "tile": tile}
-                tifffile.imwrite(file, samples.astype(bool) if bits == 1 else samples, **how, **options)
-                data = file.getvalue()
+                data = tiff(samples.astype(bool) if bits == 1 else samples, **how, **options)
                 if layout.samples == "palette" and not is_deep:
                     data = _as_palette(data, byteorder + "HHIH")
                 # What JPEG loses depends on the tiles too.
@@ -162,9 +161,7 @@ def _jpeg(layout: Layout) -> Iterator[Cell]:
     mode = {"grey": "L", "colour": "RGB", "cmyk": "CMYK"}[layout.samples]
     if layout.order == "progressive":
         # imagecodecs writes none.
-        file = io.BytesIO()
-        Image.fromarray(stored, mode).save(file, "JPEG", quality=98, progressive=True)
-        files = [file.getvalue()]
+        files = [encode(Image.fromarray(stored, mode), "JPEG", quality=98, progressive=True)]
     else:
         spaces = {"grey": ("GRAYSCALE",), "colour": ("YCBCR", "RGB"), "cmyk": ("CMYK", "YCCK")}[layout.samples]
         inside = {"grey": "GRAYSCALE", "colour": "RGB", "cmyk": "CMYK"}[layout.samples]

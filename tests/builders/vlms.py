@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -173,10 +174,10 @@ _BUILDERS = {
 CLASSES = tuple(_BUILDERS)
 
 
-def small_vlm(name: str, *, seed: int = 0, dtype: torch.dtype = torch.float64) -> tuple[Any, Any]:
+def small_vlm(name: str, *, dtype: torch.dtype = torch.float64) -> tuple[Any, Any]:
     """Return a model in eval mode whose every crop and prefix has logits of its own, and its processor."""
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+        torch.manual_seed(0)
         model, processor = _BUILDERS[name]()
         with torch.no_grad():
             for parameter in model.parameters():
@@ -184,3 +185,11 @@ def small_vlm(name: str, *, seed: int = 0, dtype: torch.dtype = torch.float64) -
                     parameter.normal_(std=0.4)
     model.generation_config.eos_token_id = processor.tokenizer.eos_token_id
     return model.to(dtype).eval().requires_grad_(False), processor
+
+
+def save_vlm(folder: Path, name: str = "llava", *, shard: str = "1GB") -> Path:
+    """Save a small model with its processor to a folder, and return it; a file of weights has at most `shard` bytes."""
+    model, processor = small_vlm(name, dtype=torch.float32)
+    model.save_pretrained(folder, max_shard_size=shard)
+    processor.save_pretrained(folder)
+    return folder

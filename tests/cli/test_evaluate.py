@@ -18,11 +18,11 @@ from pseudoris.schemas.fitted import FittedValues, PairWeightConfig, WeightLine
 from pseudoris.schemas.ids import sha256_hex
 from pseudoris.store.runs.header import require_header
 from pseudoris.store.runs.manifest import write_manifest
+from pseudoris.store.tables.open_run import OpenRun
 from tests.builders.command import invoke
 from tests.builders.human import write_small_refer
 from tests.builders.imports import import_small
 from tests.builders.scene_runs import quarantined, scene_run, scenes, scored, truth_bytes
-from tests.builders.tables import read_table
 
 KNOWN = scenes(5)
 FITTED = ("captions.listening={}", "filtering.fitted.uri=builtin:tiny-listener.fitted.yaml")
@@ -174,7 +174,7 @@ def test_weights_for_any_captioner_get_a_runs_units_and_it_is_composed_anew_with
     invoke(
         "refilter", tmp_path / "run", new, "--weights", file, "--set", "composing={min_first: 0.1, min_further: 0.1}"
     )
-    sources = read_table(RunLocation.open(str(new)), "expressions", ["source"])["source"].to_pylist()
+    sources = OpenRun.at(RunLocation.open(str(new))).table("expressions", ["source"])["source"].to_pylist()
     assert {"model", "composer"} <= set(sources)
 
 

@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import pytest
-import torch
 
 from pseudoris.files.location import RunLocation
 from pseudoris.pipeline import identity, run_plan
 from pseudoris.primitives.errors import ConfigError
 from pseudoris.store.runs.header import require_header
+from pseudoris.store.tables.open_run import OpenRun
 from tests.builders.command import OPTIONS, invoke, pseudoris_here
 from tests.builders.head import ROOT
 from tests.builders.images import png
 from tests.builders.runs import STUBS, part_digests, write_source
-from tests.builders.tables import read_table
-from tests.builders.vlms import small_vlm
+from tests.builders.vlms import save_vlm
 
 CHECK = "grounding_check={{architecture: 'builtin:tiny/clip.json', weights: {{uri: '{}'}}, temperature: 0.1}}"
 ANOTHER = ("--set", CHECK.format("random:7"))
@@ -25,7 +24,7 @@ SHARE = "grounding_share > 0.3"
 
 
 def rows_of(out):
-    return read_table(RunLocation.open(str(out)), "expressions").to_pylist()
+    return OpenRun.at(RunLocation.open(str(out))).table("expressions").to_pylist()
 
 
 @pytest.mark.ray
@@ -56,9 +55,7 @@ def test_a_run_is_checked_verified_and_filtered_by_the_second_opinion(tiny_run, 
 @pytest.mark.ray
 @pytest.mark.long
 def test_a_vision_language_model_checks_a_run_and_its_folder_is_in_the_identity(ray_session, tmp_path):
-    folder, source, out = (tmp_path / name for name in ("model", "in", "out"))
-    for part in small_vlm("llava", dtype=torch.float32):
-        part.save_pretrained(folder)
+    folder, source, out = save_vlm(tmp_path / "model"), tmp_path / "in", tmp_path / "out"
     write_source(source, num_images=4)
     settings = (*STUBS[:3], f"grounding_check={{engine: vlm, weights: {{uri: '{folder}'}}}}")
     words = [word for each in settings for word in ("--set", each)]

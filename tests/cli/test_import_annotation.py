@@ -18,11 +18,11 @@ from pseudoris.store.runs.commit import Provenance, commit_shard
 from pseudoris.store.runs.header import require_header
 from pseudoris.store.runs.plan import read_shard_plan
 from pseudoris.store.runs.receipts import list_receipts
+from pseudoris.store.tables.open_run import OpenRun
 from tests.builders.command import invoke, pseudoris_here, start_pseudoris, wait_for
 from tests.builders.human import document, image_row, object_row, reference, write_images, write_small_refer
 from tests.builders.scored_runs import begin, finish, scored_shard
 from tests.builders.studio import read_tasks, submitted, write_project
-from tests.builders.tables import read_table
 from tests.interchange.exports.builders import png
 
 
@@ -173,6 +173,6 @@ def test_corrections_of_label_studio_are_a_run_that_every_command_reads(tmp_path
     assert {row["source"] for row in rows} == {"human", "model"}
     # Scores still decide about the images that no person changed.
     invoke("refilter", tmp_path / "out", tmp_path / "stricter", "--tau", "1.2")
-    kept = read_table(RunLocation.open(str(tmp_path / "stricter")), "expressions").to_pylist()
+    kept = OpenRun.at(RunLocation.open(str(tmp_path / "stricter"))).table("expressions").to_pylist()
     assert "what a person says" in {row["text"] for row in kept if row["kept"]}
     assert "no problem found in any shard" in invoke("verify", tmp_path / "stricter").output

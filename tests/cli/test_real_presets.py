@@ -13,7 +13,7 @@ from pseudoris.workers.masks.sam_model import build_sam
 from tests.builders.command import pseudoris_here
 from tests.builders.images import png
 from tests.builders.promptable_models import save_model
-from tests.builders.vlms import small_vlm
+from tests.builders.vlms import save_vlm
 
 pytestmark = pytest.mark.slow
 
@@ -46,11 +46,9 @@ def open_models(folder):
     """Save a small SAM 2 and a small Qwen3-VL as model folders; return settings."""
     # Published SAM 2.1 are of this class, whose image model is opened.
     save_model(folder / "sam2", "Sam2VideoModel")
-    for part in small_vlm("qwen3_vl", dtype=torch.float32):
-        part.save_pretrained(folder / "vlm")
     return {
         "masks.weights.uri": folder / "sam2",
-        "captions.weights.uri": folder / "vlm",
+        "captions.weights.uri": save_vlm(folder / "vlm", "qwen3_vl"),
         "captions.options": "{crop_size: 56}",
         "captions.sampling.top_p": "[0.9]",
         "filtering.architecture": "builtin:tiny/clip.json",

@@ -16,12 +16,12 @@ from pseudoris.schemas.config_layers import load_config
 from pseudoris.schemas.fitted import for_any_captioner
 from pseudoris.store.runs.header import require_header
 from pseudoris.store.runs.manifest import write_manifest
+from pseudoris.store.tables.open_run import OpenRun
 from tests.builders.audits import drawn_audit, judge
 from tests.builders.command import invoke
 from tests.builders.fitted import fitted
 from tests.builders.scene_runs import scene_run, scenes
 from tests.builders.scored_runs import scored_run
-from tests.builders.tables import read_table
 
 
 def judged(location, folder, verdict=lambda row: "right", **options):
@@ -41,7 +41,7 @@ def test_a_new_run_is_written_and_summed_up(out, tmp_path):
     new = tmp_path / "new"
     words = ("--tau", "1.2", "--keep", "correctness > 0.3", "--keep", "count >= 2")
     result = invoke("refilter", out, new, *words)
-    kept = sum(read_table(RunLocation.open(str(new)), "expressions")["kept"].to_pylist())
+    kept = sum(OpenRun.at(RunLocation.open(str(new))).table("expressions")["kept"].to_pylist())
     assert "distinctiveness > 1.2 and correctness > 0.3 and count >= 2" in result.output
     assert f"{kept:,} of " in result.output
     assert invoke("verify", new)
@@ -143,7 +143,7 @@ def test_an_accuracy_is_reached_by_what_is_composed_where_nothing_drawn_can_be_b
     judged(location, folder, num_pairs=5_000)
     printed = invoke("refilter", location.root, tmp_path / "new", "--accuracy", "0.8", "--audit", folder).output
     assert "Nothing drawn is kept: no pair of the audit has a distinctiveness to bound" in printed
-    rows = read_table(RunLocation.open(str(tmp_path / "new")), "expressions").to_pylist()
+    rows = OpenRun.at(RunLocation.open(str(tmp_path / "new"))).table("expressions").to_pylist()
     assert {row["source"] for row in rows if row["kept"]} == {"composer"}
     assert "chosen no drawn caption; position > " in printed
 
@@ -161,7 +161,7 @@ def test_another_bound_or_posterior_composes_anew_and_the_old_ones_give_the_byte
     unsure = annotated.posterior.model_copy(update={"unseen": 0.5})
     file.write_text(yaml.safe_dump({"confidence": annotated.confidence.model_dump(), "posterior": unsure.model_dump()}))
     invoke("refilter", out, tmp_path / "fewer", "--set", "composing.min_further=0.95", "--weights", file)
-    fewer = read_table(RunLocation.open(str(tmp_path / "fewer")), "expressions").to_pylist()
+    fewer = OpenRun.at(RunLocation.open(str(tmp_path / "fewer"))).table("expressions").to_pylist()
     composed = [row["confidence"] for row in fewer if row["source"] == "composer" and row["kind"] == "none"]
     assert 0.95 < min(composed) < 0.97
     assert invoke("verify", tmp_path / "fewer")
@@ -189,7 +189,7 @@ def test_an_audit_bounds_each_kind_and_fits_the_weights_and_refuses_another_runs
 
     judge(audit, lambda row: verdict(row) if row["is_kept"] else None)
     printed = invoke("refilter", out, tmp_path / "new", "--accuracy", "0.95", "--audit", audit.path).output
-    kept = read_table(RunLocation.open(str(tmp_path / "new")), "expressions").to_pylist()
+    kept = OpenRun.at(RunLocation.open(str(tmp_path / "new"))).table("expressions").to_pylist()
     composed = [row for row in kept if row["source"] == "composer"]
     keep = require_header(RunLocation.open(str(tmp_path / "new"))).config.filtering.keep
     bounds = {each.column: each.bound for each in keep}

@@ -18,8 +18,8 @@ from pseudoris.workers.checkpoints import download, weight_cache
 from pseudoris.workers.checkpoints.model_folder import ModelFolder
 from tests.builders.command import pseudoris, pseudoris_here
 from tests.builders.images import png
-from tests.builders.model_folders import save_llava
 from tests.builders.runs import STUBS
+from tests.builders.vlms import save_vlm
 from tests.builders.weight_server import COMMIT, serving_weights, use_as_hub
 from tests.interchange.exports.builders import build_run, jpeg
 
@@ -177,7 +177,7 @@ MODEL = f"owner/model@{COMMIT}"
 
 
 def test_a_model_folder_is_got_checked_and_listed_by_its_commit(server, cache, tmp_path):
-    saved = save_llava(tmp_path / "saved", shard="20KB")
+    saved = save_vlm(tmp_path / "saved", shard="100KB")
     server.files |= {f"/owner/model/{path.name}": path.read_bytes() for path in saved.iterdir()}
     missing = pseudoris_here("weights", "check", MODEL, code=1)
     assert f"is not on this machine. To get it: pseudoris weights get {MODEL}" in missing.stdout

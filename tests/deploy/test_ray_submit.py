@@ -9,16 +9,25 @@ import shlex
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import pytest
 import yaml
 
 from tests.builders.command import pseudoris, wait_for
-from tests.builders.head import RAY, ROOT, end_all_with, free_ports, head_ports, is_listening, ray_from, start_arguments
+from tests.builders.head import (
+    ROOT,
+    end_all_with,
+    free_ports,
+    head_ports,
+    is_listening,
+    ray_from,
+    run_ray,
+    start_arguments,
+)
 from tests.builders.runs import SMALL, STUBS, write_source
 
 SSHD = shutil.which("sshd", path=f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin")
@@ -32,28 +41,8 @@ pytestmark = [
 ]
 
 
-@dataclass(frozen=True)
-class Launcher:
-    """Somebody's laptop: the cluster file, and an environment whose `ssh` finds the server."""
-
-    config: Path
-    environment: dict[str, str]
-
-    def ray(self, *arguments: str) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            [*RAY, *arguments],
-            cwd=ROOT,
-            env=self.environment,
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            check=False,
-            timeout=300,
-        )
-
-
 @pytest.fixture(scope="module")
-def launcher(wheel: Path) -> Iterator[Launcher]:
+def launcher(wheel: Path) -> Iterator[tuple[Path, Callable[..., subprocess.CompletedProcess[str]]]]:
     folder = Path(tempfile.mkdtemp(prefix="ps-", dir="/tmp"))
     token = secrets.token_hex(16)
     try:
@@ -70,25 +59,23 @@ def launcher(wheel: Path) -> Iterator[Launcher]:
 
 def test_ray_up_and_ray_submit_run_the_script_on_the_cluster(launcher, tmp_path):
     source, out = write_source(tmp_path / "in", num_images=6), tmp_path / "out"
-    up = launcher.ray("up", "--yes", "--no-config-cache", str(launcher.config))
-    assert up.returncode == 0, up.stdout + up.stderr
+    config, ray = launcher
+    ray("up", "--yes", "--no-config-cache", str(config), code=0)
     # `ray submit` puts its words into a shell line as they are.
     settings = [word for each in (*STUBS, *SMALL) for word in ("--set", each)]
-    words = ["submit", "--no-config-cache", str(launcher.config), "deploy/job_entry.py", "--", "--preset=tiny"]
-    submitted = launcher.ray(*words, str(source), str(out), *settings)
-    assert submitted.returncode == 0, submitted.stdout + submitted.stderr
+    words = ["submit", "--no-config-cache", str(config), "deploy/job_entry.py", "--", "--preset=tiny"]
+    submitted = ray(*words, str(source), str(out), *settings, code=0)
     assert "9 of 9" in submitted.stdout
     pseudoris("verify", str(out), code=0)
-    assert (launcher.config.parent / "home" / "job_entry.py").exists()
+    assert (config.parent / "home" / "job_entry.py").exists()
     # Installed without bytecode: what has it now was imported from the wheel.
-    assert any((launcher.config.parent / "home" / "site" / "pseudoris" / "pipeline").glob("__pycache__/*.pyc"))
+    assert any((config.parent / "home" / "site" / "pseudoris" / "pipeline").glob("__pycache__/*.pyc"))
 
     receipts = {path: path.stat().st_mtime_ns for path in (out / "_receipts").iterdir()}
-    again = launcher.ray(*words, str(source), str(out), *settings)
-    assert again.returncode == 0, again.stdout + again.stderr
+    ray(*words, str(source), str(out), *settings, code=0)
     assert receipts == {path: path.stat().st_mtime_ns for path in (out / "_receipts").iterdir()}
 
-    failed = launcher.ray(*words, str(tmp_path / "nowhere"), str(tmp_path / "none"))
+    failed = ray(*words, str(tmp_path / "nowhere"), str(tmp_path / "none"))
     assert failed.returncode != 0
     assert "nowhere" in failed.stdout + failed.stderr
 
@@ -120,7 +107,8 @@ def _sshd(folder: Path, port: int) -> Iterator[None]:
             process.wait()
 
 
-def _launcher(folder: Path, port: int, token: str) -> Launcher:
+def _launcher(folder: Path, port: int, token: str) -> tuple[Path, Callable[..., subprocess.CompletedProcess[str]]]:
+    """Return the cluster file of somebody's laptop, and its `ray` command, whose `ssh` finds the server."""
     python, *ray = ray_from(folder)
     auth = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": token}
     remote = {
@@ -164,4 +152,4 @@ def _launcher(folder: Path, port: int, token: str) -> Launcher:
         "RAY_TMPDIR": str(folder / "l"),
     }
     (folder / "l").mkdir()
-    return Launcher(folder / "cluster.yaml", environment)
+    return folder / "cluster.yaml", partial(run_ray, environment)

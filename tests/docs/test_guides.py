@@ -23,6 +23,7 @@ from pseudoris.primitives import rle
 from pseudoris.schemas.config_layers import load_config
 from pseudoris.training.calibration.confidence_fit import Bounds
 from pseudoris.workers.masks.instances import read_instance_table
+from tests.builders.images import oriented
 
 ROOT = Path(__file__).parents[2]
 EXAMPLES = ROOT / "examples"
@@ -99,9 +100,7 @@ def photos(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "photos" / "more").mkdir(parents=True)
     Image.new("RGB", SIZE[::-1], "red").save("photos/a.png")
-    sideways = Image.Exif()
-    sideways[0x0112] = 6
-    Image.new("RGB", SIZE, "blue").save("photos/more/b.jpg", exif=sideways)
+    Path("photos/more/b.jpg").write_bytes(oriented(Image.new("RGB", SIZE, "blue"), 6, "JPEG"))
 
 
 def left_half(height, width):

@@ -26,14 +26,14 @@ _IS_WIDE = """[document.documentElement, ...document.querySelectorAll("article *
 MAX_WORDS, MAX_WORDS_OF_ALL = 1_200, 25_000
 
 
-def build(docs: Path, site: Path, forge: str = FORGE) -> subprocess.CompletedProcess[str]:
+def build(docs: Path, site: Path) -> subprocess.CompletedProcess[str]:
     words = [sys.executable, "-m", "sphinx", "--fail-on-warning", "--keep-going", "--quiet"]
     return subprocess.run(
         [*words, "-c", str(ROOT / "docs" / "site"), str(docs), str(site)],
         capture_output=True,
         text=True,
         check=False,
-        env={**os.environ, "FORGE": forge},
+        env={**os.environ, "FORGE": FORGE},
     )
 
 

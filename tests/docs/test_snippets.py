@@ -25,8 +25,8 @@ import pytest
 import pseudoris
 from pseudoris.files.location import RunLocation
 from pseudoris.store.sessions.refiltered_run import RuleChange, refilter
+from pseudoris.store.tables.open_run import OpenRun
 from tests.builders.scored_runs import scored_run
-from tests.builders.tables import read_table
 
 ROOT = Path(__file__).parents[2]
 _FENCE = re.compile(r"^```(\w+)( run)?\n(.*?)^```$", re.MULTILINE | re.DOTALL)
@@ -177,7 +177,7 @@ def query_after(words: str) -> list[tuple]:
 
 
 def test_yield_by_decoder_is_what_the_rows_say(there):
-    rows = read_table(there, "expressions").to_pylist()
+    rows = OpenRun.at(there).table("expressions").to_pylist()
     candidates = Counter((row["decoder"], row["top_k"], row["top_p"]) for row in rows)
     kept = Counter((row["decoder"], row["top_k"], row["top_p"]) for row in rows if row["kept"])
     found = query_after("By decoder and its settings")
@@ -187,7 +187,7 @@ def test_yield_by_decoder_is_what_the_rows_say(there):
 
 
 def test_the_best_expression_of_a_mask_has_the_highest_score(there):
-    rows = read_table(there, "expressions").to_pylist()
+    rows = OpenRun.at(there).table("expressions").to_pylist()
     best = {}
     for row in rows:
         if not row["kept"]:

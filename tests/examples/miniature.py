@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 import pickle
 import subprocess
@@ -14,7 +13,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
 from evidence.recipes.simulated_expressions import first_voice_expressions
 from examples.step_log import Step
@@ -22,6 +20,7 @@ from pseudoris.synthworld.attributes import CATEGORIES
 from pseudoris.synthworld.renderer import render
 from pseudoris.synthworld.scenes import Scene, Split, make_scene
 from tests.builders.human import image_row, object_row, reference, rle, write_refer
+from tests.builders.images import encode
 
 # Files of references, and the held-out splits of each.
 DATASETS = {
@@ -85,10 +84,12 @@ def small_refer(root: Path, *splits: str) -> Path:
     return root
 
 
-def run_example(name: str, *words: object) -> subprocess.CompletedProcess[str]:
-    """Run an example as the README does, and return what it printed."""
+def run_example(name: str, *words: object, code: int = 0) -> subprocess.CompletedProcess[str]:
+    """Run an example as the README does, and return what it printed; it must end with the exit code `code`."""
     command = [sys.executable, "-m", f"examples.{name}", *map(str, words)]
-    return subprocess.run(command, capture_output=True, text=True, check=False, cwd=Path(__file__).parents[2])
+    ended = subprocess.run(command, capture_output=True, text=True, check=False, cwd=Path(__file__).parents[2])
+    assert ended.returncode == code, ended.stdout + ended.stderr
+    return ended
 
 
 def assert_in_order(steps: Sequence[Step], *folders: Path) -> None:
@@ -111,10 +112,9 @@ def page_rows(page: str) -> list[list[str]]:
 
 
 def _paint(scene: Scene, path: Path) -> NDArray[np.bool_]:
-    painted, buffer = render(scene), io.BytesIO()
-    Image.fromarray(painted.image).save(buffer, "PNG")
+    painted = render(scene)
     # A decoder goes by the bytes: the models of `tiny` know PNG, COCO's names end in .jpg.
-    path.write_bytes(buffer.getvalue())
+    path.write_bytes(encode(painted.image))
     return np.asarray(painted.masks)
 
 

@@ -14,6 +14,8 @@ from PIL import Image
 from examples.cutler_instances import CONFIG
 from pseudoris.primitives import rle
 from pseudoris.workers.masks.instances import read_instance_table
+from tests.builders.images import oriented
+from tests.builders.sources import write_files
 
 SCRIPT = Path(__file__).parents[2] / "examples" / "cutler_instances.py"
 SIZE = (12, 20)
@@ -69,17 +71,13 @@ class DefaultPredictor:
 @pytest.fixture
 def place(tmp_path):
     """The stubs, and a folder of two photographs, right half blue; the second lies on its side, by its EXIF."""
-    for name, text in STUBS.items():
-        path = tmp_path / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text)
+    write_files(tmp_path, {name: text.encode() for name, text in STUBS.items()})
     (tmp_path / "photos" / "more").mkdir(parents=True)
     upright = Image.new("RGB", SIZE[::-1], "red")
     upright.paste("blue", (SIZE[1] // 2, 0, SIZE[1], SIZE[0]))
     upright.save(tmp_path / "photos" / "a.png")
-    sideways = Image.Exif()
-    sideways[0x0112] = 6
-    upright.transpose(Image.Transpose.ROTATE_90).save(tmp_path / "photos" / "more" / "b.png", exif=sideways)
+    sideways = upright.transpose(Image.Transpose.ROTATE_90)
+    (tmp_path / "photos" / "more" / "b.png").write_bytes(oriented(sideways, 6))
     return tmp_path
 
 

@@ -25,7 +25,7 @@ from pseudoris.schemas.ids import image_id
 from pseudoris.synthworld.demo import TRUTH_FILE, write_demo
 from pseudoris.synthworld.scene_truth import SceneTruth
 from tests.builders.audits import add_answers, judge, small_audit
-from tests.builders.sources import parquet_bytes, tar_bytes
+from tests.builders.sources import parquet_bytes, tar_bytes, write_files
 from tests.examples.miniature import run_example
 from tests.viewer.builders import picture
 
@@ -66,13 +66,11 @@ def test_the_kit_runs_whole_on_drawn_scenes_and_has_the_accuracy_once_they_are_j
     out = tmp_path / "out"
     given = [write_demo(tmp_path, num_scenes=12), out, "--preset", "tiny", "--images", 14, "--pairs", 20]
     shown = run_example("photographs", *given)
-    assert shown.returncode == 0, shown.stdout + shown.stderr
     assert f"put the file that it downloads into {out / 'judged'}" in shown.stdout
     assert "Not judged yet" in (out / "photographs.html").read_text(encoding="utf-8")
     audit = AuditFolder.open(out / "audit")
     verdicts = judge_as_truth(audit, tmp_path / TRUTH_FILE, out / "judged" / "simulated.jsonl")
     again = run_example("photographs", *given)
-    assert again.returncode == 0, again.stdout + again.stderr
     assert again.stderr.count("finished before") == len(STEPS)
     assert "Next, judge" not in again.stdout
     found = json.loads((out / "photographs.json").read_text(encoding="utf-8"))
@@ -89,8 +87,7 @@ def test_the_kit_runs_whole_on_drawn_scenes_and_has_the_accuracy_once_they_are_j
     assert f"{100 * accuracy['estimate']:.1f} % <span>95 % interval" in page
     assert "simulated: no person looked" in page
     assert page.count("<figure") == 12
-    refused = run_example("photographs", *given, "--set", "filtering.tau=1.5")
-    assert refused.returncode == 2
+    refused = run_example("photographs", *given, "--set", "filtering.tau=1.5", code=2)
     assert "filtering.tau: " in refused.stderr
 
 
@@ -175,9 +172,7 @@ def ran(*words: str | Path) -> tuple[int, str]:
 )
 def test_what_cannot_begin_is_refused_and_leaves_nothing(tmp_path, monkeypatch, words, message):
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "images").mkdir()
-    (tmp_path / "images" / "a.png").write_bytes(picture())
-    (tmp_path / "a.txt").touch()
+    write_files(tmp_path, {"images/a.png": picture(), "a.txt": b""})
     code, told = ran(*words, "--preset", "tiny")
     assert (code, sorted(path.name for path in tmp_path.rglob("*"))) == (2, ["a.png", "a.txt", "images"])
     assert message in told
@@ -221,10 +216,7 @@ def test_a_damaged_record_is_refused_by_name(tmp_path):
 
 
 def test_a_command_that_was_stopped_before_its_first_record_begins_again(tmp_path, monkeypatch):
-    (tmp_path / "images").mkdir()
-    (tmp_path / "images" / "a.png").write_bytes(picture())
-    (tmp_path / "out" / "records").mkdir(parents=True)
-    (tmp_path / "out" / "records" / "given.unfinished").touch()
+    write_files(tmp_path, {"images/a.png": picture(), "out/records/given.unfinished": b""})
     # No step begins without Python's own interpreter.
     monkeypatch.setattr(sys, "executable", str(tmp_path / "nowhere"))
     ran(tmp_path / "images", tmp_path / "out", "--preset", "tiny", "--images", 8)
@@ -249,12 +241,10 @@ def test_verdicts_on_another_audit_are_refused_and_no_page_is_written(out, tmp_p
 
 @pytest.mark.slow
 def test_a_sample_of_tars_tables_and_files_becomes_files_named_by_image_id(tmp_path):
-    source, out, data = tmp_path / "source", tmp_path / "out", picture()
-    (source / "a b").mkdir(parents=True)
-    (source / "a b" / "c.png").write_bytes(data)
+    out, data = tmp_path / "out", picture()
+    tar, table = tar_bytes([("x/1.png", data), ("x/2.png", data)]), parquet_bytes({"image": [data]})
+    source = write_files(tmp_path / "source", {"a b/c.png": data, "t.tar": tar, "t2.parquet": table})
     (source / "gone.png").symlink_to("nowhere.png")
-    (source / "t.tar").write_bytes(tar_bytes([("x/1.png", data), ("x/2.png", data)]))
-    (source / "t2.parquet").write_bytes(parquet_bytes({"image": [data]}))
     out.mkdir()
     copy_sample(str(source), out, load_config("tiny", None, ["shards.max_images=2"]), size=10)
     keys = {"a%20b/c.png": ".png", "t.tar!x/1.png": ".png", "t.tar!x/2.png": ".png", "t2.parquet#0": ".jpg"}

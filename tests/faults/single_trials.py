@@ -20,9 +20,9 @@ from typing import Any, Final
 
 from pseudoris.files.location import RunLocation
 from pseudoris.schemas.tables import FAILURES, IMAGES
+from pseudoris.store.tables.open_run import OpenRun
 from tests.builders.images import png
 from tests.builders.runs import write_source
-from tests.builders.tables import read_table
 from tests.faults import hostile_files as hostile
 from tests.faults.trials import annotation, differences, files_result, finish, run_result, start
 from tests.fuzz.fuzzer import Reader
@@ -77,8 +77,7 @@ def killed_plan(at: Path) -> Row:
 
 def _kill_once_there(words: list[str], at: Path, pattern: str) -> None:
     process = start(words, at)
-    while process.poll() is None and not list((at / "run").glob(pattern)):
-        time.sleep(0.01)
+    _wait_for(pattern, process, at)
     os.killpg(process.pid, signal.SIGKILL)
     process.communicate()
 
@@ -122,7 +121,7 @@ def changing_source(at: Path) -> Row:
     images = write_source(at / "images", 60)
     before = files_result(images)
     process = start(annotation(), at)
-    _wait_for_a_commit(process, at)
+    _wait_for("_receipts/shard-*.json", process, at)
     files = sorted(images.rglob("image-*.png"))
     rewritten, deleted = files[1::5], files[3::5]
     for number, path in enumerate(rewritten):
@@ -134,8 +133,8 @@ def changing_source(at: Path) -> Row:
     finish(process)
     after, result = files_result(images), run_result(at / "run")
     told = finish(start(annotation(), at))
-    table = read_table(RunLocation.open(str(at / "run")), IMAGES).to_pylist()
-    failures = read_table(RunLocation.open(str(at / "run")), FAILURES).to_pylist()
+    table = OpenRun.at(RunLocation.open(str(at / "run"))).table(IMAGES).to_pylist()
+    failures = OpenRun.at(RunLocation.open(str(at / "run"))).table(FAILURES).to_pylist()
     reasons = Counter(row["reason"] for row in failures)
     read = [row for row in table if row["status"] != "quarantined"]
     problems = [
@@ -156,8 +155,8 @@ def changing_source(at: Path) -> Row:
     return _row(tried, outcome, problems)
 
 
-def _wait_for_a_commit(process: subprocess.Popen[str], at: Path) -> None:
-    while process.poll() is None and not list((at / "run" / "_receipts").glob("shard-*.json")):
+def _wait_for(pattern: str, process: subprocess.Popen[str], at: Path) -> None:
+    while process.poll() is None and not list((at / "run").glob(pattern)):
         time.sleep(0.01)
 
 
@@ -184,7 +183,7 @@ def _remounted(at: Path, what: str, broken: str, mended: str, *, told: str) -> R
     subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64m", "tmpfs", out], check=True)
     try:
         process = start(annotation(), at)
-        _wait_for_a_commit(process, at)
+        _wait_for("_receipts/shard-*.json", process, at)
         # Refused while a file is open for writing, or if one was made since the inodes were counted.
         while (
             process.poll() is None

@@ -6,7 +6,7 @@ import os
 import shutil
 import subprocess
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, closing, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
@@ -76,12 +76,10 @@ def on_bucket(source: Path, folder: Path, server: S3Server, seed: int) -> Iterat
     """A bucket behind a proxy that injects faults, a cluster of three raylets."""
     with injecting(server.endpoint_url, DRIZZLE, seed=seed) as proxy:
         words = (f"source.endpoint_url={proxy.endpoint_url}", "placement.storage.read_timeout_s=10")
-        setting = Setting("bucket", source, f"s3://{server.new_bucket('soak')}/out", words, proxy=proxy)
-        try:
+        out = f"s3://{server.new_bucket('soak')}/out"
+        with closing(Setting("bucket", source, out, words, proxy=proxy)) as setting:
             setting.new_cluster()
             yield setting
-        finally:
-            setting.close()
 
 
 @contextmanager
@@ -113,12 +111,11 @@ def on_disk(source: Path, folder: Path, server: S3Server, seed: int) -> Iterator
     disk = folder / "disk"
     disk.mkdir()
     subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64m", "tmpfs", str(disk)], check=True)
-    setting = Setting("disk", source, str(disk / "out"), disk=disk)
     try:
-        setting.new_cluster()
-        yield setting
+        with closing(Setting("disk", source, str(disk / "out"), disk=disk)) as setting:
+            setting.new_cluster()
+            yield setting
     finally:
-        setting.close()
         subprocess.run(["umount", "--lazy", str(disk)], check=True)
 
 

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 
@@ -80,11 +81,8 @@ def test_a_writer_killed_before_its_data_is_synced_leaves_no_part(child, tmp_pat
 
 
 def test_a_full_disk_leaves_neither_part_nor_temporary_file(files, tmp_path, monkeypatch):
-    def full(descriptor):
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-
     files.put("masks/first", b"")
-    monkeypatch.setattr(os, "fsync", full)
+    monkeypatch.setattr(os, "fsync", Mock(side_effect=OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))))
     with pytest.raises(OSError, match="No space left"):
         files.put("masks/part", b"data")
     assert [path.name for path in (tmp_path / "masks").iterdir()] == ["first"]

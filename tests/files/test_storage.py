@@ -6,10 +6,9 @@ import errno
 import os
 import pickle
 import re
-import subprocess
-import sys
 import uuid
 from pathlib import Path
+from unittest.mock import Mock
 
 import fsspec
 import pytest
@@ -33,6 +32,7 @@ from pseudoris.files.storage import (
 )
 from pseudoris.primitives.errors import ConfigError, ImageError, RefusedError, TransientError
 from pseudoris.store.sources.patterns import ALL_FILES
+from tests.builders.command import python_says
 from tests.builders.locations import IMPATIENT
 
 
@@ -204,8 +204,7 @@ def test_a_disk_loads_no_client_of_buckets_or_of_the_web(tmp_path):
         "import sys; from pseudoris.files.location import storage_at; storage_at('.'); "
         "print({'aiohttp', 'botocore'} & set(sys.modules))"
     )
-    answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=tmp_path)
-    assert answer.stdout.strip() == "set()"
+    assert python_says(code, cwd=tmp_path) == "set()"
 
 
 @pytest.mark.parametrize(
@@ -239,10 +238,8 @@ def test_the_order_is_that_of_sorted_whatever_fits_into_memory(keys, max_in_memo
 
 
 def test_a_full_temporary_disk_is_the_users_to_mend(monkeypatch):
-    def full(*_, **__):
-        raise OSError(errno.ENOSPC, "No space left on device")
-
-    monkeypatch.setattr(key_order.pickle, "dump", full)
+    full = OSError(errno.ENOSPC, "No space left on device")
+    monkeypatch.setattr(key_order.pickle, "dump", Mock(side_effect=full))
     with pytest.raises(ConfigError, match=r"sort the listing on disk \(set TMPDIR to use another\).*the disk is full"):
         list(sorted_externally(((n,) for n in range(10)), max_in_memory=4))
 

@@ -140,13 +140,11 @@ def changed_tree(draw: Random, tree: Any) -> Any:
     return root[0]
 
 
-def of_trees(
-    trees: Sequence[Any], write: Callable[[Any], bytes], *, share: float = 0.6
-) -> Callable[[Random, Sequence[bytes]], bytes]:
+def of_trees(trees: Sequence[Any], write: Callable[[Any], bytes]) -> Callable[[Random, Sequence[bytes]], bytes]:
     """Return what damages either the values of `trees`, before they are written, or the bytes of seeds."""
 
     def vary(draw: Random, seeds: Sequence[bytes]) -> bytes:
-        if draw.random() >= share:
+        if draw.random() >= 0.6:
             return mutated(draw, seeds)
         return write(changed_tree(draw, draw.choice(trees)))
 

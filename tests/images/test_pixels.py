@@ -6,9 +6,9 @@ import io
 import resource
 import struct
 import sys
-import tracemalloc
 import zlib
 from functools import cache
+from unittest.mock import Mock
 
 import numpy as np
 import pillow_heif
@@ -32,6 +32,7 @@ from pseudoris.schemas.config_layers import load_config
 from pseudoris.schemas.tables import FAILURE_REASONS
 from tests.builders import images as build
 from tests.builders.hostile_plugin import hostile
+from tests.builders.memory import traced_peak
 
 LIMITS = ImagesConfig()
 
@@ -129,16 +130,12 @@ def test_a_bomb_costs_little_memory_whatever_it_claims(name):
     data = build_bomb()
     assert len(data) < 2**20
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    tracemalloc.start()
-    try:
+    with traced_peak() as peak_bytes:
         if reason is None:
             assert decode_upright(data, LIMITS).shape == (8, 8, 3)
         else:
             assert refusal(data).reason == reason
-        _, peak_bytes = tracemalloc.get_traced_memory()
-    finally:
-        tracemalloc.stop()
-    assert peak_bytes < 2**27
+        assert peak_bytes() < 2**27
     assert (
         resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 2**18
     )  # in KiB: no decoder took what was claimed
@@ -169,10 +166,8 @@ def test_of_an_animation_the_first_frame_counts(image_format):
 
 
 def test_running_out_of_memory_is_not_the_fault_of_the_image(monkeypatch):
-    def fails(*_args, **_kwargs):
-        raise OSError("out of memory error when reading image file")
-
-    monkeypatch.setattr(ImageFile.ImageFile, "load", fails)
+    lacking = OSError("out of memory error when reading image file")
+    monkeypatch.setattr(ImageFile.ImageFile, "load", Mock(side_effect=lacking))
     with pytest.raises(MemoryError, match="out of memory"):
         decode_upright(build.jpeg(), LIMITS)
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import pickle
 import subprocess
-import tracemalloc
 from collections import OrderedDict
 from pathlib import Path
 
@@ -16,6 +15,7 @@ from hypothesis import strategies as st
 
 from pseudoris.interchange.untrusted_pickle import load_plain, read_refs
 from pseudoris.primitives.errors import ConfigError
+from tests.builders.memory import traced_peak
 
 WHOLE = st.integers(-(2**63) + 1, 2**63 - 1)
 PLAIN = st.recursive(
@@ -107,10 +107,9 @@ def test_a_damaged_pickle_and_whole_numbers_beyond_64_bits_are_refused(data):
 
 
 def test_a_number_under_which_no_file_of_its_size_stores_a_value_takes_no_memory():
-    tracemalloc.start()
-    assert load_plain(b"\x80\x02]r\xff\xff\xff\x7f.", "x") == []
-    assert tracemalloc.get_traced_memory()[1] < 2**20
-    tracemalloc.stop()
+    with traced_peak() as peak_bytes:
+        assert load_plain(b"\x80\x02]r\xff\xff\xff\x7f.", "x") == []
+        assert peak_bytes() < 2**20
 
 
 @pytest.mark.parametrize("key", [2**61 - 1, -1, 1.5, (1, -2), None], ids=repr)

@@ -13,6 +13,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
+from unittest.mock import Mock
 
 import pytest
 import ray
@@ -72,10 +73,7 @@ def test_a_ray_that_is_started_has_our_settings_unless_told_otherwise(monkeypatc
 
 
 def test_a_ray_that_does_not_come_up_in_time_is_worth_another_try_with_a_higher_limit(monkeypatch):
-    def times_out(**options):
-        raise Exception("The current node timed out during startup.")
-
-    start_is(monkeypatch, times_out)
+    start_is(monkeypatch, Mock(side_effect=Exception("The current node timed out during startup.")))
     told = r"Ray did not start: The current node timed out.*placement\.start_timeout_s=…; it is 45 s"
     with pytest.raises(TransientError, match=told), connected("local", 45):
         pass
@@ -196,13 +194,8 @@ def listening(answer: bytes) -> Iterator[str]:
 
 @pytest.mark.parametrize("is_there", [False, True])
 def test_a_cluster_on_record_is_joined_only_if_it_answers(is_there, tmp_path, monkeypatch):
-    asked, greeted, connect = [], [], socket.create_connection
-
-    def init(**options):
-        asked.append(options.get("address", "auto"))
-        raise ConnectionError("no Ray")
-
-    start_is(monkeypatch, init)
+    asked, greeted, connect = Mock(side_effect=ConnectionError("no Ray")), [], socket.create_connection
+    start_is(monkeypatch, asked)
     monkeypatch.setattr(
         socket, "create_connection", lambda *words, **kw: (greeted.append(words), connect(*words, **kw))[1]
     )
@@ -221,7 +214,7 @@ def test_a_cluster_on_record_is_joined_only_if_it_answers(is_there, tmp_path, mo
         with pytest.raises(ConfigError, match="no Ray"), connected("auto"):
             pass
         assert greeted
-    assert asked == ["auto" if is_there else "local"] * 3
+    assert [call.kwargs.get("address", "auto") for call in asked.mock_calls] == ["auto" if is_there else "local"] * 3
 
 
 @pytest.mark.parametrize(

@@ -21,9 +21,9 @@ pytestmark = pytest.mark.ray
 POOL = PoolConfig(num_cpus=0.25)
 
 
-def write_mixture(folder, num_tars: int = 11) -> None:
+def write_mixture(folder) -> None:
     """Write images, tars and tables whose keys interleave; some tars hold nothing."""
-    for number in range(num_tars):
+    for number in range(11):
         members = [(f"{n}.png", png(seed=n)) for n in range(number % 4)] + [("x.heic", b"x")] * (number % 2)
         (folder / f"{number:02d}.tar").write_bytes(tar_bytes(members))
         if number % 3 == 0:

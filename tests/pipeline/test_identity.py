@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from importlib.metadata import version
 from types import SimpleNamespace
 
@@ -22,9 +20,11 @@ from pseudoris.workers import pass_sizes
 from pseudoris.workers.checkpoints.model_folder import ModelFolder
 from pseudoris.workers.checkpoints.weight_files import folder_digest
 from pseudoris.workers.stages import STAGES, device_versions
+from tests.builders.command import python_says
 from tests.builders.head import ROOT
 from tests.builders.promptable_models import save_model
 from tests.builders.runs import stub_config
+from tests.builders.sources import write_files
 
 HERE = ("masks.weights.uri=here", "compute.device=cpu")
 
@@ -42,17 +42,12 @@ def test_it_holds_the_versions_of_what_computes_and_of_the_plug_ins(measured):
 
 
 def test_of_the_parser_it_holds_the_version_and_the_digest_of_its_files(stub_engines, tmp_path, monkeypatch):
-    package, about = tmp_path / "en_core_web_sm", tmp_path / "en_core_web_sm-3.8.0.dist-info"
-    for folder, name, text in (
-        (package, "__init__.py", ""),
-        (about, "METADATA", "Name: en_core_web_sm\nVersion: 3.8.0"),
-    ):
-        folder.mkdir()
-        (folder / name).write_text(text)
+    about = {"en_core_web_sm-3.8.0.dist-info/METADATA": b"Name: en_core_web_sm\nVersion: 3.8.0"}
+    write_files(tmp_path, {"en_core_web_sm/__init__.py": b"", **about})
     monkeypatch.syspath_prepend(tmp_path)
     config = stub_config(*HERE, "filtering.nouns=spacy")
     first = measure_identity(config)
-    (package / "__init__.py").write_text("# another copy of the same version")
+    write_files(tmp_path, {"en_core_web_sm/__init__.py": b"# another copy of the same version"})
     (difference,) = first.mixed_differences(measure_identity(config))
     assert first.versions["en_core_web_sm"].startswith("3.8.0 sha256:")
     assert "en_core_web_sm" in difference
@@ -66,8 +61,7 @@ from pseudoris.pipeline.identity import measure_identity
 from tests.builders.runs import stub_config
 print(measure_identity(stub_config()).device_kind, "torch" in sys.modules)
 """
-    ended = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
-    assert ended.stdout.split() == ["none", "False"]
+    assert python_says(code, cwd=ROOT) == "none False"
 
 
 @pytest.mark.parametrize(
@@ -180,5 +174,4 @@ config = load_config("tiny", None, ["compute.device=cpu"])
 measure_identity(config)
 print([type(stage.build(config).engine).__name__ for stage in STAGES])
 """
-    ended = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
-    assert ended.stdout.split() == ["['SamProposer',", "'CocaCaptioner',", "'ClipScorer']"]
+    assert python_says(code, cwd=ROOT) == "['SamProposer', 'CocaCaptioner', 'ClipScorer']"

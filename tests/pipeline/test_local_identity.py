@@ -19,7 +19,7 @@ from pseudoris.schemas.config_layers import load_config
 from pseudoris.store.runs.lock import RunLock
 from tests.builders.command import pseudoris
 from tests.builders.images import png
-from tests.builders.sources import parquet_bytes, tar_bytes
+from tests.builders.sources import parquet_bytes, tar_bytes, write_files
 from tests.store.builders import commit, make_entries, make_identity, start_run
 
 HERE = make_identity()
@@ -46,9 +46,7 @@ def measured(monkeypatch):
 
 @pytest.fixture
 def source(tmp_path):
-    (tmp_path / "in").mkdir()
-    (tmp_path / "in" / "a.png").write_bytes(png())
-    return str(tmp_path / "in")
+    return str(write_files(tmp_path / "in", {"a.png": png()}))
 
 
 @pytest.fixture
@@ -63,8 +61,7 @@ COMMANDS = pytest.mark.parametrize("command", [annotation.annotate, annotation.d
 
 @COMMANDS
 def test_a_run_begun_with_another_shard_size_and_source_names_all_that_differs(command, measured, out, tmp_path):
-    (tmp_path / "other").mkdir()
-    (tmp_path / "other" / "b.png").write_bytes(png())
+    write_files(tmp_path / "other", {"b.png": png()})
     measured["weights"] = {"propose": "b" * 64}
     with pytest.raises(
         ConfigError, match=r"(?s)shards\.max_images: .*started with: --set compute.seed=0 --set shards.*=16, or"

@@ -10,6 +10,7 @@ import time
 import urllib.request
 from collections import Counter
 from contextlib import suppress
+from unittest.mock import Mock
 
 import pyarrow as pa
 import pytest
@@ -128,10 +129,7 @@ def test_requests_tried_again_are_recorded_once_with_the_step_that_asked(monkeyp
 
 @pytest.mark.parametrize("block", [pa.table({"shard": [1]}), stamp_enqueue_time(pa.table({"shard": [1]}))])
 def test_a_metric_that_fails_fails_no_shard(block, monkeypatch):
-    def fails(*arguments):
-        raise RuntimeError("no instrument")
-
-    monkeypatch.setattr("ray.util.metrics.Counter", fails)
+    monkeypatch.setattr("ray.util.metrics.Counter", Mock(side_effect=RuntimeError("no instrument")))
     meter = StageMeter("/out", "fused")
     with meter.loading():
         record(LOAD_SECONDS, 1.0, of="caption")

@@ -29,7 +29,8 @@ def sizes(preset):
     config = load_config(preset)
     with torch.device("meta"):
         numbers = sam_architecture(config.masks.architecture)
-        sam, coca, clip = build_sam(numbers), *map(build_of, (config.captions, config.filtering))
+        texts = (read_model_config(part.architecture) for part in (config.captions, config.filtering))
+    sam, coca, clip = build_sam(numbers), *(build_from_config(each).to(torch.bfloat16) for each in texts)
     weights = sum(p.nbytes for model in (sam, coca, clip) for p in model.parameters())
     answers = PromptableSam(sam, dtype=torch.bfloat16).bytes_a_point * config.masks.points_per_side**2
     shape, width = GroupShape(MASKS, MASKS, rules=10, beams=2, positions=29), coca.text_decoder.width
@@ -37,10 +38,6 @@ def sizes(preset):
     group = group_bytes(CocaBlocks(coca), shape, IMAGE_TOKENS)
     group += shape.pairs * 14 * width * 2 + shape.prefixes * VOCABULARY * 2 * score_dtype(torch.bfloat16).itemsize
     return weights, 2 * 4 * numbers.encoder_heads * 4_096**2, answers, KINDS * group
-
-
-def build_of(part):
-    return build_from_config(read_model_config(part.architecture)).to(torch.bfloat16)
 
 
 @pytest.mark.parametrize("gib", [12, 16, 21, 24, 31.5, 48, 79.1, 80, 139.7, 141])

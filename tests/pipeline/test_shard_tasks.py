@@ -16,7 +16,7 @@ from pseudoris.pipeline import shard_tasks
 from pseudoris.pipeline.shard_tasks import Job, block_to_outcome, commit_block, read_block
 from pseudoris.pipeline.stored_masks import StoredMasks
 from pseudoris.primitives.errors import ConfigError, ImageError, TransientError
-from pseudoris.schemas.shard import Failure, Proof, Shard
+from pseudoris.schemas.shard import Failure, Shard
 from pseudoris.schemas.shard_blocks import block_to_shard, shard_to_block
 from pseudoris.store.runs.attempts import begin_attempt, parse_attempts
 from pseudoris.store.runs.garbage import run_gc
@@ -36,11 +36,6 @@ def broken() -> set[int]:
     return set()
 
 
-class Prover:
-    def prove(self, data: bytes) -> Proof:
-        raise ImageError("corrupt", "a decoder that answers is well")
-
-
 @pytest.fixture
 def job(tmp_path, monkeypatch, broken) -> Job:
     def refuse_broken(entry):
@@ -58,7 +53,8 @@ def job(tmp_path, monkeypatch, broken) -> Job:
     monkeypatch.setattr(shard_tasks, "read_shard", read_shard)
     monkeypatch.setattr(shard_tasks, "read_or_refused", read_or_refused)
     monkeypatch.setattr(shard_tasks, "open_root", lambda *arguments: None)
-    monkeypatch.setattr(shard_tasks, "shared_prover", lambda limits, **_: nullcontext(Prover()))
+    prover = Mock(**{"prove.side_effect": ImageError("corrupt", "a decoder that answers is well")})
+    monkeypatch.setattr(shard_tasks, "shared_prover", lambda limits, **_: nullcontext(prover))
     monkeypatch.setattr(shard_tasks, "this_node", lambda: "node-a")
     monkeypatch.setattr(shard_tasks, "check_packages", lambda identity, config: ("versions.x: …",))
     monkeypatch.setattr(shard_tasks, "task_meter", Mock())
@@ -146,11 +142,7 @@ def test_a_shard_that_alone_cannot_be_written_is_set_aside_and_a_full_disk_stops
 
 def test_an_output_that_takes_nothing_stops_the_run(job, monkeypatch):
     block = read_block(job, 0)
-
-    def fail(*arguments):
-        raise TransientError("the bucket does not answer")
-
-    monkeypatch.setattr(RunLocation, "create_once", fail)
+    monkeypatch.setattr(RunLocation, "create_once", Mock(side_effect=TransientError("the bucket does not answer")))
     with pytest.raises(TransientError, match="the bucket does not answer"):
         commit_block(block, job)
 

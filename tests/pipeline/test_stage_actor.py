@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import multiprocessing
 from dataclasses import replace
+from unittest.mock import Mock
 
 import pytest
 
@@ -150,20 +151,13 @@ def test_a_bug_in_a_stage_and_an_output_that_takes_no_record_of_the_attempt_stop
     monkeypatch.setattr(Stages, "error", ZeroDivisionError("a bug"))
     with pytest.raises(ZeroDivisionError):
         StageActor(job, "fused")(shard_to_block(SHARD))
-
-    def refuse(*arguments, **options):
-        raise ConfigError("the disk is full")
-
-    monkeypatch.setattr(executor, "begin_attempt", refuse)
+    monkeypatch.setattr(executor, "begin_attempt", Mock(side_effect=ConfigError("the disk is full")))
     with pytest.raises(ConfigError, match="the disk is full"):
         StageActor(job, "fused")(shard_to_block(SHARD))
 
 
 def test_a_user_s_mistake_is_raised_by_the_first_call_and_not_by_the_constructor(job, monkeypatch):
-    def differ(identity, config, kinds):
-        raise ConfigError("other weights")
-
-    monkeypatch.setattr(executor, "check_process", differ)
+    monkeypatch.setattr(executor, "check_process", Mock(side_effect=ConfigError("other weights")))
     actor = StageActor(job, "fused")
     with pytest.raises(ConfigError, match="other weights"):
         actor(shard_to_block(SHARD))

@@ -6,14 +6,13 @@ import errno
 import os
 import pickle
 import re
-import subprocess
-import sys
 from unittest.mock import Mock
 
 import pytest
 
 from pseudoris.primitives.errors import ConfigError, ImageError, MissingPartsError, gather
 from pseudoris.primitives.machine_limits import check_limits, told_by_limit
+from tests.builders.command import python_says
 
 
 @pytest.mark.parametrize(
@@ -76,9 +75,8 @@ def test_a_limit_is_told_while_nothing_of_it_is_left(use_up):
     del files
     print(told)
     """
-    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     limit = "open files: 64: raise it" if "files.append" in use_up else "processes: 0: raise it (ulimit -u"
-    assert f"this machine's limit is reached. {limit}" in ended.stdout
+    assert f"this machine's limit is reached. {limit}" in python_says(code)
 
 
 def test_what_is_in_force_is_told_with_the_free_space_of_folders(tmp_path):

@@ -17,17 +17,14 @@ from pseudoris.training.ppt.recipes.recipe_config import load_recipe_config
 DEEP = "[" * 20_000 + "]" * 20_000
 
 
-def bomb(item="x"):
+def bomb():
     """Return nine lists, each of nine times the one before: 9 to the 8 values in half a kilobyte."""
-    lines = [f"a: &a [{', '.join([item] * 9)}]"]
+    lines = [f"a: &a [{', '.join('x' * 9)}]"]
     lines += [f"{one}: &{one} [{', '.join([f'*{before}'] * 9)}]" for before, one in pairwise("abcdefgh")]
     return "\n".join(lines)
 
 
-def flow_bomb():
-    return "{" + bomb().replace("\n", ", ") + "}"
-
-
+FLOW_BOMB = "{" + bomb().replace("\n", ", ") + "}"
 READERS = {
     "--config": lambda text, path: (path.write_text(text), load_config("tiny", path)),
     "--set": lambda text, path: load_config("tiny", None, [f"filtering.keep={text}"]),
@@ -42,7 +39,7 @@ READERS = {
     ("text", "message"),
     [
         (DEEP, f"nested more than {MAX_LEVELS} levels deep in line 1: remove the extra brackets"),
-        (flow_bomb(), f"more than {MAX_VALUES:,} values, aliases .* written out: give fewer, or remove aliases"),
+        (FLOW_BOMB, f"more than {MAX_VALUES:,} values, aliases .* written out: give fewer, or remove aliases"),
         ("{a: &a [*a]}", r"the alias \*a stands for itself: write the value out"),
         ("2020-13-45", "month must be in 1..12; quote a value that is text"),
         ("1" * 5_000, "has more than 64 bits; quote a value that is text"),

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 
 import pytest
 
 from pseudoris.workers import masks
 from pseudoris.workers.masks.generator import SamProposer
+from tests.builders.command import python_says
 
 HEAVY = ("torch", "torchvision", "open_clip", "segment_anything")
 
@@ -29,8 +28,7 @@ def test_who_runs_no_model_loads_no_torch_and_kernels_of_a_package_come_without_
         "loaded = lambda: [name for name in sys.argv[1].split() if name in sys.modules]\n"
         "print(json.dumps([importlib.import_module(f'pseudoris.{name}') and loaded() for name in sys.argv[2:]]))"
     )
-    command = [sys.executable, "-c", code, " ".join(HEAVY), *light, *kernels]
-    loaded = json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
+    loaded = json.loads(python_says(code, " ".join(HEAVY), *light, *kernels))
     assert dict(zip(light, loaded, strict=False)) == {name: [] for name in light}
     assert set(loaded[-1]) <= {"torch"}
 

@@ -173,3 +173,8 @@ def parts(location: RunLocation, *more: str) -> dict[str, bytes]:
     """Return the files in the folders of all tables, and in further ones, by their paths."""
     paths = [f"{folder}/{file.name}" for folder in (*SCHEMAS, *more) for file in location.list(folder)]
     return {path: location.read_bytes(path) for path in paths}
+
+
+def setting(row: int, **values) -> Callable[[list[dict]], object]:
+    """Return an edit of a table's rows: one of them has other values."""
+    return lambda rows: rows[row].update(values)

@@ -170,9 +170,12 @@ def test_an_expression_means_what_a_person_would_take_it_for(text, meant):
     assert referents(text, SCENE) == meant
 
 
-def scene_of(*centres, star=(96.0, 96.0)):
-    objects = [item("circle", "red", "plain", "small", centre=centre) for centre in centres]
-    return Scene(0, 0, (*objects, item("star", "red", "plain", "large", centre=star)))
+def at(x, y):
+    return item("circle", "red", "plain", "small", centre=(x, y))
+
+
+def scene_of(*centres):
+    return Scene(0, 0, (*(at(*centre) for centre in centres), item("star", "red", "plain", "large")))
 
 
 def test_what_is_nearly_aligned_makes_no_expression_right():
@@ -183,10 +186,6 @@ def test_what_is_nearly_aligned_makes_no_expression_right():
     assert referents("the circle left of the star", scene_of((70.0, 140.0))) is None
     assert referents("all circles left of the star", scene_of((40.0, 96.0), (70.0, 140.0))) is None
     assert referents("the circle left of the star", scene_of((40.0, 96.0), (90.0, 140.0))) == {0}
-
-
-def at(x, y):
-    return SceneObject(Attributes("circle", "red", "plain", "small"), (x, y), 14.0, 0.0, (0, 0, 0))
 
 
 @pytest.mark.parametrize(

@@ -2,8 +2,6 @@
 
 import hashlib
 import json
-import os
-import subprocess
 import sys
 from functools import partial
 from importlib.metadata import EntryPoint
@@ -19,6 +17,7 @@ from pseudoris.workers.checkpoints.model_configs import read_model_config
 from pseudoris.workers.checkpoints.sam_architectures import sam_architecture
 from pseudoris.workers.filtering import ClipCheck
 from pseudoris.workers.stages import device_kind, prior_digest
+from tests.builders.command import python_says
 
 
 def test_a_second_opinion_is_found_and_loaded_with_the_filter_alone():
@@ -64,8 +63,7 @@ def _asked(**environment):
     from pseudoris.schemas.config import ComputeConfig
     from pseudoris.workers.stages import device_kind
     print(device_kind(ComputeConfig(device="cpu")), "torch" in sys.modules)"""
-    command, environment = [sys.executable, "-c", code], {**os.environ, **environment}
-    return subprocess.run(command, env=environment, capture_output=True, text=True).stdout.strip()
+    return python_says(code, **environment)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux lists what the CPU can")
@@ -105,8 +103,7 @@ def test_the_digests_of_tiny_take_neither_torch_nor_open_clip():
     config = load_config("tiny")
     print([len(stage.weights_digest(config)) for stage in STAGES])
     print([name for name in ("torch", "open_clip", "torchvision", "ray") if name in sys.modules])"""
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.splitlines() == ["[64, 64, 64]", "[]"]
+    assert python_says(code).splitlines() == ["[64, 64, 64]", "[]"]
 
 
 def test_the_digest_of_a_prior_is_that_of_its_file(tmp_path):

@@ -12,7 +12,7 @@ import pytest
 from pseudoris.files.location import RunLocation
 from pseudoris.interchange.exports import find_export, merged_parquet
 from pseudoris.schemas.tables import SCHEMAS
-from tests.builders.tables import read_table
+from pseudoris.store.tables.open_run import OpenRun
 from tests.interchange.exports.builders import BuiltRun, build_run, jpeg, request_for
 from tests.store.builders import commit, make_entries, parts, start_run
 
@@ -53,7 +53,7 @@ def test_the_rows_are_those_of_the_latest_generations_in_plan_order(run, destina
     report, seen = write(run, destination)
     for table in SCHEMAS:
         (found,) = merged(destination, table)
-        assert found.equals(read_table(run.location, table))
+        assert found.equals(OpenRun.at(run.location).table(table))
         assert found.schema.equals(SCHEMAS[table], check_metadata=True)
         assert report.rows[table] == found.num_rows
     assert report.files == dict.fromkeys(SCHEMAS, 1)
@@ -69,7 +69,7 @@ def test_files_end_at_the_target_size(run, destination, monkeypatch):
     assert report.files["expressions"] > 2
     assert len(merged(destination, "expressions")) == report.files["expressions"]
     rows = [row for table in merged(destination, "expressions") for row in table.to_pylist()]
-    assert rows == read_table(run.location, "expressions").to_pylist()
+    assert rows == OpenRun.at(run.location).table("expressions").to_pylist()
     *full, _ = [data for path, data in contents(destination).items() if path.startswith("expressions")]
     assert all(len(data) > 4_000 for data in full)
 

@@ -16,12 +16,12 @@ from pseudoris.interchange.imports.human_annotation import HumanPhrase
 from pseudoris.interchange.imports.import_run import WITHOUT_PIXELS
 from pseudoris.primitives.errors import ConfigError
 from pseudoris.store.checks.verification import verify_run
+from pseudoris.store.tables.open_run import OpenRun
 from pseudoris.training.evaluation.held_out import HeldOutExpressions
 from tests.builders.human import document, image_row, object_row, reference, texts_of, write_images, write_small_refer
 from tests.builders.imports import import_small, read_files
 from tests.builders.runs import part_digests
 from tests.builders.sources import write_files
-from tests.builders.tables import read_table
 
 IMAGES = [image_row(7, "a.png"), image_row(8, "sub/b.png")]
 OBJECTS = [object_row(70, 7), object_row(71, 7, (15, 10, 25, 20)), object_row(80, 8), object_row(81, 8)]
@@ -77,7 +77,10 @@ def test_all_from_and_into_a_bucket_has_the_bytes_of_an_import_between_disks(tmp
     names = {digest for digest in part_digests(tmp_path / "out")}
     stored = {f"{table}/{file.name}" for table in ("images", "masks", "expressions") for file in location.list(table)}
     assert stored | {name for name in names if name.startswith("failures")} == names
-    assert read_table(location, "images")["key"].to_pylist() == read_table(on_disk, "images")["key"].to_pylist()
+    assert (
+        OpenRun.at(location).table("images")["key"].to_pylist()
+        == OpenRun.at(on_disk).table("images")["key"].to_pylist()
+    )
 
 
 def read_references(refs, *, splits=("train",)):
@@ -188,7 +191,7 @@ def grefs(tmp_path):
 def test_several_ids_are_a_group_and_minus_one_is_none(grefs, location):
     folder, images = grefs
     summary = import_small(folder, images, location, format="grefcoco", splits=("train", "testA"))
-    rows = read_table(location, "expressions").to_pylist()
+    rows = OpenRun.at(location).table("expressions").to_pylist()
     assert [(row["text"], row["kind"], len(row["target_mask_ids"]), row["split"]) for row in rows] == [
         ("cup and plate", "group", 2, "train"),
         ("both things", "group", 2, "train"),
@@ -198,7 +201,7 @@ def test_several_ids_are_a_group_and_minus_one_is_none(grefs, location):
     ]
     assert all(row["source"] == "human" and row["kept"] for row in rows)
     # An image of which only none is said has no mask, and is asked all the same.
-    assert [row["area_px"] for row in read_table(location, "masks").to_pylist()] == [48, 100]
+    assert [row["area_px"] for row in OpenRun.at(location).table("masks").to_pylist()] == [48, 100]
     assert dict(summary.left_out) == {
         "objects without a reference in these splits": 2,
         "repeated expressions of one mask": 1,
@@ -243,7 +246,7 @@ def test_a_group_of_which_no_mask_has_a_pixel_is_no_expression_of_none(grefs, lo
     said = [gref(1, [80], 8, "gone"), gref(2, [81], 8, "there"), gref(3, [80, 81], 8, "there")]
     (folder / "grefs(unc).json").write_text(json.dumps(said))
     import_small(folder, images, location, format="grefcoco")
-    rows = read_table(location, "expressions").to_pylist()
+    rows = OpenRun.at(location).table("expressions").to_pylist()
     # Said of two masks, one without a pixel, it is said of the other one, which has it already.
     assert [row["text"] for row in rows] == ["there"]
     assert verify_run(location).is_clean
@@ -296,15 +299,15 @@ def test_an_import_is_a_run_whose_groups_have_several_targets_and_a_split(phrase
     folder, images = phrases
     summary = import_small(folder, images, location, format="phrasecut", splits=("test", "miniv"))
     assert verify_run(location).is_clean
-    rows = read_table(location, "expressions").to_pylist()
-    keys = {row["image_id"]: row["key"] for row in read_table(location, "images").to_pylist()}
+    rows = OpenRun.at(location).table("expressions").to_pylist()
+    keys = {row["image_id"]: row["key"] for row in OpenRun.at(location).table("images").to_pylist()}
     assert [(keys[r["image_id"]], r["text"], r["kind"], len(r["target_mask_ids"]), r["split"]) for r in rows] == [
         ("7.jpg", "windows", "group", 2, "test"),
         ("7.jpg", "left window", "attribute", 1, "test"),
         # Of its instances one is outside of the image.
         ("8.jpg", "far away", "attribute", 1, "miniv"),
     ]
-    areas = {row["mask_id"]: row["area_px"] for row in read_table(location, "masks").to_pylist()}
+    areas = {row["mask_id"]: row["area_px"] for row in OpenRun.at(location).table("masks").to_pylist()}
     assert [areas[target] for target in rows[0]["target_mask_ids"]] == [36, 124]
     assert (summary.left_out[WITHOUT_PIXELS], summary.totals.reasons) == (1, {"missing": 1})
 

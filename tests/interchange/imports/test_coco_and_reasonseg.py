@@ -13,11 +13,11 @@ from pseudoris.interchange.imports.reason_annotation import filled, read_reason
 from pseudoris.primitives import rle
 from pseudoris.primitives.errors import ConfigError
 from pseudoris.store.checks.verification import verify_run
+from pseudoris.store.tables.open_run import OpenRun
 from tests.builders.human import HEIGHT, WIDTH, document, image_row, object_row, texts_of
 from tests.builders.images import jpeg
 from tests.builders.imports import import_small, read_files
 from tests.builders.sources import write_files
-from tests.builders.tables import read_table
 
 IMAGES = [image_row(1, "a.png"), image_row("two", "sub/b.png")]
 
@@ -207,14 +207,14 @@ def test_smaller_shapes_lie_on_larger_ones_and_ignored_regions_are_background():
 
 def test_a_file_is_one_mask_that_all_of_its_texts_mean(dataset, location):
     import_small(dataset, dataset, location, format="reasonseg", splits=("train", "val"))
-    rows = [(row["text"], row["kind"], row["split"]) for row in read_table(location, "expressions").to_pylist()]
+    rows = [(row["text"], row["kind"], row["split"]) for row in OpenRun.at(location).table("expressions").to_pylist()]
     assert sorted(rows) == [
         ("the thing one drinks from", "attribute", "val"),
         ("the vessel", "attribute", "train"),
         ("what is not there", "none", "train"),
         ("what one drinks from", "attribute", "train"),
     ]
-    assert sorted(row["area_px"] for row in read_table(location, "masks").to_pylist()) == [48, 48 + 21]
+    assert sorted(row["area_px"] for row in OpenRun.at(location).table("masks").to_pylist()) == [48, 48 + 21]
     assert verify_run(location).problems == ()
 
 

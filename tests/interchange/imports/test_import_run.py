@@ -45,7 +45,6 @@ from tests.builders.images import oriented, png, smooth_pixels
 from tests.builders.imports import import_small
 from tests.builders.runs import part_digests
 from tests.builders.seals import forge_header
-from tests.builders.tables import read_table
 
 
 @pytest.fixture
@@ -90,7 +89,7 @@ def test_texts_masks_and_ids_are_the_datasets(finished):
 def test_a_humans_expressions_have_no_draws_and_no_scores_are_kept_and_weigh_one(finished):
     location, _, _ = finished
     nothing = ("decoder", "top_k", "top_p", "crop", "log_prob", "uniqueness", "correctness", "distinctiveness")
-    for row in read_table(location, "expressions").to_pylist():
+    for row in OpenRun.at(location).table("expressions").to_pylist():
         assert all(row[name] is None for name in (*nothing, "rival_mask_id", "head_noun"))
         assert (row["source"], row["count"], row["samples"]) == ("human", 0, [])
         assert (row["kept"], row["weight"]) == (True, 1.0)
@@ -191,8 +190,8 @@ def test_images_that_cannot_be_are_quarantined_with_their_reason_and_the_rest_go
     path = tmp_path / "objects.json"
     path.write_bytes(document(rows, objects))
     summary = import_small(path, images, location, format="coco")
-    failures = read_table(location, "failures").to_pylist()
-    keys = {row["image_id"]: row["key"] for row in read_table(location, "images").to_pylist()}
+    failures = OpenRun.at(location).table("failures").to_pylist()
+    keys = {row["image_id"]: row["key"] for row in OpenRun.at(location).table("images").to_pylist()}
     assert {keys[row["image_id"]]: (row["stage"], row["reason"]) for row in failures} == {
         "absent.png": ("read", "missing"),
         "small.png": ("import", "annotation_mismatch"),

@@ -28,7 +28,7 @@ from pseudoris.schemas.tables import SCHEMAS
 from pseudoris.store.checks.expressions import confidence_problems, expression_problems
 from pseudoris.store.tables.judged_expressions import SOME_TAU, scores_of
 from pseudoris.store.tables.shard_tables import shard_tables
-from tests.store.builders import make_entries, make_shard
+from tests.store.builders import make_entries, make_shard, setting
 
 WEIGHTS = ConfidenceConfig(bias=0.2, listener=0.5, truth=1.0, vote=0.1, consensus=0.1)
 LISTENERS = (0.9, 0.4, 1.0, 0.0, 1.0, 1.0)
@@ -120,10 +120,6 @@ def found_in(edit, rule: KeepRule = SOME_TAU) -> str:
     edit(rows)
     tables["expressions"] = pa.Table.from_pylist(rows, schema=SCHEMAS["expressions"])
     return "\n".join(f"{what}: {detail}" for what, details in expression_problems(tables, rule) for detail in details)
-
-
-def setting(row: int, **values):
-    return lambda rows: rows[row].update(values)
 
 
 CORRUPTIONS = {

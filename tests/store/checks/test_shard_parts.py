@@ -17,7 +17,7 @@ from pseudoris.store.runs.plan import read_shard_plan
 from pseudoris.store.runs.receipts import part_path
 from pseudoris.store.tables.open_run import CommittedShard
 from pseudoris.store.tables.shard_tables import shard_tables, table_bytes, table_counts
-from tests.store.builders import commit, make_entries, make_shard, start_run, whats
+from tests.store.builders import commit, make_entries, make_shard, setting, start_run, whats
 
 
 @pytest.fixture
@@ -135,10 +135,6 @@ def all_problems(tables: dict[str, pa.Table]) -> list[checks.Problem]:
     found = [checks.id_problems(tables["images"], ENTRIES), *(check(tables) for check in checks.TABLE_CHECKS)]
     found.append(checks.count_problems(tables, COUNTS))
     return [problem for each in found for what, details in each for problem in checks.examples(0, what, details)]
-
-
-def setting(row: int, **values) -> Edit:
-    return lambda rows: rows[row].update(values)
 
 
 def encoding(**values) -> Edit:

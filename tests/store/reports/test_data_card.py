@@ -16,8 +16,8 @@ from pseudoris.schemas.run_records import Identity
 from pseudoris.schemas.tables import EXPRESSIONS
 from pseudoris.store.reports.data_card import BESIDE_NAME, CARD_NAME, card_text, is_generated, write_datacard
 from pseudoris.store.runs.receipts import RunTotals
+from pseudoris.store.tables.open_run import OpenRun
 from tests.builders.scored_runs import begin, commit_scored, finish, scored_run
-from tests.builders.tables import read_table
 
 ROOT = Path(__file__).parents[3]
 
@@ -65,7 +65,7 @@ def test_a_run_whose_models_do_not_know_its_images_says_so_on_top(tmp_path):
 def test_it_counts_what_the_tables_hold_and_names_the_models(run):
     write_datacard(run)
     card = card_of(run)
-    table = read_table(run, EXPRESSIONS)
+    table = OpenRun.at(run).table(EXPRESSIONS)
     assert f"| kept expressions | {sum(table['kept'].to_pylist()):,} |" in card
     assert f"| expressions, kept or not | {table.num_rows:,} |" in card
     assert "| images | 20 of 20 |" in card
@@ -132,7 +132,7 @@ def test_as_a_readme_it_tells_hugging_face_which_files_are_which_table(tmp_path)
     shutil.copy(location.uri(CARD_NAME), location.uri("README.md"))
     cache = str(tmp_path / "cache")
     loaded = load_dataset(location.root, cache_dir=cache, split="train")
-    assert loaded.num_rows == read_table(location, EXPRESSIONS).num_rows
+    assert loaded.num_rows == OpenRun.at(location).table(EXPRESSIONS).num_rows
     assert load_dataset(location.root, "masks", cache_dir=cache, split="train").num_rows == 4 * 7
     assert {each["config_name"] for each in front_matter(card_of(location))["configs"]} == {
         "images",

@@ -27,8 +27,8 @@ from pseudoris.store.reports.statistics import Distribution, TopTexts, run_stati
 from pseudoris.store.runs.commit import Provenance
 from pseudoris.store.runs.lock import LOCK_FOLDER, WATCH_S, Claim, RunLock, claim_to_bytes
 from pseudoris.store.runs.manifest import write_manifest
+from pseudoris.store.tables.open_run import OpenRun
 from tests.builders.scored_runs import begin, commit_scored, scored_run
-from tests.builders.tables import read_table
 from tests.store.builders import commit, make_entries, start_run
 
 
@@ -41,14 +41,14 @@ def run(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def rows(run):
-    return read_table(run, EXPRESSIONS).to_pylist()
+    return OpenRun.at(run).table(EXPRESSIONS).to_pylist()
 
 
 def test_kept_a_mask_counts_masks_without_any_and_masks_an_image_images_without_any(run, rows):
-    figures, masks = run_statistics(run), read_table(run, MASKS).to_pylist()
+    figures, masks = run_statistics(run), OpenRun.at(run).table(MASKS).to_pylist()
     kept = Counter(mask for row in rows if row["kept"] for mask in row["target_mask_ids"])
     of_image = Counter(row["image_id"] for row in masks)
-    shown = (row for row in read_table(run, IMAGES).to_pylist() if row["status"] != STATUS_QUARANTINED)
+    shown = (row for row in OpenRun.at(run).table(IMAGES).to_pylist() if row["status"] != STATUS_QUARANTINED)
     per_image = [of_image[row["image_id"]] for row in shown]
     assert 0 in per_image
     for found, due in (

@@ -19,7 +19,7 @@ from pseudoris.store.runs.garbage import run_gc
 from pseudoris.store.runs.header import require_header
 from pseudoris.store.runs.plan import read_shard_plan
 from pseudoris.store.runs.receipts import list_receipts, part_path, read_receipt
-from tests.builders.tables import read_table
+from pseudoris.store.tables.open_run import OpenRun
 from tests.store.builders import (
     annotated,
     commit,
@@ -165,7 +165,7 @@ def retry(run, kinds, generation=1, provenance=NOWHERE):
 
 
 def rows(location: RunLocation, table: str) -> list[dict]:
-    return read_table(location, table).to_pylist()
+    return OpenRun.at(location).table(table).to_pylist()
 
 
 def test_the_quarantined_images_are_known_by_reason(run):

@@ -9,6 +9,7 @@ import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field, replace
+from unittest.mock import Mock
 
 import pytest
 
@@ -241,22 +242,15 @@ def fail_while_held(disk, monkeypatch, replacement, error, times=None):
 
 @pytest.mark.parametrize("refusal", [TransientError("503 for minutes"), ConfigError("access is denied")])
 def test_a_lock_that_cannot_be_given_back_hides_nothing_of_what_went_wrong(disk, monkeypatch, caplog, refusal):
-    def refuse(self, path, data):
-        raise refusal
-
     with caplog.at_level(logging.WARNING), pytest.raises(ValueError, match="what went wrong"):
-        fail_while_held(disk, monkeypatch, refuse, ValueError("what went wrong"))
+        fail_while_held(disk, monkeypatch, Mock(side_effect=refusal), ValueError("what went wrong"))
     assert f"Could not release the run's lock. It expires in a minute: {refusal}" in caplog.text
 
 
 def test_a_storage_that_has_stopped_to_answer_does_not_hold_up_the_end(disk, monkeypatch):
-    is_over = threading.Event()
-
-    def hang(self, path, data):
-        is_over.wait(60)
-
+    is_over, no_answer = threading.Event(), TransientError("no answer")
     with pytest.raises(TransientError, match="no answer"):
-        fail_while_held(disk, monkeypatch, hang, TransientError("no answer"), LockTimes(release_s=0.05))
+        fail_while_held(disk, monkeypatch, lambda *_: is_over.wait(60), no_answer, LockTimes(release_s=0.05))
     # Reached while the release still waits.
     assert not is_over.is_set()
     is_over.set()

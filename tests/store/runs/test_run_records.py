@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import tracemalloc
 
 import pytest
 
@@ -23,6 +22,7 @@ from pseudoris.store.runs.manifest import (
 )
 from pseudoris.store.runs.plan import iter_plan, read_shard_plan
 from pseudoris.store.runs.receipts import latest_receipts, list_receipts, read_receipt, read_receipts, receipt_path
+from tests.builders.memory import traced_peak
 from tests.builders.seals import edit_sealed, sealed_json
 from tests.store.builders import commit, extend_run, make_entries, start_run
 
@@ -238,11 +238,7 @@ def test_a_pass_over_many_holds_a_few(disk, monkeypatch):
     receipt = commit(disk, start_run(disk), 0)[0]
     write_manifest(disk, (receipt.model_copy(update={"shard": shard}) for shard in range(num_shards)))
     found = LatestReceipts(disk, dict.fromkeys(range(num_shards), 0))
-    tracemalloc.start()
-    try:
+    with traced_peak() as peak_bytes:
         assert sum(1 for _ in found) == num_shards
-        _, peak = tracemalloc.get_traced_memory()
-    finally:
-        tracemalloc.stop()
-    # All of them together take 9 MB.
-    assert peak < 2 * 2**20
+        # All of them together take 9 MB.
+        assert peak_bytes() < 2 * 2**20

@@ -33,13 +33,13 @@ from pseudoris.store.runs.plan import read_shard_plan
 from pseudoris.store.runs.receipts import latest_receipts, list_receipts, receipt_path
 from pseudoris.store.sessions.refiltered_run import RuleChange, refilter, refiltered
 from pseudoris.store.tables.judged_expressions import rule_of
+from pseudoris.store.tables.open_run import OpenRun
 from pseudoris.store.tables.shard_tables import shard_tables
 from pseudoris.workers.filtering import ClipScorer
 from tests.builders.fitted import fitted, fitted_file
 from tests.builders.images import png
 from tests.builders.scored_runs import begin, commit_scored, finish, scored_run, scored_shard
 from tests.builders.seals import without_digests
-from tests.builders.tables import read_table
 from tests.store.builders import HEIGHT, WIDTH, commit_made, make_entries, parts
 
 HIGHER = RuleChange(tau=1.2)
@@ -198,7 +198,7 @@ def test_conditions_that_are_not_given_stay_and_an_empty_list_takes_them_away(di
 
 def test_drawn_and_composed_weights_follow_their_lines_and_a_humans_is_one(disk):
     scored_run(disk, has_humans=True)
-    table = read_table(disk, EXPRESSIONS)
+    table = OpenRun.at(disk).table(EXPRESSIONS)
     rows = table.to_pylist()
     for number, row in enumerate(rows):
         if row["source"] == "model" and len(row["target_mask_ids"]) == 1:
@@ -286,7 +286,7 @@ def test_a_parent_that_was_moved_is_still_the_parent_and_another_run_is_not(on_d
 def test_what_a_human_wrote_stays_kept_and_groups_stay_as_they_are(disk, new):
     scored_run(disk, has_humans=True)
     refilter(disk, new, RuleChange(9.0, [condition("correctness > 0.5")]))
-    rows = read_table(new, EXPRESSIONS).to_pylist()
+    rows = OpenRun.at(new).table(EXPRESSIONS).to_pylist()
     assert {row["kept"] for row in rows if row["source"] == "human"} == {True}
     assert {row["kept"] for row in rows if len(row["target_mask_ids"]) == 2} == {False}
     alone = [
@@ -364,7 +364,7 @@ def plain(tmp_path_factory):
 @pytest.mark.slow
 def test_a_bound_on_confidence_and_rank_afterwards_gives_the_same_bytes_and_verify_recomputes_both(plain, tmp_path):
     strict, new = (RunLocation.open(str(tmp_path / name)) for name in ("strict", "new"))
-    rows = read_table(plain, EXPRESSIONS).to_pylist()
+    rows = OpenRun.at(plain).table(EXPRESSIONS).to_pylist()
     bound = sorted(row["confidence"] for row in rows)[len(rows) // 3]
     words = [f"confidence > {bound!r}", "rank <= 2"]
     annotate(strict, f"filtering.keep={words!r}", *LISTENING)
@@ -377,7 +377,7 @@ def test_a_bound_on_confidence_and_rank_afterwards_gives_the_same_bytes_and_veri
     forged = header.config.model_dump(mode="json")
     forged["filtering"]["fitted"]["values"]["confidence"]["truth"] = 1.6
     rule = rule_of(header.model_copy(update={"config": validate(forged)}))
-    problems = expression_problems({name: read_table(new, name) for name in SCHEMAS}, rule)
+    problems = expression_problems({name: OpenRun.at(new).table(name) for name in SCHEMAS}, rule)
     assert {what for what, details in problems for _ in details} == {"expression_confidence"}
 
 
@@ -386,19 +386,19 @@ def test_a_line_applied_afterwards_gives_the_bytes_of_the_stage_that_had_it(plai
     weighed, new = (RunLocation.open(str(tmp_path / name)) for name in ("weighed", "new"))
     line = {"drawn": {"bias": -0.5, "slope": 0.7}}
     annotate(weighed, *LISTENING, fitted(confidence=WEIGHTS, pair_weight=line))
-    assert {row["weight"] for row in read_table(plain, EXPRESSIONS).to_pylist()} == {1.0}
+    assert {row["weight"] for row in OpenRun.at(plain).table(EXPRESSIONS).to_pylist()} == {1.0}
     lines = read_header(weighed).config.filtering.fitted
     # The runs hold the values: the file is not read again.
     fitted_file(confidence=WEIGHTS, pair_weight=line).unlink()
     summary = refilter(plain, new, RuleChange(fitted=lines))
     assert summary.totals.kept == summary.num_kept_before
-    assert len({row["weight"] for row in read_table(new, EXPRESSIONS).to_pylist()}) > 3
+    assert len({row["weight"] for row in OpenRun.at(new).table(EXPRESSIONS).to_pylist()}) > 3
     assert parts(new) == parts(weighed)
     assert verify_run(new).problems == ()
     # Another rule of what is kept leaves the weights as they are.
     again = RunLocation.open(str(tmp_path / "again"))
     refilter(new, again, RuleChange(tau=99.0))
-    assert read_table(again, EXPRESSIONS)["weight"].equals(read_table(new, EXPRESSIONS)["weight"])
+    assert OpenRun.at(again).table(EXPRESSIONS)["weight"].equals(OpenRun.at(new).table(EXPRESSIONS)["weight"])
 
 
 def _heard(image: ShardImage) -> ShardImage:

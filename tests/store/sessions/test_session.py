@@ -6,7 +6,9 @@ import logging
 import os
 import threading
 from contextlib import contextmanager
+from itertools import chain, repeat
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 
@@ -61,7 +63,7 @@ def execute(location, executor, on_event=lambda event: None, reasons=None):
         return session.execute(missing_shards(require_header(location), session.latest), executor)
 
 
-def committing(location, *, stop_after=None, error=KeyboardInterrupt, ahead=0):
+def committing(location, *, stop_after=None, ahead=0):
     """Return an executor that commits shard by shard, `ahead` of what it yields, and may raise on the way."""
 
     def executor(pending):
@@ -69,7 +71,7 @@ def committing(location, *, stop_after=None, error=KeyboardInterrupt, ahead=0):
         waiting = []
         for number, shard in enumerate(pending.shards):
             if number == stop_after:
-                raise error
+                raise KeyboardInterrupt
             waiting += commit(location, header, shard)
             if len(waiting) > ahead:
                 yield waiting.pop(0)
@@ -231,14 +233,8 @@ def test_shards_that_come_back_without_a_commit_are_an_error(run):
 
 
 def test_a_session_whose_run_was_taken_over_ends_at_the_next_commit(run, monkeypatch):
-    checks = []
-
-    def check(lock):
-        checks.append(lock)
-        if len(checks) == 2:
-            raise TakenOverError("another driver holds the run")
-
-    monkeypatch.setattr(RunLock, "check", check)
+    checks = chain([None, TakenOverError("another driver holds the run")], repeat(None))
+    monkeypatch.setattr(RunLock, "check", Mock(side_effect=checks))
     with pytest.raises(TakenOverError, match="another driver holds the run"):
         execute(run, committing(run))
     assert list(list_receipts(run)) == [0, 1]

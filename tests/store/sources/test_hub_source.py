@@ -7,6 +7,7 @@ import re
 import socket
 import time
 from concurrent.futures import ThreadPoolExecutor
+from unittest.mock import Mock
 
 import pytest
 from huggingface_hub import HfFileSystem, constants
@@ -113,12 +114,10 @@ def test_a_later_commit_changes_nothing_for_the_run_that_named_a_branch(hub):
 
 
 def test_a_network_that_ends_after_the_hub_has_answered_may_come_back(hub, monkeypatch):
-    def refuse(*_, **__):
-        raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
-
     monkeypatch.setenv("HF_ENDPOINT", hub.url)
     opened("hf://datasets/me/photos")
-    monkeypatch.setattr("socket.getaddrinfo", refuse)
+    unknown = socket.gaierror(socket.EAI_NONAME, "Name or service not known")
+    monkeypatch.setattr("socket.getaddrinfo", Mock(side_effect=unknown))
     with pytest.raises(TransientError, match="the Hub cannot be reached"):
         opened("hf://datasets/me/photos")
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import hashlib
 import os
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -137,9 +138,7 @@ def test_a_file_that_is_back_for_the_second_look_is_read(tmp_path, read, monkeyp
 
 
 def test_a_source_that_is_gone_quarantines_nothing(tmp_path, read, monkeypatch):
-    folder = tmp_path / "mounted"
-    folder.mkdir()
-    (folder / "a.png").write_bytes(build.png())
+    folder = write_files(tmp_path / "mounted", {"a.png": build.png()})
     with pytest.raises(ConfigError, match="mounted' does not exist"):
         read(folder, lambda: folder.rename(tmp_path / "elsewhere"))
     monkeypatch.setattr("pseudoris.store.sources.proven_shard.open_root", lambda *_: SourceRoot(LocalStorage(folder)))
@@ -152,10 +151,7 @@ def test_a_source_that_is_gone_quarantines_nothing(tmp_path, read, monkeypatch):
 @pytest.mark.parametrize("number", [errno.EACCES, errno.EIO, errno.ENOSPC, errno.ESTALE, errno.ETIMEDOUT])
 def test_a_fault_of_the_storage_is_never_a_quarantine(tmp_path, read, monkeypatch, number, method):
     (tmp_path / "a.png").write_bytes(build.png())
-
-    def fails(self, path, **options):
-        raise OSError(number, os.strerror(number))
-
+    fails = Mock(side_effect=OSError(number, os.strerror(number)))
     monkeypatch.setattr("pseudoris.store.sources.proven_shard.AGAIN_AFTER_S", 0.0)
     with pytest.raises(TransientError, match=os.strerror(number)):
         read(tmp_path, lambda: monkeypatch.setattr(LocalStorage, method, fails))

@@ -7,6 +7,7 @@ import logging
 import os
 import traceback
 import uuid
+from unittest.mock import Mock
 
 import fsspec
 import pytest
@@ -52,11 +53,8 @@ def test_a_tar_that_cannot_be_opened_is_named_with_its_remedy(root, tmp_path, mo
     (tmp_path / "self.tar").symlink_to("self.tar")
     (tmp_path / "lost.tar").symlink_to("nowhere.tar")
     listed = {file.path: file for file in root.storage.walk(ALL_FILES.may_descend)}
-
-    def denied(*_, **__):
-        raise OSError(errno.EACCES, os.strerror(errno.EACCES))
-
-    monkeypatch.setattr(LocalStorage, "open", denied)
+    denied = OSError(errno.EACCES, os.strerror(errno.EACCES))
+    monkeypatch.setattr(LocalStorage, "open", Mock(side_effect=denied))
     for path, problem in {
         "self.tar": r"self\.tar cannot be opened \(its link leads to itself, .*remove it from SOURCE",
         "lost.tar": r"lost\.tar is a link that leads nowhere: repair it, or remove it from SOURCE",

@@ -87,8 +87,7 @@ def test_a_source_that_is_a_link_to_nothing_is_the_users_to_mend(tmp_path, targe
 
 def test_out_below_source_is_not_listed(tmp_path):
     fill(tmp_path, "a.jpg", "runs/1/gallery/picture.jpg", "runs/2/b.jpg")
-    (tmp_path / "runs/1/images").mkdir()
-    (tmp_path / "runs/1/images/shard-0.parquet").write_bytes(b"ours")
+    write_files(tmp_path, {"runs/1/images/shard-0.parquet": b"ours"})
     assert keys(tmp_path, exclude=str(tmp_path / "runs" / "1")) == ["a.jpg", "runs/2/b.jpg"]
 
 

@@ -9,7 +9,6 @@ import random
 import subprocess
 import sys
 import tarfile
-import tracemalloc
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -19,6 +18,7 @@ from pseudoris.primitives.errors import ConfigError, ImageError
 from pseudoris.schemas.config import SourceConfig
 from pseudoris.store.sources import open_source
 from pseudoris.store.sources.containers import ImageColumn, RowImage, find_column, read_rows
+from tests.builders.memory import traced_peak
 from tests.builders.sources import parquet_bytes, tar_bytes
 
 AUTO = SourceConfig()
@@ -129,14 +129,10 @@ HOSTILE = {
 
 @pytest.mark.parametrize("content", HOSTILE.values(), ids=HOSTILE)
 def test_a_tar_that_misleads_is_refused_at_little_cost(path, content):
-    tracemalloc.start()
-    try:
+    with traced_peak() as peak_bytes:
         with pytest.raises(ConfigError, match=r"a\.tar cannot be listed as a tar .* remove it from SOURCE"):
             listed(path, content + END)
-        _, peak_bytes = tracemalloc.get_traced_memory()
-    finally:
-        tracemalloc.stop()
-    assert peak_bytes < 32 * 2**20
+        assert peak_bytes() < 32 * 2**20
 
 
 @pytest.mark.parametrize("padding", [0, 512, 10_240, 3 * 2**20], ids="{:,} bytes of zeros between".format)

@@ -28,10 +28,10 @@ from pseudoris.schemas.shard import ExpressionRecord
 from pseudoris.schemas.tables import EXPRESSIONS, IMAGES, MASKS
 from pseudoris.store.runs.receipts import latest_receipts, part_path
 from pseudoris.store.tables.annotations import AnnotatedImage, AnnotatedMask
+from pseudoris.store.tables.open_run import OpenRun
 from pseudoris.store.tables.run_image import RunImage
 from pseudoris.store.tables.run_reader import Run, draw_rows
 from tests.builders.scored_runs import begin, commit_scored, scored_run
-from tests.builders.tables import read_table
 from tests.store.builders import make_mask
 
 
@@ -45,7 +45,7 @@ def test_tables_are_exactly_what_the_receipts_name(location):
     location.put_part(re.sub(r"\.g\d-", ".g7-", path), location.read_bytes(path))
     run = Run(location)
     for name in ("images", "masks", "expressions", "failures"):
-        assert getattr(run, name)().to_table().equals(read_table(location, name)), name
+        assert getattr(run, name)().to_table().equals(OpenRun.at(location).table(name)), name
     assert (run.is_complete, run.header.num_shards, run.counts.shards) == (False, 3, 2)
     assert run.counts.expressions == run.expressions().count_rows()
     assert run.counts.images == run.images().count_rows()
@@ -104,7 +104,7 @@ def identity_of(row) -> tuple:
 
 @pytest.mark.parametrize("kept_only", [True, False])
 def test_rows_are_those_of_the_table_in_its_order_and_none_twice(run, kept_only):
-    whole = read_table(run, EXPRESSIONS)
+    whole = OpenRun.at(run).table(EXPRESSIONS)
     whole = whole.filter(whole["kept"]) if kept_only else whole
     order = {identity_of(row): number for number, row in enumerate(whole.to_pylist())}
     rows = Run(run).sample(25, columns=whole.schema.names, kept_only=kept_only).to_pylist()
@@ -118,8 +118,8 @@ def test_columns_of_image_and_mask_are_those_of_the_rows_own(run):
     columns = ["text", "key", "width", "mask_id", "segmentation", "area_px", "target_mask_ids", "image_id"]
     table = Run(run).sample(10**9, columns=columns, kept_only=False)
     assert table.schema.names == columns
-    keys = {row["image_id"]: row["key"] for row in read_table(run, IMAGES).to_pylist()}
-    masks = {row["mask_id"]: row for row in read_table(run, MASKS).to_pylist()}
+    keys = {row["image_id"]: row["key"] for row in OpenRun.at(run).table(IMAGES).to_pylist()}
+    masks = {row["mask_id"]: row for row in OpenRun.at(run).table(MASKS).to_pylist()}
     kinds = Counter()
     for row in table.to_pylist():
         kinds[len(row["target_mask_ids"])] += 1

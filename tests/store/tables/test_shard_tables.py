@@ -16,9 +16,9 @@ from pseudoris.schemas.ids import sha256_hex
 from pseudoris.schemas.run_records import ShardCounts
 from pseudoris.schemas.shard import CaptionSample, ExpressionRecord, Failure, MaskRecord, Shard, ShardImage
 from pseudoris.schemas.tables import EXPRESSIONS, FAILURE_REASONS, SCHEMAS
+from pseudoris.store.tables.open_run import OpenRun
 from pseudoris.store.tables.parts import RowFilter, read_selected
 from pseudoris.store.tables.shard_tables import shard_tables, table_bytes, table_counts
-from tests.builders.tables import read_table
 from tests.store.builders import commit, make_entries, make_shard, start_run
 
 # A table is a small part of what an example costs: a few dozen of them cover the shapes there are.
@@ -111,7 +111,7 @@ def test_a_table_is_read_as_it_was_written_in_the_order_of_shards(committed, tab
     entries = make_entries()
     shards = [make_shard(entries[start : start + 4]) for start in (0, 8)]
     written = pa.concat_tables([shard_tables(shard, embed_images=True)[table] for shard in shards])
-    read = read_table(committed, table)
+    read = OpenRun.at(committed).table(table)
     assert read.equals(written)
     assert read.schema.equals(SCHEMAS[table], check_metadata=True)
 
@@ -128,7 +128,7 @@ def part(location):
 def test_rows_that_the_filter_keeps_come_with_the_columns_asked_for(part):
     location, name = part
     found = read_selected(location, EXPRESSIONS, name, ("text", "image_id"), KEPT)
-    whole = read_table(location, EXPRESSIONS)
+    whole = OpenRun.at(location).table(EXPRESSIONS)
     assert found.equals(whole.filter(whole["kept"]).select(["text", "image_id"]))
     assert 0 < found.num_rows < whole.num_rows
     assert read_selected(location, EXPRESSIONS, name, SCHEMAS[EXPRESSIONS].names).equals(whole)

@@ -14,6 +14,7 @@ from pycocotools import mask as coco
 from pseudoris.files.location import RunLocation
 from pseudoris.schemas.estimate import RESAMPLES, ImageBootstrap
 from pseudoris.schemas.shard import ShardImage
+from pseudoris.store.tables.open_run import OpenRun
 from pseudoris.synthworld.attributes import is_held_out
 from pseudoris.synthworld.grammar import parse_reference
 from pseudoris.synthworld.renderer import render
@@ -23,7 +24,6 @@ from pseudoris.training.evaluation import evaluate_run
 from pseudoris.training.evaluation.run_evaluation import FIGURES, MASK_FIGURES
 from pseudoris.training.evaluation.truth import SETS
 from tests.builders.scene_runs import said, scene_run, scenes, truth_bytes
-from tests.builders.tables import read_table
 
 NAMES = ("category", "colour", "pattern", "size", "part")
 
@@ -37,7 +37,7 @@ def plain_figures(location: RunLocation, known: dict[str, Scene]) -> dict[str, f
         sums[name][0] += numerator
         sums[name][1] += denominator
 
-    for row in read_table(location, "images").to_pylist():
+    for row in OpenRun.at(location).table("images").to_pylist():
         if row["key"] in known:
             _add_image(add, known[row["key"]], masks[row["image_id"]], expressions[row["image_id"]])
     return {name: top / bottom for name, (top, bottom) in sums.items() if bottom}
@@ -45,7 +45,7 @@ def plain_figures(location: RunLocation, known: dict[str, Scene]) -> dict[str, f
 
 def _by_image(location, table):
     found = defaultdict(list)
-    for row in read_table(location, table).to_pylist():
+    for row in OpenRun.at(location).table(table).to_pylist():
         found[row["image_id"]].append(row)
     return found
 

@@ -171,14 +171,14 @@ EOS = 2
 IDENTITY = Vocabulary(torch.eye(4, dtype=torch.float64), SpecialTokens(0, EOS, 0))
 
 
-def sampler(*, top_k, top_p, uniform, vocabulary=IDENTITY, temperature=1.0):
+def sampler(*, top_k, top_p, uniform, vocabulary=IDENTITY):
     rows = SamplerRows(
         target=np.zeros(len(top_k), dtype=np.int64),
         top_k=np.array(top_k),
         top_p=np.array(top_p),
         uniform=np.tile(np.array(uniform)[:, None], (1, 6)),
     )
-    return Sampler(rows, vocabulary, temperature=temperature)
+    return Sampler(rows, vocabulary, temperature=1.0)
 
 
 def next_tokens(drawn_by, own, others=None, **changes):

@@ -15,18 +15,14 @@ from pseudoris.workers.crops.crops import outlined
 from pseudoris.workers.stages import STAGES
 from tests.builders.images import encode
 from tests.builders.scene_runs import mask_records
-from tests.builders.vlms import small_vlm
+from tests.builders.vlms import save_vlm, small_vlm
 
 SIDE = 64
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    path = tmp_path_factory.mktemp("models") / "llava"
-    model, processor = small_vlm("llava", dtype=torch.float32)
-    model.save_pretrained(path)
-    processor.save_pretrained(path)
-    return path
+    return save_vlm(tmp_path_factory.mktemp("models") / "llava")
 
 
 def run_config(folder, *words, **options):

@@ -9,7 +9,6 @@ from types import SimpleNamespace
 import psutil
 import pytest
 import torch
-from huggingface_hub import constants
 
 from pseudoris.primitives.errors import ConfigError
 from pseudoris.workers.checkpoints.hf_models import (
@@ -20,28 +19,16 @@ from pseudoris.workers.checkpoints.hf_models import (
     model_skeleton,
 )
 from pseudoris.workers.checkpoints.model_folder import ModelFolder, check_installed, names_folder
-from pseudoris.workers.checkpoints.weight_cache import Pin, WeightCache
-from tests.builders.model_folders import WORDS, save_llava, small_llava
+from pseudoris.workers.checkpoints.weight_cache import Pin
+from tests.builders.vlms import small_vlm
+from tests.builders.weight_server import COMMIT
 
-COMMIT = "c0ffee" + "0" * 34
 NAME = f"owner/model@{COMMIT}"
-
-
-@pytest.fixture(scope="module")
-def saved(tmp_path_factory):
-    return save_llava(tmp_path_factory.mktemp("saved"), shard="20KB")
 
 
 @pytest.fixture
 def folder(saved, tmp_path):
     return shutil.copytree(saved, tmp_path / "model")
-
-
-@pytest.fixture
-def cache(tmp_path, monkeypatch):
-    monkeypatch.setenv("PSEUDORIS_WEIGHTS", str(tmp_path / "cache"))
-    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
-    return WeightCache(tmp_path / "cache", is_named=True)
 
 
 def change(path, **values):
@@ -128,8 +115,7 @@ def replace_by_pipe(path):
 
 
 def grow(path):
-    with path.open("ab") as file:
-        file.truncate(2**27 + 1)
+    os.truncate(path, 2**27 + 1)
 
 
 def leave_a_pickle_alone(path):
@@ -190,7 +176,7 @@ def opened(saved):
 
 
 def test_a_model_is_what_was_saved_in_eval_mode_with_sdpa(opened):
-    model, own = load_model(opened, VLM, **CPU), small_llava().state_dict()
+    model, own = load_model(opened, VLM, **CPU), small_vlm("llava", dtype=torch.float32)[0].state_dict()
     assert own.keys() == model.state_dict().keys()
     assert all(torch.equal(own[name], found) for name, found in model.state_dict().items())
     assert not model.training
@@ -200,14 +186,24 @@ def test_a_model_is_what_was_saved_in_eval_mode_with_sdpa(opened):
 
 
 @pytest.mark.parametrize(
-    ("options", "message"),
+    ("spoil", "message"),
     [
-        ({"words": (*WORDS, "more")}, "its tokenizer has ids up to 13, and its head 13 tokens: they are of two models"),
-        ({"image_token": 5}, "an image is token 5 by its config and 4 by its processor"),
+        (
+            lambda model, processor: processor.tokenizer.add_tokens("more"),
+            "its tokenizer has ids up to 260, and its head 260 tokens: they are of two models",
+        ),
+        (
+            lambda model, processor: setattr(model.config, "image_token_id", 5),
+            "an image is token 5 by its config and 258 by its processor",
+        ),
     ],
 )
-def test_a_processor_of_another_model_is_refused(tmp_path, options, message):
-    mixed = ModelFolder.open(str(save_llava(tmp_path, **options)))
+def test_a_processor_of_another_model_is_refused(tmp_path, spoil, message):
+    parts = small_vlm("llava", dtype=torch.float32)
+    spoil(*parts)
+    for part in parts:
+        part.save_pretrained(tmp_path)
+    mixed = ModelFolder.open(str(tmp_path))
     with pytest.raises(ConfigError, match=message):
         check_vocabulary(mixed, model_skeleton(mixed, VLM), load_processor(mixed))
 
@@ -238,7 +234,7 @@ def test_weights_that_are_not_those_of_the_config_are_refused(folder, of_text, m
 def test_weights_that_are_larger_than_the_free_memory_are_refused_with_both(opened, monkeypatch):
     monkeypatch.setattr(psutil, "virtual_memory", lambda: SimpleNamespace(available=4 * opened.num_parameters - 1))
     with pytest.raises(
-        ConfigError, match=r"its 13,840 parameters take 55,360 bytes in torch.float32, and cpu has 55,359"
+        ConfigError, match=r"its 59,840 parameters take 239,360 bytes in torch.float32, and cpu has 239,359"
     ):
         check_fits(opened, **CPU)
     check_fits(opened, torch.device("cpu"), torch.bfloat16)

@@ -13,18 +13,18 @@ from hypothesis import strategies as st
 from segment_anything import sam_model_registry
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from pseudoris.primitives import rle
 from pseudoris.primitives.clip_tokenizer import ClipTokenizer
 from pseudoris.primitives.errors import ConfigError
 from pseudoris.schemas.config import ComputeConfig, WeightsConfig
 from pseudoris.schemas.config_layers import load_config
-from pseudoris.schemas.shard import MaskRecord, ShardImage
+from pseudoris.schemas.shard import ShardImage
 from pseudoris.workers.captions import CocaCaptioner
 from pseudoris.workers.checkpoints.openclip import build_from_config, load_clip, load_coca, read_model_config
 from pseudoris.workers.checkpoints.sam_architectures import sam_architecture
 from pseudoris.workers.checkpoints.weight_files import weights_digest
 from pseudoris.workers.filtering.clip_embedder import ClipEmbedder
 from pseudoris.workers.masks.sam_model import build_sam
+from tests.builders.scene_runs import mask_records
 
 CONFIG = load_config("tiny")
 TINY = files("pseudoris.workers.checkpoints") / "tiny"
@@ -192,8 +192,7 @@ def test_both_models_of_paper_see_224_pixels(tmp_path):
     assert clip["layers"] == [3, 4, 6, 3]
     compute = ComputeConfig(device="cpu")
     captions = with_few_weights(paper.captions, tmp_path / "coca.json", width=64, layers=1)
-    (counts,) = rle.encode(torch.ones(1, 4, 4, dtype=torch.bool))
-    image = ShardImage(0, "00ab", "0.png", b"", masks=(MaskRecord("00ab-0000", 0, (4, 4), counts, (0, 0, 4, 4), 16),))
+    image = ShardImage(0, "00ab", "0.png", b"", masks=mask_records("00ab", np.ones((1, 4, 4), bool)))
     crops = CocaCaptioner(captions, compute).image_crops(image, np.zeros((4, 4, 3), np.uint8))
     assert crops.pixels.shape[-2:] == (224, 224)
     filtering = with_few_weights(paper.filtering, tmp_path / "clip.json", width=4, layers=[1, 1, 1, 1])

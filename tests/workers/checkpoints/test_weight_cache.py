@@ -16,7 +16,6 @@ from pseudoris.primitives.errors import ConfigError, TransientError
 from pseudoris.workers.checkpoints.download import UnreachableError, fetch
 from pseudoris.workers.checkpoints.model_folder import ModelFolder, fetch_folder
 from pseudoris.workers.checkpoints.weight_cache import Pin, PublishedFile, WeightCache
-from tests.builders.model_folders import save_llava
 from tests.builders.weight_server import COMMIT, serving_weights, use_as_hub
 
 CONTENT = random.Random(0).randbytes(300_000)
@@ -41,12 +40,6 @@ def server(client, monkeypatch):
         use_as_hub(server.url, monkeypatch)
         server.files[PATH] = CONTENT
         yield server
-
-
-@pytest.fixture
-def cache(tmp_path, monkeypatch):
-    monkeypatch.setenv("PSEUDORIS_WEIGHTS", str(tmp_path / "cache"))
-    return WeightCache(tmp_path / "cache", is_named=True)
 
 
 def gets(server):
@@ -152,11 +145,6 @@ def test_another_cache_knows_the_pins_of_the_user_s_own(server, cache, tmp_path)
 
 
 MODEL = f"owner/model@{COMMIT}"
-
-
-@pytest.fixture(scope="module")
-def saved(tmp_path_factory):
-    return save_llava(tmp_path_factory.mktemp("saved"), shard="20KB")
 
 
 @pytest.fixture

@@ -17,6 +17,7 @@ from pseudoris.schemas.config import WeightsConfig
 from pseudoris.workers.checkpoints.tensor_files import load_into
 from pseudoris.workers.checkpoints.weight_cache import TAG_REPOS, published_file, random_seed, user_cache
 from pseudoris.workers.checkpoints.weight_files import local_file, weights_digest
+from tests.builders.sources import write_files
 
 
 def test_a_missing_file_names_the_command_that_gets_it():
@@ -115,17 +116,14 @@ def cache(tmp_path, monkeypatch):
 
 
 def test_a_checkpoint_is_found_in_the_cache_from_any_folder(cache):
-    (cache / "mine").mkdir()
-    (cache / "mine" / "sam.pth").write_bytes(b"weights")
+    write_files(cache, {"mine/sam.pth": b"weights"})
     weights = WeightsConfig(uri="checkpoints/mine/sam.pth")
     assert local_file(weights) == cache / "mine" / "sam.pth"
     assert weights_digest(weights) == hashlib.sha256(b"weights").hexdigest()
 
 
 def test_a_checkpoint_in_the_working_folder_wins(cache):
-    (cache / "sam_vit_b_01ec64.pth").write_bytes(b"in the cache")
-    (cache.parent / "checkpoints").mkdir()
-    (cache.parent / CHECKPOINT.uri).write_bytes(b"a person's own")
+    write_files(cache.parent, {"cache/sam_vit_b_01ec64.pth": b"in the cache", CHECKPOINT.uri: b"a person's own"})
     assert weights_digest(CHECKPOINT) == hashlib.sha256(b"a person's own").hexdigest()
 
 
@@ -146,20 +144,16 @@ def test_no_other_path_is_looked_for_in_the_cache(cache, uri):
 
 @pytest.mark.parametrize("name", ["open_clip_model.safetensors", "open_clip_pytorch_model.bin"])
 def test_a_hub_tag_is_found_in_the_cache_without_a_network(cache, name):
-    path = cache / "timm" / "resnet50_clip.openai" / name
-    path.parent.mkdir(parents=True)
-    path.write_bytes(b"weights")
-    assert local_file(WeightsConfig(uri="open_clip:RN50-quickgelu/openai")) == path
+    folder = write_files(cache / "timm" / "resnet50_clip.openai", {name: b"weights"})
+    assert local_file(WeightsConfig(uri="open_clip:RN50-quickgelu/openai")) == folder / name
 
 
 def test_a_hub_tag_that_open_clip_s_own_download_cached_is_found(cache, monkeypatch):
-    folder = cache / "hub" / "models--timm--resnet50_clip.openai"
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(cache / "hub"))
-    file = folder / "snapshots" / ("a" * 40) / "open_clip_model.safetensors"
-    for path, text in ((file, "weights"), (folder / "refs" / "main", "a" * 40)):
-        path.parent.mkdir(parents=True)
-        path.write_text(text)
-    assert local_file(WeightsConfig(uri="open_clip:RN50-quickgelu/openai")) == file
+    name = f"snapshots/{'a' * 40}/open_clip_model.safetensors"
+    files = {name: b"weights", "refs/main": b"a" * 40}
+    folder = write_files(cache / "hub" / "models--timm--resnet50_clip.openai", files)
+    assert local_file(WeightsConfig(uri="open_clip:RN50-quickgelu/openai")) == folder / name
 
 
 @pytest.mark.parametrize(

@@ -9,9 +9,9 @@ import pickle
 import struct
 import time
 import traceback
-import tracemalloc
 import zipfile
 from collections import OrderedDict
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -28,6 +28,7 @@ from pseudoris.workers.checkpoints.tensor_files import FULL_VOCABULARY, expand_v
 from pseudoris.workers.checkpoints.weight_files import weights_digest
 from pseudoris.workers.checkpoints.weight_headers import check_weight_header
 from pseudoris.workers.masks.instances import load_detector
+from tests.builders.memory import traced_peak
 
 
 @pytest.fixture
@@ -126,13 +127,10 @@ def test_a_refusal_gives_no_advice_to_load_the_file_unsafely(tmp_path, reader, f
 def test_a_text_that_claims_two_gigabytes_takes_no_memory(tmp_path):
     path = tmp_path / "checkpoint.pt"
     path.write_bytes(b"\x80\x02X\xff\xff\xff\x7fa.")
-    tracemalloc.start()
-    try:
+    with traced_peak() as peak_bytes:
         with pytest.raises(ValueError, match=r"\w"):
             load_tensors(path)
-        assert tracemalloc.get_traced_memory()[1] < 64 * 2**20
-    finally:
-        tracemalloc.stop()
+        assert peak_bytes() < 64 * 2**20
 
 
 IDS = torch.tensor([0, 5, 320, 49406, 49407])
@@ -262,12 +260,9 @@ def test_a_file_that_cannot_be_loaded_is_refused_by_its_header_in_one_sentence(t
 
 
 def test_a_file_that_may_not_be_read_and_a_folder_are_told_by_the_system_s_reason(tmp_path, monkeypatch):
-    def refused(*_):
-        raise PermissionError(13, "Permission denied")
-
     with pytest.raises(ConfigError, match="cannot be read as tensors: Is a directory"):
         check_weight_header(tmp_path, "weights")
-    monkeypatch.setattr("os.open", refused)
+    monkeypatch.setattr("os.open", Mock(side_effect=PermissionError(13, "Permission denied")))
     with pytest.raises(ConfigError, match="cannot be read as tensors: Permission denied"):
         check_weight_header(tmp_path / "x.pth", "weights")
 

@@ -5,16 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 
-import numpy as np
-import torch
-
-from pseudoris.primitives import rle
 from pseudoris.primitives.head_nouns import head_noun
 from pseudoris.schemas.ids import mask_id
 from pseudoris.schemas.shard import CaptionSample, ExpressionRecord, MaskRecord, ShardImage
 from pseudoris.schemas.stage_settings import ComposingConfig
 from pseudoris.workers.composing.composer import Composer
 from tests.builders.fitted import POSTERIOR
+from tests.builders.human import box_mask
+from tests.builders.scene_runs import mask_records
 
 SIZE = 100
 IMAGE_ID = "0123456789abcdef"
@@ -23,12 +21,9 @@ DRAW = CaptionSample("masked", "top_p", None, 0.9, -2.0, "all", 1)
 
 def make_mask(index: int, centre: tuple[int, int], side: int = 10) -> MaskRecord:
     """Return a square around (x, y)."""
-    pixels = np.zeros((1, SIZE, SIZE), dtype=np.bool_)
     x, y = (place - side // 2 for place in centre)
-    pixels[0, y : y + side, x : x + side] = True
-    counts = rle.encode(torch.from_numpy(pixels))
-    box = rle.boxes(counts, (SIZE, SIZE))[0]
-    return MaskRecord(mask_id(IMAGE_ID, index), index, (SIZE, SIZE), counts[0], box, side * side)
+    (mask,) = mask_records(IMAGE_ID, box_mask((x, y, x + side, y + side), (SIZE, SIZE))[None])
+    return replace(mask, mask_id=mask_id(IMAGE_ID, index), index=index)
 
 
 def make_image(*masks: tuple[tuple[int, int], Mapping[str, int]], correctness: float | None = 0.7) -> ShardImage:

@@ -6,15 +6,13 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
 
-from pseudoris.primitives import rle
 from pseudoris.primitives.noun_phrases import NounPhrase
 from pseudoris.schemas.fitted import NounRelations
-from pseudoris.schemas.shard import SOURCE_COMPOSER, CaptionSample, ExpressionRecord, MaskRecord
+from pseudoris.schemas.shard import SOURCE_COMPOSER, CaptionSample, ExpressionRecord
 from pseudoris.schemas.stage_settings import ComposingConfig
 from pseudoris.workers.composing.likelihood import (
     SIDES,
@@ -39,6 +37,7 @@ from pseudoris.workers.composing.posterior import (
     substitutes,
 )
 from tests.builders.fitted import POSTERIOR
+from tests.builders.scene_runs import mask_records
 from tests.workers.composing.builders import make_image, make_mask
 
 PLAIN = POSTERIOR.model_copy(
@@ -231,10 +230,8 @@ pairs = st.tuples(shares, shares, shares, shares, st.sampled_from([0.5, 1.0, 1.5
 @given(arrays(np.bool_, array_shapes(min_dims=2, max_dims=2, max_side=12)).filter(np.any))
 def test_a_masks_place_is_the_mean_of_its_pixels(pixels):
     size = pixels.shape
-    counts = rle.encode(torch.from_numpy(pixels[None]))
-    mask = MaskRecord("m", 0, size, counts[0], rle.boxes(counts, size)[0], int(pixels.sum()))
     y, x = np.nonzero(pixels)
-    place = position_of(mask)
+    place = position_of(*mask_records("m", pixels[None]))
     assert np.allclose((place.x, place.y), ((x.mean() + 0.5) / size[1], (y.mean() + 0.5) / size[0]))
     assert place.aspect == size[0] / size[1]
 

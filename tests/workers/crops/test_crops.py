@@ -245,10 +245,10 @@ def images(count):
     ]
 
 
-def use_in_stages(shard, device, *, num_stages=3):
+def use_in_stages(shard, device):
     """What each stage gets of each image."""
     with held_pixels():
-        for _ in range(num_stages):
+        for _ in range(3):
             with prefetched_pixels(shard, device) as decode:
                 for image in shard:
                     yield image, decode(image)

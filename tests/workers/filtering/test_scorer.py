@@ -9,12 +9,11 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pseudoris.primitives import rle
 from pseudoris.schemas.config import ComputeConfig, FilterConfig, GroundingCheckConfig, WeightsConfig
 from pseudoris.schemas.config_layers import load_config
 from pseudoris.schemas.fitted import line_weights, read_fitted
 from pseudoris.schemas.keep_rule import KeepRule, keeps, parse_conditions
-from pseudoris.schemas.shard import CaptionSample, ExpressionRecord, Failure, MaskRecord, Shard, ShardImage
+from pseudoris.schemas.shard import CaptionSample, ExpressionRecord, Failure, Shard, ShardImage
 from pseudoris.workers.captions.vlm_captioner import Vlm, VlmOptions
 from pseudoris.workers.crops.crops import make_crops
 from pseudoris.workers.filtering import ClipCheck, ClipScorer
@@ -23,6 +22,7 @@ from pseudoris.workers.filtering.scorer import score_candidates
 from tests.builders.crops import runs_of
 from tests.builders.fitted import fitted_file
 from tests.builders.images import encode
+from tests.builders.scene_runs import mask_records
 from tests.builders.vlms import CLASSES, END, small_vlm
 
 HEIGHT, WIDTH = 60, 80
@@ -49,14 +49,10 @@ def mask_of(index):
 
 def build_image(position=0, *, num_masks=3, texts=TEXTS):
     image_id = f"{position:016x}"
-    masks, expressions = [], []
-    for index in range(num_masks):
-        (counts,) = rle.encode(torch.from_numpy(mask_of(index))[None])
-        (box,) = rle.boxes([counts], (HEIGHT, WIDTH))
-        masks.append(MaskRecord(f"{image_id}-{index:04d}", index, (HEIGHT, WIDTH), counts, box, 11 * 17))
-        expressions += [ExpressionRecord((masks[-1].mask_id,), text, (SAMPLE,)) for text in texts]
+    masks = mask_records(image_id, np.array([mask_of(n) for n in range(num_masks)]).reshape(-1, HEIGHT, WIDTH))
+    expressions = [ExpressionRecord((mask.mask_id,), text, (SAMPLE,)) for mask in masks for text in texts]
     image = ShardImage(position, image_id, f"{position}.png", encode(pixels_of(position)), "0" * 64, HEIGHT, WIDTH)
-    return replace(image, masks=tuple(masks), expressions=tuple(expressions))
+    return replace(image, masks=masks, expressions=tuple(expressions))
 
 
 def build_shard(*images):

@@ -124,10 +124,7 @@ def test_polygons_need_the_size_of_their_image(coco):
     ids=["polygons", "runs"],
 )
 def test_a_mask_of_an_absurd_size_costs_its_image_alone_and_is_not_drawn(coco, monkeypatch, annotation):
-    def draws(*args):
-        pytest.fail("pycocotools was asked to draw it")
-
-    monkeypatch.setattr("pycocotools.mask.frPyObjects", draws)
+    monkeypatch.setattr("pycocotools.mask.frPyObjects", lambda *_: pytest.fail("pycocotools was asked to draw it"))
     huge = [{"id": 7, "file_name": "a.jpg", "height": 2**31 - 1, "width": 2**31 - 1}]
     with pytest.raises(ImageError, match=r"annotation 0 is a mask of size \[2147483647, 2147483647\]") as caught:
         instances(coco(annotation, images=huge))

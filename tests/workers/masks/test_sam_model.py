@@ -23,6 +23,7 @@ from pseudoris.synthworld.scenes import Split, make_scene
 from pseudoris.workers import pass_sizes
 from pseudoris.workers.masks import SamProposer, sam_model
 from pseudoris.workers.masks.generator import MaskGenerator
+from pseudoris.workers.masks.instances import encode_box
 from pseudoris.workers.masks.prompt_decoder import SamPromptDecoder
 from pseudoris.workers.masks.proposals import Kept, Proposals, mask_records, reduce_proposals
 from pseudoris.workers.masks.sam_model import PromptableSam, layer_grids, load_sam, resized_size
@@ -75,8 +76,8 @@ KEEP_ALL = 0.0
 ROUNDING = 4e-5
 
 
-def points(number, seed=0):
-    return 64 * torch.rand(number, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
+def points(number):
+    return 64 * torch.rand(number, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
 
 
 @pytest.fixture(scope="module")
@@ -305,10 +306,7 @@ SIZE = (40, 50)
 
 def proposals_of(*boxes, ious=None):
     """Rectangles (x0, y0, x1, y1) as proposals; predicted IoU falls from the first to the last unless given."""
-    masks = torch.zeros(len(boxes), *SIZE, dtype=torch.bool)
-    for mask, (x0, y0, x1, y1) in zip(masks, boxes, strict=True):
-        mask[y0:y1, x0:x1] = True
-    counts = tuple(rle.encode(masks))
+    counts = tuple(encode_box(box, SIZE) for box in boxes)
     scores = np.asarray(ious if ious is not None else np.linspace(0.9, 0.5, len(boxes)), dtype=np.float32)
     areas = rle.areas(counts, SIZE)
     return Proposals(SIZE, counts, tuple(rle.boxes(counts, SIZE)), areas, scores, np.ones(len(boxes), np.float32))

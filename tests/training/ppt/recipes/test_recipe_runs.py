@@ -17,12 +17,12 @@ from pseudoris.store.checks.verification import verify_run
 from pseudoris.store.runs.header import require_header
 from pseudoris.store.runs.manifest import write_manifest
 from pseudoris.store.runs.receipts import latest_receipts
+from pseudoris.store.tables.open_run import OpenRun
 from pseudoris.training.ppt.recipes.d_ref import Piece, compose_objects, fusion, mosaic, relative_side
 from pseudoris.training.ppt.recipes.grounded_runs import make_objects, pair_masks, read_names
 from pseudoris.training.ppt.recipes.recipe_config import ComposeConfig, load_recipe_config
 from pseudoris.training.ppt.recipes.recipe_runs import count_pairs
 from pseudoris.training.ppt.recipes.recipe_texts import middle_text, name_in, names_a_side
-from tests.builders.tables import read_table
 from tests.interchange.dataset.builders import build_run
 from tests.training.ppt.builders import RECIPE
 
@@ -143,7 +143,7 @@ SILENT = {"on_progress": lambda done, total: None, "on_wait": print}
 
 def _rows(location):
     found = defaultdict(list)
-    for row in read_table(location, "expressions").to_pylist():
+    for row in OpenRun.at(location).table("expressions").to_pylist():
         found[row["image_id"], row["text"]].append(row)
     return found
 
@@ -171,20 +171,20 @@ def test_every_recipes_run_holds(runs) -> None:
 
 def test_an_object_centric_image_has_its_class_in_the_middle_as_the_referent(runs) -> None:
     rows = _rows(runs["d_sem"])
-    keys = {row["image_id"]: row["key"] for row in read_table(runs["d_sem"], "images").to_pylist()}
+    keys = {row["image_id"]: row["key"] for row in OpenRun.at(runs["d_sem"]).table("images").to_pylist()}
 
     assert len(rows) > 5
     for (image, text), pairs in rows.items():
         assert text == f"the {keys[image].partition('/')[0]} in the middle"
         assert [row["kept"] for row in pairs] == [True]
         assert pairs[0]["source"] == "recipe"
-    (failure,) = read_table(runs["d_sem"], "failures").to_pylist()
+    (failure,) = OpenRun.at(runs["d_sem"]).table("failures").to_pylist()
     assert failure["reason"] == "not_an_image"
 
 
 def test_a_composed_image_has_one_referent_a_text_and_all_others_as_contexts(runs) -> None:
     masks, side = defaultdict(dict), runs["config"].compose.side_px
-    for row in read_table(runs["d_ref"], "masks").to_pylist():
+    for row in OpenRun.at(runs["d_ref"]).table("masks").to_pylist():
         x0, y0, x1, y1 = row["box_xyxy_px"]
         masks[row["image_id"]][row["mask_id"]] = ((x0 + x1) / 2, (y0 + y1) / 2)
     kinds = set()
@@ -196,7 +196,7 @@ def test_a_composed_image_has_one_referent_a_text_and_all_others_as_contexts(run
         assert _is_said(text, masks[image][referent], context if kind == "relation" else (side / 2, side / 2))
         kinds.add(kind)
     assert kinds == {"position", "relation"}
-    assert all(row["bytes"] for row in read_table(runs["d_ref"], "images").to_pylist())
+    assert all(row["bytes"] for row in OpenRun.at(runs["d_ref"]).table("images").to_pylist())
 
 
 def _is_said(text: str, target: tuple[float, float], beside: tuple[float, float]) -> bool:
@@ -243,7 +243,7 @@ def test_a_lost_part_of_each_recipe_comes_back(runs) -> None:
         before = location.read_bytes(path)
         location.delete(path)
         with pytest.raises(ConfigError, match="Run the `pseudoris ppt` command of this run again with --repair"):
-            read_table(location, "masks")
+            OpenRun.at(location).table("masks")
         command(source, location, config, **SILENT)
         assert location.read_bytes(path) == before
 
@@ -255,7 +255,7 @@ def test_a_sample_is_drawn_by_the_seed_holds_smaller_ones_and_is_the_runs_own(tm
         config = load_recipe_config("tiny", None, (*WORDS, f"compute.seed={seed}"))
         location = RunLocation.open(str(tmp_path / name))
         make_objects(str(images), location, config, sample=sample, **SILENT)
-        return set(read_table(location, "images", ["key"])["key"].to_pylist())
+        return set(OpenRun.at(location).table("images", ["key"])["key"].to_pylist())
 
     three = drawn("three", 3)
     assert len(three) == 3
@@ -282,7 +282,7 @@ def test_one_class_alone_makes_mosaics_and_is_refused_where_fusions_are_wanted(t
     # Nothing of it stands in the way of another try there.
     mosaics = load_recipe_config("tiny", None, (*WORDS, "compose.mosaic_share=1"))
     compose_objects(stars.root, RunLocation.open(str(out)), mosaics, **SILENT)
-    kinds = read_table(RunLocation.open(str(out)), "expressions", ["kind"])["kind"].to_pylist()
+    kinds = OpenRun.at(RunLocation.open(str(out))).table("expressions", ["kind"])["kind"].to_pylist()
     assert set(kinds) == {"position"}
 
 
