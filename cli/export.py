@@ -95,7 +95,7 @@ def export(
     exclude_distance: options.ExcludeDistance = None,
     plugins: options.Plugins = None,
 ) -> None:
-    """Write a finished run in another format, and read it back to check it."""
+    """Write a finished run in another format, and check what was written."""
     options.load_plugins(plugins)
     human = _human(merge_human, merge_split_by, merge_splits, merge_images)
     chosen = ExportOptions.named(locals())
@@ -116,7 +116,7 @@ def _write(request: ExportRequest, export_format: str, destination: str) -> None
     chosen = find_export(export_format)
     with bar(WRITING) as show:
         report = chosen.write(request, lambda done, total, /, stage=WRITING: show(done, total, stage))
-    table = facts_table(f"{destination}: written, and checked by reading it back")
+    table = facts_table(f"{destination}: written and checked")
     images = sum(receipt.counts.images for receipt in request.run.receipts)
     table.add_row("images of the run", f"{images:,} of {request.run.header.num_images:,} planned")
     if quarantined := sum(receipt.counts.quarantined for receipt in request.run.receipts):

@@ -49,7 +49,7 @@ _PROGRESS_EVERY: Final = 100
 WRITING: Final = "writing"
 CHECKING: Final = "reading back"
 _NAME: Final = re.compile(r"[A-Za-z0-9_+-]+")
-_DECODED: Final = "every record, decoded as it was written, has the run's masks and expressions, in order"
+_DECODED: Final = "every record, decoded before it was stored, has the run's masks and expressions, in order"
 
 
 class OnProgress(Protocol):

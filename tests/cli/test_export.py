@@ -32,7 +32,7 @@ def test_a_finished_run_is_written_read_back_and_summed_up(out, tmp_path):
     location = RunLocation.open(str(out))
     commit(location, start_run(location), 2)
     result = invoke("export", out, tmp_path / "export", "--format", "parquet")
-    assert "written, and checked by reading it back" in result.output
+    assert ": written and checked" in result.output
     assert "12 of 12 planned" in result.output
     assert ds.dataset(tmp_path / "export" / "expressions").count_rows() == 18
 
@@ -79,11 +79,11 @@ def test_each_format_says_what_it_wrote_left_out_and_checked(pictures, tmp_path,
     result = invoke("export", pictures, tmp_path / "export", "--format", name)
     # Lines break where the console ends.
     output = " ".join(result.output.split())
-    assert "written, and checked by reading it back" in output
+    assert ": written and checked" in output
     assert "quarantined images 1 " in output
     assert "1 images without a mask" in output
     assert "images whose masks have no kept expression" in output or EXPORTS[name].takes.keeps_bare_masks
-    assert "every record, decoded as it was written, has the run's masks and expressions" in output
+    assert "every record, decoded before it was stored, has the run's masks and expressions" in output
 
 
 @pytest.mark.parametrize(

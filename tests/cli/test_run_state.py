@@ -183,7 +183,7 @@ def test_status_parts_gc_and_export_of_a_run_in_a_bucket(s3_server, s3_bucket, m
     assert len(parts(location)) == 12
 
     for target in (str(tmp_path / "export"), f"s3://{s3_bucket}/export"):
-        assert "written, and checked by reading it back" in told("export", location.root, target)
+        assert ": written and checked" in told("export", location.root, target)
     local = {path.name: path.read_bytes() for path in (tmp_path / "export" / "masks").iterdir()}
     remote = RunLocation.open(f"s3://{s3_bucket}/export")
     assert {file.name: remote.read_bytes(f"masks/{file.name}") for file in remote.list("masks")} == local
