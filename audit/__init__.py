@@ -1,4 +1,4 @@
-"""A person's verdicts on a sample of a run, and what they say about the whole run. Called by `cli`, examples.
+"""A person's verdicts on a sample of a run, and what they say about the whole run. For `cli`, examples, experiments.
 
 `AUDIT` is a local folder. `draw` writes the first three files once; nothing changes them afterwards.
 

@@ -1,7 +1,8 @@
-"""Makes the keys of images and sorts listings by key. Called by `store`, `interchange` and `training`.
+"""Makes the keys of images, and sorts the listings of `local_storage` and `s3_listing` by key.
 
-A key is a percent-encoded path relative to SOURCE. An image's id is made of its key, so the spelling of keys must never
-change. A listing may be larger than memory.
+Called by `store`, `interchange`, `training` and this folder's storages. A key is a percent-encoded path relative to
+SOURCE. An image's id is made of its key, so the spelling of keys must never change. A listing may be larger than
+memory.
 """
 
 from __future__ import annotations

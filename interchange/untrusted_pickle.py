@@ -1,7 +1,7 @@
 """Reads untrusted pickles: plain lists, dicts, texts and numbers; everything that would run code is refused.
 
-REFER datasets come as pickles, `refs(<splitBy>).p`. Called by the exclusions, imports, human references and examples.
-Nothing of a file may ever run, and a small file may not take much time or memory.
+REFER datasets come as pickles, `refs(<splitBy>).p`. Called by the exclusions, imports, exports, human references and
+examples. Nothing of a file may ever run, and a small file may not take much time or memory.
 """
 
 from __future__ import annotations

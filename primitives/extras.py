@@ -1,4 +1,4 @@
-"""The extras of pyproject.toml, what each installs, and the error if it is missing. For the modules that need one."""
+"""The extras, which must be those of pyproject.toml, and the error if one is missing. For the modules that need one."""
 
 from __future__ import annotations
 

@@ -1,5 +1,6 @@
-"""Reads a caption's head noun and what describes it. For `composing`, `spacy_nouns` and `rewording`.
+"""Reads what a caption says of its head noun, which `head_nouns` or spaCy finds.
 
+For `composing`, `spacy_nouns` and `rewording`; composed expressions, which are bytes of tables, follow from it.
 "A close up of a man in a red shirt holding a frisbee on a beach" is about a man; "in a red shirt" and "holding a
 frisbee" describe him, and the beach is scenery. Clauses count as what they say of their subject: "a circle that is red
 and has a tail" is a red circle with a tail. A rule that cannot place words must leave them out, not guess.

@@ -1,6 +1,7 @@
-"""Puts a noun phrase into words with a place, rank, relation or number. For `composer`, `likelihood`, `rewording`.
+"""Puts a noun phrase into words with a place, rank, relation or number.
 
-A template must return None if English has no such form of a phrase: stuff, for instance, is not counted.
+For `composer` and `rewording`; `likelihood` takes `Side`. A template must return None if English has no such form of a
+phrase: stuff, for instance, is not counted.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
 """Masks as COCO run-length codes: makes them from tensors and from any of COCO's forms, decodes and measures them.
 
-Called by most of `workers` and most rooms above it. Codes must equal those of pycocotools byte by byte: they stand in
-the tables. A foreign code must pass `is_valid` first, because pycocotools checks none. Imports no torch.
+Called by `workers`, `interchange`, `training`, `cli` and `evidence`. Codes must equal those of pycocotools byte by
+byte: they stand in the tables. A foreign code must pass `is_valid` first, because pycocotools checks none. Imports no
+torch.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""A figure with its interval, written for people; and intervals by resampling images. For rooms and experiments.
+"""A figure with its interval, written for people; and intervals by resampling images. For most rooms and experiments.
 
 Expressions of one image depend on each other, so images are resampled. Every resampled figure is a ratio of two sums
 over images. A figure for which nothing was counted is NaN, never 0. `pipeline` resamples shards, whose images were

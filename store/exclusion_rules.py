@@ -1,7 +1,7 @@
 """Rules for images that must not be in training data, by name, COCO id, sha256 or perceptual hash, and their matcher.
 
-A rule by name decides from an image's key, before the image is planned. A rule by content needs its bytes.
-Used by `interchange`, `store`, `pipeline` and `cli`: `interchange/exclusions` reads rules from `--exclude`; planning,
+A rule by name decides from an image's key, before the image is planned. A rule by content needs its bytes. Used by
+`interchange`, `store`, `pipeline`, `cli`, `pseudoris`: `interchange/exclusions` reads rules from `--exclude`; planning,
 datasets, exports and imports apply them. A run's header holds the rules without their values. A resume compares their
 digest, so `name_value` and `coco_id` must not change.
 """

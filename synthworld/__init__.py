@@ -1,4 +1,4 @@
-"""A synthetic world whose truth is known: scenes, their texts and an oracle. For `cli`, users, recipes, experiments.
+"""A synthetic world whose truth is known: scenes, their texts and an oracle. For `cli`, `pseudoris`, `evidence`.
 
 A seed and an index give the same scene and pixels on every machine.
 """

@@ -1,6 +1,7 @@
 """Reads a run shard by shard for a dataset: the masks that keep an expression, with the requested columns.
 
-Called by this folder and `training`. Only the spec's columns are read, once. All arrays are in the order of the index.
+Called by this folder and `training`. Only the columns that the spec asks for are read. Arrays are in the order
+of the index.
 """
 
 from __future__ import annotations

@@ -9,7 +9,7 @@ grefcoco  DEST/grefcoco/grefs(unc).json                  a reference per set of 
           DEST/grefcoco/instances.json                   images, masks as one polygon each, one category
           DEST/images/mscoco/images/train2014/<file_name>
 
-Sources: facebookresearch/sam3
+Their trainers must open the files as they are. Sources: facebookresearch/sam3
 99d02f2, sam3/train/data/{coco_json_loaders,sam3_image_dataset}.py; henghuiding/ReLA 3ca9551, gres_model/data;
 LeapLabTHU/GSVA 618dc79, data/refer_seg_dataset.py; voxel51/fiftyone 1.22.1, fiftyone/utils/coco.py.
 """

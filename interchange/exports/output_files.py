@@ -1,7 +1,7 @@
 """Writes an export's files, one large, many small ones or JSON arrays, and compares what is stored with them.
 
-Called by `export_job`. A file appears under its final name whole or not at all. Memory is bounded, whatever the number
-and size of the files.
+Called by `export_job`, `coco_export`, `refer`. A file appears under its final name whole or not at all. Memory is
+bounded, whatever the number and size of the files.
 """
 
 from __future__ import annotations

@@ -6,7 +6,7 @@ label-studio  DEST/tasks.json        a task per image, for people to correct: a 
               DEST/config.xml        the labelling interface that the tasks need
 all       DEST/images/<file_name>    the images, upright
 
-Sources: mmdet 3.3.0, datasets/odvg.py; bytedance/Sa2VA
+Their readers must open the files as they are. Sources: mmdet 3.3.0, datasets/odvg.py; bytedance/Sa2VA
 9832e1a, projects/sa2va/datasets/sa2va_data_finetune.py; label-studio-sdk 2.1.2, label_interface.
 """
 

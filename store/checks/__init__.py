@@ -1,1 +1,1 @@
-"""`verify`, for `cli` and `pipeline`: files against receipts, rows against schemas and rules. It changes no file."""
+"""`verify`, for `cli`, `pipeline`, users: files against receipts, rows against schemas and rules. It changes none."""

@@ -1,4 +1,4 @@
-"""Draws every chart as SVG, for `viewer`, `training` and `audit`: of the gallery, reports, audits; for docs, elements.
+"""Draws every chart as SVG, for pages of `viewer` and `training` and for files of `audit` and experiments.
 
 All texts are escaped. Charts of a page are inline SVG without a style attribute, so that the page's policy holds:
 colours are classes of its stylesheet. Their horizontal coordinates are per cent, vertical ones are pixels: a chart

@@ -1,8 +1,9 @@
 """`gc`: deletes files of failed or replaced attempts: parts that lost, replaced generations, files of killed writers.
 
-Called by `cli`, `pipeline` and `sessions`; `checks` asks for stray files. Shards without a receipt keep all files,
-so gc is safe at any time, during a run, without a lock. Parts must be listed before receipts: every deleted part is
-then older than the receipt that replaces it. `remove_run` deletes a whole run, such as the temporary one of `estimate`.
+Called by `cli`, `pipeline`, `sessions`, `planned_run`; `checks` asks for stray files. Shards without a receipt keep all
+files, so gc is safe at any time, during a run, without a lock. Parts must be listed before receipts: every deleted part
+is then older than the receipt that replaces it. `remove_run` deletes a whole run, such as the temporary one of
+`estimate`.
 """
 
 from __future__ import annotations

@@ -153,7 +153,7 @@ class RunTotals:
         reasons: Quarantined images by reason code, most frequent first.
         samples: Drawn candidate captions, equal ones counted each time (44 per mask under the paper's settings).
         expressions: Distinct candidates: equal captions of a mask count once.
-        kept: Expressions above tau.
+        kept: Expressions that the keep rule keeps.
         kept_lone: Kept captions of masks alone in their image, which no filter compared.
         output_bytes: Size of the parts that receipts name.
         repeats: How many times a pool repeated its work on a shard after a loss.

@@ -1,8 +1,8 @@
 """Files of many images: lists a tar's members and a Parquet table's rows for plans, reads rows for `planned_images`.
 
-Both are untrusted. A tar's memory must be bounded by one header, and a damaged tar must be refused, never listed in
-part. A table's footer may claim anything, its pages may be bombs. At most one checked page is unpacked at once, and
-every fault becomes an error of the table or of its images.
+For `store/sources` and `pipeline`. Both are untrusted. A tar's memory must be bounded by one header, and a damaged tar
+must be refused, never listed in part. A table's footer may claim anything, its pages may be bombs. At most one checked
+page is unpacked at once, and every fault becomes an error of the table or of its images.
 """
 
 from __future__ import annotations

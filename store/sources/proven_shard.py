@@ -1,4 +1,4 @@
-"""Reads a planned shard; bad images are quarantined. For `pipeline/shard_tasks`, `training/ppt`, `interchange`.
+"""Reads a planned shard; bad images are quarantined. For `pipeline`, `training/ppt` and `interchange`.
 
 An image error becomes a failure of that image; a storage error must end the attempt. A refusal may be either: a file
 without read permission and credentials that expire give the same answer. So a refused image is asked for again after a

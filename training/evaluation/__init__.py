@@ -1,4 +1,4 @@
-"""Evaluates annotation against a truth, from the tables alone, with intervals over images. Called by `cli` and users.
+"""Evaluates annotation against a truth, from tables alone, with intervals over images. For `cli`, `training`, users.
 
 Users depend on `Evaluation`, `Truth`. These names load no torch: `answerers`, `model_evaluation` are imported apart.
 """

@@ -1,6 +1,6 @@
 """Code that all learners share: batches by number, one training loop, resumable checkpoints, logs.
 
-Called by `chooser`, `ppt`, `cli` and experiments. A training that was killed and resumed ends with the
+Called by `training`, `cli` and experiments. A training that was killed and resumed ends with the
 weights of one that was not.
 """
 

@@ -1,4 +1,4 @@
-"""Builds models, and finds, verifies and loads their weights. Called by the stages and most other rooms.
+"""Builds models; finds, verifies and loads their weights. For the stages, `pipeline`, `training`, `cli`, `evidence`.
 
 `weight_files` is the entry: from a `weights.uri` to a local file and its digest. Behind it, `weight_cache` is the table
 of what others publish and the folder of downloaded files, `download` the way into that folder, and `weight_headers` the

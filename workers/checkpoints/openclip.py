@@ -1,4 +1,4 @@
-"""Builds and loads CoCa and CLIP. Called by the engines, `training` and `evidence/recipes`.
+"""Builds and loads CoCa and CLIP. Called by the engines, `training` and `evidence`.
 
 Models must be open_clip's own, so that published weights give published results.
 """

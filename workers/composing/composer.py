@@ -1,7 +1,7 @@
 """Composes expressions ("second cup from the left") from what the captions of an image's masks say.
 
-`workers/stages.py` and `cli/refilter.py` call it after the scorer, and `pipeline` asks for `refusal`. The composition
-must not read `kept`, so that `refilter` composes the same expressions anew from masks, candidates and scores.
+`workers/stages.py`, `cli/refilter.py`, experiments call it after the scorer; `pipeline` asks for `refusal`. It must
+not read `kept`, so that `refilter` composes the same expressions anew from masks, candidates and scores.
 """
 
 from __future__ import annotations

@@ -26,5 +26,6 @@ A process that exits counts as dead. After `placement.max_deaths_per_shard` deat
 
 Child processes are started by `pseudoris.images.child_process`, which the prover uses too.
 
-`pseudoris.pipeline.executor` counts the deaths. docs/records/faults.md draws the ladder, and must agree with it.
+`pseudoris.pipeline.executor` runs `tolerant_stages` and counts the deaths. docs/records/faults.md draws the ladder, and
+must agree with it.
 """

@@ -1,7 +1,7 @@
 """The mask stage's engines: SAM, SAM 2, SAM 3's concepts, and masks that are ready on a disk.
 
 `pyproject.toml` names the classes as entry points; `workers/stages.py` loads the one that `masks.engine` names. Only
-then may its module be imported, because that loads torch.
+then may its module be imported, because that loads torch. `training` builds `SamProposer` too.
 """
 
 from typing import TYPE_CHECKING
