@@ -2,7 +2,7 @@
 
 | command | measures |
 | --- | --- |
-| `python -m evidence.benchmarks` | all parts that run on the embedded models, as `make bench` |
+| `python -m evidence.benchmarks` | eleven of these on the embedded models (`PARTS`), as `make bench` |
 | `python -m evidence.benchmarks.end_to_end` | images to scored expressions, against what the authors' scripts do |
 | `python -m evidence.benchmarks.captioner` | captions of one image, against the authors' loop |
 | `python -m evidence.benchmarks.vlm_captioner` | those of a vision-language model, against a loop and `generate` |
@@ -19,6 +19,13 @@
 | `python -m evidence.benchmarks.memory` | how the memory of a long run grows, against bare Ray Data |
 | `python -m evidence.benchmarks.dataset` | a run as a torch dataset, against CRIS's files and LMDB |
 | `python -m evidence.benchmarks.exports` | each export over runs of two sizes |
+
+Sides that compute the same get the same images, weights and draws. They are compared first: where they differ by more
+than rounding there is no figure; captioners tell how many captions are equal. Without a command of their own:
+`measurement` (command line, rows, JSON: for all), `process_watch` (end_to_end, masks, first_result, memory, scale),
+`chain_sides` (end_to_end), `mask_sides` (masks, chain_sides, gpu_session_work), `dataset_inputs` (dataset, exports),
+`scale_driver` and `plugins/` (scale, memory, first_result, pipeline), `gpu_session_work` and `gpu_agreement`
+(gpu_session), `operation_counts` (captioner, chain_sides, gpu_limits).
 
 What has left stands in the history: docs/records names the commit and the command beside the figures. The plain
 references that tests use too are in `tests/oracles/`.

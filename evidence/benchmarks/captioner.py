@@ -1,11 +1,14 @@
-"""Compares the cached captioner with the authors' loop: the captions of one image, all decoding rules, sampling alone.
+"""Compares the cached captioner with the authors' loop: the captions of one image by all decoding rules.
 
     python -m evidence.benchmarks.captioner [--preset tiny] [--masks 4 8] [--steps 12 24] [--timed-masks 8]
     [--repeats 5] [--set KEY=VALUE …] [--json FILE]
 
 Without trained weights at hand `base` runs on random ones (`--set captions.weights.uri=random:0`). The authors' loop is
-slow: it is timed once, and with `--timed-masks M` only up to M masks; the rows beyond are counted in operations and
-say so.
+slow: it only samples, while ours is timed with its beams. It is timed once, and with `--timed-masks M` only up to M
+masks; the rows beyond are counted in operations and say so.
+
+Other benchmarks take AuthorsLoop, the baseline, and scenes_with from here. In float64 the loop must draw the engine's
+captions, token for token: gpu_agreement refuses times otherwise.
 """
 
 from __future__ import annotations

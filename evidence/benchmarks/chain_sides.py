@@ -2,7 +2,7 @@
 
 The authors' side is kinder than the scripts: masks stay in memory and are not written as PNG files, captions are
 sampled for all masks of a crop kind at a time, and equal captions of one mask are scored once. Both sides take objects
-from masks by the same rules, and their draws from the same keyed numbers.
+from masks by the same rules, and their draws from the same keyed numbers. `end_to_end` runs each in its own process.
 """
 
 from __future__ import annotations

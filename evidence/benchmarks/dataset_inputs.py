@@ -4,7 +4,8 @@
     FOLDER/cris/images/train2014/*.jpg   masks/run/<segment id>.png   anns/run/train.json
     FOLDER/cris/lmdb/run/train.lmdb      pickled records {img, mask, cat, seg_id, img_name, num_sents, sents}
 
-The layouts are those that CRIS and ETRIS train from; what is in them is equal.
+The layouts are those that CRIS and ETRIS train from; what is in them is equal: `dataset` times nothing else. `exports`
+takes `start_run`.
 """
 
 from __future__ import annotations

@@ -6,6 +6,7 @@
 Two rows. The first puts the captioner on the left: its ratio is how many times longer captioning takes than filtering
 the same shard, and the note gives the share. The second is a filter that cuts each crop alone and embeds every
 candidate's texts over the whole context, equal strings again and again, timed once; both must give the same scores.
+`end_to_end` takes the bound of these, and `chain_sides` the second filter.
 
 Without trained weights at hand `base` runs on random ones: `--set captions.weights.uri=random:0 --set
 filtering.weights.uri=random:0`. Its random captions are of random words, nearly all distinct and of full length, and

@@ -3,7 +3,7 @@
     python -m evidence.benchmarks.listener_cost [--scenes 20] [--rounds 3] [--json FILE]
 
 Seconds are of the processor, on one thread, over the same proposed masks; pairs are (prefix, crop) pairs that the
-decoder computed.
+decoder computed. The part `listening` of quality.md calls `measure_cost`.
 """
 
 from __future__ import annotations

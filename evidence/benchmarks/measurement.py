@@ -1,4 +1,7 @@
-"""Measures and prints benchmarks: their command line, medians, ratios, peak memory, a table and its JSON."""
+"""Measures and prints benchmarks: their command line, medians, ratios, peak memory, a table and its JSON.
+
+`options` reads a command line from a docstring. Experiments name by `digest_of` what they keep: it must not change.
+"""
 
 from __future__ import annotations
 

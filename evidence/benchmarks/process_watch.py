@@ -1,6 +1,7 @@
 """Watches processes from outside while they work: their memory and CPU time, and those of the Ray head they started.
 
-`SideProcess` is one for a side of a comparison, under environment variables that glibc reads at its start.
+`SideProcess` (end_to_end, masks) is one for a side of a comparison, under environment variables that glibc reads at its
+start. memory, scale and first_result watch whole runs; `examples.step_log` sums processes.
 """
 
 from __future__ import annotations

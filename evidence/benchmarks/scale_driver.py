@@ -1,10 +1,10 @@
-"""The process that `benchmarks.scale` watches: a planned run with stand-ins, or bare Ray Data over as many blocks.
+"""The process that `scale` and `memory` watch: a planned run with stand-ins, or bare Ray Data over as many blocks.
 
     python -m evidence.benchmarks.scale_driver run WORK_S SOURCE OUT <RunConfig as JSON>
     python -m evidence.benchmarks.scale_driver bare WORK_S NUM_BLOCKS WAIT_S
 
 It stops WORK_S after the first commit (or block) at the latest. It prints the times of its phases by
-`time.monotonic`, as one line of JSON.
+`time.monotonic`, as one line of JSON, the last of its output. `first_result` takes `Blocks` for its bare side.
 """
 
 from __future__ import annotations

@@ -5,7 +5,7 @@
 The model is a folder, by default the tiny LLaVA of evidence/recipes/. Both sides get the same crops of one drawn scene,
 ten draws a mask. The plain loop runs whole sequences at every step, batched, and drops what is finished. `generate` has
 caches but no contrast: it is one batch of all crops for each rule, and ours then draws from each mask's own
-distribution.
+distribution. Plain loop and tree get the same draws: the note tells how many captions are equal.
 """
 
 from __future__ import annotations

@@ -3,6 +3,7 @@
 The stages are those of a run. End to end they start from SAM's masks; with the suffix `_truth_masks` from the truth's.
 A caption that cannot be parsed and a mask that is no object's (best IoU < 0.5, one-to-one) count as wrong. Thresholds
 are chosen with `--split development --tau 1.0 --tau 1.1 …` and reported once with `--split test`, the default.
+Other experiments judge by `candidates_of` and `judged`, and tests hold the shipped models to floors of these figures.
 """
 
 from __future__ import annotations

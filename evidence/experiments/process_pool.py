@@ -1,4 +1,4 @@
-"""Runs work in a few processes of one thread each, with a bar."""
+"""Runs the jobs of experiments in a few processes of one thread each, with a bar; answers keep the order of jobs."""
 
 from __future__ import annotations
 

@@ -1,7 +1,8 @@
 """Captions in other words than `scene_texts.noisy_caption` has them, for captioners that no weights were fitted to.
 
 `caption_with_names` has three names for each category, and four wider ones. `caption_with_clauses` differs in kind: its
-frames, its relative clauses and its scenery are others, and each of its words has errors of its own.
+frames, its relative clauses and its scenery are others, and each of its words has errors of its own. `training_plan`
+trains on them; `many_names` reads what each name is true of, so that both must stay as they were at the training.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The memory settings that new processes start with: what trains, measures or experiments on a CPU names them."""
+"""The memory settings of new processes: of the trainings, `process_watch`, `process_pool`. The old ones come back."""
 
 from __future__ import annotations
 

@@ -1,7 +1,8 @@
 """Writes object-centric images like ImageNet's: one large object in the middle, in a folder for its category.
 
 `python -m evidence.recipes.object_centric FOLDER --images 600` writes FOLDER/images/<category>/*.png, and
-FOLDER/truth.json with each object's words and exact mask. No recipe reads truth.json.
+FOLDER/truth.json with each object's words and exact mask. No recipe reads truth.json; `ppt_data` compares with
+it. `ppt` and tests write such images too.
 """
 
 from __future__ import annotations

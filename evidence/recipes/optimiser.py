@@ -1,4 +1,4 @@
-"""The loop that all trainings share: optimiser, schedule, half precision, progress and checkpoints."""
+"""The loop of all trainings here: optimiser, schedule, half precision, progress; a checkpoint goes on as unbroken."""
 
 from __future__ import annotations
 

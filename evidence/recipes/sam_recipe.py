@@ -2,7 +2,7 @@
 
 Mask proposal prompts with one positive point and uses three masks, so it never trains SAM's first mask token and its
 embedding of negative points. A learner that writes point prompts (`pseudoris.training.ppt`) needs both. The image
-encoder does not change in that phase, so both uses share its output.
+encoder does not change in that phase, so both uses share its output. `training_plan` calls both.
 """
 
 from __future__ import annotations

@@ -2,7 +2,8 @@
 
 The model is RefCOCO's game, in which a listener sees the image and has to click on the object. Expressions are short
 and unambiguous, with few attributes and sometimes one more than needed. About every second one names a place or a
-relation. The oracle confirms that each refers to its object and to nothing else.
+relation. The oracle confirms that each refers to its object and to nothing else. `quality.scene_runs` makes
+runs of them: other draws would ask students other questions.
 """
 
 from __future__ import annotations

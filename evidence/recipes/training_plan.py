@@ -1,4 +1,7 @@
-"""The order of the trainings: what runs in parallel, what depends on what, and which files mark it done."""
+"""The numbers and the phases of the trainings, which __main__.py puts in order and runs side by side.
+
+The defaults made the shipped weights. A model's weights file is written last: it says that the model is done.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""Speed, memory and accuracy on photographs, for whoever has photographs and weights or a GPU."""
+"""Speed, memory and accuracy on photographs, for whoever has photographs and weights or a GPU.
+
+`__main__` measures, `results` writes the page; a rater named `simulated…` must not be shown as a person.
+"""
 
 from __future__ import annotations
 

@@ -1,7 +1,8 @@
 """Stages without a model, for commits that are real: a fixed wait per shard, one mask and one expression per image.
 
 Options of each (`masks.options`, `captions.options`, `filtering.options`): `shard_s`, seconds of work a shard;
-`decodes`, whether it takes each image's pixels as an engine on a GPU does.
+`decodes`, whether it takes each image's pixels as an engine on a GPU does. The plug-in `timed` of `scale`, `memory` and
+`pipeline --megapixels`, which with `--before` loads it beside an earlier checkout: it must fit both.
 """
 
 from __future__ import annotations

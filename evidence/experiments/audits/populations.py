@@ -1,4 +1,7 @@
-"""Runs made of numbers: images, masks, pairs with scores, which are kept, and which are right."""
+"""Populations of an audit: images, masks, pairs with scores, which are kept, and which are right.
+
+`simulated_audits` makes them of numbers, by a seed; `drawn_run` fills `PairPopulation` from annotated scenes.
+"""
 
 from __future__ import annotations
 
@@ -27,7 +30,7 @@ class PairPopulation:
         image: (P,) number of the pair's image.
         mask: (P,) number of its mask.
         score: (P,) float64.
-        is_kept: (P,) bool: the highest scores, about 30 %.
+        is_kept: (P,) bool; of `make_population` the highest 30 % of scores.
         is_right: (P,) bool.
         num_masks: M.
         missed: (I,) int64, objects of the image that no mask has.

@@ -1,1 +1,6 @@
-"""How often composed expressions are correct, and how many they add; used by the part `composition`."""
+"""How often composed expressions are correct, how many they add, and what the composer's weights are worth.
+
+`composed_figures` measures the part `composition` of the quality page. Commands: `posterior_fit` fits the weights, to
+development scenes alone; `any_captioner` (with `squeezed_tables`), `many_names` and `groups_and_absences` measure for
+composing.md. `captioners/` has models of no preset, which `python -m evidence.recipes --only MODEL` trained.
+"""

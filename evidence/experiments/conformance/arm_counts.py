@@ -1,4 +1,8 @@
-"""Annotates scenes as an arm asks and counts what is kept; stages that arms share are computed once."""
+"""Annotates scenes as an arm asks and counts what is kept; stages that arms share are computed once.
+
+Called by this folder's __main__.py (measure). What decides masks or captions must be in the key of _once: the counts of
+an arm must not depend on the arms before it.
+"""
 
 from __future__ import annotations
 
@@ -34,7 +38,7 @@ GREY_RGB = (156, 147, 133)
 
 
 class ArmCounter:
-    """Counts scenes for arms. Masks of any settings and the captions of plain ones are kept for later arms."""
+    """Counts scenes for arms. Masks and captions are kept, by all that decides them, for later arms that share them."""
 
     def __init__(self) -> None:
         """Keep nothing yet."""

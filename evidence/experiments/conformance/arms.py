@@ -1,6 +1,7 @@
 """Arms of the measurement: `tiny` with one element changed, each compared with another arm over the same scenes.
 
-The record holds what was counted, scene by scene; the paired differences follow from it.
+The record holds what was counted, scene by scene; the paired differences follow from it. Its counts are those of an
+arm's digest: with other settings they are not read. `arm_counts` counts, `page` shows.
 """
 
 from __future__ import annotations

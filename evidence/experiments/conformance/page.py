@@ -1,6 +1,6 @@
 """Writes the page of conformance: a table a section, and the table of what differences change.
 
-The rows stand in `pseudo_ris.yaml` and `ppt.yaml`, a list of sections each.
+The rows stand in `pseudo_ris.yaml` and `ppt.yaml`, a list of sections each. Our values are read from presets.
 """
 
 from __future__ import annotations

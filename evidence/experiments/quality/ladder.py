@@ -1,6 +1,7 @@
 """The systems of the ablation, step by step, with thresholds chosen on development scenes, and their counts.
 
-Systems are counted, and scores for thresholds read, chunk by chunk in a few processes.
+Systems are counted, and scores for thresholds read, chunk by chunk in a few processes. The part `ablation` reports
+them: no threshold may see a test scene, and the systems of a setting share its candidates.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """The part `listening`, beyond the paper: candidates ranked by one probability, with a listener and without.
 
-The captioner is its own listener. The section also says how many labels the weights need.
+The captioner is its own listener. `listener.listener_gain` fits, judges and says how many labels the weights need.
 """
 
 from __future__ import annotations

@@ -3,7 +3,8 @@
     python -m evidence.experiments.quality.scene_runs OUT --split test --scenes 150 [--world second]
 
 writes the first kind through `pseudoris import`: true masks, and what simulated annotators say of each object. So
-training on the truth, and evaluation on held-out scenes, use the same code as pseudo-labels.
+training on the truth, and evaluation on held-out scenes, use the same code as pseudo-labels. Parts of the page, `ppt`
+and `ppt_data` call it. Students learn from scenes that no model was trained on (`FIRST_UNSEEN`).
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Writes a segmenter's answers: `python -m evidence.experiments.segmenter.predictions FOLDER TRUTH FILE.jsonl`.
 
-`pseudoris evaluate --model FILE.jsonl --truth TRUTH` reads them, as it does those of any model.
+`pseudoris evaluate --model FILE.jsonl --truth TRUTH` reads them, as those of any model: a line an expression.
 """
 
 from __future__ import annotations
