@@ -89,13 +89,14 @@ class PretendedGpu(TorchFunctionMode):
     Attributes:
         waits: In time.
         num_copies: Asynchronous copies, in both directions.
+        num_recordings: CUDA graphs that were recorded to their end.
     """
 
     def __init__(self) -> None:
         """Begin with nothing."""
         super().__init__()
         self.waits: list[Wait] = []
-        self.num_copies = 0
+        self.num_copies = self.num_recordings = 0
 
     def wait(self, operation: str) -> None:
         """Count a wait, at the innermost of our functions that is running."""
@@ -270,7 +271,8 @@ def pretended_gpu() -> Iterator[PretendedGpu]:
         stack.enter_context(mock.patch.object(torch, "autocast", partial(_autocast, torch.autocast)))
         for module, name, answer in (
             (torch.cuda, "is_available", True),
-            (torch.cuda, "graph_pool_handle", None),
+            # What names a pool of memory: a process, and a number.
+            (torch.cuda, "graph_pool_handle", (0, 1)),
             (torch.cuda, "synchronize", None),
             (torch.cuda, "current_stream", _Stream(gpu)),
             (torch.accelerator, "current_stream", _Stream(gpu)),

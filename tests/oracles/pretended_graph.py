@@ -64,3 +64,4 @@ def recording(gpu: Any, graph: PretendedGraph, pool: Any = None) -> Iterator[Non
         yield
     if len(gpu.waits) > first:
         raise RuntimeError(f"operation not permitted when a stream is recorded: {gpu.waits[first]}")
+    gpu.num_recordings += 1

@@ -114,7 +114,7 @@ def test_where_memory_runs_out_the_caches_are_freed_and_captions_stay():
 def test_a_gpu_records_a_step_once_and_is_read_each_eight_steps_alone():
     images, plainly = ragged((4, 3, 4)), static(min_length=4)
     expected = [words(plainly.generate(image)) for image in images]
-    waits = []
+    waits, recordings = [], []
     with pretended_gpu() as gpu:
         config = captions_config(**FEW, min_length=4)
         engine = coca_engine(small_coca().to("cuda"), SPECIAL, config, seed=3, is_static=True)
@@ -124,7 +124,10 @@ def test_a_gpu_records_a_step_once_and_is_read_each_eight_steps_alone():
             # Its later steps are replays: of recorded addresses, which the second image must not change.
             assert words(engine.generate(image)) == captions
             waits.append(len(gpu.waits) - before)
+            recordings.append(gpu.num_recordings)
     assert waits == [2] * 3
+    # A shape has two steps: before `min_length`, where EOS is not allowed, and from there on.
+    assert recordings == [2, 4, 4]
 
 
 def test_a_step_that_raises_while_it_is_recorded_is_recorded_anew():
