@@ -124,6 +124,8 @@ def run_checks(config: RunConfig, *, source: str | None, out: str | None) -> Ite
     """Yield one check after the other. A problem that a check finds is its result, not an error."""
     yield _attempt("python and packages", _versions)
     yield _attempt("device", lambda: _device(config))
+    if config.compute.device == "cuda" and config.captions.engine == "coca":
+        yield _attempt("captions by", lambda: _decoder(config))
     yield _attempt("memory", _memory)
     from pseudoris.pipeline.cluster import temporary_folder
 
@@ -203,6 +205,17 @@ def _device(config: RunConfig) -> str:
     version, why = triton_version()
     attention = f"plain torch, slower than Triton's kernels ({why})" if why else f"Triton {version}"
     return f"{kind}, {format_bytes(free)} of {format_bytes(total)} free, attention by {attention}"
+
+
+def _decoder(config: RunConfig) -> str:
+    import torch
+
+    from pseudoris.workers.captions.decoder_choice import chosen_decoder
+
+    if config.captions.decoder == "auto" and not torch.cuda.is_available():
+        return "auto (by the GPU of the cluster)"
+    choice = chosen_decoder(config.captions, config.compute)
+    return ": ".join(filter(None, (choice.name, choice.why)))
 
 
 def _memory() -> str:

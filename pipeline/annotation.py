@@ -37,7 +37,7 @@ from pseudoris.store.runs.planned_run import PlannedRun, plan_run
 from pseudoris.store.runs.receipts import Totals, latest_receipts
 from pseudoris.store.sessions.session import Executor, Outcome, RunSession, trim_memory
 from pseudoris.store.tables.parts import damaged_receipts
-from pseudoris.workers.stages import STAGE_PROPOSE, STAGES, with_check
+from pseudoris.workers.stages import DECODER, STAGE_PROPOSE, STAGES, with_check
 
 
 def annotate(
@@ -117,7 +117,8 @@ def _begin(plan: RunPlan, lock: RunLock, on_event: OnEvent) -> _Begun:
     on_event(Step("listing and planning"))
     location, options = plan.location, plan.options
     planned = plan_run(location, replace(plan.request(), lock=lock), plan.parent or plan.items)
-    for text in (*planned.notices, *plan.source.left_out.notices()):
+    slower = [f"Captions: {plan.slower_decoder}"] if plan.slower_decoder else []
+    for text in (*planned.notices, *plan.source.left_out.notices(), *slower):
         on_event(Notice(text))
     trim_memory()
     events = _MeteredEvents(Meter(location.root), options.reasons, on_event)
@@ -195,4 +196,5 @@ def dry_run(source: str, out: str, config: RunConfig, *, options: RunOptions | N
         num_to_repair=None if damaged is None else sum(1 for _ in damaged),
         num_excluded=excluded.total,
         left_out=(*(excluded.notices() if plan.header is None else ()), *listing.left_out.notices()),
+        decoder=": ".join(filter(None, (identity.versions.get(DECODER), plan.slower_decoder))),
     )

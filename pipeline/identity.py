@@ -30,6 +30,7 @@ from pseudoris.workers.stages import (
     StageKind,
     device_kind,
     device_versions,
+    slower_decoder,
     stages_named,
     with_check,
 )
@@ -79,9 +80,9 @@ def unfetched(config: RunConfig, stored: Collection[str]) -> list[str]:
     return [stage.name for stage, is_missing in zip(stages, found, strict=True) if is_missing]
 
 
-def identity_on_cluster(config: RunConfig, stored: Mapping[str, str] | None = None) -> Identity:
-    """Return the identity, measured on a node that could run the first model pool."""
-    return on_model_node(config, partial(measure_identity, config, stored=stored))
+def identity_on_cluster(config: RunConfig, stored: Mapping[str, str] | None = None) -> tuple[Identity, str]:
+    """Return the identity, measured on a node that could run the first model pool, and `slower_decoder` there."""
+    return on_model_node(config, lambda: (measure_identity(config, stored=stored), slower_decoder(config)))
 
 
 def on_model_node(config: RunConfig, measure: Callable[[], T]) -> T:
@@ -129,7 +130,7 @@ def measure_identity(
         device_kind=device,
         versions=package_versions((*PACKAGES, *_further_packages(config)))
         | _parser(config.filtering)
-        | (device_versions(config.compute) if sees_device else {}),
+        | (device_versions(config) if sees_device else {}),
         folders=folders,
     )
 

@@ -111,6 +111,7 @@ class DryRun:
         num_to_repair: With `--repair`, how many shards have missing or damaged parts.
         num_excluded: Listed images of a new run that its exclusions by name leave out.
         left_out: What the listing passed over, and the remedies: a sentence each.
+        decoder: On a GPU, what decodes CoCa's captions, and why it is the slower one; else empty.
     """
 
     source: str
@@ -130,6 +131,7 @@ class DryRun:
     num_to_repair: int | None = None
     num_excluded: int = 0
     left_out: tuple[str, ...] = ()
+    decoder: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -34,7 +34,7 @@ from pseudoris.store.runs.receipts import Totals
 from pseudoris.store.runs.stored_exclusions import ExcludedItems, check_exclusions
 from pseudoris.store.sources import Source, SourceItem, open_source
 from pseudoris.store.tables.judged_expressions import check_scored
-from pseudoris.workers.stages import STAGE_PROPOSE, STAGES, with_check
+from pseudoris.workers.stages import STAGE_PROPOSE, STAGES, with_check, with_decoder_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +53,7 @@ class RunPlan:
         actors: By pool, how many hold models; empty before `placed`.
         may_grow: Whether nodes may join the cluster.
         has_ray: Whether this process is connected to Ray.
+        slower_decoder: Why `captions.decoder=auto` takes the slower one on the GPU, a sentence; empty before `placed`.
     """
 
     source: Source
@@ -66,6 +67,7 @@ class RunPlan:
     actors: Mapping[str, int] = field(default_factory=dict)
     may_grow: bool = False
     has_ray: bool = False
+    slower_decoder: str = ""
 
     @property
     def needs_ray(self) -> bool:
@@ -87,8 +89,15 @@ class RunPlan:
             actors = plan_actors(node_resources() if with_ray else [lone_node()], self.config)
             on_event(Step("checking the device"))
             # Missing weights on a node are reported before the listing, which may take an hour.
-            identity = self.identity or identity_on_cluster(self.config, self.stored)
-            yield replace(self, identity=identity, actors=actors, may_grow=may_grow, has_ray=with_ray)
+            identity, slower = (self.identity, "") if self.identity else self._identity_on_cluster()
+            placed = replace(self, identity=identity, actors=actors, may_grow=may_grow, has_ray=with_ray)
+            yield replace(placed, slower_decoder=slower)
+
+    def _identity_on_cluster(self) -> tuple[Identity, str]:
+        held = {} if self.header is None else self.header.identity.versions
+        # What `auto` chose as the run began is no setting of it: another card may choose anew with --allow-mixed.
+        identity, slower = identity_on_cluster(with_decoder_of(held, self.config), self.stored)
+        return identity.model_copy(update={"method": self.config.method()}), slower
 
     def items(self) -> Iterator[SourceItem]:
         """Yield the images of SOURCE in the order of their keys; tasks index them if there is Ray."""
@@ -109,6 +118,7 @@ class RunPlan:
         """
         nodes, header = node_resources(), planned.header
         config = with_readers(nodes, self.config, self.actors, header, may_grow=self.may_grow)
+        config = with_decoder_of({} if self.identity is None else self.identity.versions, config)
         check_object_store(nodes, config, self.actors, header.max_shard_bytes)
         masks = None if self.parent is None else StoredMasks.pinned(self.parent, planned.parent)
         job = Job(self.source.name, self.location, header, config, may_grow=self.may_grow, masks=masks)

@@ -281,10 +281,14 @@ class CaptionsConfig(FrozenModel):
     # decoded in chunks that fit. A lower bound costs time. It changes results by float rounding only, so it is part of
     # the identity. The bound is exceeded if the image tokens of one crop kind alone need more.
     cache_bytes: int = Field(default=2 * 2**30, ge=2**20, le=2**44)
-    # Successive images of a shard are captioned together up to this number of crops. At 1 a CPU captions each image
-    # alone; above 1 the last bits of a probability depend there on the neighbours in the shard. A GPU takes at least
-    # 640 together, in fixed shapes, by which no neighbour changes a bit (not yet run on a GPU).
+    # Successive images of a shard are captioned together up to this number of crops. At 1 the tree captions each image
+    # alone; above 1 the last bits of a probability depend there on the neighbours in the shard. Fixed shapes take at
+    # least 640 together, by which no neighbour changes a bit (not yet run on a GPU).
     crops_together: int = Field(default=1, ge=1, le=MAX_BATCH)
+    # What decodes captions of coca: `static`, many images in fixed shapes, or `tree`, over a prefix tree. `auto` is the
+    # tree on a CPU, and on a GPU too until a proof on the card stands behind the fixed shapes. A run keeps what was
+    # chosen when it began; another choice needs --allow-mixed.
+    decoder: Literal["auto", "static", "tree"] = Field(default="auto", exclude_if=lambda name: name == "auto")
     # With None, no listener scores captions: the columns `caption_score`, `listener` and `truth` are null.
     listening: ListeningConfig | None = None
     # An engine other than coca reads these settings. docs/guides/vlm.md has those of vlm.

@@ -263,16 +263,39 @@ DIGESTS: Final[Mapping[str, Callable[[Any], str]]] = {
 
 # Increase this number when a change alters the bits of a GPU. 1: captions are decoded in fixed shapes. 2: masks too.
 _CUDA_REVISION: Final = "2"
+# The decoder that a GPU's captions were begun with, among the versions of an identity.
+DECODER: Final = "pseudoris.decoder"
 
 
-def device_versions(compute: ComputeConfig) -> dict[str, str]:
+def device_versions(config: RunConfig) -> dict[str, str]:
     """Return what decides bits beside the packages, by name; nothing where no engine needs torch."""
+    compute = config.compute
     sizes = {"pseudoris.passes": pass_sizes_digest()} if compute.device != "none" else {}
     if compute.device != "cuda":
         return sizes
+    from pseudoris.workers.captions.decoder_choice import chosen_decoder
     from pseudoris.workers.captions.row_kernels import triton_version
 
-    return {**sizes, "pseudoris.cuda": _CUDA_REVISION, "triton": triton_version()[0]}
+    # Other engines have a decoder of their own.
+    decoder = {DECODER: chosen_decoder(config.captions, compute).name} if config.captions.engine == "coca" else {}
+    return {**sizes, "pseudoris.cuda": _CUDA_REVISION, "triton": triton_version()[0], **decoder}
+
+
+def slower_decoder(config: RunConfig) -> str:
+    """Return why `captions.decoder=auto` takes the slower decoder on this process's GPU, one sentence; else nothing."""
+    if config.compute.device != "cuda" or config.captions.engine != "coca":
+        return ""
+    from pseudoris.workers.captions.decoder_choice import chosen_decoder
+
+    return chosen_decoder(config.captions, config.compute).why
+
+
+def with_decoder_of(versions: Mapping[str, str], config: RunConfig) -> RunConfig:
+    """Return the config with `captions.decoder` as the `versions` of an identity say, where it is `auto`."""
+    if config.captions.decoder != "auto" or DECODER not in versions:
+        return config
+    captions = config.captions.model_copy(update={"decoder": versions[DECODER]})
+    return config.model_copy(update={"captions": captions})
 
 
 def card_bytes() -> int:

@@ -32,6 +32,7 @@ from pseudoris.schemas.shard import Shard
 from pseudoris.synthworld.scenes import Split, make_scene
 from pseudoris.workers.captions import CocaCaptioner, distinctive
 from pseudoris.workers.captions.captioner import coca_engine
+from pseudoris.workers.captions.decoder_choice import chosen_decoder
 from pseudoris.workers.captions.decoding_rules import ImageCrops
 from pseudoris.workers.captions.vocabulary_logits import SpecialTokens, score_dtype
 from pseudoris.workers.checkpoints.openclip import load_coca
@@ -193,7 +194,8 @@ def _measure(
 ) -> tuple[Row, Timed | None]:
     captions, special = config.captions, special_tokens(model)
     image = crops_for(config, num_masks, model.visual.image_size[0])
-    engine = coca_engine(model, special, captions, seed=config.compute.seed)
+    is_static = chosen_decoder(captions, config.compute).is_static
+    engine = coca_engine(model, special, captions, seed=config.compute.seed, is_static=is_static)
     ours = [caption.tokens for caption in engine.generate(image) if caption.sample.decoder != "beam"]
     share = engine.towers.num_pairs / engine.towers.num_asked
     ours_s = median_seconds(lambda: engine.generate(image), repeats=repeats, warm_ups=0)

@@ -15,6 +15,7 @@ from open_clip.coca_model import CoCa
 from evidence.benchmarks.captioner import AuthorsLoop, noise_crops, one_crop_kind, special_tokens
 from pseudoris.schemas.config import RunConfig, WeightsConfig
 from pseudoris.workers.captions import CocaCaptioner, captioner
+from pseudoris.workers.captions.decoder_choice import chosen_decoder
 from pseudoris.workers.checkpoints.openclip import load_clip, load_coca
 from pseudoris.workers.checkpoints.weight_cache import random_seed
 from pseudoris.workers.device import prepare_device
@@ -62,7 +63,9 @@ def caption_sides(
     image = replace(noise, pixels=noise.pixels.to(device, dtype))
     special = special_tokens(model)
     authors = AuthorsLoop(plain, special, captions, seed=seed)
-    engine = captioner.coca_engine(model, special, captions, seed=seed, is_compiled=config.compute.is_compiled)
+    is_static = chosen_decoder(captions, config.compute).is_static
+    named = {"seed": seed, "is_compiled": config.compute.is_compiled, "is_static": is_static}
+    engine = captioner.coca_engine(model, special, captions, **named)
 
     def ours() -> list[tuple[int, ...]]:
         return [caption.tokens for caption in engine.generate(image) if caption.sample.decoder != "beam"]

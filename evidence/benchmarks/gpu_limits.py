@@ -241,7 +241,7 @@ def measure(
     preset: str, stages: Sequence[str], words: Sequence[str], *, images: int, masks: int
 ) -> Iterator[dict[str, Any]]:
     """Yield the row of each stage."""
-    words = [*words, "compute.device=cuda", "placement.fused.num_gpus=1"]
+    words = ["captions.decoder=static", *words, "compute.device=cuda", "placement.fused.num_gpus=1"]
     words += (random := random_weights(preset, ("masks", "captions", "filtering")))
     config, scenes = load_config(preset, assignments=words), scenes_with(masks, images + 1)
     shard, first = scenes.with_images(scenes.images[:-1]), scenes.with_images(scenes.images[-1:])

@@ -10,13 +10,12 @@ import tempfile
 import time
 import warnings
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import nullcontext
 from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any, Final, cast
-from unittest import mock
 
 import torch
 from torch.profiler import ProfilerActivity, profile
@@ -28,7 +27,7 @@ from evidence.benchmarks.measurement import digest_of, median_seconds, random_we
 from pseudoris.schemas.config import RunConfig
 from pseudoris.schemas.config_layers import load_config
 from pseudoris.schemas.shard import Shard
-from pseudoris.workers.captions import captioner, row_kernels
+from pseudoris.workers.captions import row_kernels
 from pseudoris.workers.captions.cached_towers import cached_attention
 from pseudoris.workers.captions.vocabulary_logits import SpecialTokens, Vocabulary
 from pseudoris.workers.device import prepare_device
@@ -50,19 +49,12 @@ Figures = dict[str, Any]
 Gpu = PretendedGpu | None
 
 
-def _config(preset: str, *, is_together: int = 0, is_full: int = 0) -> RunConfig:
+def _config(preset: str, *, is_together: int = 0, is_full: int = 0, is_tree: int = 0) -> RunConfig:
+    decoder = f"captions.decoder={'tree' if is_tree else 'static'}"
     words = ["compute.device=cuda", "placement.fused.num_gpus=1", *random_weights(preset, (*_STAGES[:2], "filtering"))]
     words += [f"compute.precision={'float32' if is_full else 'bfloat16'}", *(_TOGETHER if is_together else ())]
     little = ["captions.max_length=8", "captions.cache_bytes=4194304"] if preset == "tiny" else []
-    return load_config(preset, assignments=[*words, *little])
-
-
-@contextmanager
-def _decoding(is_tree: int) -> Iterator[None]:
-    """Let captioners that are made inside decode in a prefix tree, where asked, in place of fixed shapes."""
-    made = partial(captioner.coca_engine, is_static=not is_tree)
-    with mock.patch.object(captioner, "coca_engine", made):
-        yield
+    return load_config(preset, assignments=[*words, decoder, *little])
 
 
 class _SmoothProposer(SamProposer):
@@ -102,7 +94,6 @@ def stage(
     images: int = 1,
     masks: int = 10,
     has_trace: int = 0,
-    is_tree: int = 0,
     **given: int,
 ) -> Figures:
     """Measure a stage on scenes with so many masks."""
@@ -111,8 +102,7 @@ def stage(
     config, shard = _config(preset, **given), scenes_with(masks, images)
     if stage == "filter":
         shard = engine_of("captions", config)(shard)
-    with _decoding(is_tree):
-        engine = engine_of(stage, config)
+    engine = engine_of(stage, config)
     engine(shard if images <= _SMALL_SHARD else shard.with_images(shard.images[:1]))
     if not gpu:
         torch.cuda.reset_peak_memory_stats()
@@ -217,10 +207,9 @@ def operators(gpu: Gpu) -> Figures:
         return {name: median_seconds(partial(many, work), repeats=3) / 20 for name, work in works.items()}
 
 
-def bits(gpu: Gpu, preset: str, images: int = 3, masks: int = 10, is_tree: int = 0, **given: int) -> Figures:
+def bits(gpu: Gpu, preset: str, images: int = 3, masks: int = 10, **given: int) -> Figures:
     """Count the images whose captions are equal to the last bit: alone, beside others, and in another order."""
-    with _decoding(is_tree):
-        caption, shard = engine_of("captions", _config(preset, **given)), scenes_with(masks, images)
+    caption, shard = engine_of("captions", _config(preset, **given)), scenes_with(masks, images)
     alone = [_digests(caption(shard.with_images((image,))))[0] for image in shard.images]
     beside = {"in_a_batch": _digests(caption(shard))}
     beside["permuted"] = _digests(caption(shard.with_images(shard.images[::-1])))[::-1]
@@ -233,11 +222,10 @@ def _digests(shard: Shard) -> list[str]:
 
 def authors(gpu: Gpu, preset: str, is_tree: int = 0, masks: int = 10, steps: int = 24) -> Figures:
     """Compare captions with those of the authors' loop in float64, then time one crop kind of both in bfloat16."""
-    config = _config(preset)
-    with _decoding(is_tree):
-        if figures := _differs(lambda: check_captions(config)):
-            return figures
-        sides = caption_sides(config, num_masks=masks, num_steps=steps, dtype=torch.bfloat16)
+    config = _config(preset, is_tree=is_tree)
+    if figures := _differs(lambda: check_captions(config)):
+        return figures
+    sides = caption_sides(config, num_masks=masks, num_steps=steps, dtype=torch.bfloat16)
     return {"agrees": True, **_seconds_of(zip(("authors_s", "ours_s"), sides, strict=True))}
 
 

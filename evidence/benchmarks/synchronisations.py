@@ -76,7 +76,7 @@ class SyncRow:
 def measure(precision: str) -> Iterator[SyncRow]:
     """Yield the rows of all engines, then that of a training, which has a precision of its own."""
     words = ["compute.device=cuda", "placement.fused.num_gpus=1", f"compute.precision={precision}"]
-    words.append(f"filtering.batch_size={_TILE}")
+    words += [f"filtering.batch_size={_TILE}", "captions.decoder=static"]
     config = load_config("tiny", assignments=[*words, "captions.listening={}"])
     untrained = load_config("tiny", assignments=[*words, *_UNTRAINED])
     shard = scenes_with(_MASKS, _IMAGES)

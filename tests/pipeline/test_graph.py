@@ -35,7 +35,7 @@ def source(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def identity(ray_session):
-    return identity_on_cluster(stub_config(SEEDED))
+    return identity_on_cluster(stub_config(SEEDED))[0]
 
 
 def planned_job(source: Path, out: Path, config: RunConfig, identity) -> Job:
@@ -72,7 +72,7 @@ def test_placement_and_order_do_not_change_a_byte_of_the_embedded_models_work(ra
     digests = {}
     for name, (assignments, actors, step) in runs.items():
         config = load_config("tiny", None, ["shards.max_images=3", *assignments])
-        job = planned_job(images, tmp_path / name, config, identity_on_cluster(config))
+        job = planned_job(images, tmp_path / name, config, identity_on_cluster(config)[0])
         receipts = list(run_shards(job, range(job.header.num_shards)[::step], actors))
         assert sum(receipt.counts.masks for receipt in receipts) > 4
         assert sum(receipt.counts.quarantined for receipt in receipts) > 2

@@ -111,13 +111,14 @@ def of_folder(tmp_path, stub_engines):
 
 
 def test_it_holds_what_decides_the_bits_of_its_device(monkeypatch):
-    compute = load_config("tiny", assignments=["compute.device=cuda", "placement.fused.num_gpus=1"]).compute
+    on_gpu = load_config("tiny", assignments=["compute.device=cuda", "placement.fused.num_gpus=1"])
     sizes = {"pseudoris.passes": pass_sizes.pass_sizes_digest()}
-    assert device_versions(load_config("tiny").compute) == sizes
+    assert device_versions(load_config("tiny")) == sizes
     # Triton's kernels run on no GPU here.
-    assert device_versions(compute) == {**sizes, "pseudoris.cuda": "2", "triton": "absent"}
+    of_card = {"pseudoris.cuda": "2", "triton": "absent", "pseudoris.decoder": "tree"}
+    assert device_versions(on_gpu) == {**sizes, **of_card}
     monkeypatch.setattr(pass_sizes, "PROMPT_TILE", 32)
-    assert device_versions(compute) != {**sizes, "pseudoris.cuda": "2", "triton": "absent"}
+    assert device_versions(on_gpu) != {**sizes, **of_card}
 
 
 def test_of_a_model_folder_it_has_the_digest_of_each_part_its_attention_and_versions(of_folder, measured, tmp_path):

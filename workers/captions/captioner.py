@@ -22,6 +22,7 @@ from pseudoris.primitives.measures import BATCH_FILL, record
 from pseudoris.schemas.config import CaptionsConfig, ComputeConfig
 from pseudoris.schemas.shard import CaptionSample, ExpressionRecord, MaskRecord, Shard, ShardImage, clean_text
 from pseudoris.workers.captions.cached_towers import CachedCocaTowers
+from pseudoris.workers.captions.decoder_choice import chosen_decoder
 from pseudoris.workers.captions.decoding_rules import GeneratedCaption, ImageCrops
 from pseudoris.workers.captions.engine import CachedEngine
 from pseudoris.workers.captions.static_engine import StaticEngine
@@ -60,18 +61,16 @@ def coca_engine(
     *,
     seed: int,
     is_compiled: bool = False,
-    is_static: bool | None = None,
+    is_static: bool = False,
 ) -> CachedEngine:
     """Return the engine of a CoCa in eval mode, on its device, in its dtype; `is_compiled` as in the configuration.
 
-    `is_static` asks for fixed shapes in place of a prefix tree; by default a GPU decodes in them, and a CPU does not.
+    `is_static` asks for fixed shapes in place of a prefix tree.
     """
     if is_compiled:
         compile_tower(model.visual)
     towers = CachedCocaTowers(model)
     projection = model.text_decoder.text_projection.detach()
-    if is_static is None:
-        is_static = projection.device.type == "cuda"
     size = CROPS_A_FIXED_PASS if is_static else CROPS_A_PASS
     encode = partial(encode_crops, model, is_padded=is_compiled or is_static, crops_a_pass=size)
     kind = StaticEngine if is_static else CachedEngine
@@ -203,7 +202,9 @@ class CocaCaptioner(TreeCaptioner):
         model = load_coca(config.architecture, config.weights).requires_grad_(False).to(device, dtype)
         tokenizer = byte_pair_encoder()
         special = SpecialTokens(tokenizer.sot_token_id, tokenizer.eot_token_id, model.text.pad_id)
-        engine = coca_engine(model, special, config, seed=compute.seed, is_compiled=compute.is_compiled)
+        is_static = chosen_decoder(config, compute).is_static
+        named = {"seed": compute.seed, "is_compiled": compute.is_compiled, "is_static": is_static}
+        engine = coca_engine(model, special, config, **named)
         size, antialiasing = model.visual.image_size[0], config.has_antialiasing
         crop_format = CropFormat(size, OPENAI_DATASET_MEAN, OPENAI_DATASET_STD, antialiasing)
         super().__init__(
