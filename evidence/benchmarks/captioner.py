@@ -13,9 +13,11 @@ captions, token for token: gpu_agreement refuses times otherwise.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
+import numpy as np
 import torch
 from open_clip.coca_model import CoCa
 from open_clip.tokenizer import SimpleTokenizer
@@ -263,17 +265,27 @@ def noise_crops(num_masks: int, size: int, *, seed: int = 0) -> ImageCrops:
     return ImageCrops("0" * 16, ("context_1.0",), tuple(range(num_masks)), pixels[None])
 
 
-def scenes_with(num_masks: int, num_images: int) -> Shard:
-    """Return scenes as a shard, their first true masks repeated up to `num_masks` where they have fewer objects."""
-    positions = range(SCENES_LOOKED_AT)
+def mixed_counts(num_images: int) -> list[int]:
+    """Return numbers of masks as photographs have them: of a lognormal with the median 10, from 1 to 80."""
+    drawn = np.exp(np.random.default_rng(1).normal(math.log(10), 0.7, size=num_images))
+    return [int(count) for count in drawn.round().clip(1, 80)]
+
+
+def scenes_with(num_masks: int | Sequence[int], num_images: int) -> Shard:
+    """Return scenes as a shard, their first true masks repeated up to `num_masks` where they have fewer objects.
+
+    `num_masks` is of all images, or of each.
+    """
+    positions = range(max(SCENES_LOOKED_AT, num_images))
+    counts = [num_masks] * num_images if isinstance(num_masks, int) else num_masks
     richest = sorted(positions, key=lambda at: -len(make_scene(Split.DEMO, at).objects))[:num_images]
     shard = scene_shard([scene_image(make_scene(Split.DEMO, at)) for at in richest], with_true_masks=True)
     images = []
-    for image in shard.images:
-        repeats = -(-num_masks // len(image.masks))
+    for image, count in zip(shard.images, counts, strict=True):
+        repeats = -(-count // len(image.masks))
         masks = [
             replace(mask, index=number, mask_id=f"{mask.mask_id[:-2]}{number:02d}")
-            for number, mask in enumerate((image.masks * repeats)[:num_masks])
+            for number, mask in enumerate((image.masks * repeats)[:count])
         ]
         images.append(replace(image, masks=tuple(masks)))
     return shard.with_images(tuple(images))

@@ -6,6 +6,7 @@ import copy
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
+from typing import Any
 from unittest import mock
 
 import open_clip
@@ -32,21 +33,25 @@ _CHECKED_TEXTS = ["a dog", "a photo of a dog", "a photo of the brown dog on the 
 _MAX_DIFFERENCE = {"float32": 1e-4, "bfloat16": 0.1, "float16": 0.02}
 
 
-def load_sure_coca(architecture: str | None, weights: WeightsConfig) -> CoCa:
+def load_sure_coca(
+    architecture: str | None, weights: WeightsConfig, *, sureness: float = _SURER, live: int = 0
+) -> CoCa:
     """Return a CoCa whose random weights are as sure of the next token as trained ones; trained ones stay.
 
     Else all 49,408 tokens are nearly alike likely: every nucleus is wider than the likeliest 64, and each prefix of its
-    own.
+    own. With `live` only the last tokens of the vocabulary, so many, have logits other than 0.
     """
     model = load_coca(architecture, weights).requires_grad_(False)
     if random_seed(weights) is not None:
-        model.text_decoder.text_projection.mul_(_SURER)
+        model.text_decoder.text_projection.mul_(sureness)
+        if live:
+            model.text_decoder.text_projection[:, :-live] = 0.0
     return model
 
 
-def sure_captioner(config: RunConfig) -> CocaCaptioner:
-    """Return the caption stage over `load_sure_coca`."""
-    with mock.patch.object(captioner, "load_coca", load_sure_coca):
+def sure_captioner(config: RunConfig, **sure: Any) -> CocaCaptioner:
+    """Return the caption stage over `load_sure_coca`, which takes `sure`."""
+    with mock.patch.object(captioner, "load_coca", partial(load_sure_coca, **sure)):
         return CocaCaptioner(config.captions, config.compute)
 
 

@@ -69,11 +69,14 @@ class _SmoothProposer(SamProposer):
         self._prior = build_prior(config.masks, self._device)
 
 
-def engine_of(stage: str, config: RunConfig) -> Callable[[Shard], Shard]:
-    """Return a stage on random weights, which raises where an image fails: a failure is no work done."""
+def engine_of(stage: str, config: RunConfig, **sure: Any) -> Callable[[Shard], Shard]:
+    """Return a stage on random weights, which raises where an image fails: a failure is no work done.
+
+    `sure` is for captions, as of `sure_captioner`.
+    """
     builders: dict[str, Callable[[RunConfig], Callable[[Shard], Shard]]] = {
         "masks": _SmoothProposer,
-        "captions": sure_captioner,
+        "captions": partial(sure_captioner, **sure),
         "filter": lambda config: ClipScorer(config.filtering, config.compute),
     }
     run = builders[stage](config)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -18,17 +18,27 @@ _PER_MULTIPLY = 2
 _GATHERS = frozenset({"index_select", "index", "embedding", "gather"})
 
 
-def bytes_moved(function: Any, given: tuple[tuple[Any, ...], dict[str, Any] | None], result: Any) -> int:
-    """Return what an operation read and wrote; 0 where it made a view, or room alone."""
+def memory_bytes(tensor: torch.Tensor) -> float:
+    """Return the bytes of a tensor in memory, where what is expanded lies once."""
+    return min(tensor.numel() * tensor.element_size(), tensor.untyped_storage().nbytes())
+
+
+def bytes_moved(
+    function: Any,
+    given: tuple[tuple[Any, ...], dict[str, Any] | None],
+    result: Any,
+    size: Callable[[torch.Tensor], float] = memory_bytes,
+) -> float:
+    """Return what an operation read and wrote, by the `size` of each tensor; 0 where it made a view, or room alone."""
     name: str = function.overloadpacket.__name__
     read, made = _tensors(given), _tensors(result)
     memory = {_memory(tensor) for tensor in read}
     new = [tensor for tensor in made if _memory(tensor) not in memory]
     if name in _GATHERS:
-        return sum(_size(one) for one in read if not one.is_floating_point()) + 2 * sum(map(_size, new))
+        return sum(size(one) for one in read if not one.is_floating_point()) + 2 * sum(map(size, new))
     if name.startswith(("empty", "new_empty")) or not (new or name.endswith("_") or "out" in (given[1] or {})):
         return 0
-    return sum(map(_size, read)) + sum(map(_size, new))
+    return sum(map(size, read)) + sum(map(size, new))
 
 
 def _tensors(tree: object) -> list[torch.Tensor]:
@@ -39,11 +49,6 @@ def _tensors(tree: object) -> list[torch.Tensor]:
 def _memory(tensor: torch.Tensor) -> int:
     """Return what tells whether two tensors are views of one memory."""
     return id(tensor) if tensor.is_meta else tensor.untyped_storage().data_ptr()
-
-
-def _size(tensor: torch.Tensor) -> int:
-    # What is expanded lies in memory once.
-    return min(tensor.numel() * tensor.element_size(), tensor.untyped_storage().nbytes())
 
 
 def attention(queries: torch.Size, keys: torch.Size, values: torch.Size, *_: Any, **__: Any) -> int:

@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import _disable_current_modes
 from torch.utils._pytree import tree_leaves
 
 
@@ -47,9 +48,11 @@ class PretendedGraph(TorchFunctionMode):
             return
         for function, args, kwargs, before in self._calls:
             result = function(*args, **kwargs)
-            for old, new in zip(tree_leaves(before), tree_leaves(result), strict=True):
-                if isinstance(old, torch.Tensor) and _address(old) != _address(new):
-                    old.copy_(new)
+            # A GPU computes in place, so no meter may see these copies.
+            with _disable_current_modes():
+                for old, new in zip(tree_leaves(before), tree_leaves(result), strict=True):
+                    if isinstance(old, torch.Tensor) and _address(old) != _address(new):
+                        old.copy_(new)
 
 
 def _address(tensor: torch.Tensor) -> int:

@@ -97,6 +97,8 @@ class StaticDecoder:
         """Allocate the state of a batch of `towers`."""
         self._towers, self._vocabulary, self._special, self._config = towers, vocabulary, special, config
         self._shape, self.num_groups = towers.shape, towers.num_groups
+        # Pairs (prefix, crop) that were computed so far, and those that captions needed. For benchmarks.
+        self.num_pairs = self.num_needed = 0
         shape, num_groups, like = towers.shape, towers.num_groups, towers.blocks.like
         self._device = device = like.device
         self._state = _State(shape, num_groups, config.max_length, like)
@@ -144,6 +146,7 @@ class StaticDecoder:
             self._steps[length >= self._config.min_length]()
             if length % _STEPS_A_READ == 0 and not to_host(state.is_open.any() | ~self._beams.is_done.all())[0]:
                 break
+        self.num_pairs += length * self.num_groups * shape.pairs
         return self._read(groups)
 
     def _step(self, *, is_eos_allowed: bool) -> None:
@@ -241,6 +244,9 @@ class StaticDecoder:
                 for crop in range(len(group.weights) if self._shape.beams else 0)
             ]
             drawn.append((rows, found))
+            # A caption takes a step for each token, and one for its end.
+            self.num_needed += len(group.crops) * sum(1 + len(row[0]) for row in rows if row)
+            self.num_needed += self._shape.beams * sum(1 + len(beam.tokens) for beam in found if beam)
         return drawn
 
 
