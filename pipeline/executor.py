@@ -59,7 +59,7 @@ from pseudoris.store.sessions.session import Executor, Outcome
 from pseudoris.workers.composing.composer import refusal
 from pseudoris.workers.composing.posterior import drawn_by_mask
 from pseudoris.workers.faults.tolerant_stages import FaultTolerantStages
-from pseudoris.workers.process_memory import MEMORY_ENVIRONMENT
+from pseudoris.workers.process_memory import CUDA_ENVIRONMENT, MEMORY_ENVIRONMENT
 from pseudoris.workers.stages import POOL_STAGES, STAGE_PROPOSE, STAGES, stages_named
 
 logger = logging.getLogger(__name__)
@@ -252,10 +252,7 @@ def actor_environment(compute: ComputeConfig) -> dict[str, str]:
     """Return the environment variables of a process that holds models; set before its libraries load."""
     threads = str(compute.threads)
     environment = {"OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads, "OPENBLAS_NUM_THREADS": threads}
-    if compute.device == "cuda":
-        # Without this variable cuBLAS may use workspaces of several streams, and sums would differ between runs.
-        return {**environment, "CUBLAS_WORKSPACE_CONFIG": ":4096:8"}
-    return {**environment, **MEMORY_ENVIRONMENT}
+    return environment | (CUDA_ENVIRONMENT if compute.device == "cuda" else MEMORY_ENVIRONMENT)
 
 
 def actor_runtime(compute: ComputeConfig, executable: str = sys.executable) -> dict[str, Any]:

@@ -1,13 +1,15 @@
-"""Environment of processes that compute on a CPU: they reuse freed memory, and keep few of oneDNN's kernels.
+"""Environment of processes that hold models: on a CPU they reuse freed memory, on a GPU sums are repeatable.
 
 Called by `pipeline/executor.py`, `evidence/recipes/child_environment.py` and benchmarks. It must be set before a
-process starts: glibc reads it then.
+process starts: glibc and cuBLAS read it then.
 """
 
 from __future__ import annotations
 
 from typing import Final
 
+# Without it cuBLAS may use workspaces of several streams, and sums would differ between runs.
+CUDA_ENVIRONMENT: Final = {"CUBLAS_WORKSPACE_CONFIG": ":4096:8"}
 MEMORY_ENVIRONMENT: Final = {
     # glibc reads these when a process starts. It then keeps freed memory: without, half of SAM's time on a CPU can be
     # page faults of new temporaries. Source: measured, `tiny`, three scenes: 99,712 faults become 9,903, seconds in the

@@ -1,10 +1,11 @@
 """Ten minutes of a GPU: what is worth knowing of it first, one line a measurement, and on from where it was cut off.
 
     python -m evidence.benchmarks.gpu_session [--out FILE] [--device cuda|pretended] [--items NAME …]
-        [--seconds 570.0] [--tiny]
+        [--seconds 600.0] [--tiny]
 
-Each of `ITEMS` runs in a process of its own, which ends when its share of `--seconds` is over. What is measured stands
-in `--out` at once, a JSON object a line. The same command again measures what is not there for this code, device and
+Each of `ITEMS` runs in a process of its own, with the environment of a run's actors, which ends when its limit is over.
+The limits of all are 600 seconds, and what an item leaves over the next one may take. What is measured stands in
+`--out` at once, a JSON object a line. The same command again measures what is not there for this code, device and
 torch. It needs no Ray, spaCy, network or installed `pseudoris`: a checkout, and beside torch and its usual company
 pyarrow, open_clip_torch, segment-anything, pycocotools, pydantic and ftfy. Weights are random, of the presets' shapes.
 `--device pretended --tiny` shows on a CPU whether it runs; its figures say nothing of a GPU, and name the CPU.
@@ -26,6 +27,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from evidence.benchmarks.measurement import machine, options
+from pseudoris.workers.process_memory import CUDA_ENVIRONMENT
 
 _ROOT: Final = Path(__file__).parents[2]
 _CODE: Final = (
@@ -51,27 +53,37 @@ _TRACED: Final = (
     "masks",
     "filter",
 )
+_MANY: Final = ((16, 10), (32, 10), (32, 0))
 _FIXED, _TREE = " is_together=1", " is_together=1 is_tree=1"
 _REFERENCES: Final = ("authors", "meta", "embeddings")
-# By item its share of the time and its cases, a function of `evidence.benchmarks.gpu_session_work` with arguments. What
-# waits for code that a later change brings says so behind a colon, and is told, not run.
+# By item its limit in seconds and its cases, a function of `evidence.benchmarks.gpu_session_work` with arguments. What
+# waits for code that a later change brings says so behind a colon, and is told, not run. masks=0 are mixed numbers.
 ITEMS: Final[dict[str, tuple[int, list[str]]]] = {
-    "profile": (150, [f"stage preset={preset} has_trace=1 stage={x}" for preset in ("base", "paper") for x in _TRACED]),
-    "operators": (30, ["operators"]),
-    "bits": (60, [f"bits preset=base{x}" for x in ("", _FIXED, _TREE)]),
-    "authors": (90, [f"{each} preset={preset}" for each in _REFERENCES for preset in ("base", "paper")]),
-    "base": (100, [f"stage preset=base stage=captions images={n}{x}" for x in (_FIXED, _TREE) for n in (16, 32)]),
-    "paper": (
-        110,
+    "profile": (110, [f"stage preset={preset} has_trace=1 stage={x}" for preset in ("base", "paper") for x in _TRACED]),
+    "operators": (20, ["operators"]),
+    "bits": (
+        80,
         [
-            *(f"stage preset=paper stage=captions images=16{x}" for x in (_FIXED, _TREE)),
+            *(f"bits preset=base{x}" for x in ("", _FIXED, _TREE)),
+            *(f"bits preset={preset} masks=0 images=8{_FIXED}" for preset in ("base", "paper")),
+        ],
+    ),
+    "authors": (80, [f"{each} preset={preset}" for each in _REFERENCES for preset in ("base", "paper")]),
+    "base": (
+        100,
+        [f"stage preset=base stage=captions images={n} masks={m}{x}" for x in (_FIXED, _TREE) for n, m in _MANY],
+    ),
+    "paper": (
+        90,
+        [
+            *(f"stage preset=paper stage=captions images=16 masks=0{x}" for x in (_FIXED, _TREE)),
             *(f"stage preset={preset} stage=captions masks=60{_FIXED}" for preset in ("base", "paper")),
             *(f"stage preset={preset} stage=captions masks=60" for preset in ("base", "paper")),
             "its own parser: not there yet without spaCy",
         ],
     ),
-    "processes": (90, [*(f"processes preset=base count={x}" for x in (1, 3)), "under NVIDIA's MPS: not there yet"]),
-    "float32": (60, [f"stage preset=base stage={x} is_full=1" for x in ("captions", "masks")]),
+    "processes": (70, [*(f"processes preset=base count={x}" for x in (1, 3)), "under NVIDIA's MPS: not there yet"]),
+    "float32": (50, [f"stage preset=base stage={x} is_full=1" for x in ("captions", "masks")]),
 }
 
 Line = dict[str, Any]
@@ -106,6 +118,8 @@ def _stamp(is_pretended: bool) -> Line:
 
 def _run(cases: Sequence[str], limit_s: float, is_pretended: bool, add: Callable[[str, Line], None]) -> None:
     """Run cases in one process, `add` what each gives, and of the others why they gave nothing."""
+    # As `pipeline` starts actors, and before the process loads torch.
+    os.environ |= {} if is_pretended else CUDA_ENVIRONMENT
     context, ends, waiting = get_context("spawn"), time.monotonic() + limit_s, list(cases)
     receiver, sender = context.Pipe(duplex=False)
     process = context.Process(target=_work, args=(cases, is_pretended, sender))
@@ -173,14 +187,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
     missing = {item: [x for x in items[item] if "figures" not in known.get((item, x), {})] for item in items}
     to_run = {item: [x for x in cases if ":" not in x] for item, cases in missing.items()}
-    shares = {item: ITEMS[item][0] for item in items if to_run[item]}
+    limits = {item: ITEMS[item][0] for item in items if to_run[item]}
     for item in items:
         for case in (x for x in missing[item] if ":" in x and (item, x) not in known):
             add(item, case, {"not_measured": case.partition(": ")[2]})
         if to_run[item]:
-            limit_s = max(0.0, ends - time.monotonic()) * shares[item] / sum(shares.values())
+            left_s = max(0.0, ends - time.monotonic())
+            # An item may take what those before it left over.
+            limit_s = min(left_s, limits[item] + max(0.0, left_s - sum(limits.values())))
             _run(to_run[item], limit_s, is_pretended, lambda case, found, item=item: add(item, case, found))  # type: ignore[misc]
-            del shares[item]
+            del limits[item]
     show(items, known)
     if failed := [case for item in items for case in to_run[item] if "figures" not in known[item, case]]:
         sys.exit(f"not measured, and tried again by the same command: {'; '.join(failed)}")

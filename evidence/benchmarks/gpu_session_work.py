@@ -20,7 +20,7 @@ from typing import Any, Final, cast
 import torch
 from torch.profiler import ProfilerActivity, profile
 
-from evidence.benchmarks.captioner import scenes_with
+from evidence.benchmarks.captioner import mixed_counts, scenes_with
 from evidence.benchmarks.gpu_agreement import caption_sides, check_captions, check_embeddings, sure_captioner
 from evidence.benchmarks.mask_sides import Side, Sides
 from evidence.benchmarks.measurement import digest_of, median_seconds, random_weights, wait_for
@@ -102,7 +102,7 @@ def stage(
     """Measure a stage on scenes with so many masks."""
     # Cycles keep the engine of the case before, which would count as memory of this one.
     gc.collect()
-    config, shard = _config(preset, **given), scenes_with(masks, images)
+    config, shard = _config(preset, **given), _scenes(masks, images)
     if stage == "filter":
         shard = engine_of("captions", config)(shard)
     engine = engine_of(stage, config)
@@ -211,12 +211,22 @@ def operators(gpu: Gpu) -> Figures:
 
 
 def bits(gpu: Gpu, preset: str, images: int = 3, masks: int = 10, **given: int) -> Figures:
-    """Count the images whose captions are equal to the last bit: alone, beside others, and in another order."""
-    caption, shard = engine_of("captions", _config(preset, **given)), scenes_with(masks, images)
+    """Count the images whose captions are equal to the last bit: alone, beside 1, 2, … others, and in another order.
+
+    Each number of images that share a batch fills it to another level.
+    """
+    caption, shard = engine_of("captions", _config(preset, **given)), _scenes(masks, images)
     alone = [_digests(caption(shard.with_images((image,))))[0] for image in shard.images]
-    beside = {"in_a_batch": _digests(caption(shard))}
+    beside = {f"among_{n}": _digests(caption(shard.with_images(shard.images[:n]))) for n in range(2, images + 1)}
     beside["permuted"] = _digests(caption(shard.with_images(shard.images[::-1])))[::-1]
-    return {"compared": images, **{f"equal_{name}": sum(map(str.__eq__, alone, x)) for name, x in beside.items()}}
+    # Of the first images, those that the batch held.
+    equal = {f"equal_{name}": sum(map(str.__eq__, alone, found)) for name, found in beside.items()}
+    return {"compared": images, **equal}
+
+
+def _scenes(masks: int, images: int) -> Shard:
+    """Return scenes with so many masks each; 0 stands for mixed numbers."""
+    return scenes_with(masks or mixed_counts(images), images)
 
 
 def _digests(shard: Shard) -> list[str]:

@@ -90,6 +90,10 @@ def test_captions_masks_and_embeddings_are_compared_with_their_references_and_ti
     }
 
 
+def test_all_limits_are_ten_minutes():
+    assert sum(limit_s for limit_s, _ in gpu_session.ITEMS.values()) == 600
+
+
 @pytest.mark.parametrize(("item", "case"), [(item, case) for item, case in CASES if ":" not in case])
 def test_every_case_is_a_function_with_its_arguments(item, case):
     name, *words = case.split()
