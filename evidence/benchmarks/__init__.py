@@ -11,7 +11,7 @@
 | `python -m evidence.benchmarks.filter` | the filter, beside the captioner and against one that shares nothing |
 | `python -m evidence.benchmarks.listener_cost` | what the listener adds to captioning |
 | `python -m evidence.benchmarks.gpu_session` | the first ten minutes of a GPU, its profile first; `make gpu` |
-| `python -m evidence.benchmarks.gpu_limits` | what stages ask of a GPU, counted without one, and the limit, modelled |
+| `python -m evidence.benchmarks.gpu_limits` | what stages ask of a GPU, counted without one; five cards, modelled |
 | `python -m evidence.benchmarks.synchronisations` | where the CPU would wait for a GPU, counted without one |
 | `python -m evidence.benchmarks.pipeline` | a run on Ray, against the same work in one process |
 | `python -m evidence.benchmarks.first_result` | from the command to the first shard, against bare Ray Data |
@@ -25,7 +25,7 @@ than rounding there is no figure; captioners tell how many captions are equal. W
 `measurement` (command line, rows, JSON: for all), `process_watch` (end_to_end, masks, first_result, memory, scale),
 `chain_sides` (end_to_end), `mask_sides` (masks, chain_sides, gpu_session_work), `dataset_inputs` (dataset, exports),
 `scale_driver` and `plugins/` (scale, memory, first_result, pipeline), `gpu_session_work` and `gpu_agreement`
-(gpu_session), `operation_counts` (captioner, chain_sides, gpu_limits).
+(gpu_session), `gpu_meter` (gpu_limits), `operation_counts` (captioner, chain_sides, gpu_meter).
 
 What has left stands in the history: docs/records names the commit and the command beside the figures. The plain
 references that tests use too are in `tests/oracles/`.
