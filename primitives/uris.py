@@ -6,7 +6,7 @@ import operator
 import os
 import re
 import string
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from os import PathLike
 from pathlib import Path
@@ -178,17 +178,23 @@ def masked(tree: Any, allowed: Collection[str], name: str = "") -> Any:
 
 def values_in(tree: Any) -> Iterator[tuple[str, Any]]:
     """Yield the dotted key and the value of each node, mappings, sequences and models included; of any depth."""
-    left = [("", tree)]
+    # A key is made when its node is due: all children's keys at once could take a thousand times the tree's memory.
+    left = [iter([("", tree)])]
     while left:
-        key, each = left.pop()
-        each = each.model_dump() if isinstance(each, BaseModel) else each
-        yield key, each
-        below: list[tuple[str, Any]] = []
-        if isinstance(each, Mapping):
-            below = [(f"{key}.{name}" if key else str(name), value) for name, value in each.items()]
-        elif isinstance(each, list | tuple):
-            below = [(key, value) for value in each]
-        left += reversed(below)
+        for key, each in left[-1]:
+            each = each.model_dump() if isinstance(each, BaseModel) else each
+            yield key, each
+            if isinstance(each, Mapping | list | tuple):
+                left.append(_below(key, each))
+                break
+        else:
+            left.pop()
+
+
+def _below(key: str, node: Mapping[Any, Any] | Sequence[Any]) -> Iterator[tuple[str, Any]]:
+    if isinstance(node, Mapping):
+        return ((f"{key}.{name}" if key else str(name), value) for name, value in node.items())
+    return ((key, value) for value in node)
 
 
 def secret_in(uri: str, allowed: Collection[str] | None = NO_FIELDS) -> str | None:

@@ -6,7 +6,8 @@ import pytest
 
 from pseudoris.primitives.errors import ConfigError
 from pseudoris.primitives.untrusted import told, without_secrets
-from pseudoris.primitives.uris import refuse_secrets, secret_in, secrets_in
+from pseudoris.primitives.uris import refuse_secrets, secret_in, secrets_in, values_in
+from tests.builders.memory import traced_peak
 
 FIELDS = ("sig", "X-Amz-Signature", "q-ak", "jwt", "auth", "code", "pass", "session", "hdnea", "key", "any-name")
 SECRET = "hunter2"
@@ -194,3 +195,13 @@ def test_a_long_text_is_searched_once():
     assert without_secrets("a/" * 1_500_000) == "a/" * 1_500_000
     for text in ("//a" * 300_000, "a%3A%2F%2F" * 100_000, "?a=" * 300_000, "GET /?" * 100_000):
         assert len(without_secrets(text)) > 0
+
+
+def test_a_tree_is_walked_in_its_order_and_a_long_key_over_many_values_takes_little_memory():
+    tree = {"a": [{"b": 1}, "c"], "d": {}}
+    walked = [("", tree), ("a", tree["a"]), ("a", {"b": 1}), ("a.b", 1), ("a", "c"), ("d", {})]
+    assert list(values_in(tree)) == walked
+    many = {"k" * 20_000: {str(number): number for number in range(5_000)}}
+    with traced_peak() as peak_bytes:
+        assert sum(1 for _ in values_in(many)) == 5_002
+        assert peak_bytes() < 1_000_000

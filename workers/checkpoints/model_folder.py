@@ -26,7 +26,6 @@ from huggingface_hub import constants, try_to_load_from_cache
 from pseudoris.primitives.errors import ConfigError
 from pseudoris.primitives.extras import install
 from pseudoris.primitives.untrusted import file_sha256, open_linked, parse_json, read_regular
-from pseudoris.primitives.uris import values_in
 from pseudoris.workers.checkpoints.download import HUB_TIMEOUT_S, OnProgress, ask_hub, check_reachable, fetch
 from pseudoris.workers.checkpoints.weight_cache import PublishedFile, WeightCache, user_cache
 from pseudoris.workers.checkpoints.weight_headers import check_weight_header
@@ -257,13 +256,26 @@ def _content(path: Path, uri: str) -> Any:
             tree = parse_json(file.read(), takes_large=True)
         except ValueError as error:
             raise ConfigError(f"model '{uri}': {path} is not JSON ({error}): get it again") from error
-    nodes = values_in(tree) if path.name != "tokenizer.json" else ()
-    if any(isinstance(each, dict) and "auto_map" in each for _, each in nodes):
+    if path.name != "tokenizer.json" and _has_key(tree, "auto_map"):
         raise ConfigError(
             f"model '{uri}': {path} has an auto_map, which names code that comes with the model. Such code is never "
             "run. If transformers itself has the class, remove the entry in a copy of the folder"
         )
     return tree
+
+
+def _has_key(tree: Any, key: str) -> bool:
+    """Whether any mapping in it has the key; not recursive, as it may be nested deeper than Python goes."""
+    left = [tree]
+    while left:
+        each = left.pop()
+        if isinstance(each, dict):
+            if key in each:
+                return True
+            left += each.values()
+        elif isinstance(each, list):
+            left += each
+    return False
 
 
 def _num_elements(path: Path, uri: str) -> int:
