@@ -1,4 +1,4 @@
-"""`pseudoris export`: writes a finished run in another format, reads it back to check it, and may upload it.
+"""`pseudoris export`: writes a finished run in another format, checks what was written, and may upload it.
 
 Called by `main`. The formats, their options and their help stand in `interchange/exports`. Nothing is written before
 all options are accepted.

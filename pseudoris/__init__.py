@@ -259,7 +259,7 @@ def export(
     exclude: str | Path | Sequence[str | Path] = (),
     exclude_distance: int | None = None,
 ) -> ExportReport:
-    """Write the run at `out` in another format, and read it back.
+    """Write the run at `out` in another format, and check what was written.
 
     `destination` is an empty folder or url, `export_format` a name as of `pseudoris export --format`: parquet, refer, …
     From `max_tokens` to `any_targets` they are the fields of `pseudoris.interchange.exports.ExportOptions`. What
