@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import os
 import re
+import shutil
 import socket
 import tempfile
 import warnings
@@ -127,7 +128,9 @@ def connected(address: str, start_timeout_s: int = 30) -> Iterator[bool]:
         with ExitStack() as stack:
             may_grow = True
             if not ray.is_initialized():
-                folder = stack.enter_context(_new_folder()) if address == "local" else None
+                folder = _new_folder() if address == "local" else None
+                if folder is not None:
+                    stack.callback(shutil.rmtree, folder, ignore_errors=True)
                 stack.enter_context(_quiet())
                 stack.callback(ray.shutdown)
                 may_grow = _start(address, folder, start_timeout_s)
@@ -145,12 +148,12 @@ def temporary_folder() -> str:
     return os.environ.get("RAY_TMPDIR") or os.environ.get("TMPDIR") or "/tmp"
 
 
-def _new_folder() -> tempfile.TemporaryDirectory[str]:
-    """Make a folder for a Ray of this run alone. The name is short: it counts in the path of a socket."""
+def _new_folder() -> str:
+    """Return a new folder for a Ray of this run alone. The name is short: it counts in the path of a socket."""
     parent = temporary_folder()
     try:
         Path(parent).mkdir(parents=True, exist_ok=True)
-        return tempfile.TemporaryDirectory(prefix="ray-", dir=parent, ignore_cleanup_errors=True)
+        return tempfile.mkdtemp(prefix="ray-", dir=parent)
     except OSError as error:
         raise _folder_error(error) from error
 

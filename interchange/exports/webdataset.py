@@ -46,7 +46,9 @@ def _write(job: ExportJob, lacking: Collection[str] = ()) -> ExportReport:
     if job.lacking != set(lacking):
         if lacking:
             raise TransientError("images of SOURCE come and go while they are read: export again once it is at rest")
-        return _write(ExportJob(WEBDATASET, job.request, job.on_progress), job.lacking)
+        inner = ExportJob(WEBDATASET, job.request, job.on_progress)
+        with inner.files:
+            return _write(inner, job.lacking)
     tree = {"__kind__": "wids-shard-index-v1", "wids_version": 1, "name": "pseudoris", "shardlist": tars}
     job.add_file(_INDEX_NAME, json.dumps(tree, indent=2).encode() + b"\n")
     return job.report(

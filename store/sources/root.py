@@ -12,7 +12,7 @@ import posixpath
 import re
 import socket
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from typing import BinaryIO, Final
 from urllib.parse import urlsplit
@@ -75,10 +75,13 @@ class SourceRoot:
             FileNotFoundError: There is none.
             RefusedError: Access is denied.
         """
-        faults = transient_faults("read", self.describe(path), faults=self.storage.faults)
-        version = None if expected is None else self.storage.open_version(path, expected, window_bytes=window_bytes)
-        with faults, version or self.storage.open(path) as stream:
-            yield stream
+        with ExitStack() as stack:
+            stack.enter_context(transient_faults("read", self.describe(path), faults=self.storage.faults))
+            if expected is None:
+                opening: AbstractContextManager[BinaryIO] = self.storage.open(path)
+            else:
+                opening = self.storage.open_version(path, expected, window_bytes=window_bytes)
+            yield stack.enter_context(opening)
 
     @contextmanager
     def open_listed(self, file: StoredFile, *, window_bytes: int) -> Iterator[BinaryIO]:

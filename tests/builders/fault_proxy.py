@@ -221,6 +221,7 @@ class FaultProxy:
         if re.search(rb"(?im)^transfer-encoding:\s*chunked", head):
             chunks = asyncio.StreamReader()
             chunks.feed_data(body)
+            chunks.feed_eof()
             body = await _read_chunks(chunks) if body else b""
             head = re.sub(rb"(?im)^transfer-encoding:[^\r\n]*", b"Content-Length: %d" % len(body), head)
         head = re.sub(rb"(?im)\r\n(connection|keep-alive):[^\r\n]*", b"", head)
