@@ -59,13 +59,18 @@ def _open_part(location: RunLocation, receipt: Receipt, table: str, *, quick: bo
     """Return the part opened for reading, or the problem of its file. Its bytes are fetched once."""
     part = receipt.parts[table]
     path = part_path(table, part)
-    data, size = b"", None
     try:
-        data = b"" if quick else location.read_bytes(path)
-        size = location.size(path) if quick else len(data)
-    except (FileNotFoundError, ConfigError) as error:
-        if isinstance(error, ConfigError) and location.obstacle(path) is None:
+        if quick:
+            size = location.size(path)
+        else:
+            data = location.read_bytes(path)
+            size = len(data)
+    except FileNotFoundError:
+        size = None
+    except ConfigError:
+        if location.obstacle(path) is None:
             raise
+        size = None
     if size is None:
         what = location.obstacle(path)
         found = f"is {what}, not the file that the receipt names. Move it out"

@@ -130,8 +130,10 @@ def card_text(
     annotation = dict(annotation) if isinstance(annotation, dict) else {}
     models = list(_used_models(header))
     # A statement about an engine is written once, with the titles of all stages that use the engine.
-    engines = dict.fromkeys(each.known for each in models if each.known)
-    titles = {known: [each.title for each in models if each.known == known] for known in engines}
+    titles: dict[str, list[str]] = {}
+    for used in models:
+        if used.known:
+            titles.setdefault(used.known, []).append(used.title)
     rules = exclusions.rules if exclusions else ()
     return _template().render(
         header=header,

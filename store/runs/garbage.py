@@ -217,7 +217,9 @@ class NamedParts:
     def has(self, table: str, name: str) -> bool:
         """Return whether a file in a table's folder is a part of an added receipt."""
         match = PART_NAME.fullmatch(name)
-        row = bisect_left(self._shards, int(match[1])) if match else len(self._shards)
+        if match is None:
+            return False
+        row = bisect_left(self._shards, int(match[1]))
         if row == len(self._shards):
             return False
         digest = f"{self._digests[row, list(SCHEMAS).index(table)]:08x}"

@@ -13,7 +13,7 @@ import logging
 import re
 from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from itertools import count, islice
+from itertools import islice
 from typing import Any, Final
 
 import numpy as np
@@ -81,8 +81,12 @@ def write_manifest(location: RunLocation, receipts: Iterable[Receipt] | None = N
     enough.
     """
     data = sealed_parquet_bytes(_tables(latest_receipts(location) if receipts is None else receipts), MANIFEST_SCHEMA)
-    paths = map(snapshot_path, count(1 + (latest_snapshot(location) or 0)))
-    return next(path for path in paths if location.create_once(path, data))
+    number = latest_snapshot(location) or 0
+    while True:
+        number += 1
+        path = snapshot_path(number)
+        if location.create_once(path, data):
+            return path
 
 
 def iter_manifest(location: RunLocation) -> Iterator[Receipt]:
@@ -139,11 +143,13 @@ def _held(location: RunLocation) -> dict[int, int]:
     """Return the generation of each shard in the latest snapshot; none if it is not usable."""
     try:
         number = latest_snapshot(location)
-        commits = None if number is None else read_manifest(location, number, ("shard", "generation"))
+        if number is None:
+            return {}
+        commits = read_manifest(location, number, ("shard", "generation"))
     except _UNUSABLE as error:
         logger.warning(_PASSED_OVER, error)
         return {}
-    return {} if commits is None else dict(zip(*(column.to_pylist() for column in commits.columns), strict=True))
+    return dict(zip(commits["shard"].to_pylist(), commits["generation"].to_pylist(), strict=True))
 
 
 def has_results(location: RunLocation) -> bool:
@@ -241,9 +247,13 @@ def _cached(location: RunLocation, anew: Container[int], commits: Iterable[tuple
 def _tables(receipts: Iterable[Receipt]) -> Iterator[pa.Table]:
     """Yield the rows of `receipts`, one row group at a time, so that memory does not grow with the run."""
     remaining = iter(receipts)
-    rows = iter(lambda: [_row(receipt) for receipt in islice(remaining, ROWS_AT_ONCE)], [])
-    tables = (pa.Table.from_pylist(some, schema=MANIFEST_SCHEMA) for some in rows)
-    while held := list(islice(tables, _ROWS_A_GROUP // ROWS_AT_ONCE)):
+    held: list[pa.Table] = []
+    while some := [_row(receipt) for receipt in islice(remaining, ROWS_AT_ONCE)]:
+        held.append(pa.Table.from_pylist(some, schema=MANIFEST_SCHEMA))
+        if len(held) * ROWS_AT_ONCE >= _ROWS_A_GROUP:
+            yield pa.concat_tables(held).combine_chunks()
+            held = []
+    if held:
         yield pa.concat_tables(held).combine_chunks()
 
 

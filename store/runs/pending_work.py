@@ -187,10 +187,13 @@ def missing_shards(header: RunHeader, latest: Mapping[int, int], tried: Collecti
 
 def quarantined_shards(receipts: Iterable[Receipt], reasons: frozenset[str] | None) -> PendingWork:
     """Return the retry of the images in quarantine for one of `reasons`, or for any reason; one pass."""
-    counts = ((receipt.shard, receipt.generation, num_to_retry(receipt, reasons)) for receipt in receipts)
-    retried = [each for each in counts if each[-1]]
-    base_generations = {shard: generation for shard, generation, _ in retried}
-    return PendingWork(list(base_generations), base_generations, sum(count for *_, count in retried))
+    base_generations: dict[int, int] = {}
+    num_images = 0
+    for receipt in receipts:
+        if count := num_to_retry(receipt, reasons):
+            base_generations[receipt.shard] = receipt.generation
+            num_images += count
+    return PendingWork(list(base_generations), base_generations, num_images)
 
 
 def num_to_retry(receipt: Receipt, reasons: frozenset[str] | None) -> int:

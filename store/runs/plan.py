@@ -13,9 +13,8 @@ import re
 from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from itertools import groupby
-from operator import attrgetter
 from typing import Final
 
 import pyarrow as pa
@@ -42,8 +41,6 @@ MAX_ROWS_PER_PART: Final = 1_000_000
 _FOOTERS: Final[dict[tuple[str, str], pq.FileMetaData]] = {}
 _MAX_FOOTERS: Final = 4
 
-# A listed image has the last fields of its plan's row, under the same names.
-_as_listed: Final = attrgetter(*(field.name for field in fields(PlanEntry)[3:]))
 _PART_NAME: Final = re.compile(rf"^g[0-9]{{4}}/part-{EIGHT_DIGITS}-[0-9a-f]{{8}}\.parquet$")
 
 
@@ -97,13 +94,19 @@ def stream_plan(location: RunLocation, parts: Iterable[PartRecord]) -> Iterator[
 
 
 def iter_plan(location: RunLocation, header: RunHeader) -> Iterator[tuple[int, list[PlanEntry]]]:
-    """Yield every shard with its planned images, in order; one part is in memory at a time. Raises as `read_whole`."""
+    """Yield every shard with its planned images, in order; one part is in memory at a time.
+
+    Raises as `read_whole`, and TransientError if its rows cannot be read.
+    """
     for record in header.plan_parts:
         yield from iter_plan_part(location, record)
 
 
 def iter_plan_part(location: RunLocation, record: PartRecord) -> Iterator[tuple[int, list[PlanEntry]]]:
-    """Yield the shards of one part as `iter_plan` does. Its bytes are checked before the first one."""
+    """Yield the shards of one part as `iter_plan` does. Its bytes are checked before the first one.
+
+    Raises as `read_whole`, and TransientError if its rows cannot be read.
+    """
     data = read_whole(location, PLAN_FOLDER, record)
     parquet = open_parquet(pa.BufferReader(data), location.uri(part_path(PLAN_FOLDER, record)))
     for row_group in range(parquet.num_row_groups):
@@ -207,7 +210,18 @@ def assign_shards(
         if tally.num_images == 0 or not fits or item.boundary != boundary:
             tally.num_shards += 1
             position, size_bytes, boundary = 0, 0, item.boundary
-        entry = PlanEntry(tally.num_shards - 1, position, name, *_as_listed(item))
+        entry = PlanEntry(
+            shard=tally.num_shards - 1,
+            position=position,
+            image_id=name,
+            key=item.key,
+            size_bytes=item.size_bytes,
+            etag=item.etag,
+            mtime_ns=item.mtime_ns,
+            offset_bytes=item.offset_bytes,
+            row_group=item.row_group,
+            row=item.row,
+        )
         # The row is counted before the yield: a consumer that takes this row and stops never resumes the loop.
         position += 1
         size_bytes += item.expected_bytes

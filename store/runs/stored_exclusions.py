@@ -164,7 +164,8 @@ def exclusion_notices(header: RunHeader, *, is_new: bool, is_given: bool) -> lis
     """
     rules = planned_rules(header)
     if is_new:
-        return [*map(_notice, rules), *filter(None, [missing_phrase(rules)])]
+        missing = missing_phrase(rules)
+        return [*map(_notice, rules), *([missing] if missing else [])]
     options = ", ".join(dict.fromkeys(rule.option for rule in rules))
     return [f"the run keeps to {options}, as it was planned"] if rules and not is_given else []
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import tarfile
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import astuple
 from pathlib import Path
 from typing import Any
 
@@ -57,8 +56,21 @@ def parquet_bytes(columns: dict[str, Sequence[Any]] | pa.Table, **options: Any) 
 
 
 def plan_of(items: Iterable[SourceItem], *, shard: int = 0) -> list[PlanEntry]:
-    # What a plan has of an item comes first, in the same order.
-    return [PlanEntry(shard, position, image_id(item.key), *astuple(item)[:7]) for position, item in enumerate(items)]
+    return [
+        PlanEntry(
+            shard=shard,
+            position=position,
+            image_id=image_id(item.key),
+            key=item.key,
+            size_bytes=item.size_bytes,
+            etag=item.etag,
+            mtime_ns=item.mtime_ns,
+            offset_bytes=item.offset_bytes,
+            row_group=item.row_group,
+            row=item.row,
+        )
+        for position, item in enumerate(items)
+    ]
 
 
 def entries_of(keys: Iterable[str], *, per_shard: int = 4, source: Path | None = None) -> list[PlanEntry]:
