@@ -289,18 +289,18 @@ class AuditFolder:
         location, folder = RunLocation.open(str(self.path)), self.path / VERDICTS_FOLDER
         for name, what in location.list_obstacles(VERDICTS_FOLDER):
             raise ConfigError(f"{folder / name} is {what}, not a file of verdicts: move it out of the audit")
-        found = []
-        for name in sorted(file.name for file in location.list(VERDICTS_FOLDER) if file.name.endswith(SUFFIX)):
-            rater = name.removesuffix(SUFFIX)
+        names = sorted(file.name for file in location.list(VERDICTS_FOLDER) if file.name.endswith(SUFFIX))
+        for name in names:
             # A browser saves a second download as `ana (1).jsonl`, which is refused: its answers would count twice.
-            if RATER_NAME.fullmatch(rater) is None:
+            if RATER_NAME.fullmatch(name.removesuffix(SUFFIX)) is None:
                 raise ConfigError(
                     f"{folder / name} does not have the name of a rater. Move it to another folder, and add it from "
                     f"there: `pseudoris audit add {self.path} FILE`"
                 )
-            data = _read(self.path, f"{VERDICTS_FOLDER}/{name}")
-            found.append(read_answers(data, str(folder / name), self.known, rater=rater))
-        return found
+        data = ((name, _read(self.path, f"{VERDICTS_FOLDER}/{name}")) for name in names)
+        return [
+            read_answers(each, str(folder / name), self.known, rater=name.removesuffix(SUFFIX)) for name, each in data
+        ]
 
 
 def _read(audit: Path, name: str) -> bytes:

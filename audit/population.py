@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from pseudoris.audit.draw_files import DRAWN, FOLLOW_UP, MASK_TYPE, STORED_SCORES, draw_kind, pair_id
+from pseudoris.audit.draw_files import DRAWN, FOLLOW_UP, STORED_SCORES, draw_kind, pair_id
 from pseudoris.primitives.errors import ConfigError, ImageError
 from pseudoris.schemas.fitted import CONFIDENCE_COLUMNS, Floats, Rated, features
 from pseudoris.schemas.keep_rule import SCORE_COLUMNS, Flags, Ints
@@ -193,9 +193,12 @@ def read_sample_rows(run: OpenRun, pairs: RunPairs, *, drawn: Ints, images: Ints
                 image["bytes"] = planned.annotated(shard.receipt.shard, image)
             except (OSError, ImageError) as error:
                 image["bytes"], rows.unreadable[image["image_id"]] = None, f"{image['key']}: {error}"
-            rles = [(mask["mask_id"], *mask["segmentation"]["size"], mask["segmentation"]["counts"]) for mask in masks]
-            masks = [dict(zip(MASK_TYPE.names, each, strict=True)) for each in rles]
-            rows.images[number] = {**image, "shard": shard.receipt.shard, "masks": masks}
+            drawn_masks = []
+            for mask in masks:
+                height, width = mask["segmentation"]["size"]
+                counts = mask["segmentation"]["counts"]
+                drawn_masks.append({"mask_id": mask["mask_id"], "height": height, "width": width, "counts": counts})
+            rows.images[number] = {**image, "shard": shard.receipt.shard, "masks": drawn_masks}
     return rows
 
 

@@ -88,7 +88,7 @@ class HumanRefs:
         `image_ids` are the new ids of images by their old ones. Annotations and references are numbered behind the
         `num_masks` of the run, of which each has one reference, and sentences behind its `num_texts`.
         """
-        annotation_ids, ref_ids, sentence_ids = (count(1 + num) for num in (num_masks, num_masks, num_texts))
+        annotation_ids, ref_ids, sentence_ids = count(1 + num_masks), count(1 + num_masks), count(1 + num_texts)
         by_annotation: defaultdict[int, list[Mapping[str, Any]]] = defaultdict(list)
         for ref in self.refs:
             by_annotation[ref["ann_id"]].append(ref)

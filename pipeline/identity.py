@@ -200,7 +200,7 @@ def check_process(identity: Identity, config: RunConfig, stages: Sequence[StageK
 
 def check_packages(identity: Identity, config: RunConfig) -> tuple[str, ...]:
     """Do as `check_process` for reading and committing: only the packages of these tasks count, and none is torch."""
-    used = {*PACKAGES} - {*_MODEL_PACKAGES} | {*_decoder_packages(config.images.decoder_plugins)}
+    used = ({*PACKAGES} - {*_MODEL_PACKAGES}) | {*_decoder_packages(config.images.decoder_plugins)}
     names = used & identity.versions.keys()
     here = identity.model_copy(update={"versions": {**identity.versions, **package_versions(names)}})
     return _check(identity, here, allow_mixed=config.placement.allow_mixed)

@@ -194,8 +194,10 @@ class StageMeter(Meter):
         self.count_retries(self._pool)
 
 
-# Returns the meter of the tasks of the run at a root. A process has one, as instruments are created once.
-task_meter = functools.cache(Meter)
+@functools.cache
+def task_meter(root: str) -> Meter:
+    """Return the meter of the tasks of the run at `root`. A process has one, as instruments are created once."""
+    return Meter(root)
 
 
 def stamp_enqueue_time(block: pa.Table) -> pa.Table:

@@ -98,7 +98,8 @@ def _write_reasonseg(job: ExportJob) -> ExportReport:
                 "shapes": [{"label": "target", "points": polygon} for polygon in polygons],
                 "source_image_id": image.image_id,
             }
-            # The name must end in `.jpg`, because LISA's loader lists only such files. OpenCV reads any format so.
+            # The name must end in `.jpg`, because LISA's loader lists only such files. OpenCV reads any format under
+            # this name.
             job.files.write(folder, f"{stem}.jpg", image.data)
             data = printable_json(tree).encode()
             job.files.write(folder, f"{stem}.json", data)

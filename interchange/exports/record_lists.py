@@ -135,6 +135,8 @@ def _sa2va_records(image: ExportImage) -> Iterator[tuple[dict[str, Any], Content
 def _read_sa2va(record: dict[str, Any]) -> Content:
     masks, texts = record["mask"], record["text"]
     height, width = masks[0][0]["size"]
+    if len(masks) != len(texts):
+        raise ValueError("it has not one mask for each text")
     pairs = [(compressed_counts(mask, (height, width)), [text]) for mask, text in zip(masks, texts, strict=True)]
     return Content.of_masks(record["image"], (height, width), pairs)
 

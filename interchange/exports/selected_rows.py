@@ -212,7 +212,9 @@ class ExcludedImages:
         found = {image_id: rule.dropped_phrase for image_id, rule in named if rule}
         if not self._matcher.has_hashes:
             return found
-        rest = [row for row in rows if row["image_id"] not in found and row.pop("status") != STATUS_QUARANTINED]
+        rest = [row for row in rows if row["image_id"] not in found and row["status"] != STATUS_QUARANTINED]
+        for row in rest:
+            del row["status"]
         images = [AnnotatedImage(shard.receipt.shard, data=row.pop("bytes"), masks=(), **row) for row in rest]
         unchecked = {image.image_id for image in images}
         for image in with_source_bytes(self._planned, images, Counter()):

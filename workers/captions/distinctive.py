@@ -229,8 +229,8 @@ class Sampler:
         # Columns are sorted by token id, as `draw` requires. Tokens that are not kept go to the end with weight 0.
         order = ids.masked_fill(~is_kept, self.vocabulary.size).argsort(dim=1)
         ids, logits, is_kept = ids.gather(1, order), logits.gather(1, order), is_kept.gather(1, order)
-        contrast = self.vocabulary.logits_at(others[line], ids)
-        tokens, log_probs = self._draw(uniform, ids, logits, contrast, is_kept=is_kept)
+        contrast, is_eos = self.vocabulary.logits_at(others[line], ids), self.vocabulary.is_eos(ids)
+        tokens, log_probs = self._draw(uniform, ids, logits, contrast, is_kept=is_kept, is_eos=is_eos)
         unsettled = np.flatnonzero(~is_settled)
         for first in range(0, len(unsettled), _ROWS_A_SORT):
             part = to_device(unsettled[first : first + _ROWS_A_SORT], device)
@@ -254,8 +254,9 @@ class Sampler:
         ranked = descending(logits)
         is_kept = kept_tokens(logits, ranked, count_kept(ranked, log_total, top_k, top_p))
         contrast, _ = self.vocabulary.all_logits(others, is_eos_allowed=True)
-        ids = torch.arange(self.vocabulary.size, device=logits.device).expand_as(logits)
-        return self._draw(uniform, ids, logits, contrast, is_kept=is_kept)
+        ids = torch.arange(self.vocabulary.size, device=logits.device)
+        is_eos = self.vocabulary.is_eos(ids).expand_as(logits)
+        return self._draw(uniform, ids.expand_as(logits), logits, contrast, is_kept=is_kept, is_eos=is_eos)
 
     def _draw(
         self,
@@ -265,9 +266,9 @@ class Sampler:
         others: torch.Tensor,
         *,
         is_kept: torch.Tensor,
+        is_eos: torch.Tensor,
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Return the drawn tokens (r,) of `ids` (r, K), which ascend, and their log-probabilities (r,)."""
-        is_eos = self.vocabulary.is_eos(ids)
         weights = distinctive_weights(own, others, is_kept=is_kept, is_eos=is_eos, temperature=self.temperature)
         column = draw(weights, uniform)[:, None]
         log_probs = (weights.gather(1, column)[:, 0] / weights.sum(dim=1)).log()
