@@ -1,6 +1,7 @@
 """Small runs in memory as a map-style dataset: any mask by its number. For `training`, `mixed_dataset.py` and users.
 
-Equal numbers in an epoch give equal samples, on every rank and in every worker. Users depend on `RisDataset`.
+Equal numbers in an epoch give equal samples, on every rank and in every worker. Users depend on `RisDataset` and
+`JoinedDataset`.
 """
 
 from __future__ import annotations

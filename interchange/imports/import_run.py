@@ -27,7 +27,7 @@ from pseudoris.interchange.imports.human_annotation import (
     annotate_image,
     relative_path,
 )
-from pseudoris.primitives.errors import ConfigError
+from pseudoris.primitives.errors import ConfigError, ImageError, RefusedError
 from pseudoris.primitives.threads import map_in_threads
 from pseudoris.schemas.ids import image_id
 from pseudoris.schemas.run_records import PlanEntry
@@ -121,8 +121,8 @@ def _plan(
         key, human = pair
         try:
             found = root.stat(f"{prefix}{human.path}")
-        except FileNotFoundError:
-            # A missing image is planned too, and quarantined when it is read.
+        except (FileNotFoundError, ImageError, RefusedError):
+            # An image that is missing or cannot be looked at is planned too, and quarantined when it is read.
             return SourceItem(key)
         return SourceItem(key, found.size_bytes, etag=found.etag, mtime_ns=found.mtime_ns)
 

@@ -183,8 +183,9 @@ def test_images_that_cannot_be_are_quarantined_with_their_reason_and_the_rest_go
     images = write_images(tmp_path / "images", "fine.png", "small.png", "broken.png", "worse.png")
     (images / "small.png").write_bytes(png(10, 10))
     (images / "broken.png").write_bytes(b"no image at all")
-    names = ["fine.png", "absent.png", "small.png", "broken.png", "worse.png"]
-    objects = [object_row(number, number) for number in range(5)]
+    (images / "loop.png").symlink_to("loop.png")
+    names = ["fine.png", "absent.png", "small.png", "broken.png", "worse.png", "loop.png"]
+    objects = [object_row(number, number) for number in range(6)]
     objects[4]["segmentation"] = {"size": [HEIGHT, WIDTH], "counts": "0000"}
     rows = [image_row(number, name) for number, name in enumerate(names)]
     path = tmp_path / "objects.json"
@@ -197,8 +198,9 @@ def test_images_that_cannot_be_are_quarantined_with_their_reason_and_the_rest_go
         "small.png": ("import", "annotation_mismatch"),
         "broken.png": ("read", "not_an_image"),
         "worse.png": ("import", "annotation_damaged"),
+        "loop.png": ("read", "unreadable"),
     }
-    assert (summary.totals.annotated, summary.totals.quarantined) == (1, 4)
+    assert (summary.totals.annotated, summary.totals.quarantined) == (1, 5)
     assert verify_run(location).is_clean
 
 
