@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
@@ -144,7 +144,7 @@ class Meter(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def clear(self) -> None:
         """Begin again with nothing counted."""
         self.counts, self.flops = Counter[str](), Counter[str]()
-        self.bytes_by, self.card_s = Counter[str](), Counter[str]()
+        self.bytes_by, self.card_s = Counter[str](), defaultdict[str, float](float)
 
     def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Run or replace an operation, and count it."""
