@@ -1,6 +1,7 @@
 """Turns corrections in Label Studio into verdicts on an audit's pairs. Called by `cli/audit` for `audit add`.
 
-All drawn images must be annotated: images that a person chose to correct would say nothing about the others.
+All drawn images with a kept pair must be submitted or skipped: images that a person chose to correct would say nothing
+about the others.
 """
 
 from __future__ import annotations

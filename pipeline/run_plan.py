@@ -1,7 +1,8 @@
 """Says what a run would do, before it does it: the one plan of `annotate`, of its dry run and of an estimate.
 
-Called by `annotation` and `sample_estimate`. `opened` refuses in seconds, before Ray starts, what can be refused
-without it. `RunPlan.placed` adds what only the nodes know. Nothing is written.
+Called by `annotation` and `sample_estimate`. `opened` refuses before Ray starts what can be refused without it, in
+seconds unless weights must be fetched or hashed; a dry run fetches none. `RunPlan.placed` adds what only the nodes
+know. Nothing is written to OUT.
 """
 
 from __future__ import annotations

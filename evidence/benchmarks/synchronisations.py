@@ -1,4 +1,4 @@
-"""Counts where the CPU would wait for a GPU: in a step, a pass, an image or a shard of each engine.
+"""Counts where the CPU would wait for a GPU: in a step, a batch, an image or a shard of SAM, CoCa, CLIP, PPT.
 
     python -m evidence.benchmarks.synchronisations [--precision float32|bfloat16|float16] [--places] [--json FILE]
 

@@ -29,9 +29,9 @@ from pseudoris.schemas.config import SourceConfig, StorageConfig
 class SourceRoot:
     """A storage of input. Can be pickled.
 
-    While SOURCE is listed (`kind`, `walk`, `read`), errors that the user must correct are a `ConfigError`. During a run
-    (`stat`, `open`) an image's fault is an `ImageError` or FileNotFoundError, every other fault a
-    `TransientError`. Denied access is a `RefusedError`: it may be either.
+    `kind`, `read` and `open_listed` raise a `ConfigError` for what the user must correct. `stat` and `open` are about
+    one image: its fault is an `ImageError` or FileNotFoundError, every other fault a `TransientError`. Denied access is
+    a `RefusedError`: it may be either.
     """
 
     storage: Storage

@@ -1,7 +1,7 @@
 """Fits weights of confidence, and the bounds on it, to judged images. Called by `calibrate` (`cli`) and experiments.
 
 Weights are rounded before bounds are chosen: a run that is given them keeps what the figures say. Composed and human
-expressions are kept at any bounds, and count. More confidence never means a lower `weight`.
+expressions are kept at any bounds, and those of one mask count. More confidence never means a lower `weight`.
 """
 
 from __future__ import annotations

@@ -1,6 +1,7 @@
-"""Says which decoder captions the images of a run: fixed shapes on a card that is proven, else the prefix tree.
+"""Says which decoder captions the images of a run: what `captions.decoder` names, or for `auto` the prefix tree.
 
-Called where a run's identity is measured (`workers/stages.py`), by `captioner`, and by `doctor`.
+Fixed shapes are for a GPU, and no card is proven for them yet. Called where a run's identity is measured
+(`workers/stages.py`), by `captioner`, and by `doctor`.
 """
 
 from __future__ import annotations

@@ -8,7 +8,7 @@ A mask alone in its image has listener 1, because there is no other mask to conf
 log p is the mean over the kinds. The softmax is over the whole vocabulary, and EOS may follow any token.
 
 `captioner` calls `Listener` with the crops that it has encoded. `TeacherForcing` computes log p over one prefix tree of
-the texts; on a GPU `static_engine` does, in fixed shapes. The two must agree up to rounding.
+the texts; with `captions.decoder=static`, `static_engine` does in fixed shapes. The two must agree up to rounding.
 """
 
 from __future__ import annotations

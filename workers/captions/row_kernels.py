@@ -2,7 +2,7 @@
 
 The functions below are plain torch: they are the definition, and run on a CPU. On a GPU Triton's kernels run in their
 place, where it can compile them. The last bits of the two may differ, so `workers/stages.py` puts `triton_version` into
-a run's identity; `doctor` shows it. In both, a row's bits must depend on that row alone.
+a run's identity; `decoder_choice` and `doctor` ask it too. In both, a row's bits must depend on that row alone.
 """
 
 from __future__ import annotations

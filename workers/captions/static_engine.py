@@ -1,4 +1,4 @@
-"""The engine on a GPU: decodes many images' crops in batches of fixed shapes. For `captioner` and `listener`.
+"""The engine of `captions.decoder=static`: many images' crops in batches of fixed shapes. For `captioner`, `listener`.
 
 Bits depend on the number of rows of a product. So the shape of a group must follow from the number of its own crops,
 and a batch always has as many groups, some of them empty. What is decoded beside an image then changes no caption.

@@ -1,4 +1,4 @@
-"""Loads code of other projects from snapshots in a folder: whole modules by path, or single functions out of a file.
+"""Loads code of other projects from snapshots or installed packages: modules by path, or functions out of a file.
 
 Most of these projects import a model, CUDA or a server in the file that holds their data set. Such imports are stubbed;
 the lines that read an export are theirs, unchanged.

@@ -2,7 +2,7 @@
 
     python -m evidence.experiments.ppt_data FOLDER [--objects 200] [--scenes 100] [--json FILE] [--sheet FILE]
 
-What FOLDER already holds is reused.
+What FOLDER already holds is reused: other `--scenes` or `--objects` need another FOLDER.
 """
 
 from __future__ import annotations

@@ -1,8 +1,9 @@
 """Measure how good the annotation is: `python -m evidence.experiments.quality [--quick] [--only PART]… [--out FOLDER]`.
 
-Each part's result is a JSON file in OUT. If it exists, it is reused, so that an interrupted run continues; delete the
-file to measure again. A whole run is also kept in evidence/experiments/results, and the page in docs is written from
-there. A trial (`--quick`, `--max-scenes`, another `--seed`) leaves both alone, and writes its page into OUT.
+Each part's result is a JSON file in OUT. With the same fingerprint it is reused, so that an interrupted run continues;
+delete the file to measure again. A whole run is also kept in evidence/experiments/results, and the page in docs is
+written from there. A trial (`--quick`, `--max-scenes`, another `--seed`) leaves both alone, and writes its page into
+OUT.
 """
 
 from __future__ import annotations
