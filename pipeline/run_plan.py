@@ -35,7 +35,7 @@ from pseudoris.store.runs.receipts import Totals
 from pseudoris.store.runs.stored_exclusions import ExcludedItems, check_exclusions
 from pseudoris.store.sources import Source, SourceItem, open_source
 from pseudoris.store.tables.judged_expressions import check_scored
-from pseudoris.workers.stages import STAGE_PROPOSE, STAGES, with_check, with_decoder_of
+from pseudoris.workers.stages import DECODER, STAGE_PROPOSE, STAGES, with_check, with_decoder
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,9 +95,9 @@ class RunPlan:
             yield replace(placed, slower_decoder=slower)
 
     def _identity_on_cluster(self) -> tuple[Identity, str]:
-        held = {} if self.header is None else self.header.identity.versions
-        # What `auto` chose as the run began is no setting of it: another card may choose anew with --allow-mixed.
-        identity, slower = identity_on_cluster(with_decoder_of(held, self.config), self.stored)
+        held = None if self.header is None else self.header.identity.versions.get(DECODER)
+        identity, slower = identity_on_cluster(with_decoder(held, self.config), self.stored)
+        # What `auto` chose as the run began stands among its versions, and is no setting of it.
         return identity.model_copy(update={"method": self.config.method()}), slower
 
     def items(self) -> Iterator[SourceItem]:
@@ -119,7 +119,7 @@ class RunPlan:
         """
         nodes, header = node_resources(), planned.header
         config = with_readers(nodes, self.config, self.actors, header, may_grow=self.may_grow)
-        config = with_decoder_of({} if self.identity is None else self.identity.versions, config)
+        config = with_decoder(None if self.identity is None else self.identity.versions.get(DECODER), config)
         check_object_store(nodes, config, self.actors, header.max_shard_bytes)
         masks = None if self.parent is None else StoredMasks.pinned(self.parent, planned.parent)
         job = Job(self.source.name, self.location, header, config, may_grow=self.may_grow, masks=masks)
@@ -219,8 +219,10 @@ def _opened(
     if header is None:
         refuse_unexpected_files(out)
         refuse_queries(config, source)
-    elif not options.is_extension:
-        source = planned_source(header, source)
+    else:
+        config = with_decoder(header.config.captions.decoder, config)
+        if not options.is_extension:
+            source = planned_source(header, source)
     recorded, limits = None if header is None else header.source, config.placement.storage
     listing = open_source(source, config.source, exclude=out.root, limits=limits, recorded=recorded)
     on_event(Step("checking weights and packages"))

@@ -290,12 +290,11 @@ def slower_decoder(config: RunConfig) -> str:
     return chosen_decoder(config.captions, config.compute).why
 
 
-def with_decoder_of(versions: Mapping[str, str], config: RunConfig) -> RunConfig:
-    """Return the config with `captions.decoder` as the `versions` of an identity say, where it is `auto`."""
-    if config.captions.decoder != "auto" or DECODER not in versions:
+def with_decoder(name: str | None, config: RunConfig) -> RunConfig:
+    """Return the config with the decoder `name` of a run where `captions.decoder` is `auto`; as it is without one."""
+    if config.captions.decoder != "auto" or name is None:
         return config
-    captions = config.captions.model_copy(update={"decoder": versions[DECODER]})
-    return config.model_copy(update={"captions": captions})
+    return config.model_copy(update={"captions": config.captions.model_copy(update={"decoder": name})})
 
 
 def card_bytes() -> int:

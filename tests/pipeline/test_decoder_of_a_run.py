@@ -45,10 +45,13 @@ def session(monkeypatch, source, tmp_path):
     )
     monkeypatch.setattr(run_plan, "identity_before_ray", lambda config, stored: None)
     monkeypatch.setattr(run_plan, "identity_on_cluster", measure)
-    out, began = str(tmp_path / "out"), load_config("tiny", assignments=ON_GPU)
+    out = str(tmp_path / "out")
 
-    def placed(begun, *words):
-        location = RunLocation.open(out)
+    def placed(begun, *words, setting="auto"):
+        location, began = (
+            RunLocation.open(out),
+            load_config("tiny", assignments=[*ON_GPU, f"captions.decoder={setting}"]),
+        )
         request = RunRequest("annotate", source, identity(began, begun), began)
         planned = plan_run(location, request, open_source(source, began.source).list)
         # A run without a receipt would give way to another one.
@@ -77,6 +80,11 @@ def test_a_run_of_0_6_0_names_none_and_is_not_mixed_unasked(session):
 def test_with_allow_mixed_it_goes_on_with_the_decoder_of_the_card(session):
     _, job = session({}, "placement.allow_mixed=true")
     assert job.config.captions.decoder == "tree"
+
+
+def test_a_run_that_names_its_decoder_goes_on_where_none_is_named(session):
+    _, job = session({DECODER: "static"}, setting="static")
+    assert job.config.captions.decoder == "static"
 
 
 def test_another_decoder_by_name_is_another_run(session):

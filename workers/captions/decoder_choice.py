@@ -12,7 +12,7 @@ from typing import Literal
 from pseudoris.schemas.config import CaptionsConfig, ComputeConfig
 from pseudoris.workers.captions.row_kernels import PLAIN, triton_version
 
-_UNPROVEN = "fixed shapes are off: nothing has proven them on this card. --set captions.decoder=static takes them"
+_UNPROVEN = "fixed shapes are off: nothing has proven them on this card (a new run can take captions.decoder=static)"
 
 
 @dataclass(frozen=True, slots=True)
