@@ -6,7 +6,8 @@
 Settings are the preset's own, its precision too; with `--card-memory GIB` those that `doctor --card-memory GIB` prints.
 Images have mixed numbers of masks (`mixed_counts`), or all of them `--masks`. Random logits of CoCa are multiplied by
 each `--sureness`: at 1 all tokens are nearly alike likely, at 8 the nucleus is narrower than that of trained models.
-`--live N` leaves N tokens of the vocabulary; what has a column for each of them counts as if all were there.
+`--live N` leaves N tokens of the vocabulary; what has a column for each of them counts as if all were there. N must be
+no width of the model, such as 2053. Captions are decoded in fixed shapes, unless `--set captions.decoder=tree`.
 
 Counted on the pretended GPU (`tests.oracles.pretended_gpu`) at true depth, width and vocabulary, an image, with random
 weights. `kernels` write memory; `launches` are those of the host, of which a recorded step takes one; `reads` wait for
@@ -23,6 +24,7 @@ minutes for `base`; and so is all of `tiny`.
 
 from __future__ import annotations
 
+import sys
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
@@ -55,6 +57,8 @@ _STAGES: Final = ("masks", "captions", "filter")
 _MASK_IMAGES: Final = 4
 _SHOWN: Final = 6
 _VOCABULARY: Final = 49408
+# All widths of the models are multiples of it.
+_GRAIN: Final = 16
 
 
 @dataclass
@@ -78,8 +82,15 @@ def watched_decoders() -> Iterator[Decoded]:
     found, tree, decode = Decoded(), tree_engine.PrefixTreeDecoding, StaticDecoder.decode
 
     def in_tree(*given: Any, **named: Any) -> Any:
-        found.wide += len(named["rows"].target)
-        return tree(*given, **named)
+        decoding = tree(*given, **named)
+        run = decoding.run
+
+        def counted(searched: Sequence[int]) -> None:
+            found.wide += len(named["rows"].target) + len(searched)
+            run(searched)
+
+        decoding.run = counted
+        return decoding
 
     def in_shapes(decoder: StaticDecoder, *given: Any) -> Any:
         before = decoder.num_pairs, decoder.num_needed
@@ -204,6 +215,8 @@ def measure(
 def main(arguments: Sequence[str] | None = None) -> None:
     """Count what the command line asks for, print the tables, write the JSON."""
     given, rows = options(__doc__, arguments), list[dict[str, Any]]()
+    if given.live and given.live % _GRAIN == 0:
+        sys.exit(f"--live {given.live} may be a width of the model, which would count as words: take {given.live + 5}")
     config = shipped_config(given.preset, given.card_memory, given.assignments)
     counts = [given.masks] * given.images if given.masks else mixed_counts(given.images)
     # The first image is one to warm up with.

@@ -244,8 +244,9 @@ class StaticDecoder:
                 for crop in range(len(group.weights) if self._shape.beams else 0)
             ]
             drawn.append((rows, found))
-            # A caption takes a step for each token, and one for its end.
-            self.num_needed += len(group.crops) * sum(1 + len(row[0]) for row in rows if row)
+            # A caption takes a step for each token, and one for its end where there is room for one.
+            most = self._config.max_length - 2
+            self.num_needed += len(group.crops) * sum(min(1 + len(row[0]), most) for row in rows if row)
             self.num_needed += self._shape.beams * sum(1 + len(beam.tokens) for beam in found if beam)
         return drawn
 
