@@ -27,5 +27,5 @@
 are judged on test scenes that no choice was made on. predictions.md says before a first result what it would mean.
 
 `listener/` has no command: it measures the part `listening` of the quality page. docs/guides/composing.png was drawn by
-`evidence/experiments/composing/composed_picture.py` of commit b51cbc1f.
+`experiments/composing/composed_picture.py` of commit b51cbc1f.
 """

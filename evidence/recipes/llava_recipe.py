@@ -4,7 +4,7 @@ Twenty minutes on one core. OUT becomes a model folder as transformers writes it
 tokenizer, processor and chat template. The tower is the tiny CoCa's and stays as it is. The projector and a small Llama
 learn from the captioner's data, noisy captions of crops. Its answer does not depend on the words of the prompt. It is
 trained only on synthetic drawings; do not use it on photographs. `FOLDER` is the result, for
-tests and `benchmarks.vlm_captioner`.
+tests and `evidence.benchmarks.vlm_captioner`.
 """
 
 from __future__ import annotations

@@ -167,7 +167,7 @@ def watched_gpus() -> Iterator[list[int]]:
 
 
 def measure_gpu(out: Path, preset: str) -> None:
-    """Keep what `benchmarks.gpu_session` measures of the stages of a preset, and why some or all is missing."""
+    """Keep what `evidence.benchmarks.gpu_session` measures of a preset's stages, and why some or all is missing."""
     # Imported here: its memory would count as the annotation's.
     import torch
 

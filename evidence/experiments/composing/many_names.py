@@ -1,8 +1,8 @@
 """What composing is worth where a thing has several names: `python -m evidence.experiments.composing.many_names`.
 
 Drawn scenes are annotated twice: by a captioner and a CLIP with one name a category, and by the same two after they
-learnt three names each and four wider ones (`recipes.caption_styles`). The oracle reads each name as what it is true
-of. The weights are those for any captioner, corrected on the run, with what it says of its nouns and without.
+learnt three names each and four wider ones (`evidence.recipes.caption_styles`). The oracle reads each name as what it
+is true of. The weights are those for any captioner, corrected on the run, with what it says of its nouns and without.
 """
 
 from __future__ import annotations
