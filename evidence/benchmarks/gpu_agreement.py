@@ -68,9 +68,14 @@ def caption_sides(
     image = replace(noise, pixels=noise.pixels.to(device, dtype))
     special = special_tokens(model)
     authors = AuthorsLoop(plain, special, captions, seed=seed)
-    is_static = chosen_decoder(captions, config.compute).is_static
-    named = {"seed": seed, "is_compiled": config.compute.is_compiled, "is_static": is_static}
-    engine = captioner.coca_engine(model, special, captions, **named)
+    engine = captioner.coca_engine(
+        model,
+        special,
+        captions,
+        seed=seed,
+        is_compiled=config.compute.is_compiled,
+        is_static=chosen_decoder(captions, config.compute).is_static,
+    )
 
     def ours() -> list[tuple[int, ...]]:
         return [caption.tokens for caption in engine.generate(image) if caption.sample.decoder != "beam"]

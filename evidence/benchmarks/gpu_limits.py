@@ -44,6 +44,7 @@ from pseudoris.schemas.config import RunConfig
 from pseudoris.schemas.config_layers import load_config
 from pseudoris.schemas.shard import Shard
 from pseudoris.workers.captions import engine as tree_engine
+from pseudoris.workers.captions.prefix_tree_decoder import PrefixTreeDecoding
 from pseudoris.workers.captions.static_decoder import StaticDecoder
 from pseudoris.workers.crops import shard_pixels
 from pseudoris.workers.crops.shard_pixels import held_pixels
@@ -79,18 +80,18 @@ class Decoded:
 @contextmanager
 def watched_decoders() -> Iterator[Decoded]:
     """Yield what decoders of fixed shapes do inside."""
-    found, tree, decode = Decoded(), tree_engine.PrefixTreeDecoding, StaticDecoder.decode
+    found, decode = Decoded(), StaticDecoder.decode
 
-    def in_tree(*given: Any, **named: Any) -> Any:
-        decoding = tree(*given, **named)
-        run = decoding.run
+    class InTree(PrefixTreeDecoding):
+        """Counts what it decodes, of an engine that decodes in fixed shapes."""
 
-        def counted(searched: Sequence[int]) -> None:
-            found.wide += len(named["rows"].target) + len(searched)
-            run(searched)
+        def __init__(self, *given: Any, **named: Any) -> None:
+            super().__init__(*given, **named)
+            found.wide += len(named["rows"].target)
 
-        decoding.run = counted
-        return decoding
+        def run(self, searched: Sequence[int]) -> None:
+            found.wide += len(searched)
+            super().run(searched)
 
     def in_shapes(decoder: StaticDecoder, *given: Any) -> Any:
         before = decoder.num_pairs, decoder.num_needed
@@ -100,7 +101,7 @@ def watched_decoders() -> Iterator[Decoded]:
         return drawn
 
     with (
-        mock.patch.object(tree_engine, "PrefixTreeDecoding", in_tree),
+        mock.patch.object(tree_engine, "PrefixTreeDecoding", InTree),
         mock.patch.object(StaticDecoder, "decode", in_shapes),
     ):
         yield found

@@ -202,9 +202,14 @@ class CocaCaptioner(TreeCaptioner):
         model = load_coca(config.architecture, config.weights).requires_grad_(False).to(device, dtype)
         tokenizer = byte_pair_encoder()
         special = SpecialTokens(tokenizer.sot_token_id, tokenizer.eot_token_id, model.text.pad_id)
-        is_static = chosen_decoder(config, compute).is_static
-        named = {"seed": compute.seed, "is_compiled": compute.is_compiled, "is_static": is_static}
-        engine = coca_engine(model, special, config, **named)
+        engine = coca_engine(
+            model,
+            special,
+            config,
+            seed=compute.seed,
+            is_compiled=compute.is_compiled,
+            is_static=chosen_decoder(config, compute).is_static,
+        )
         size, antialiasing = model.visual.image_size[0], config.has_antialiasing
         crop_format = CropFormat(size, OPENAI_DATASET_MEAN, OPENAI_DATASET_STD, antialiasing)
         super().__init__(
