@@ -124,7 +124,8 @@ def run_checks(config: RunConfig, *, source: str | None, out: str | None) -> Ite
     """Yield one check after the other. A problem that a check finds is its result, not an error."""
     yield _attempt("python and packages", _versions)
     yield _attempt("device", lambda: _device(config))
-    if config.compute.device == "cuda" and config.captions.engine == "coca":
+    is_named = config.captions.decoder != "auto"
+    if config.captions.engine == "coca" and (is_named or config.compute.device == "cuda"):
         yield _attempt("captions by", lambda: _decoder(config))
     yield _attempt("memory", _memory)
     from pseudoris.pipeline.cluster import temporary_folder
