@@ -279,12 +279,14 @@ def _output(source: str | None, out: str, config: RunConfig) -> str:
     gives_way = header is not None and may_give_way(location, header, ())
     if header is not None and not gives_way:
         from pseudoris.pipeline.cluster import joins_cluster
+        from pseudoris.workers.stages import with_decoder
 
         # Other lines of the report check weights and device. Nodes of a cluster have packages of their own.
         was = header.identity.versions
         here = {} if joins_cluster(config.placement.address) else package_versions(n for n in was if " " not in was[n])
         versions = was | {name: now for name, now in here.items() if "absent" not in (now, was[name])}
-        now = header.identity.model_copy(update={"method": config.method(), "versions": versions})
+        method = with_decoder(header.config.captions.decoder, config).method()
+        now = header.identity.model_copy(update={"method": method, "versions": versions})
         check_identity(header, now, preset=config.preset, allow_mixed=config.placement.allow_mixed)
     folder = Path(location.root)
     existing = next(each for each in (folder, *folder.parents) if each.exists())
