@@ -3,7 +3,6 @@
 import dataclasses
 from collections import Counter
 from dataclasses import replace
-from functools import partial
 from itertools import product
 
 import numpy as np
@@ -171,9 +170,8 @@ def fixed(run, monkeypatch):
 
     def build(encode):
         monkeypatch.setattr(captioner_module, "encode_crops", encode)
-        monkeypatch.setattr(captioner_module, "coca_engine", partial(coca_engine, is_static=True))
         # Few steps: a CPU is slow in two bytes.
-        short = run.captions.model_copy(update={"max_length": 8})
+        short = run.captions.model_copy(update={"max_length": 8, "decoder": "static"})
         return CocaCaptioner(short, run.compute.model_copy(update={"precision": "bfloat16"}))
 
     return build
