@@ -59,7 +59,7 @@ from pseudoris.store.sessions.session import Executor, Outcome
 from pseudoris.workers.composing.composer import refusal
 from pseudoris.workers.composing.posterior import drawn_by_mask
 from pseudoris.workers.faults.tolerant_stages import FaultTolerantStages
-from pseudoris.workers.process_memory import CUDA_ENVIRONMENT, MEMORY_ENVIRONMENT
+from pseudoris.workers.process_memory import actor_environment
 from pseudoris.workers.stages import POOL_STAGES, STAGE_PROPOSE, STAGES, stages_named
 
 logger = logging.getLogger(__name__)
@@ -246,13 +246,6 @@ class ShardDatasource(Datasource):
         """Return one read task per shard; the `parallelism` that Ray Data asks for is ignored."""
         metadata = BlockMetadata(num_rows=None, size_bytes=None, input_files=None, exec_stats=None)
         return [ReadTask(functools.partial(read_task, self._job_ref, shard), metadata) for shard in self._shards]
-
-
-def actor_environment(compute: ComputeConfig) -> dict[str, str]:
-    """Return the environment variables of a process that holds models; set before its libraries load."""
-    threads = str(compute.threads)
-    environment = {"OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads, "OPENBLAS_NUM_THREADS": threads}
-    return environment | (CUDA_ENVIRONMENT if compute.device == "cuda" else MEMORY_ENVIRONMENT)
 
 
 def actor_runtime(compute: ComputeConfig, executable: str = sys.executable) -> dict[str, Any]:

@@ -30,7 +30,7 @@ from pseudoris.workers.stages import (
     StageKind,
     device_kind,
     device_versions,
-    slower_decoder,
+    gpu_decoder,
     stages_named,
     with_check,
 )
@@ -81,8 +81,8 @@ def unfetched(config: RunConfig, stored: Collection[str]) -> list[str]:
 
 
 def identity_on_cluster(config: RunConfig, stored: Mapping[str, str] | None = None) -> tuple[Identity, str]:
-    """Return the identity, measured on a node that could run the first model pool, and `slower_decoder` there."""
-    return on_model_node(config, lambda: (measure_identity(config, stored=stored), slower_decoder(config)))
+    """Return the identity, measured on a node for the first model pool, and the sentence of `gpu_decoder` there."""
+    return on_model_node(config, lambda: (measure_identity(config, stored=stored), gpu_decoder(config)[1]))
 
 
 def on_model_node(config: RunConfig, measure: Callable[[], T]) -> T:

@@ -91,8 +91,9 @@ class RunPlan:
             on_event(Step("checking the device"))
             # Missing weights on a node are reported before the listing, which may take an hour.
             identity, slower = (self.identity, "") if self.identity else self._identity_on_cluster()
-            placed = replace(self, identity=identity, actors=actors, may_grow=may_grow, has_ray=with_ray)
-            yield replace(placed, slower_decoder=slower)
+            yield replace(
+                self, identity=identity, slower_decoder=slower, actors=actors, may_grow=may_grow, has_ray=with_ray
+            )
 
     def _identity_on_cluster(self) -> tuple[Identity, str]:
         held = None if self.header is None else self.header.identity.versions.get(DECODER)

@@ -8,8 +8,10 @@ from __future__ import annotations
 
 from typing import Final
 
+from pseudoris.schemas.config import ComputeConfig
+
 # Without it cuBLAS may use workspaces of several streams, and sums would differ between runs.
-CUDA_ENVIRONMENT: Final = {"CUBLAS_WORKSPACE_CONFIG": ":4096:8"}
+_CUDA_ENVIRONMENT: Final = {"CUBLAS_WORKSPACE_CONFIG": ":4096:8"}
 MEMORY_ENVIRONMENT: Final = {
     # glibc reads these when a process starts. It then keeps freed memory: without, half of SAM's time on a CPU can be
     # page faults of new temporaries. Source: measured, `tiny`, three scenes: 99,712 faults become 9,903, seconds in the
@@ -23,3 +25,10 @@ MEMORY_ENVIRONMENT: Final = {
     "ONEDNN_PRIMITIVE_CACHE_CAPACITY": "128",
     "LRU_CACHE_CAPACITY": "128",
 }
+
+
+def actor_environment(compute: ComputeConfig) -> dict[str, str]:
+    """Return the environment variables of a process that holds models; set before its libraries load."""
+    threads = str(compute.threads)
+    environment = {"OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads, "OPENBLAS_NUM_THREADS": threads}
+    return environment | (_CUDA_ENVIRONMENT if compute.device == "cuda" else MEMORY_ENVIRONMENT)

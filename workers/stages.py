@@ -273,21 +273,24 @@ def device_versions(config: RunConfig) -> dict[str, str]:
     sizes = {"pseudoris.passes": pass_sizes_digest()} if compute.device != "none" else {}
     if compute.device != "cuda":
         return sizes
-    from pseudoris.workers.captions.decoder_choice import chosen_decoder
     from pseudoris.workers.captions.row_kernels import triton_version
 
-    # Other engines have a decoder of their own.
-    decoder = {DECODER: chosen_decoder(config.captions, compute).name} if config.captions.engine == "coca" else {}
+    name, _ = gpu_decoder(config)
+    decoder = {DECODER: name} if name else {}
     return {**sizes, "pseudoris.cuda": _CUDA_REVISION, "triton": triton_version()[0], **decoder}
 
 
-def slower_decoder(config: RunConfig) -> str:
-    """Return why `captions.decoder=auto` takes the slower decoder on this process's GPU, one sentence; else nothing."""
+def gpu_decoder(config: RunConfig) -> tuple[str, str]:
+    """Return the decoder of CoCa's captions on this process's GPU, and why `auto` takes the slower one, one sentence.
+
+    Both are empty on a CPU, and for other engines, which have a decoder of their own.
+    """
     if config.compute.device != "cuda" or config.captions.engine != "coca":
-        return ""
+        return "", ""
     from pseudoris.workers.captions.decoder_choice import chosen_decoder
 
-    return chosen_decoder(config.captions, config.compute).why
+    choice = chosen_decoder(config.captions, config.compute)
+    return choice.name, choice.why
 
 
 def with_decoder(name: str | None, config: RunConfig) -> RunConfig:

@@ -27,7 +27,8 @@ from pathlib import Path
 from typing import Any, Final
 
 from evidence.benchmarks.measurement import machine, options
-from pseudoris.workers.process_memory import CUDA_ENVIRONMENT
+from pseudoris.schemas.config import ComputeConfig
+from pseudoris.workers.process_memory import actor_environment
 
 _ROOT: Final = Path(__file__).parents[2]
 _CODE: Final = (
@@ -119,8 +120,7 @@ def _stamp(is_pretended: bool) -> Line:
 def _run(cases: Sequence[str], limit_s: float, is_pretended: bool, add: Callable[[str, Line], None]) -> None:
     """Run cases in one process, `add` what each gives, and of the others why they gave nothing."""
     # As `pipeline` starts actors, and before the process loads torch.
-    threads = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")
-    os.environ |= {} if is_pretended else threads | CUDA_ENVIRONMENT
+    os.environ |= {} if is_pretended else actor_environment(ComputeConfig(device="cuda"))
     context, ends, waiting = get_context("spawn"), time.monotonic() + limit_s, list(cases)
     receiver, sender = context.Pipe(duplex=False)
     process = context.Process(target=_work, args=(cases, is_pretended, sender))

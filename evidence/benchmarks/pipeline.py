@@ -38,7 +38,6 @@ from evidence.recipes.scene_shards import scene_image
 from pseudoris.files.location import RunLocation
 from pseudoris.images.prover import shared_prover
 from pseudoris.pipeline.annotation import annotate
-from pseudoris.pipeline.executor import actor_environment
 from pseudoris.pipeline.identity import measure_identity
 from pseudoris.schemas.config import RunConfig
 from pseudoris.schemas.config_layers import load_config
@@ -52,6 +51,7 @@ from pseudoris.store.sources import open_source
 from pseudoris.store.sources.proven_shard import read_shard
 from pseudoris.synthworld.scenes import Split, make_scene
 from pseudoris.workers.faults.tolerant_stages import FaultTolerantStages
+from pseudoris.workers.process_memory import actor_environment
 from pseudoris.workers.stages import POOL_STAGES, STAGES
 
 _ROOT: Final = Path(__file__).resolve().parents[2]

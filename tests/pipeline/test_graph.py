@@ -9,7 +9,7 @@ import pytest
 
 from pseudoris.files.location import RunLocation
 from pseudoris.pipeline import executor
-from pseudoris.pipeline.executor import actor_environment, actor_runtime, build_dataset, run_shards
+from pseudoris.pipeline.executor import actor_runtime, build_dataset, run_shards
 from pseudoris.pipeline.identity import identity_on_cluster
 from pseudoris.pipeline.shard_tasks import Job
 from pseudoris.schemas.config import ComputeConfig, RunConfig
@@ -20,6 +20,7 @@ from pseudoris.schemas.shard_blocks import block_to_shard, shard_to_block
 from pseudoris.store.runs.planned_run import RunRequest, plan_run
 from pseudoris.store.sources import open_source
 from pseudoris.synthworld.demo import write_demo
+from pseudoris.workers.process_memory import actor_environment
 from tests.builders.plain_runs import work_off
 from tests.builders.runs import part_digests, stub_config, write_source
 

@@ -214,7 +214,8 @@ class VlmCheck:
         shares = self._asker.shares(*reduced(pixels, masks, self._max_size), texts)
         with np.errstate(divide="ignore"):
             logits = np.maximum(np.log(shares), np.finfo(np.float64).min / 2)
-        return choices(logits[:, [texts.index(each.text) for each in candidates]], targets).onto(image)
+        rows = {text: row for row, text in enumerate(texts)}
+        return choices(logits[:, [rows[each.text] for each in candidates]], targets).onto(image)
 
 
 def _as_vlm(options: VlmCheckOptions) -> VlmOptions:
