@@ -12,10 +12,11 @@ no width of the model, such as 2053. Captions are decoded in fixed shapes, unles
 Counted on the pretended GPU (`tests.oracles.pretended_gpu`) at true depth, width and vocabulary, an image, with random
 weights. `kernels` write memory; `launches` are those of the host, of which a recorded step takes one; `reads` wait for
 a value, a size, or memory that is not pinned; `decodes` are those of an actor, beside the prover's one; `useful` is
-what attention needs, `tiles` what FlashAttention computes. `wide` are the captions that fixed shapes leave to the tree;
-`pairs` is what they compute of (prefix, crop) over what captions need. `host_s` are CPU seconds of the actor's thread
-outside torch, without what counting takes a call: at most what a GPU's host spends there. Seconds and images/s of cards
-are modelled, as docs/records/performance.md says, and leave the host's Python out: nothing here was timed on a GPU.
+what attention needs, `tiles` what FlashAttention computes. `wide` is the share of tokens that fixed slots draw from the
+whole vocabulary; `pairs` is what they compute of (prefix, crop) over what captions need. `host_s` are CPU seconds of
+the actor's thread outside torch, without what counting takes a call: at most what a GPU's host spends there. Seconds
+and images/s of cards are modelled, as docs/records/performance.md says, and leave the host's Python out: nothing here
+was timed on a GPU.
 
 Products, attention, norms and gathers of captions and filter are counted by their shapes, and random numbers stand for
 their results: the vocabulary decides what is drawn, and is computed. Masks are computed, of the first four images: ten
@@ -28,7 +29,6 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, Final
@@ -43,9 +43,7 @@ from pseudoris.pipeline.run_contract import card_config
 from pseudoris.schemas.config import RunConfig
 from pseudoris.schemas.config_layers import load_config
 from pseudoris.schemas.shard import Shard
-from pseudoris.workers.captions import engine as tree_engine
-from pseudoris.workers.captions.prefix_tree_decoder import PrefixTreeDecoding
-from pseudoris.workers.captions.static_decoder import StaticDecoder
+from pseudoris.workers.captions.static_decoder import Decoded, StaticDecoder
 from pseudoris.workers.crops import shard_pixels
 from pseudoris.workers.crops.shard_pixels import held_pixels
 from pseudoris.workers.device import compute_dtype
@@ -62,48 +60,16 @@ _VOCABULARY: Final = 49408
 _GRAIN: Final = 16
 
 
-@dataclass
-class Decoded:
-    """What decoders did while `watched_decoders` was open.
-
-    Attributes:
-        wide: Captions and beams that fixed shapes left to the tree.
-        pairs: Pairs (prefix, crop) that fixed shapes computed.
-        needed: Those that their captions need.
-    """
-
-    wide: int = 0
-    pairs: int = 0
-    needed: int = 0
-
-
 @contextmanager
-def watched_decoders() -> Iterator[Decoded]:
-    """Yield what decoders of fixed shapes do inside."""
-    found, decode = Decoded(), StaticDecoder.decode
+def watched_decoders() -> Iterator[list[Decoded]]:
+    """Yield a list that gets what decoders of fixed shapes do inside."""
+    found, decode = list[Decoded](), StaticDecoder.decode
 
-    class InTree(PrefixTreeDecoding):
-        """Counts what it decodes, of an engine that decodes in fixed shapes."""
+    def watched(decoder: StaticDecoder, *given: Any) -> Any:
+        found.append(decode(decoder, *given))
+        return found[-1]
 
-        def __init__(self, *given: Any, **named: Any) -> None:
-            super().__init__(*given, **named)
-            found.wide += len(named["rows"].target)
-
-        def run(self, searched: Sequence[int]) -> None:
-            found.wide += len(searched)
-            super().run(searched)
-
-    def in_shapes(decoder: StaticDecoder, *given: Any) -> Any:
-        before = decoder.num_pairs, decoder.num_needed
-        drawn = decode(decoder, *given)
-        found.pairs += decoder.num_pairs - before[0]
-        found.needed += decoder.num_needed - before[1]
-        return drawn
-
-    with (
-        mock.patch.object(tree_engine, "PrefixTreeDecoding", InTree),
-        mock.patch.object(StaticDecoder, "decode", in_shapes),
-    ):
+    with mock.patch.object(StaticDecoder, "decode", watched):
         yield found
 
 
@@ -145,8 +111,8 @@ def limits_of(
     row = {
         "stage": stage,
         **{name: counts[name] / images for name in _COUNTED},
-        "pairs": drawn.pairs / drawn.needed if drawn.needed else None,
-        "wide": drawn.wide / images if stage.startswith("captions") else None,
+        "pairs": _share(drawn, "num_pairs", "num_needed"),
+        "wide": _share(drawn, "num_wide", "num_decisions"),
         "host_s": host_s / images,
         "flops": {dtype: each / images for dtype, each in meter.flops.items() if each},
         "bytes_by": {name: each / images for name, each in meter.bytes_by.most_common()},
@@ -154,6 +120,11 @@ def limits_of(
         "modelled_s": modelled,
     }
     return row, result
+
+
+def _share(found: Sequence[Decoded], part: str, whole: str) -> float | None:
+    sums = [sum(getattr(each, name) for each in found) for name in (part, whole)]
+    return sums[0] / sums[1] if found else None
 
 
 @contextmanager

@@ -23,7 +23,7 @@ _WHOLE: Final = frozenset({_ATTENTION, "upsample_bicubic2d", "upsample_bilinear2
 _HOLLOW: Final = frozenset(
     {"mm", "addmm", "bmm", "baddbmm", "convolution", "native_layer_norm", "gelu", "index_select", _ATTENTION}
     # Of `workers/captions/row_kernels.py`.
-    | {"attend_newest", "add_norm"}
+    | {"attend_newest", "attend_image", "add_norm"}
 )
 _HALVES: Final = {torch.bfloat16, torch.float16}
 _POOL: Final = 2**24
@@ -224,6 +224,10 @@ class Meter(TorchDispatchMode):  # type: ignore[no-untyped-call]
             self.counts["useful"], self.counts["tiles"] = self.counts["useful"] + flops, self.counts["tiles"] + flops
             # It sums in float32 at least.
             dtype = "float64" if dtype == "float64" else "float32"
+        elif name == "attend_image":
+            # A product of these sums in float32 has the rate of its operands.
+            flops = 4 * args[0].numel() * args[1].shape[3]
+            self.counts["useful"], self.counts["tiles"] = self.counts["useful"] + flops, self.counts["tiles"] + flops
         elif name == "project":
             flops = 2 * result.numel() * args[0].shape[1] * self._words.stretch(result.shape)
         elif packet in flop_registry or name == "baddbmm_":

@@ -146,7 +146,8 @@ BOUNDS = {
     "masks, a batch of images": 3,
     "instances, an image beside the detector": 3,
     "crops, an image": 0,
-    "captions, a batch": 3,
+    # It looks less often for an image if more images share a batch.
+    "captions, a batch": 8,
     "captions, all else of the images": 0,
     "captions, a step of the tree with wide kept sets": 3,
     "listener, an image": 2,
