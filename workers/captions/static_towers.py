@@ -9,7 +9,6 @@ addresses, so positions ahead are masked: on a GPU one step is recorded, then re
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,6 +16,7 @@ import torch
 import torch.nn.functional as F
 
 from pseudoris.workers.captions.cached_towers import CocaBlocks, CrossAttention
+from pseudoris.workers.captions.recorded_step import RecordedStep as RecordedStep
 from pseudoris.workers.captions.row_kernels import add_norm, attend_newest
 from pseudoris.workers.forward_passes import Block, SelfAttentionBlock
 
@@ -88,34 +88,6 @@ def _cache_shapes(
         (layers - 1, 2, num_groups * shape.pairs, heads, length, width),
         (layers, 2, num_groups * shape.crops, heads, num_image_tokens, width),
     )
-
-
-class RecordedStep:
-    """A function of fixed addresses, which a GPU records at its second run and replays from then on.
-
-    The first run is not recorded: libraries allocate their workspaces in it.
-    """
-
-    def __init__(self, step: Callable[[], None], recordings: Any) -> None:
-        """Take the recording's memory from `recordings`, which steps that do not run at once share; None on a CPU."""
-        self._step, self._recordings = step, recordings
-        self._graph: torch.cuda.CUDAGraph | None = None
-        self._has_run = False
-
-    def __call__(self) -> None:
-        """Run it."""
-        if not self._has_run or self._recordings is None:
-            self._has_run = True
-            self._step()
-            return
-        if self._graph is None:
-            graph = torch.cuda.CUDAGraph()
-            # Recording computes nothing, so this step too is computed by the replay below.
-            with torch.cuda.graph(graph, pool=self._recordings):
-                self._step()
-            # `_graph` is set only after the recording, because a recording whose step raised is incomplete.
-            self._graph = graph
-        self._graph.replay()
 
 
 class StaticTowers:
