@@ -22,7 +22,7 @@ from pseudoris.primitives.measures import BATCH_FILL, record
 from pseudoris.schemas.config import CaptionsConfig, ComputeConfig
 from pseudoris.schemas.shard import CaptionSample, ExpressionRecord, MaskRecord, Shard, ShardImage, clean_text
 from pseudoris.workers.captions.cached_towers import CachedCocaTowers
-from pseudoris.workers.captions.decoder_choice import chosen_decoder
+from pseudoris.workers.captions.decoder_choice import check_named_decoder, chosen_decoder
 from pseudoris.workers.captions.decoding_rules import GeneratedCaption, ImageCrops
 from pseudoris.workers.captions.engine import CachedEngine
 from pseudoris.workers.captions.static_engine import StaticEngine
@@ -197,7 +197,12 @@ class CocaCaptioner(TreeCaptioner):
     weights_digest = staticmethod(open_clip_digest)
 
     def __init__(self, config: CaptionsConfig, compute: ComputeConfig) -> None:
-        """Load CoCa and its tokenizer."""
+        """Load CoCa and its tokenizer.
+
+        Raises:
+            ConfigError: `captions.decoder=static` on a card that fails the short proof.
+        """
+        check_named_decoder(config, compute, is_short=True)
         device, dtype = prepare_device(compute), compute_dtype(compute)
         model = load_coca(config.architecture, config.weights).requires_grad_(False).to(device, dtype)
         tokenizer = byte_pair_encoder()
