@@ -81,12 +81,9 @@ class Identity(FrozenModel):
 
     def differences(self, other: Identity) -> list[str]:
         """Return one line for each field that differs, `compute.seed: 0 in the run, 1 now`; empty if equal."""
-        mine, theirs = _flat(self.model_dump(mode="json")), _flat(other.model_dump(mode="json"))
+        mine, theirs = (_LEFT_OUT | _flat(each.model_dump(mode="json")) for each in (self, other))
         keys = [key for key in sorted(mine.keys() | theirs.keys()) if mine.get(key) != theirs.get(key)]
-        before, now = (
-            [masked(each.get(key, _LEFT_OUT.get(key, "absent")), NO_FIELDS, key) for key in keys]
-            for each in (mine, theirs)
-        )
+        before, now = ([masked(each.get(key, "absent"), NO_FIELDS, key) for key in keys] for each in (mine, theirs))
         names = [key.removeprefix("method.") for key in keys]
         return [f"{key}: {old!r} in the run, {new!r} now" for key, old, new in zip(names, before, now, strict=True)]
 
