@@ -1,6 +1,5 @@
 """The proof of fixed shapes on a pretended GPU: that it holds, that it ends soon, and that each part of it can fail."""
 
-import json
 import re
 from unittest import mock
 
@@ -9,37 +8,17 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from pseudoris.primitives.errors import ConfigError
-from pseudoris.schemas.config_layers import load_config
 from pseudoris.workers.captions import CocaCaptioner, decoder_choice, row_kernels
 from pseudoris.workers.captions.decoder_choice import DecoderChoice, chosen_decoder
 from pseudoris.workers.captions.static_proof import fault_of_fixed_shapes
+from tests.builders.coca import narrow_config
 from tests.oracles.pretended_gpu import pretended_gpu
 from tests.oracles.pretended_graph import PretendedGraph
 
-WIDTH, HEADS = 32, 2
-
 
 @pytest.fixture
-def config(tmp_path, request):
-    """A configuration of a narrow CoCa on a GPU; a seed of its own, because a process proves a configuration once."""
-    tower = {"context_length": 20, "vocab_size": 49408, "width": WIDTH, "heads": HEADS, "layers": 1}
-    pooler = {"attentional_pool": True, "attn_pooler_queries": 6, "attn_pooler_heads": 2, "output_tokens": True}
-    model = {
-        "embed_dim": WIDTH,
-        "vision_cfg": {"image_size": 8, "patch_size": 4, "width": WIDTH, "head_width": 16, "layers": 1, **pooler},
-        "text_cfg": {**tower, "embed_cls": True, "output_tokens": True},
-        "multimodal_cfg": {**tower, "layers": 2},
-        "custom_text": True,
-    }
-    (tmp_path / "coca.json").write_text(json.dumps(model))
-    words = ["compute.device=cuda", "placement.fused.num_gpus=1", "captions.weights.uri=random:0"]
-    words += [
-        f"captions.architecture={tmp_path / 'coca.json'}",
-        "captions.max_length=20",
-        "captions.cache_bytes=16777216",
-    ]
-    rules = ["captions.sampling.top_k=[2]", "captions.sampling.top_p=[0.8]", "captions.beam.num_beams=2"]
-    return load_config("tiny", assignments=[*words, *rules, "captions.beam.num_groups=1"])
+def config(tmp_path):
+    return narrow_config(tmp_path)
 
 
 @pytest.fixture
