@@ -7,6 +7,7 @@ of launches and of compiled kernels is fixed, and the first part that fails is n
 
 from __future__ import annotations
 
+import gc
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from functools import partial
@@ -27,7 +28,6 @@ from pseudoris.workers.captions.recorded_step import launched
 from pseudoris.workers.captions.vocabulary_logits import SpecialTokens
 from pseudoris.workers.checkpoints.openclip import build_from_config, read_model_config
 from pseudoris.workers.device import compute_dtype, prepare_device
-from pseudoris.workers.faults.freed_memory import free_memory
 from pseudoris.workers.faults.quarantine import is_broken_device
 
 _LAYERS: Final = {"vision_cfg": 1, "text_cfg": 1, "multimodal_cfg": 2}
@@ -68,7 +68,8 @@ def fault_of_fixed_shapes(captions: CaptionsConfig, compute: ComputeConfig, *, i
             raise BrokenDeviceError(row_kernels.in_one_line(error)) from error
         return row_kernels.in_one_line(error)
     finally:
-        free_memory()
+        gc.collect()
+        torch.cuda.empty_cache()
 
 
 def _random_model(config: Mapping[str, Any]) -> CoCa:
@@ -147,8 +148,9 @@ def _decoding_faults(model: CoCa, captions: CaptionsConfig, *, is_short: bool) -
         return
     if static.generate_together(images[::-1])[::-1] != found or [static.generate(each) for each in images] != found:
         yield "the bits of a caption depend on what is decoded beside it"
+    # Caches of both ways need not fit at once. Steps and decoders refer to each other, so only a collection frees them.
     del static
-    free_memory()
+    gc.collect()
     is_equal: defaultdict[str, list[bool]] = defaultdict(list)
     for one, other in zip(chain(*found), chain(*build(is_static=False).generate_together(images)), strict=True):
         is_equal[one.sample.decoder].append(one.tokens == other.tokens)
