@@ -211,12 +211,12 @@ def _device(config: RunConfig) -> str:
 def _decoder(config: RunConfig) -> str:
     import torch
 
-    from pseudoris.workers.captions.decoder_choice import chosen_decoder
+    from pseudoris.workers.stages import gpu_decoder
 
-    if config.captions.decoder == "auto" and not torch.cuda.is_available():
-        return "auto (by the GPU of the cluster)"
-    choice = chosen_decoder(config.captions, config.compute)
-    return ": ".join(filter(None, (choice.name, choice.why)))
+    name = config.captions.decoder
+    if config.compute.device != "cuda" or not torch.cuda.is_available():
+        return "auto (by the GPU of the cluster)" if name == "auto" else name
+    return ": ".join(filter(None, gpu_decoder(config, is_proven=True)))
 
 
 def _memory() -> str:

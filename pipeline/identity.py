@@ -82,7 +82,9 @@ def unfetched(config: RunConfig, stored: Collection[str]) -> list[str]:
 
 def identity_on_cluster(config: RunConfig, stored: Mapping[str, str] | None = None) -> tuple[Identity, str]:
     """Return the identity, measured on a node for the first model pool, and the sentence of `gpu_decoder` there."""
-    return on_model_node(config, lambda: (measure_identity(config, stored=stored), gpu_decoder(config)[1]))
+    return on_model_node(
+        config, lambda: (measure_identity(config, stored=stored), gpu_decoder(config, is_proven=True)[1])
+    )
 
 
 def on_model_node(config: RunConfig, measure: Callable[[], T]) -> T:

@@ -96,8 +96,8 @@ class RunPlan:
             )
 
     def _identity_on_cluster(self) -> tuple[Identity, str]:
-        held = None if self.header is None else self.header.identity.versions.get(DECODER)
-        identity, slower = identity_on_cluster(with_decoder(held, self.config), self.stored)
+        held = None if self.header is None else self.header.identity
+        identity, slower = identity_on_cluster(_with_decoder_of(held, self.config), self.stored)
         # What `auto` chose as the run began stands among its versions, and is no setting of it.
         return identity.model_copy(update={"method": self.config.method()}), slower
 
@@ -120,7 +120,7 @@ class RunPlan:
         """
         nodes, header = node_resources(), planned.header
         config = with_readers(nodes, self.config, self.actors, header, may_grow=self.may_grow)
-        config = with_decoder(None if self.identity is None else self.identity.versions.get(DECODER), config)
+        config = _with_decoder_of(self.identity, config)
         check_object_store(nodes, config, self.actors, header.max_shard_bytes)
         masks = None if self.parent is None else StoredMasks.pinned(self.parent, planned.parent)
         job = Job(self.source.name, self.location, header, config, may_grow=self.may_grow, masks=masks)
@@ -234,6 +234,13 @@ def _opened(
         listing.check_not_empty()
     stored = {} if parent is None else {STAGE_PROPOSE: parent.header.identity.weights[STAGE_PROPOSE]}
     return RunPlan(listing, out, config, options, header, parent, stored).measured()
+
+
+def _with_decoder_of(identity: Identity | None, config: RunConfig) -> RunConfig:
+    """Return the config with the decoder of a run; with --allow-mixed each card chooses in place of fixed shapes."""
+    held = None if identity is None else identity.versions.get(DECODER)
+    may_choose = held == "static" and config.placement.allow_mixed
+    return with_decoder(None if may_choose else held, config)
 
 
 def _weights(config: RunConfig) -> list[WeightsConfig]:

@@ -286,8 +286,8 @@ class CaptionsConfig(FrozenModel):
     # least 640 together, by which no neighbour changes a bit (not yet run on a GPU).
     crops_together: int = Field(default=1, ge=1, le=MAX_BATCH)
     # What decodes captions of coca: `static`, many images in fixed shapes, or `tree`, over a prefix tree. `auto` is the
-    # tree on a CPU, and on a GPU too until a proof on the card stands behind the fixed shapes. A run keeps what `auto`
-    # chose as it began, but for --allow-mixed on a card that chooses another; another setting is another run.
+    # tree on a CPU, and on a GPU where the proof of fixed shapes fails. A run keeps what `auto` chose as it began; a
+    # card that fails the proof continues it by the tree with --allow-mixed. Another setting is another run.
     decoder: Literal["auto", "static", "tree"] = Field(default="auto", exclude_if=lambda name: name == "auto")
     # With None, no listener scores captions: the columns `caption_score`, `listener` and `truth` are null.
     listening: ListeningConfig | None = None

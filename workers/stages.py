@@ -280,15 +280,18 @@ def device_versions(config: RunConfig) -> dict[str, str]:
     return {**sizes, "pseudoris.cuda": _CUDA_REVISION, "triton": triton_version()[0], **decoder}
 
 
-def gpu_decoder(config: RunConfig) -> tuple[str, str]:
+def gpu_decoder(config: RunConfig, *, is_proven: bool = False) -> tuple[str, str]:
     """Return the decoder of CoCa's captions on this process's GPU, and why `auto` takes the slower one, one sentence.
 
-    Both are empty on a CPU, and for other engines, which have a decoder of their own.
+    Both are empty on a CPU, and for other engines, which have a decoder of their own. With `is_proven` the whole proof
+    is made for a decoder that the configuration names, too; ConfigError: it fails.
     """
     if config.compute.device != "cuda" or config.captions.engine != "coca":
         return "", ""
-    from pseudoris.workers.captions.decoder_choice import chosen_decoder
+    from pseudoris.workers.captions.decoder_choice import check_named_decoder, chosen_decoder
 
+    if is_proven:
+        check_named_decoder(config.captions, config.compute)
     choice = chosen_decoder(config.captions, config.compute)
     return choice.name, choice.why
 

@@ -29,6 +29,7 @@ from pseudoris.schemas.config_layers import load_config
 from pseudoris.schemas.shard import Shard
 from pseudoris.workers.captions import row_kernels
 from pseudoris.workers.captions.cached_towers import cached_attention
+from pseudoris.workers.captions.static_proof import fault_of_fixed_shapes
 from pseudoris.workers.captions.vocabulary_logits import SpecialTokens, Vocabulary
 from pseudoris.workers.device import prepare_device
 from pseudoris.workers.filtering import ClipScorer
@@ -278,6 +279,16 @@ def _seconds_of(works: Iterable[tuple[str, Callable[[], object]]]) -> Figures:
         wait_for(_GPU)
 
     return {name: median_seconds(partial(waited, work), repeats=3, limit_s=_TIMED_S) for name, work in works}
+
+
+def proof(gpu: Gpu, preset: str) -> Figures:
+    """Time the proof of fixed shapes: short with what its kernels take to compile, whole, and short again."""
+    config, figures, faults = _config(preset), Figures(), []
+    for name, is_short in (("first_short_s", True), ("whole_s", False), ("short_s", True)):
+        started = time.perf_counter()
+        faults.append(fault_of_fixed_shapes(config.captions, config.compute, is_short=is_short))
+        figures[name] = time.perf_counter() - started
+    return {"agrees": not any(faults), "differs": max(faults), **figures}
 
 
 def processes(gpu: Gpu, preset: str, count: int, images: int = 2, masks: int = 10) -> Figures:

@@ -34,8 +34,13 @@ def triton_version() -> tuple[str, str]:
         triton_kernels.try_all(torch.device("cuda"))
     # A compiler, linker or driver may raise any error. Then plain torch is used, which needs none of them.
     except Exception as error:  # noqa: BLE001
-        return PLAIN, " ".join(f"{type(error).__name__}: {error}".split())[:_SHOWN_LETTERS]
+        return PLAIN, in_one_line(error)
     return str(triton.__version__), ""
+
+
+def in_one_line(error: Exception) -> str:
+    """Return the type and the first letters of an error of a compiler or driver."""
+    return " ".join(f"{type(error).__name__}: {error}".split())[:_SHOWN_LETTERS]
 
 
 def plain_attend_newest(

@@ -27,8 +27,9 @@ from pseudoris.workers.captions.decoding_rules import (
     until_eos,
 )
 from pseudoris.workers.captions.distinctive import count_kept, draw_from_all, draw_from_top
+from pseudoris.workers.captions.recorded_step import RecordedStep
 from pseudoris.workers.captions.static_slots import STEPS_A_REFILL, RowSlots, SearchSlots, Targets, run_slots
-from pseudoris.workers.captions.static_towers import Pairs, RecordedStep, StaticTowers
+from pseudoris.workers.captions.static_towers import Pairs, StaticTowers
 from pseudoris.workers.captions.vocabulary_logits import SpecialTokens, TopLogits, Vocabulary, check_finite, score_dtype
 from pseudoris.workers.device import to_device, to_host
 

@@ -24,12 +24,12 @@ from pseudoris.workers.captions.decoding_rules import Beam, Bools, Ints, Sampled
 from pseudoris.workers.captions.distinctive import Others, SamplerRows
 from pseudoris.workers.captions.engine import CachedEngine, CropSet, EncodedImage
 from pseudoris.workers.captions.prefix_tree_decoder import prefix_budget
+from pseudoris.workers.captions.recorded_step import RecordedStep
 from pseudoris.workers.captions.static_decoder import StaticDecoder
 from pseudoris.workers.captions.static_slots import RowSlots, Targets, run_slots
 from pseudoris.workers.captions.static_towers import (
     CacheMemory,
     Pairs,
-    RecordedStep,
     SlotShape,
     StaticTowers,
     slot_elements,

@@ -10,7 +10,6 @@ is recorded, then replayed; and as no product ever changes its number of rows, n
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -99,34 +98,6 @@ def _cache_shapes(blocks: CocaBlocks, shape: SlotShape) -> tuple[tuple[int, ...]
         (1, 2, shape.prefixes, heads, length, width),
         (len(blocks.layers) - 1, 2, shape.all_pairs, heads, length, width),
     )
-
-
-class RecordedStep:
-    """A function of fixed addresses, which a GPU records at its second run and replays from then on.
-
-    The first run is not recorded: libraries allocate their workspaces in it.
-    """
-
-    def __init__(self, step: Callable[[], None], recordings: Any) -> None:
-        """Take the recording's memory from `recordings`, which steps that do not run at once share; None on a CPU."""
-        self._step, self._recordings = step, recordings
-        self._graph: torch.cuda.CUDAGraph | None = None
-        self._has_run = False
-
-    def __call__(self) -> None:
-        """Run it."""
-        if not self._has_run or self._recordings is None:
-            self._has_run = True
-            self._step()
-            return
-        if self._graph is None:
-            graph = torch.cuda.CUDAGraph()
-            # Recording computes nothing, so this step too is computed by the replay below.
-            with torch.cuda.graph(graph, pool=self._recordings):
-                self._step()
-            # `_graph` is set only after the recording, because a recording whose step raised is incomplete.
-            self._graph = graph
-        self._graph.replay()
 
 
 class StaticTowers:

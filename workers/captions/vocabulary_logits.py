@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 import torch
@@ -20,6 +20,8 @@ from pseudoris.primitives.errors import ImageError
 from pseudoris.workers.forward_passes import linear, padded
 from pseudoris.workers.pass_sizes import PROJECTED_ROWS
 
+# The reason of an image whose scores are infinite or NaN.
+NOT_FINITE: Final = "not_finite"
 # `TopLogits` has this many columns. Most kept sets fit into them, so a step seldom sorts the whole vocabulary.
 _TOP_WIDTH = 64
 # `logits_at` gathers about this many bytes of the projection at a time, which bounds memory.
@@ -69,7 +71,7 @@ def check_finite(is_finite: NDArray[np.bool_]) -> None:
     """
     if not is_finite:
         raise ImageError(
-            "not_finite", "the captioner's scores are beyond the range of its precision: bfloat16 reaches further"
+            NOT_FINITE, "the captioner's scores are beyond the range of its precision: bfloat16 reaches further"
         )
 
 
