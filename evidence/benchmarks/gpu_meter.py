@@ -247,7 +247,7 @@ class Meter(TorchDispatchMode):  # type: ignore[no-untyped-call]
             self.card_s[card] += of_card.kernel_s(dtype, 0.0 if tiles else flops, tiles, moved)
 
 
-class PartMeter(Meter):
+class PartMeter(Meter):  # type: ignore[no-untyped-call]
     """Counts by part of the work too, and leaves large results of all floating dtypes undone.
 
     Memory that nothing writes stands for them, but for the first of a batch, which is `_STANDS_FOR`: so of many masks

@@ -103,7 +103,7 @@ class MaskGenerator:
         # `together` should get at most this many images. The number falls when memory runs out.
         self.images_together = 1
         # Only a GPU gains from batches of images: one image fills a CPU's caches.
-        self._sam = model if isinstance(model, PromptableSam) and model.is_on_gpu else None
+        self._sam = model if isinstance(model, PromptableSam) and model.fused else None
         if self._sam is not None:
             num_points = sum(4**layer * len(grid) for layer, grid in enumerate(self._grids))
             self.images_together = min(max(_HELD_BYTES // (num_points * self._sam.bytes_a_point), 1), _MOST_IMAGES)

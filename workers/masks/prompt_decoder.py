@@ -70,8 +70,8 @@ class SamCrossAttention:
         """Return the tokens' attention to one image for all prompts, given by its keys and values."""
         queries = self._heads_first(self._q(placed))
         if queries.is_cuda:
-            by_head = (each.transpose(1, 2).contiguous()[None] for each in (keys, values))
-            taken = F.scaled_dot_product_attention(queries[None], *by_head, scale=1.0)[0]
+            keys, values = (each.transpose(1, 2).contiguous()[None] for each in (keys, values))
+            taken = F.scaled_dot_product_attention(queries[None], keys, values, scale=1.0)[0]
         else:
             # A CPU keeps the order of these sums, which decides the bits of its masks.
             taken = torch.bmm(_softmax(torch.bmm(queries, keys), 2), values.transpose(1, 2))

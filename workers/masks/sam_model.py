@@ -225,8 +225,8 @@ class PromptableSam:
 
     def __init__(self, sam: Sam, *, dtype: torch.dtype = torch.float32) -> None:
         self._sam, self._dtype = sam, dtype
-        self.is_on_gpu = sam.device.type == "cuda"
-        self.fused = FusedEncoder(sam.image_encoder, dtype) if self.is_on_gpu else None
+        # For a GPU; else None.
+        self.fused = FusedEncoder(sam.image_encoder, dtype) if sam.device.type == "cuda" else None
         self._decode = SamPromptDecoder(sam, dtype=dtype)
         self.side: int = sam.image_encoder.img_size
         # `ask` holds this many bytes for a point.
