@@ -148,9 +148,8 @@ class MasksConfig(FrozenModel):
     weights: WeightsConfig
     # A crop is prompted at the points of a square grid, with this many points on each side.
     points_per_side: int = Field(default=32, ge=1, le=1_024)
-    # Prompts in a forward pass of the mask decoder. A GPU answers several images at once: up to 16 times as many
-    # prompts a pass of the decoder, and one crop for each 16 of this number a pass of the encoder. Lower it if memory
-    # is short. Part of the identity, because rounding depends on the batch's shape.
+    # Prompts in a forward pass of the mask decoder; a GPU takes up to 16 times as many. Lower it if memory is short.
+    # Part of the identity, because rounding depends on the batch's shape.
     points_per_batch: int = Field(default=64, ge=1, le=MAX_BATCH)
     # A mask is kept if the model's own estimate of its IoU (of sam3_concepts, the score) is above this.
     pred_iou_thresh: float = 0.5

@@ -1,13 +1,15 @@
 """A compass for speed that needs no GPU: what each stage asks of one, and the seconds that this models of five cards.
 
     python -m evidence.benchmarks.gpu_limits [--preset base] [--card-memory 0.0] [--images 256] [--masks 0]
-    [--sureness 1.0 3.0 5.0 8.0] [--live 0] [--stages masks|captions|filter …] [--set KEY=VALUE …] [--json FILE]
+    [--sureness 1.0 3.0 5.0 8.0] [--live 0] [--kept 0.4] [--stages masks|captions|filter …] [--set KEY=VALUE …]
+    [--json FILE]
 
 Settings are the preset's own, its precision too; with `--card-memory GIB` those that `doctor --card-memory GIB` prints.
 Images have mixed numbers of masks (`mixed_counts`), or all of them `--masks`. Random logits of CoCa are multiplied by
 each `--sureness`: at 1 all tokens are nearly alike likely, at 8 the nucleus is narrower than that of trained models.
 `--live N` leaves N tokens of the vocabulary; what has a column for each of them counts as if all were there. N must be
-no width of the model, such as 2053. Captions are decoded in fixed shapes, unless `--set captions.decoder=tree`.
+no width of the model, such as 2053. Predicted IoU lets the masks of a share `--kept` of SAM's points pass, all three of
+a point. Captions are decoded in fixed shapes, unless `--set captions.decoder=tree`.
 
 Counted on the pretended GPU (`tests.oracles.pretended_gpu`) at true depth, width and vocabulary, an image, with random
 weights. `kernels` write memory; `launches` are those of the host, of which a recorded step takes one; `reads` wait for
@@ -19,8 +21,10 @@ and images/s of cards are modelled, as docs/records/performance.md says, and lea
 was timed on a GPU.
 
 Products, attention, norms and gathers of captions and filter are counted by their shapes, and random numbers stand for
-their results: the vocabulary decides what is drawn, and is computed. Masks are computed, of the first four images: ten
-minutes for `base`; and so is all of `tiny`.
+their results: the vocabulary decides what is drawn, and is computed. Captions of `tiny` are computed. Masks are those
+of the first four images; all that is large is counted by its shape. Their bytes stand by part: the image encoder, the
+mask decoder's attention, its upscaling; beside these norms, gathers of image tokens and of logits, and the rest, most
+of which makes logits as large as the image. Of an operation in place what it reads is counted, not what it writes.
 """
 
 from __future__ import annotations
@@ -34,9 +38,11 @@ from pathlib import Path
 from typing import Any, Final
 from unittest import mock
 
+import torch
+
 from evidence.benchmarks.captioner import mixed_counts, scenes_with
-from evidence.benchmarks.gpu_meter import CARDS, LAUNCH_S, Meter, TorchClock, Words
-from evidence.benchmarks.gpu_session_work import engine_of
+from evidence.benchmarks.gpu_meter import CARDS, LAUNCH_S, Meter, PartMeter, TorchClock, Words
+from evidence.benchmarks.gpu_session_work import engine_of, raising
 from evidence.benchmarks.measurement import options, print_table, random_weights, write_json
 from pseudoris.images.pixels import decode_proven
 from pseudoris.pipeline.run_contract import card_config
@@ -47,13 +53,27 @@ from pseudoris.workers.captions.static_decoder import Decoded, StaticDecoder
 from pseudoris.workers.crops import shard_pixels
 from pseudoris.workers.crops.shard_pixels import held_pixels
 from pseudoris.workers.device import compute_dtype
+from pseudoris.workers.masks import generator
+from pseudoris.workers.masks.generator import SamProposer
+from pseudoris.workers.masks.image_encoder import FusedEncoder
+from pseudoris.workers.masks.prompt_decoder import SamCrossAttention, Upscaling
+from pseudoris.workers.masks.sam_model import load_sam
 from tests.oracles.pretended_gpu import PretendedGpu, pretended_gpu
 from tests.oracles.pretended_graph import PretendedGraph
 
 _COUNTED: Final = ("aten", "kernels", "launches", "copies", "reads", "decodes", "bytes", "useful", "tiles")
 _STAGES: Final = ("masks", "captions", "filter")
-# Masks are computed and not only counted, so of so many images.
+# Masks are the same work for each image of a size, so of so many.
 _MASK_IMAGES: Final = 4
+# What is counted as a part of masks.
+_PARTS: Final = (
+    (FusedEncoder, "forward", "encoder"),
+    *((SamCrossAttention, name, "attention") for name in ("read", "read_shared", "write")),
+    (Upscaling, "__call__", "upscaling"),
+)
+# Of so many points predicted IoU is forced, in steps of a share of them.
+_MOST_POINTS: Final = 2**20
+_STEPS: Final = 100
 _SHOWN: Final = 6
 _VOCABULARY: Final = 49408
 # All widths of the models are multiples of it.
@@ -116,6 +136,9 @@ def limits_of(
         "host_s": host_s / images,
         "flops": {dtype: each / images for dtype, each in meter.flops.items() if each},
         "bytes_by": {name: each / images for name, each in meter.bytes_by.most_common()},
+        "parts": {name: each / images for name, each in meter.parts.most_common()}
+        if isinstance(meter, PartMeter)
+        else None,
         "launch_s": launch_s,
         "modelled_s": modelled,
     }
@@ -153,8 +176,31 @@ def shipped_config(preset: str, card_gib: float, words: Sequence[str]) -> RunCon
         return load_config(preset, path, words)
 
 
+def kept_proposer(config: RunConfig, share: float) -> SamProposer:
+    """Return the mask stage; what it predicts is 1 for a share of all points, spread over the grid, else 0."""
+    every = torch.arange(_MOST_POINTS, device="cuda") * 37 % _STEPS < share * _STEPS
+    forced = every.float()[:, None].expand(-1, 4)
+
+    def load_forced(*given: Any) -> Any:
+        sam = load_sam(*given)
+        sam.mask_decoder.iou_prediction_head.register_forward_hook(lambda _, __, found: forced[: len(found)])
+        return sam
+
+    with mock.patch.object(generator, "load_sam", load_forced):
+        return SamProposer(config.masks, config.compute)
+
+
+def mask_limits(gpu: PretendedGpu, config: RunConfig, shard: Shard, *, kept: float) -> dict[str, Any]:
+    """Return the row of masks of a shard, of whose points a share `kept` passes."""
+    engine, meter = raising(kept_proposer(config, kept)), PartMeter()
+    with ExitStack() as stack:
+        for owner, method, part in _PARTS:
+            stack.enter_context(meter.within(owner, method, part))
+        return limits_of("masks", partial(engine, shard), gpu, meter, images=len(shard.images))[0]
+
+
 def measure(
-    config: RunConfig, stages: Sequence[str], shard: Shard, *, sureness: Sequence[float], live: int
+    config: RunConfig, stages: Sequence[str], shard: Shard, *, sureness: Sequence[float], live: int, kept: float
 ) -> Iterator[dict[str, Any]]:
     """Yield the row of each stage, that of captions by how sure their logits are; the filter takes the last ones."""
     is_random = config.captions.weights.uri.startswith("random:")
@@ -163,9 +209,7 @@ def measure(
     few = rest.with_images(rest.images[:_MASK_IMAGES])
     with pretended_gpu() as gpu, held_pixels():
         if "masks" in stages:
-            engine, meter = engine_of("masks", config), Meter()
-            engine(first)
-            yield limits_of("masks", partial(engine, few), gpu, meter, images=len(few.images))[0]
+            yield mask_limits(gpu, config, few, kept=kept)
         if not {"captions", "filter"} & set(stages):
             return
         for each in sureness:
@@ -194,7 +238,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     # The first image is one to warm up with.
     shard = scenes_with([counts[0], *counts], given.images + 1)
     stages = given.stages or list(_STAGES)
-    for row in measure(config, stages, shard, sureness=given.sureness, live=given.live):
+    for row in measure(config, stages, shard, sureness=given.sureness, live=given.live, kept=given.kept):
         rows.append(row)
         write_json(rows, given.json)
     masks = f"{given.masks} masks" if given.masks else "mixed numbers of masks"

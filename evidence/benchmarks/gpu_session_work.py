@@ -85,7 +85,11 @@ def engine_of(stage: str, config: RunConfig, **sure: Any) -> Callable[[Shard], S
         "captions": partial(sure_captioner, **sure),
         "filter": lambda config: ClipScorer(config.filtering, config.compute),
     }
-    run = builders[stage](config)
+    return raising(builders[stage](config))
+
+
+def raising(run: Callable[[Shard], Shard]) -> Callable[[Shard], Shard]:
+    """Return a stage that raises where an image fails."""
 
     def checked(shard: Shard) -> Shard:
         done = run(shard)

@@ -14,30 +14,34 @@ from pseudoris.workers.captions.static_towers import GroupShape, group_bytes
 from pseudoris.workers.captions.vocabulary_logits import score_dtype
 from pseudoris.workers.checkpoints.openclip import build_from_config, read_model_config
 from pseudoris.workers.checkpoints.sam_architectures import sam_architecture
+from pseudoris.workers.masks.image_encoder import FusedEncoder
 from pseudoris.workers.masks.sam_model import PromptableSam, build_sam
 
 GIB = 2**30
 MASKS, KINDS, VOCABULARY, IMAGE_TOKENS = 10, 4, 49_408, 255
-# What `workers/masks` holds of a batch, and upsamples at once, twice. A prompt in a pass: three copies of the image's
-# tokens, and what they and seven tokens weigh for each other in eight heads.
-HELD, UPSAMPLED, PROMPT = 6 * GIB, 4 * GIB, 2 * 4_096 * (3 * 256 + 2 * 8 * 7)
+# What `workers/masks` holds of a batch until it reads predicted IoU. Then it upscales, in 1 GiB before and after an
+# activation, of half as large images; and at last upsamples logits, twice. A prompt in a pass: two copies of the
+# image's tokens beside that which is held, and what they and seven tokens weigh for each other in eight heads.
+HELD, UPSCALED, UPSAMPLED = 8 * GIB, 5 * GIB // 2, 4 * GIB
+PROMPT, LOGITS = 2 * 4_096 * (2 * 256 + 2 * 8 * 7), 2 * 3 * 256**2
 
 
 @cache
 def sizes(preset):
-    """Return the bytes of weights, of a crop's attention maps, of an image's masks and of an image's captions."""
+    """Return the bytes of weights, of what is held of an image's points, and of an image's captions."""
     config = load_config(preset)
     with torch.device("meta"):
         numbers = sam_architecture(config.masks.architecture)
         texts = (read_model_config(part.architecture) for part in (config.captions, config.filtering))
     sam, coca, clip = build_sam(numbers), *(build_from_config(each).to(torch.bfloat16) for each in texts)
-    weights = sum(p.nbytes for model in (sam, coca, clip) for p in model.parameters())
+    modules = FusedEncoder(sam.image_encoder, torch.bfloat16), sam.prompt_encoder, sam.mask_decoder, coca, clip
+    weights = sum(p.nbytes for module in modules for p in module.parameters())
     answers = PromptableSam(sam, dtype=torch.bfloat16).bytes_a_point * config.masks.points_per_side**2
     shape, width = GroupShape(MASKS, MASKS, rules=10, beams=2, positions=29), coca.text_decoder.width
     # Keys and values, states, logits in float32 and their order.
     group = group_bytes(CocaBlocks(coca), shape, IMAGE_TOKENS)
     group += shape.pairs * 14 * width * 2 + shape.prefixes * VOCABULARY * 2 * score_dtype(torch.bfloat16).itemsize
-    return weights, 2 * 4 * numbers.encoder_heads * 4_096**2, answers, KINDS * group
+    return weights, answers, KINDS * group
 
 
 @pytest.mark.parametrize("gib", [12, 16, 21, 24, 31.5, 48, 79.1, 80, 139.7, 141])
@@ -46,10 +50,11 @@ def test_settings_of_a_card_load_as_printed_and_fit_by_the_memory_model(preset, 
     text = card_config(load_config(preset), gib * GIB)
     (tmp_path / "card.yaml").write_text(text)
     config = load_config(None, tmp_path / "card.yaml")
-    weights, maps, answers, captions = sizes(preset)
+    weights, answers, captions = sizes(preset)
     points, cache_bytes = config.masks.points_per_batch, config.captions.cache_bytes
-    few = answers if gib < 48 else HELD
-    masks = max(points // 16 * maps, few + max(16 * points * PROMPT, UPSAMPLED))
+    images, num_points = 1 if gib < 48 else HELD // answers, config.masks.points_per_side**2
+    a_pass = min(16 * points, num_points) * PROMPT
+    masks = max(images * answers + max(a_pass, UPSCALED), images * num_points * LOGITS + UPSAMPLED)
     assert GIB + weights + masks + cache_bytes <= 0.9 * gib * GIB
     # An eighth is for temporaries. An image fits, but on the smallest cards of `paper`.
     assert (cache_bytes * 7 // 8 >= captions) == (preset == "base" or gib >= 24)
