@@ -33,7 +33,7 @@ def session(monkeypatch, source, tmp_path):
 
     def measure(config, stored=None):
         chosen = "tree" if config.captions.decoder == "auto" else config.captions.decoder
-        return identity(config, {DECODER: chosen}), "fixed shapes are off"
+        return identity(config, {DECODER: chosen}), config, "fixed shapes are off"
 
     def identity(config, versions):
         update = {"method": config.method(), "device_kind": "NVIDIA H200", "versions": ASKED | versions}
