@@ -204,9 +204,10 @@ def _device(config: RunConfig) -> str:
 
     version, why = triton_version()
     attention = f"plain torch, slower than Triton's kernels ({why})" if why else f"Triton {version}"
-    by_card = decided_here(config)[0].decided(config)
-    told = f"{kind}, {format_bytes(free)} of {format_bytes(total)} free, attention by {attention}"
-    return f"{told}. By the card: {by_card}" if by_card else told
+    by_card = decided_here(config)[0].decided(config) or "nothing"
+    return (
+        f"{kind}, {format_bytes(free)} of {format_bytes(total)} free, attention by {attention}. By the card: {by_card}"
+    )
 
 
 def _decoder(config: RunConfig) -> str:

@@ -28,22 +28,17 @@ OR_AUTO: Final = GetPydanticSchema(
 # From so many GiB on: `masks.points_per_batch`, and GiB of `captions.cache_bytes`. A card reports up to a tenth less
 # than its name says. Source: tests/pipeline/test_card_memory.py adds up weights, caches and passes.
 _CARDS: Final = {125: (64, 32), 70: (64, 16), 38: (64, 8), 21.5: (32, 4), 0: (8, 2)}
-# Crops of sixteen images of ten masks.
-_CROPS_TOGETHER: Final = 640
-
 # Values by setting, by section.
 Choices = Mapping[str, Mapping[str, Any]]
 
 
 def choices_of_card(total_bytes: float, *, has_bfloat16: bool) -> Choices:
-    """Return what `auto` is on a card of this memory, as its driver reports it, but for `decoder_choices`.
-
-    Float16 is never chosen: nothing proves yet that a model stays finite in it.
-    """
+    """Return what `auto` is on a card of this memory, as its driver reports it, but for `decoder_choices`."""
     points, cache = next(chosen for least, chosen in _CARDS.items() if total_bytes >= least * 2**30)
     return {
         "masks": {"points_per_batch": points},
         "captions": {"cache_bytes": cache * 2**30},
+        # Float16 is never chosen: nothing proves yet that a model stays right in it.
         "compute": {"precision": "bfloat16" if has_bfloat16 else "float32"},
     }
 
@@ -51,6 +46,6 @@ def choices_of_card(total_bytes: float, *, has_bfloat16: bool) -> Choices:
 def decoder_choices(decoder: str) -> Choices:
     """Return what `auto` is in `captions` under the decoder that a card has; the name is empty for `vlm`.
 
-    In fixed shapes no neighbour changes a bit. Over a prefix tree one changes the last bits, so images stay alone.
+    Fixed shapes take the crops of sixteen images of ten masks: no neighbour changes a bit there, as in a prefix tree.
     """
-    return {"captions": {"crops_together": _CROPS_TOGETHER if decoder == "static" else 1, "decoder": decoder or AUTO}}
+    return {"captions": {"crops_together": 640 if decoder == "static" else 1, "decoder": decoder or AUTO}}

@@ -172,13 +172,12 @@ class ComputeConfig(FrozenModel):
     # none: engines of your own that compute without torch, such as clients of a service. Their processes then neither
     # load torch nor depend on the kind of CPU.
     device: Literal["cpu", "cuda", "none"] = "cuda"
-    # The type of numbers that models compute in. On a GPU, bfloat16 is fast; it rounds, so most masks and one caption
-    # in ten have other bits (measured with 0.5.0). SAM's upscaling computes in bfloat16 there too: on a CPU, masks of
-    # trained `tiny` have a mean IoU of 0.9985 with those that float32 upscales (119 of 24 scenes on both sides, none
-    # below 0.96), and their stability differs by at most 0.006. CoCa's projection to the vocabulary multiplies in it
-    # and sums in float32: 1,564 captions of 12 scenes, 406 kept, are the same in another order of the sums, their
-    # log-probabilities to 1e-5. auto: bfloat16 on a GPU of sm_80 or later, float32 on an older one and without a GPU
-    # (with captions.engine=vlm bfloat16). In float32 an H200's operations end at 2.1 (`base`) and 0.85 (`paper`)
+    # The type of numbers that models compute in. auto: bfloat16 on a GPU of sm_80 or later, float32 on an older one and
+    # without a GPU (with captions.engine=vlm bfloat16). Half precision rounds: on a CPU, trained `tiny` in bfloat16
+    # has 2,076 of 2,112 captions and 241 of 244 kept expressions as in float32, and masks of a mean IoU of 0.997; in
+    # float16 2,108, 244 and 0.9996 (docs/records/performance.md). SAM's upscaling computes in it on a GPU alone: masks
+    # of `tiny` have a mean IoU of 0.9985 with those that float32 upscales. CoCa's projection to the vocabulary
+    # multiplies in it and sums in float32. In float32 an H200's operations end at 2.1 (`base`) and 0.85 (`paper`)
     # images/s, against 13 and 8 in bfloat16 (modelled).
     precision: Literal["auto", "float32", "bfloat16", "float16"] = "float32"
     # Each process with models has this many CPU threads. The number is part of the identity, as it may change rounding.

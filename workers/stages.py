@@ -264,8 +264,6 @@ DIGESTS: Final[Mapping[str, Callable[[Any], str]]] = {
 
 # Increase this number when a change alters the bits of a GPU. 1: captions are decoded in fixed shapes. 2: masks too.
 _CUDA_REVISION: Final = "2"
-# Tensor cores compute in bfloat16 from this major version of a card's capability on.
-_LEAST_BFLOAT16: Final = 8
 # The decoder that a GPU's captions were begun with, among the versions of an identity.
 DECODER: Final = "pseudoris.decoder"
 
@@ -297,17 +295,15 @@ def gpu_decoder(config: RunConfig) -> tuple[str, str]:
 
 
 def decided_here(config: RunConfig) -> tuple[RunConfig, str]:
-    """Return the config with what the GPU of this process decides of it, and the sentence of `gpu_decoder`.
-
-    On a CPU nothing is left to decide (`schemas.config`).
-    """
+    """Return the config with what this process's GPU, if any, decides of it, and the sentence of `gpu_decoder`."""
     if config.compute.device != "cuda":
         return config, ""
     import torch
 
     device_kind(config.compute)
     total_bytes, (major, _) = torch.cuda.mem_get_info()[1], torch.cuda.get_device_capability()
-    config = config.with_chosen(choices_of_card(total_bytes, has_bfloat16=major >= _LEAST_BFLOAT16))
+    # Tensor cores compute in bfloat16 from sm_80 on.
+    config = config.with_chosen(choices_of_card(total_bytes, has_bfloat16=major >= 8))
     name, why = gpu_decoder(config)
     return config.with_chosen(decoder_choices(name)), why
 

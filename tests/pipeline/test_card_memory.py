@@ -4,8 +4,10 @@ Weights and passes of SAM, SAM 2 and CoCa are counted over their own code (`test
 added up from the sizes of the models. No card has measured it.
 """
 
+import re
 from dataclasses import dataclass
 from functools import cache
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -26,6 +28,7 @@ from pseudoris.workers.masks.sam_model import PromptableSam, build_sam, layer_gr
 from tests.oracles.counted_memory import counted_gpu, peak_bytes
 
 GIB = 2**30
+DOCS = Path(__file__).parents[2] / "docs"
 # What `mem_get_info` reports of a 3060, a T4, an L4, an A40, an H100 and an H200; and of a 4090, a 5090 and an A100.
 CARDS = [11.6, 14.6, 21.9, 44, 79.1, 139.7, 23.5, 31.4, 39.4]
 # The smallest of the first six that docs name for a preset.
@@ -184,3 +187,17 @@ def test_a_preset_fits_as_shipped_with_a_tenth_to_spare(preset, gib, has_bfloat1
 @pytest.mark.parametrize(("preset", "gib"), [("paper", 11.6), ("open", 11.6)])
 def test_into_a_smaller_card_than_docs_name_it_does_not_fit(preset, gib):
     assert needed(preset, gib, has_bfloat16=True) > 0.9 * gib * GIB
+
+
+def test_docs_have_the_values_of_each_card_and_the_smallest_card_of_each_preset():
+    table = (DOCS / "records" / "performance.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| (below|from) ([\d.]+) \(.* GB\) \| (\d+) \| (\d+) \|$", table, re.M)
+    assert len(rows) == 5
+    for word, bound, points, cache_gib in rows:
+        chosen = choices_of_card(float(bound) * GIB - (word == "below"), has_bfloat16=True)
+        found = chosen["masks"]["points_per_batch"], chosen["captions"]["cache_bytes"] // GIB
+        assert found == (int(points), int(cache_gib))
+    table = (DOCS / "guides" / "annotate.md").read_text(encoding="utf-8")
+    sold = {11.6: 12, 14.6: 16, 21.9: 24}
+    for preset, gib in LEAST.items():
+        assert re.search(rf"^\| `{preset}` \|.*\| one GPU, {sold[gib]} GB or more \(modelled\)", table, re.M)
