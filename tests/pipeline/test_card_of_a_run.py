@@ -2,11 +2,15 @@
 
 from contextlib import nullcontext
 from dataclasses import replace
+from io import StringIO
 
 import pytest
+from rich.console import Console
 
+from pseudoris.cli.summaries import plan_view
 from pseudoris.files.location import RunLocation
 from pseudoris.pipeline import identity, run_plan
+from pseudoris.pipeline.annotation import dry_run
 from pseudoris.pipeline.cluster import lone_node
 from pseudoris.pipeline.run_contract import RunOptions
 from pseudoris.primitives.errors import ConfigError
@@ -76,6 +80,16 @@ def test_a_card_decides_by_kind_and_total_memory_and_plan_header_and_workers_hav
         f"masks.points_per_batch=64, captions.cache_bytes={16 * GIB}, captions.crops_together=1, "
         "compute.precision=bfloat16"
     )
+
+
+def test_a_dry_run_tells_what_a_new_run_takes_from_the_card(session, tmp_path):
+    session(T4, is_committed=False)
+    config = load_config("tiny", assignments=ON_GPU)
+    planned = dry_run(str(tmp_path / "in"), str(tmp_path / "another"), config)
+    console = Console(width=400, record=True, file=StringIO())
+    console.print(plan_view(planned))
+    line = "by the card masks.points_per_batch=8, captions.cache_bytes=2147483648, captions.crops_together=1, compute."
+    assert line in " ".join(console.export_text().split())
 
 
 def test_an_older_card_computes_in_float32(session):
