@@ -71,13 +71,16 @@ class Ended:
         least = STEPS_A_REFILL * sum(sizes) * self.num_rules // self.shape.pairs
         return run_slots(self._step, self._refill, self.rows, self.searches, least=least)
 
+    def _slots(self) -> list[tuple[RowSlots | SearchSlots, torch.Tensor, torch.Tensor]]:
+        return list(zip([self.rows, self.searches], self._left, self._needed, strict=True))
+
     def _refill(self) -> None:
-        for slots, left, needed in zip((self.rows, self.searches), self._left, self._needed, strict=True):
+        for slots, left, needed in self._slots():
             begins = slots.refill()
             left.copy_(needed[slots.number.clamp(max=len(needed) - 1)].where(begins, left))
 
     def _step(self) -> None:
-        for slots, left in zip((self.rows, self.searches), self._left, strict=True):
+        for slots, left, _ in self._slots():
             left.sub_(1)
             slots.is_open.logical_and_(left > 0)
 
@@ -87,7 +90,7 @@ def measured(config: RunConfig, gib: float, counts: Sequence[int]) -> dict[str, 
     captions = config.captions.model_copy(update={"cache_bytes": int(gib * 2**30)})
     described = read_model_config(captions.architecture, is_captioner=True)
     with torch.device("meta"):
-        model = build_from_config(described).to(compute_dtype(config.compute))
+        model: Any = build_from_config(described).to(compute_dtype(config.compute))
     blocks = CocaBlocks(model)
     shape, together = caption_slots(blocks, captions), StaticEngine.crops_together
     tokens = model.visual.attn_pool.query.shape[0] - 1

@@ -4,7 +4,7 @@
     [--sureness 1.0 3.0 5.0 8.0] [--live 0] [--kept 0.4] [--stages masks|captions|filter …] [--set KEY=VALUE …]
     [--json FILE]
 
-Settings are the preset's own, its precision too; with `--card-memory GIB` those that `doctor --card-memory GIB` prints.
+Settings are the preset's own; `auto` is what `doctor --card-memory GIB` prints, or without it what it is on a CPU.
 Images have mixed numbers of masks (`mixed_counts`), or all of them `--masks`. Random logits of CoCa are multiplied by
 each `--sureness`: at 1 all tokens are nearly alike likely, at 8 the nucleus is narrower than that of trained models.
 `--live N` leaves N tokens of the vocabulary; what has a column for each of them counts as if all were there. N must be
@@ -30,11 +30,9 @@ of which makes logits as large as the image. Of an operation in place what it re
 from __future__ import annotations
 
 import sys
-import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import partial
-from pathlib import Path
 from typing import Any, Final
 from unittest import mock
 
@@ -45,7 +43,7 @@ from evidence.benchmarks.gpu_meter import CARDS, LAUNCH_S, Meter, PartMeter, Tor
 from evidence.benchmarks.gpu_session_work import engine_of, raising
 from evidence.benchmarks.measurement import options, print_table, random_weights, write_json
 from pseudoris.images.pixels import decode_proven
-from pseudoris.pipeline.run_contract import card_config
+from pseudoris.schemas.card_settings import choices_of_card, decoder_choices
 from pseudoris.schemas.config import RunConfig
 from pseudoris.schemas.config_layers import load_config
 from pseudoris.schemas.shard import Shard
@@ -160,7 +158,7 @@ def _recorded(meter: Meter) -> Iterator[None]:
 
 
 def shipped_config(preset: str, card_gib: float, words: Sequence[str]) -> RunConfig:
-    """Return what runs on a card of so many GiB: the preset as it is, or with what `doctor --card-memory` prints."""
+    """Return what runs on a card of so many GiB of sm_80 or later; for 0 `auto` is what it is without a card."""
     words = [
         "captions.decoder=static",
         *random_weights(preset, ("masks", "captions", "filtering")),
@@ -168,12 +166,11 @@ def shipped_config(preset: str, card_gib: float, words: Sequence[str]) -> RunCon
         "placement.fused.num_gpus=1",
         *words,
     ]
+    config = load_config(preset, assignments=words)
     if not card_gib:
-        return load_config(preset, assignments=words)
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder, "card.yaml")
-        path.write_text(card_config(load_config(preset), card_gib * 2**30), encoding="utf-8")
-        return load_config(preset, path, words)
+        return config.without_card()
+    card = choices_of_card(card_gib * 2**30, has_bfloat16=True)
+    return config.with_chosen(card).with_chosen(decoder_choices(config.captions.decoder))
 
 
 def kept_proposer(config: RunConfig, share: float) -> SamProposer:

@@ -36,6 +36,7 @@ from pseudoris.workers.filtering import ClipScorer
 from pseudoris.workers.masks import SamProposer
 from pseudoris.workers.masks.generator import MaskGenerator
 from pseudoris.workers.masks.instances import build_prior
+from pseudoris.workers.stages import decided_here
 from tests.oracles.pretended_gpu import PretendedGpu, pretended_gpu
 
 _STAGES: Final = ("masks", "captions", "filter")
@@ -60,7 +61,8 @@ def _config(preset: str, *, is_together: int = 0, is_full: int = 0, is_tree: int
         half = _MOST_CACHE_BYTES if preset == "tiny" else min(torch.cuda.mem_get_info()[1] // 2, _MOST_CACHE_BYTES)
         words += [_TOGETHER, f"captions.cache_bytes={half}"]
     little = ["captions.max_length=8", "captions.cache_bytes=4194304"] if preset == "tiny" else []
-    return load_config(preset, assignments=[*words, decoder, *little])
+    config = load_config(preset, assignments=[*words, decoder, *little])
+    return config if preset == "tiny" else decided_here(config)[0]
 
 
 class _SmoothProposer(SamProposer):

@@ -39,8 +39,8 @@ def session(monkeypatch, source, tmp_path):
     words_of_test = [*ON_GPU, f"compute.seed={next(SEEDS)}"]
 
     def measure(config, stored=None):
-        _, why = gpu_decoder(config, is_proven=True)
-        return identity(config, {DECODER: gpu_decoder(config)[0]}), why
+        chosen, why = gpu_decoder(config, is_proven=True)
+        return identity(config, {DECODER: chosen}), config, why
 
     def identity(config, versions):
         update = {"method": config.method(), "device_kind": "NVIDIA H200", "versions": ASKED | versions}

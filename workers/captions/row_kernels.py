@@ -84,7 +84,7 @@ def plain_attend_image(
         by_crop: (P,) int64, the rows in the order of their crops. So a kernel reads a crop once for many rows.
     """
     dtype, scale, mixed = _sums(queries.dtype), queries.shape[-1] ** -0.5, []
-    for some, part in zip(crops.split(_ROWS_A_GATHER), queries.split(_ROWS_A_GATHER), strict=True):
+    for some, part in zip(*(torch.split(each, _ROWS_A_GATHER) for each in (crops, queries)), strict=True):
         keys, values = cache.index_select(1, some).to(dtype)
         weights = (torch.einsum("phw,phtw->pht", part.to(dtype), keys) * scale).softmax(dim=-1)
         mixed.append(torch.einsum("pht,phtw->phw", weights, values))

@@ -222,9 +222,10 @@ class StaticDecoder:
             logits, log_total = vocabulary.all_logits(states, is_eos_allowed=is_allowed)
             temperature = self._config.sampling.temperature
             drawn = draw_from_all(vocabulary, logits, log_total, (top_k, top_p), others, uniform, temperature)
-            self._append(
-                *(each.new_zeros(shape.rows).index_copy_(0, wide, each) for each in (*drawn, log_total)), is_wide
+            tokens, log_probs, totals = (
+                each.new_zeros(shape.rows).index_copy_(0, wide, each) for each in (*drawn, log_total)
             )
+            self._append(tokens, log_probs, totals, is_wide)
         if shape.searches:
             is_close = searches.is_open & ~self._has_moved[shape.rows :: shape.beams]
             close, is_close = self._longest_waiting(is_close, self._waits_of_searches)
@@ -272,9 +273,9 @@ class StaticDecoder:
         log_probs = scores - top.log_total.double()[:, None]
         scores = log_probs if self._config.beam.beam_score == "logprob" else scores
         ids = top.ids.where(~self._vocabulary.is_eos(top.ids), self._eos)
-        columns = (each.view(*of_beams, -1) for each in (scores, log_probs, ids))
+        scores, log_probs, ids = (each.view(*of_beams, -1) for each in (scores, log_probs, ids))
         at = position[:, 0]
-        parents, tokens = beams.advance(*columns, at, goes_on)
+        parents, tokens = beams.advance(scores, log_probs, ids, at, goes_on)
         self._towers.reorder(parents, at)
         # A search that goes on has new beams; one that waits has the parents 0, 1, …, and keeps its tokens.
         before.copy_(newest.gather(1, parents).where(goes_on_beams, before))

@@ -116,7 +116,7 @@ class StaticEngine(CachedEngine):
         if self._memory is None or self._memory.num_crops < len(tokens):
             self.free_memory()
             blocks, config = self.towers.blocks, self._config
-            most = min(config.cache_bytes // 2 // self.towers.image_bytes(tokens[:1]), self.crops_together)
+            most = min(config.cache_bytes // 2 // self.towers.image_bytes([tokens[0]]), self.crops_together)
             size = max(slot_elements(blocks, shape) for shape in (self.shape, self._texts or self.shape))
             self._memory = CacheMemory(blocks, size, max(len(tokens), most), tokens.shape[1])
         record(CACHE_BYTES, self._memory.num_bytes)
@@ -154,21 +154,20 @@ class StaticEngine(CachedEngine):
     def _targets(self, others: Sequence[Others]) -> Targets:
         """Return the crops of all sets as targets, with the crops that each reads."""
         most, first = self.shape.members, 0
-        found = list[tuple[Ints, Ints, torch.Tensor]]()
+        crops, sizes, weights = list[Ints](), list[Ints](), list[torch.Tensor]()
         # Of sets whose masks have all others, the host knows which.
         chosen = [part.indices for part in others if part.how == "nearest"]
         named = iter(to_host(*chosen) if chosen else ())
         for part in others:
             num_crops, num_others = part.indices.shape
-            own = np.arange(num_crops)[:, None]
-            every = np.arange(num_others)[None]
+            own, every = np.arange(num_crops)[:, None], np.arange(num_others)
             indices = next(named) if part.how == "nearest" else every + (every >= own)
             # Behind its last crop a target reads its own, with weight 0.
-            crops = np.concatenate((own, indices, np.tile(own, (1, most - 1 - num_others))), axis=1)
-            sizes, weights = np.full(num_crops, 1 + num_others), F.pad(part.weights, (1, most - 1 - num_others))
-            found.append((first + crops, sizes, weights))
+            missing = most - 1 - num_others
+            crops.append(first + np.concatenate((own, indices, np.tile(own, (1, missing))), axis=1))
+            sizes.append(np.full(num_crops, 1 + num_others))
+            weights.append(F.pad(part.weights, (1, missing)))
             first += num_crops
-        crops, sizes, weights = zip(*found, strict=True)
         return Targets(np.concatenate(crops), np.concatenate(sizes), torch.cat(weights))
 
     def read(self, encodings: Sequence[torch.Tensor], texts: Sequence[Ints], asked: Bools) -> Floats:
@@ -226,7 +225,7 @@ class StaticReader:
                 part, self._read([(texts[text], crops) for text, crops in part]), strict=True
             ):
                 sums[text, crops] = found[: len(crops)]
-        check_finite(np.isfinite(sums).all())
+        check_finite(np.asarray(np.isfinite(sums).all()))
         return sums
 
     def _read(self, rows: Sequence[tuple[Ints, Ints]]) -> Floats:

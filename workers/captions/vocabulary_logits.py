@@ -153,7 +153,7 @@ class Vocabulary:
         bound = values[:, -1] if width < live.shape[1] else torch.full_like(log_total, -torch.inf)
         return TopLogits(values, ids, log_total, bound.clamp(min=0.0) if self._num_dead else bound)
 
-    def sorted_logits(self, hidden: torch.Tensor, *, is_eos_allowed: bool) -> TopLogits:
+    def sorted_logits(self, hidden: torch.Tensor, *, is_eos_allowed: bool | torch.Tensor) -> TopLogits:
         """Return the whole vocabulary as `TopLogits`. Slow; for beams that `top_logits` cannot decide."""
         scores, log_total = self.all_logits(hidden, is_eos_allowed=is_eos_allowed)
         values, ids = scores.sort(dim=1, descending=True, stable=True)

@@ -88,8 +88,9 @@ def measured(
 _EDGE_TOLERANCE_PX = 20
 # This many bytes of logits are upsampled at once. On a CPU they fit into its caches. Results do not depend on it.
 _UPSAMPLE_BYTES = {"cpu": 8 * 2**20, "cuda": 2**30}
-# A batch on a GPU holds at most `_MOST_IMAGES` images, and at most `_HELD_BYTES` bytes of what prompts made of them.
-_MOST_IMAGES, _HELD_BYTES = 16, 8 * 2**30
+# A batch on a GPU holds at most `_MOST_IMAGES` images, and `_HELD_BYTES` bytes of what prompts made of them: 128 MiB
+# for each of `points_per_batch`, which a smaller card has less of. The number of images changes no bit.
+_MOST_IMAGES, _HELD_BYTES, _HELD_A_POINT = 16, 8 * 2**30, 128 * 2**20
 # Pixels that share an edge or a corner belong to one region.
 _EIGHT_NEIGHBOURS = np.ones((3, 3), dtype=np.int8)
 
@@ -106,7 +107,8 @@ class MaskGenerator:
         self._sam = model if isinstance(model, PromptableSam) and model.fused else None
         if self._sam is not None:
             num_points = sum(4**layer * len(grid) for layer, grid in enumerate(self._grids))
-            self.images_together = min(max(_HELD_BYTES // (num_points * self._sam.bytes_a_point), 1), _MOST_IMAGES)
+            held = min(_HELD_BYTES, config.points_per_batch * _HELD_A_POINT)
+            self.images_together = min(max(held // (num_points * self._sam.bytes_a_point), 1), _MOST_IMAGES)
 
     @torch.inference_mode()
     def together(self, images: Sequence[NDArray[np.uint8]]) -> list[Proposals]:
@@ -277,8 +279,8 @@ class SamProposer:
         ]
 
 
-# A `MaskBatch` upsamples this many bytes of logits at once. Results do not depend on it.
-_BATCH_BYTES = 2 * 2**30
+# A `MaskBatch` upsamples this many bytes of logits at once, or less on a smaller card. Results do not depend on it.
+_BATCH_BYTES, _BATCH_A_POINT = 2 * 2**30, 32 * 2**20
 
 
 class MaskBatch:
@@ -362,7 +364,8 @@ class MaskBatch:
         for number, (crop, of_crop) in enumerate(zip(self._encoded, rows, strict=True)):
             # The image's pixels are counted too, because `codes` makes masks of its size, which may exceed the crop's.
             height, width, _ = self._places[number][0].shape
-            step = max(1, _BATCH_BYTES // (4 * max(self._model.side**2, height * width)))
+            allowed = min(_BATCH_BYTES, self._config.points_per_batch * _BATCH_A_POINT)
+            step = max(1, allowed // (4 * max(self._model.side**2, height * width)))
             for start in range(0, len(of_crop), step):
                 some = of_crop[start : start + step]
                 low = self._low[number][on_gpu[first : first + len(some)]].float()
