@@ -35,6 +35,8 @@ CARDS = [11.6, 14.6, 21.9, 44, 79.1, 139.7, 23.5, 31.4, 39.4]
 LEAST = {"base": 11.6, "paper": 14.6, "open": 21.9}
 # A context and the workspaces of libraries.
 CONTEXT = GIB
+# The logits of a mask, before they are upsampled, have sides of this length.
+LOW_SIDE = 256
 IMAGE = np.zeros((1024, 1024, 3), np.uint8)
 # Published numbers of Hiera-B+ of SAM 2.1 and of Qwen3-VL-2B, whose prompt about a crop of 448 pixels has 196 tokens of
 # the image and at most 40 of text.
@@ -93,12 +95,17 @@ def sam_needs(architecture, points, dtype):
             sam = build_sam(sam_architecture(architecture))
             sam.pixel_mean, sam.pixel_std = torch.empty(3, 1, 1), torch.empty(3, 1, 1)
         model, grids = PromptableSam(sam, dtype=dtype), layer_grids(config)
-        held = model.bytes_a_point * len(grids[0])
+        held = min(8 * GIB, points * 128 * 2**20)
         together = MaskGenerator(model, config).images_together
-        one = peak_bytes(lambda: model.answer_together([IMAGE], grids, points))
+        encoded, answers = [], []
+        of_encoder = peak_bytes(lambda: encoded.extend(model.encode([IMAGE])))
+        asked = model.ask(encoded[0], grids[0], points)
+        of_pass = peak_bytes(lambda: answers.append(next(asked)))
+        every = np.ones((len(answers[0].predicted_iou), 3), dtype=np.bool_)
+        of_masks = peak_bytes(lambda: list(model.masks(answers[0], every)))
     # Then masks are upsampled, at SAM's size and at the image's, and compared with two thresholds.
-    upsampled = 3 * min(2 * GIB, points * 2**25)
-    return Needs(num_bytes(sam), max(one + (together - 1) * held, together * held + upsampled))
+    upsampled, low = 3 * min(2 * GIB, points * 2**25), together * len(grids[0]) * 3 * 4 * LOW_SIDE**2
+    return Needs(num_bytes(sam), max(of_encoder, low + held + max(of_pass, of_masks), low + upsampled))
 
 
 @cache

@@ -194,7 +194,7 @@ class StaticDecoder:
         hidden = self._towers.step(self._newest, self._before, position, self._pairs)
         self._states.copy_(hidden.index_select(0, torch.cat((rows.members[:, 0], shape.pairs + self._beam_numbers))))
         # `_others` (N, D) are weighted means of the states under the crops of the other masks.
-        read = hidden.index_select(0, rows.members.view(-1)).view(*rows.members.shape, -1)
+        read = hidden.index_select(0, rows.members.view(-1)).view(*rows.members.shape, hidden.shape[1])
         torch.bmm(self._weights[:, None], read.to(self._others.dtype), out=self._others[:, None])
         live, log_total = vocabulary.live_logits(self._states, self._may_end())
         top = vocabulary.top_of(live, log_total, max(vocabulary.top_width, self._wanted))

@@ -10,7 +10,7 @@ import gc
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import torch
@@ -95,9 +95,9 @@ class StaticEngine(CachedEngine):
         """As `CachedEngine`."""
         super().__init__(towers, *arguments, **named)
         self.shape = caption_slots(towers.blocks, self._config)
-        # The slots of texts that are scored; none without a listener.
+        # The slots of texts that are scored.
         of_texts = SlotShape(0, 0, _CROPS_A_TEXT, 0, 0, towers.max_prefix_length)
-        self._texts = _filled(towers.blocks, of_texts, 1, self._config) if self._config.listening else None
+        self._texts = _filled(towers.blocks, of_texts, 1, self._config)
         self.num_wide = self.num_waits = 0
         # Decoder and reader share this memory. Recorded steps use its addresses, so they are dropped with it.
         self._memory: CacheMemory | None = None
@@ -111,16 +111,18 @@ class StaticEngine(CachedEngine):
         # Steps and decoders refer to each other, so only the garbage collector frees them.
         gc.collect()
 
-    def _memory_for(self, tokens: torch.Tensor) -> CacheMemory:
-        """Return memory of all slots, and of the crops whose image tokens (U, T, D) are given, or more."""
-        if self._memory is None or self._memory.num_crops < len(tokens):
+    def _memory_for(self, tokens: torch.Tensor, shape: SlotShape) -> CacheMemory:
+        """Return memory of these slots and of the crops whose image tokens (U, T, D) are given, or of more."""
+        blocks, config = self.towers.blocks, self._config
+        size, memory = slot_elements(blocks, shape), self._memory
+        if memory is None or memory.num_crops < len(tokens) or memory.num_elements < size:
             self.free_memory()
-            blocks, config = self.towers.blocks, self._config
+            shapes = (shape, self.shape, self._texts) if config.listening else (shape, self.shape)
             most = min(config.cache_bytes // 2 // self.towers.image_bytes([tokens[0]]), self.crops_together)
-            size = max(slot_elements(blocks, shape) for shape in (self.shape, self._texts or self.shape))
-            self._memory = CacheMemory(blocks, size, max(len(tokens), most), tokens.shape[1])
-        record(CACHE_BYTES, self._memory.num_bytes)
-        return self._memory
+            size = max(slot_elements(blocks, each) for each in shapes)
+            memory = self._memory = CacheMemory(blocks, size, max(len(tokens), most), tokens.shape[1])
+        record(CACHE_BYTES, memory.num_bytes)
+        return memory
 
     def _decode(
         self,
@@ -134,7 +136,7 @@ class StaticEngine(CachedEngine):
         # Without a search for equal crops those of a set are one behind the other.
         parts = zip(crop_sets, of_sets, strict=True)
         tokens = torch.cat([encoded[image].tokens[crops[0] : crops[-1] + 1] for (image, _), crops in parts])
-        memory = self._memory_for(tokens)
+        memory = self._memory_for(tokens, self.shape)
         if self._decoder is None:
             self._decoder = StaticDecoder(
                 StaticTowers(self.towers.blocks, self.shape, memory),
@@ -176,9 +178,9 @@ class StaticEngine(CachedEngine):
         As `listener.TeacherForcing.read`.
         """
         tokens = torch.stack(tuple(encodings))
-        memory = self._memory_for(tokens)
+        memory = self._memory_for(tokens, self._texts)
         if self._reader is None:
-            towers = StaticTowers(self.towers.blocks, cast(SlotShape, self._texts), memory)
+            towers = StaticTowers(self.towers.blocks, self._texts, memory)
             self._reader = StaticReader(towers, self.vocabulary, self.special)
         return self._reader.read(texts, asked, tokens)
 

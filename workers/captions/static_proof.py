@@ -67,6 +67,9 @@ def fault_of_fixed_shapes(captions: CaptionsConfig, compute: ComputeConfig, *, i
     except Exception as error:
         if isinstance(error, ConfigError):
             raise
+        # The device may still be used: slots stand still, because a step is wrong.
+        if isinstance(error, BrokenDeviceError):
+            return str(error)
         if is_broken_device(error):
             raise BrokenDeviceError(row_kernels.in_one_line(error)) from error
         return row_kernels.in_one_line(error)

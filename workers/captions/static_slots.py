@@ -14,6 +14,7 @@ from functools import partial
 import numpy as np
 import torch
 
+from pseudoris.primitives.errors import BrokenDeviceError
 from pseudoris.workers.captions.decoding_rules import Ints
 from pseudoris.workers.captions.static_towers import SlotShape
 from pseudoris.workers.captions.vocabulary_logits import score_dtype
@@ -22,6 +23,8 @@ from pseudoris.workers.device import to_device, to_host
 # After this many steps slots are filled anew. A row waits for half of them on average when it has ended.
 STEPS_A_REFILL = 4
 
+# A row of 77 tokens that is decided over the whole vocabulary at every fourth refill ends before so many.
+_MOST_IDLE_REFILLS = 4 * 77
 # The host lets at least so many refills pass before it looks again.
 _LEAST_AHEAD = 2
 
@@ -162,8 +165,14 @@ def run_slots(step: Callable[[], None], refill: Callable[[], None], *slots: RowS
 
     The host looks seldom whether all has ended, because each look makes it wait for the GPU: first after `least` steps,
     which all takes at least, then as late as those before let it expect.
+
+    Raises:
+        BrokenDeviceError: Nothing enters and nothing ends though every slot has had its turns: a card gives what it was
+            not asked.
     """
     refill()
+    seen: tuple[int, ...] = ()
+    patience = 0
     done, ahead = 0, max(-(-least // STEPS_A_REFILL), _LEAST_AHEAD)
     while True:
         for _ in range(ahead):
@@ -171,9 +180,13 @@ def run_slots(step: Callable[[], None], refill: Callable[[], None], *slots: RowS
                 step()
             refill()
         done += ahead
-        progress = [torch.cat((each.queue.head, each.queue.length, each.is_open.any()[None].long())) for each in slots]
-        heads, lengths, is_open = np.stack(to_host(*progress)).T
-        if not is_open.any():
+        progress = [torch.cat((each.queue.head, each.queue.length, each.is_open.sum()[None])) for each in slots]
+        heads, lengths, num_open = np.stack(to_host(*progress)).T
+        if not num_open.any():
             return done * STEPS_A_REFILL
+        now = (*heads.tolist(), *num_open.tolist())
+        patience, seen = (patience - ahead, seen) if now == seen else (_MOST_IDLE_REFILLS, now)
+        if patience < 0:
+            raise BrokenDeviceError("no row of captions ends in fixed shapes")
         share = float((heads[lengths > 0] / lengths[lengths > 0]).min())
         ahead = max(_LEAST_AHEAD, int(done * (1 / share - 1) * 7 / 8))

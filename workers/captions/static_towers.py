@@ -64,7 +64,8 @@ class CacheMemory:
     def __init__(self, blocks: CocaBlocks, num_elements: int, num_crops: int, num_image_tokens: int) -> None:
         """Allocate memory of slots, and that of so many crops."""
         like, heads = blocks.like, blocks.layers[0].num_heads
-        self._slots, self.num_crops = like.new_empty(num_elements), num_crops
+        self._slots = like.new_empty(num_elements)
+        self.num_elements, self.num_crops = num_elements, num_crops
         # (layers, 2, crops, heads, image tokens, head width), keys first.
         self.image = like.new_empty(len(blocks.layers), 2, num_crops, heads, num_image_tokens, blocks.width // heads)
         self.recordings: Any = torch.cuda.graph_pool_handle() if like.device.type == "cuda" else None

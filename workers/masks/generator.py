@@ -107,8 +107,8 @@ class MaskGenerator:
         self._sam = model if isinstance(model, PromptableSam) and model.fused else None
         if self._sam is not None:
             num_points = sum(4**layer * len(grid) for layer, grid in enumerate(self._grids))
-            held = min(_HELD_BYTES, config.points_per_batch * _HELD_A_POINT)
-            self.images_together = min(max(held // (num_points * self._sam.bytes_a_point), 1), _MOST_IMAGES)
+            held = _held_points(self._sam, config)
+            self.images_together = min(max(held // num_points, 1), _MOST_IMAGES)
 
     @torch.inference_mode()
     def together(self, images: Sequence[NDArray[np.uint8]]) -> list[Proposals]:
@@ -283,13 +283,17 @@ class SamProposer:
 _BATCH_BYTES, _BATCH_A_POINT = 2 * 2**30, 32 * 2**20
 
 
+def _held_points(model: PromptableSam, config: MasksConfig) -> int:
+    return min(_HELD_BYTES, config.points_per_batch * _HELD_A_POINT) // model.bytes_a_point
+
+
 class MaskBatch:
     """What SAM answers to the points on the crops of several images at once, for a GPU.
 
     The CPU waits for it three times, whatever the images hold: it reads what SAM predicts of all masks, then areas and
     boxes of those above the threshold, and last the few masks that survive the rules of the generator. Until then masks
-    stay on the GPU, as SAM's low-resolution logits. Of an image with many crops it reads predictions more often: what
-    their prompts made of them is held until then, and only as much of it as `_HELD_BYTES`.
+    stay on the GPU, as SAM's low-resolution logits. What prompts made of images is held until predictions are read, so
+    where memory is short, or an image has many crops, they are read more often.
     """
 
     def __init__(
@@ -306,35 +310,38 @@ class MaskBatch:
         pixels = [np.ascontiguousarray(image[y0:y1, x0:x1]) for image, (x0, y0, x1, y1), _ in self._places]
         self._encoded = list(model.encode(pixels))
         # Of each crop, the logits (K, h, w) and predicted IoU (K,) of the masks above the threshold.
-        self._low: list[torch.Tensor] = []
-        self._predicted_iou: list[torch.Tensor] = []
-        most_points = _HELD_BYTES // model.bytes_a_point
-        held: list[list[Answers]] = []
-        num_points = 0
-        for crop, (*_, layer) in zip(self._encoded, self._places, strict=True):
-            if held and num_points + len(grids[layer]) > most_points:
-                self._keep(held)
-                num_points = 0
-            held.append(model.ask(crop, grids[layer], config.points_per_batch))
-            num_points += len(grids[layer])
-        self._keep(held)
+        found = [(list[torch.Tensor](), list[NDArray[np.float32]]()) for _ in self._places]
+        held: list[tuple[int, Answers]] = []
+        num_points, most_points = 0, _held_points(model, config)
+        for number, (crop, (*_, layer)) in enumerate(zip(self._encoded, self._places, strict=True)):
+            for answers in model.ask(crop, grids[layer], config.points_per_batch):
+                if held and num_points + len(answers.predicted_iou) > most_points:
+                    self._keep(held, found)
+                    num_points = 0
+                held.append((number, answers))
+                num_points += len(answers.predicted_iou)
+                del answers
+        self._keep(held, found)
+        self._low = [torch.cat(logits) for logits, _ in found]
+        self._predicted_iou = [torch.from_numpy(np.concatenate(predicted)) for _, predicted in found]
         ends = np.cumsum([0, *map(len, self._low)])
         self._rows = [np.arange(start, end) for start, end in pairwise(ends.tolist())]
         self._num_changes: dict[int, int] = {}
 
-    def _keep(self, held: list[list[Answers]]) -> None:
-        """Make the masks of some crops whose predicted IoU is above the threshold, and empty the list."""
-        predicted = iter(to_host(*[answers.predicted_iou for of_crop in held for answers in of_crop]))
+    def _keep(
+        self,
+        held: list[tuple[int, Answers]],
+        found: Sequence[tuple[list[torch.Tensor], list[NDArray[np.float32]]]],
+    ) -> None:
+        """Make the masks whose predicted IoU is above the threshold, by the number of their crop; empty `held`."""
         least = self._config.pred_iou_thresh
-        while held:
-            logits, predicted_iou = list[torch.Tensor](), []
-            for answers in held.pop(0):
-                iou = next(predicted)
-                kept = iou > least if least > 0 else np.ones_like(iou, dtype=np.bool_)
-                logits += self._model.masks(answers, kept)
-                predicted_iou.append(iou[kept])
-            self._low.append(torch.cat(logits))
-            self._predicted_iou.append(torch.from_numpy(np.concatenate(predicted_iou)))
+        predicted = to_host(*[answers.predicted_iou for _, answers in held])
+        for iou in predicted:
+            number, answers = held.pop(0)
+            kept = iou > least if least > 0 else np.ones_like(iou, dtype=np.bool_)
+            logits, of_crop = found[number]
+            logits += self._model.masks(answers, kept)
+            of_crop.append(iou[kept])
 
     def measured(self) -> list[MaskCandidates]:
         """Return the masks of each crop that are stable enough, in host memory; none is empty."""

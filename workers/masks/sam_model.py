@@ -247,14 +247,14 @@ class PromptableSam:
         """Return three masks per point; those below the threshold are never upscaled."""
         return self._decode(shared, points_xy, min_predicted_iou=min_predicted_iou)
 
-    def ask(self, crop: EncodedCrop, grid: PointGrid, points_per_batch: int) -> list[Answers]:
-        """Return what a GPU predicts of all masks of the points of a crop's grid, before it makes them, in passes.
+    def ask(self, crop: EncodedCrop, grid: PointGrid, points_per_batch: int) -> Iterator[Answers]:
+        """Yield what a GPU predicts of all masks of the points of a crop's grid, before it makes them, in passes.
 
         A pass has the points of one crop, so no row depends on what other crops are asked. Nothing waits for the GPU.
         """
         shared, points = self.share(crop), to_device(to_input_frame(grid, crop), crop.embedding.device)
-        passes = torch.split(points, PROMPTS_A_POINT * points_per_batch)
-        return [answers for some in passes for answers in self._decode.ask(shared, some)]
+        for some in torch.split(points, PROMPTS_A_POINT * points_per_batch):
+            yield from self._decode.ask(shared, some)
 
     def masks(self, answers: Answers, kept: NDArray[np.bool_]) -> Iterator[torch.Tensor]:
         """Yield the low-resolution logits (K, 4h, 4w) of the masks that are `kept`, (P, 3) bool, in parts.
