@@ -137,6 +137,23 @@ def test_a_replay_of_another_shape_is_found_by_the_short_proof(config):
     assert found == "no row of captions ends in fixed shapes"
 
 
+class ReplayOfOtherBits(PretendedGraph):
+    """A graph whose sums of log-probabilities are a little off."""
+
+    def replay(self):
+        super().replay()
+        for function, (total, *_), *_ in self._calls:
+            if function.__name__ == "add_" and total.dtype == torch.float64:
+                total.add_(1e-9)
+
+
+@pytest.mark.slow
+def test_a_replay_of_other_bits_is_found_by_the_short_proof(config):
+    with pretended_gpu(), mock.patch.object(torch.cuda, "CUDAGraph", ReplayOfOtherBits):
+        found = fault_of_fixed_shapes(config.captions, config.compute, is_short=True)
+    assert found == "a step gives other bits where it is recorded than where it is launched"
+
+
 @pytest.mark.slow
 def test_a_row_that_depends_on_its_neighbour_is_found_below_the_tolerance_of_kernels(config, put):
     def leaking(x, addend, weight, bias, eps):
