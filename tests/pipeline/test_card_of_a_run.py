@@ -18,6 +18,7 @@ from pseudoris.schemas.config_layers import load_config
 from pseudoris.store.runs.header import require_header
 from pseudoris.store.runs.lock import RunLock
 from pseudoris.store.runs.planned_run import plan_run
+from pseudoris.workers.captions import static_proof
 from pseudoris.workers.device import compute_dtype
 from tests.builders.images import png
 from tests.builders.seals import forge_header
@@ -42,6 +43,7 @@ def session(monkeypatch, tmp_path):
     monkeypatch.setattr(identity, "on_model_node", lambda config, measure: measure())
     monkeypatch.setattr(identity, "joins_cluster", lambda address: False)
     monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    monkeypatch.setattr(static_proof, "fault_of_fixed_shapes", lambda *_, is_short: "")
 
     def planned(card, *words, is_committed=True):
         name, gib, capability = card

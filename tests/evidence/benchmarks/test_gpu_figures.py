@@ -30,8 +30,9 @@ from tests.oracles.pretended_gpu import pretended_gpu
 # Of an image, of 16 scenes of three masks in bfloat16: what a change must not raise. The prover decodes once more. Of
 # four images masks are counted, so captions decode the other twelve. Of an image there are five crops.
 MOST = {
-    "masks": {"kernels": 1_980, "reads": 3 / 4, "copies": 27, "decodes": 1},
-    "captions × 8": {"kernels": 1_450, "launches": 170, "reads": 1, "copies": 26, "decodes": 12 / 16},
+    "masks": {"kernels": 2_050, "reads": 3 / 4, "copies": 27, "decodes": 1},
+    # Small images wait for slots of searches; steps of so few rows are many small kernels, in few launches.
+    "captions × 8": {"kernels": 3_500, "launches": 170, "reads": 1, "copies": 26, "decodes": 12 / 16},
     "filter": {"kernels": 120, "reads": 2 / 16, "copies": 23, "decodes": 0},
 }
 NODES = torch.arange(32) % 9
@@ -178,7 +179,7 @@ BOUNDS = {
     "captions, a batch": 8,
     "captions, all else of the images": 0,
     "captions, a step of the tree with wide kept sets": 3,
-    "listener, an image": 2,
+    "listener, an image": 3,
     "filter, a shard": 2,
     "PPT, a step of the trainer": 6,
 }
