@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
-from contextlib import suppress
 from itertools import islice
 from typing import TYPE_CHECKING, Annotated
 
@@ -19,7 +18,7 @@ from pseudoris.cli.options import option
 from pseudoris.cli.progress import INTERRUPTED, bar, resumable, run_progress
 from pseudoris.cli.summaries import plan_view, summary_view
 from pseudoris.files.location import RunLocation
-from pseudoris.pipeline.run_contract import RunOptions, asked_preset, card_config
+from pseudoris.pipeline.run_contract import RunOptions, asked_preset
 from pseudoris.primitives.errors import ConfigError
 from pseudoris.primitives.untrusted import without_secrets
 from pseudoris.schemas.config_layers import load_config
@@ -188,8 +187,6 @@ def estimate(
         console.echo_json({**dataclasses.asdict(found), "source": without_secrets(found.source)})
     else:
         console.stdout.print(estimate_view(found))
-        with suppress(ConfigError):
-            console.stdout.print("", card_config(config, found.card_bytes), sep="\n", soft_wrap=True)
 
 
 def estimate_view(found: RunEstimate) -> RenderableType:

@@ -26,11 +26,12 @@ from pseudoris.cli.console import stdout
 from pseudoris.cli.formats import columns_table, format_bytes
 from pseudoris.cli.options import argument, option
 from pseudoris.files.location import RunLocation
-from pseudoris.pipeline.run_contract import RunOptions, asked_preset, card_config, check_options
+from pseudoris.pipeline.run_contract import RunOptions, asked_preset, check_options
 from pseudoris.primitives.errors import ConfigError, PseudorisError
 from pseudoris.primitives.machine_limits import SHARED, check_limits
 from pseudoris.primitives.untrusted import printable
 from pseudoris.primitives.uris import writable
+from pseudoris.schemas.card_settings import choices_of_card, decoder_choices
 from pseudoris.schemas.config import PriorConfig, RunConfig
 from pseudoris.schemas.config_layers import load_config
 from pseudoris.store.exclusion_rules import key_path
@@ -80,7 +81,7 @@ def doctor(
     card_memory: Annotated[
         float | None,
         option(
-            "Print what a GPU of this memory should set over the preset, for --config; nothing is checked.",
+            "Print what `auto` is on a GPU of this memory; nothing is checked.",
             metavar="GIB",
             min=1,
             max=999,
@@ -100,7 +101,9 @@ def doctor(
     if card_memory is not None and (source or out):
         raise typer.BadParameter("it checks nothing: leave out SOURCE and OUT", param_hint="--card-memory")
     if card_memory is not None:
-        stdout.print(card_config(config, int(card_memory * 2**30)), end="", soft_wrap=True)
+        card = config.with_chosen(choices_of_card(card_memory * 2**30, has_bfloat16=True))
+        found = card.with_chosen(decoder_choices("static")).decided(config)
+        stdout.print(found.replace(", ", "\n") or f"{config.preset} leaves nothing to the card", soft_wrap=True)
         return
     title = f"doctor, preset {config.preset}{'' if named else ', as none is named. annotate asks for one'}"
     checks = list(run_checks(config, source=source, out=out))
@@ -112,10 +115,6 @@ def doctor(
             # The remedy is printed below the table, because columns would break its commands and urls.
             rest = check.detail.removeprefix(check.summary).removeprefix(". ")
             stdout.print("", Text.assemble((check.name, "bold"), "  ", printable(rest)), sep="\n", soft_wrap=True)
-    if config.compute.device == "cuda" and any(check.name == "device" and check.is_ok for check in checks):
-        from pseudoris.workers.stages import card_bytes
-
-        stdout.print("", _attempt("", lambda: card_config(config, card_bytes())).detail, sep="\n", soft_wrap=True)
     if not all(check.is_ok for check in checks):
         raise typer.Exit(1)
 
@@ -185,7 +184,7 @@ def _device(config: RunConfig) -> str:
         return "none: the engines compute without torch"
     import torch
 
-    from pseudoris.workers.stages import device_kind
+    from pseudoris.workers.stages import decided_here, device_kind
 
     kind = device_kind(config.compute)
     if config.compute.device == "cpu":
@@ -205,18 +204,21 @@ def _device(config: RunConfig) -> str:
 
     version, why = triton_version()
     attention = f"plain torch, slower than Triton's kernels ({why})" if why else f"Triton {version}"
-    return f"{kind}, {format_bytes(free)} of {format_bytes(total)} free, attention by {attention}"
+    by_card = decided_here(config)[0].decided(config) or "nothing"
+    return (
+        f"{kind}, {format_bytes(free)} of {format_bytes(total)} free, attention by {attention}. By the card: {by_card}"
+    )
 
 
 def _decoder(config: RunConfig) -> str:
     import torch
 
-    from pseudoris.workers.captions.decoder_choice import chosen_decoder
+    from pseudoris.workers.stages import gpu_decoder
 
-    if config.captions.decoder == "auto" and not torch.cuda.is_available():
-        return "auto (by the GPU of the cluster)"
-    choice = chosen_decoder(config.captions, config.compute)
-    return ": ".join(filter(None, (choice.name, choice.why)))
+    name = config.captions.decoder
+    if config.compute.device != "cuda" or not torch.cuda.is_available():
+        return "auto (by the GPU of the cluster)" if name == "auto" else name
+    return ": ".join(filter(None, gpu_decoder(config, is_proven=True)))
 
 
 def _memory() -> str:
@@ -279,13 +281,12 @@ def _output(source: str | None, out: str, config: RunConfig) -> str:
     gives_way = header is not None and may_give_way(location, header, ())
     if header is not None and not gives_way:
         from pseudoris.pipeline.cluster import joins_cluster
-        from pseudoris.workers.stages import with_decoder
 
         # Other lines of the report check weights and device. Nodes of a cluster have packages of their own.
         was = header.identity.versions
         here = {} if joins_cluster(config.placement.address) else package_versions(n for n in was if " " not in was[n])
         versions = was | {name: now for name, now in here.items() if "absent" not in (now, was[name])}
-        method = with_decoder(header.config.captions.decoder, config).method()
+        method = config.with_chosen(header.config.model_dump()).method()
         now = header.identity.model_copy(update={"method": method, "versions": versions})
         check_identity(header, now, preset=config.preset, allow_mixed=config.placement.allow_mixed)
     folder = Path(location.root)

@@ -96,6 +96,8 @@ def plan_view(plan: DryRun) -> RenderableType:
     table.add_row("device", plan.device_kind)
     if plan.decoder:
         table.add_row("captions by", plan.decoder)
+    if plan.by_card:
+        table.add_row("by the card", plan.by_card)
     for stage, (uri, digest) in plan.weights.items():
         table.add_row(f"weights: {stage}", f"{uri}  sha256 {digest[:12]}…")
     table.add_row("estimated output", f"{formats.format_bytes(plan.output_bytes)} ({plan.output_basis})")

@@ -117,8 +117,9 @@ def _begin(plan: RunPlan, lock: RunLock, on_event: OnEvent) -> _Begun:
     on_event(Step("listing and planning"))
     location, options = plan.location, plan.options
     planned = plan_run(location, replace(plan.request(), lock=lock), plan.parent or plan.items)
-    slower = [f"Captions: {plan.slower_decoder}"] if plan.slower_decoder else []
-    for text in (*planned.notices, *plan.source.left_out.notices(), *slower):
+    told = {"By the card": plan.by_card, "Captions": plan.slower_decoder}
+    of_card = [f"{name}: {text}" for name, text in told.items() if text]
+    for text in (*planned.notices, *plan.source.left_out.notices(), *of_card):
         on_event(Notice(text))
     trim_memory()
     events = _MeteredEvents(Meter(location.root), options.reasons, on_event)
@@ -197,4 +198,5 @@ def dry_run(source: str, out: str, config: RunConfig, *, options: RunOptions | N
         num_excluded=excluded.total,
         left_out=(*(excluded.notices() if plan.header is None else ()), *listing.left_out.notices()),
         decoder=": ".join(filter(None, (identity.versions.get(DECODER), plan.slower_decoder))),
+        by_card=plan.by_card,
     )

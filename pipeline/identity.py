@@ -28,9 +28,9 @@ from pseudoris.workers.stages import (
     STAGE_FILTER,
     STAGES,
     StageKind,
+    decided_here,
     device_kind,
     device_versions,
-    gpu_decoder,
     stages_named,
     with_check,
 )
@@ -80,9 +80,14 @@ def unfetched(config: RunConfig, stored: Collection[str]) -> list[str]:
     return [stage.name for stage, is_missing in zip(stages, found, strict=True) if is_missing]
 
 
-def identity_on_cluster(config: RunConfig, stored: Mapping[str, str] | None = None) -> tuple[Identity, str]:
-    """Return the identity, measured on a node for the first model pool, and the sentence of `gpu_decoder` there."""
-    return on_model_node(config, lambda: (measure_identity(config, stored=stored), gpu_decoder(config)[1]))
+def identity_on_cluster(config: RunConfig, stored: Mapping[str, str] | None = None) -> tuple[Identity, RunConfig, str]:
+    """Return the identity, measured on a node for the first model pool, and what `decided_here` says there."""
+
+    def measure() -> tuple[Identity, RunConfig, str]:
+        decided, slower = decided_here(config)
+        return measure_identity(decided, stored=stored), decided, slower
+
+    return on_model_node(config, measure)
 
 
 def on_model_node(config: RunConfig, measure: Callable[[], T]) -> T:

@@ -22,6 +22,7 @@ from pseudoris.pipeline.shard_tasks import Job
 from pseudoris.pipeline.stored_masks import StoredMasks, masks_parent, with_masks_of
 from pseudoris.primitives.errors import ConfigError
 from pseudoris.primitives.uris import writable
+from pseudoris.schemas.card_settings import AUTO
 from pseudoris.schemas.config import RunConfig, WeightsConfig
 from pseudoris.schemas.run_records import Identity, RunHeader
 from pseudoris.store.runs.extension import ExtensionTally, new_entries
@@ -35,7 +36,7 @@ from pseudoris.store.runs.receipts import Totals
 from pseudoris.store.runs.stored_exclusions import ExcludedItems, check_exclusions
 from pseudoris.store.sources import Source, SourceItem, open_source
 from pseudoris.store.tables.judged_expressions import check_scored
-from pseudoris.workers.stages import DECODER, STAGE_PROPOSE, STAGES, with_check, with_decoder
+from pseudoris.workers.stages import DECODER, STAGE_PROPOSE, STAGES, with_check
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +56,7 @@ class RunPlan:
         may_grow: Whether nodes may join the cluster.
         has_ray: Whether this process is connected to Ray.
         slower_decoder: Why `captions.decoder=auto` takes the slower one on the GPU, a sentence; empty before `placed`.
+        by_card: What a new run takes from the card, `RunConfig.decided`; empty before `placed`.
     """
 
     source: Source
@@ -69,6 +71,7 @@ class RunPlan:
     may_grow: bool = False
     has_ray: bool = False
     slower_decoder: str = ""
+    by_card: str = ""
 
     @property
     def needs_ray(self) -> bool:
@@ -90,16 +93,18 @@ class RunPlan:
             actors = plan_actors(node_resources() if with_ray else [lone_node()], self.config)
             on_event(Step("checking the device"))
             # Missing weights on a node are reported before the listing, which may take an hour.
-            identity, slower = (self.identity, "") if self.identity else self._identity_on_cluster()
-            yield replace(
-                self, identity=identity, slower_decoder=slower, actors=actors, may_grow=may_grow, has_ray=with_ray
-            )
+            plan = self if self.identity else self._measured_on_cluster()
+            yield replace(plan, actors=actors, may_grow=may_grow, has_ray=with_ray)
 
-    def _identity_on_cluster(self) -> tuple[Identity, str]:
-        held = None if self.header is None else self.header.identity.versions.get(DECODER)
-        identity, slower = identity_on_cluster(with_decoder(held, self.config), self.stored)
-        # What `auto` chose as the run began stands among its versions, and is no setting of it.
-        return identity.model_copy(update={"method": self.config.method()}), slower
+    def _measured_on_cluster(self) -> RunPlan:
+        asked = _with_decoder_of(None if self.header is None else self.header.identity, self.config)
+        identity, decided, slower = identity_on_cluster(asked, self.stored)
+        # The decoder that `auto` chose as the run began stands among its versions, and is no setting of it.
+        captions = decided.captions.model_copy(update={"decoder": self.config.captions.decoder})
+        config = decided.model_copy(update={"captions": captions})
+        identity = identity.model_copy(update={"method": config.method()})
+        by_card = config.decided(self.config)
+        return replace(self, config=config, identity=identity, slower_decoder=slower, by_card=by_card)
 
     def items(self) -> Iterator[SourceItem]:
         """Yield the images of SOURCE in the order of their keys; tasks index them if there is Ray."""
@@ -120,7 +125,7 @@ class RunPlan:
         """
         nodes, header = node_resources(), planned.header
         config = with_readers(nodes, self.config, self.actors, header, may_grow=self.may_grow)
-        config = with_decoder(None if self.identity is None else self.identity.versions.get(DECODER), config)
+        config = _with_decoder_of(self.identity, config)
         check_object_store(nodes, config, self.actors, header.max_shard_bytes)
         masks = None if self.parent is None else StoredMasks.pinned(self.parent, planned.parent)
         job = Job(self.source.name, self.location, header, config, may_grow=self.may_grow, masks=masks)
@@ -202,11 +207,15 @@ def opened(source: str, out: str, config: RunConfig, options: RunOptions, on_eve
     location = RunLocation.open(writable(out), config.source.endpoint_url, config.placement.storage)
     on_event(Step("opening SOURCE and OUT"))
     header = check_options(location, options, is_repair=config.placement.repair)
+    is_old = options.is_extension or options.is_retry or config.placement.repair
+    gives_way = header is not None and not is_old and may_give_way(location, header, options.exclusions)
+    # What was `auto` as a run began is what it has, whatever it would be on this card. One without results that was
+    # begun on another card gives way.
+    held = None if header is None or gives_way else header.config.model_dump()
     try:
-        return _opened(source, location, config, options, header, on_event)
+        return _opened(source, location, config.with_chosen(held or {}), options, header, on_event)
     except ConfigError:
-        is_old = options.is_extension or options.is_retry or config.placement.repair
-        if header is None or is_old or not may_give_way(location, header, options.exclusions):
+        if not gives_way:
             raise
     return _opened(source, location, config, options, None, on_event)
 
@@ -220,10 +229,8 @@ def _opened(
     if header is None:
         refuse_unexpected_files(out)
         refuse_queries(config, source)
-    else:
-        config = with_decoder(header.config.captions.decoder, config)
-        if not options.is_extension:
-            source = planned_source(header, source)
+    elif not options.is_extension:
+        source = planned_source(header, source)
     recorded, limits = None if header is None else header.source, config.placement.storage
     listing = open_source(source, config.source, exclude=out.root, limits=limits, recorded=recorded)
     on_event(Step("checking weights and packages"))
@@ -234,6 +241,13 @@ def _opened(
         listing.check_not_empty()
     stored = {} if parent is None else {STAGE_PROPOSE: parent.header.identity.weights[STAGE_PROPOSE]}
     return RunPlan(listing, out, config, options, header, parent, stored).measured()
+
+
+def _with_decoder_of(identity: Identity | None, config: RunConfig) -> RunConfig:
+    """Return the config with the decoder of a run; with --allow-mixed each card chooses in place of fixed shapes."""
+    held = AUTO if identity is None else identity.versions.get(DECODER, AUTO)
+    may_choose = held == "static" and config.placement.allow_mixed
+    return config.with_chosen({"captions": {"decoder": AUTO if may_choose else held}})
 
 
 def _weights(config: RunConfig) -> list[WeightsConfig]:

@@ -18,7 +18,6 @@ from typing import Final
 from pseudoris.files.location import RunLocation
 from pseudoris.pipeline.cluster import node_resources
 from pseudoris.pipeline.executor import run_shards
-from pseudoris.pipeline.identity import on_model_node
 from pseudoris.pipeline.run_contract import RunOptions
 from pseudoris.pipeline.run_plan import opened
 from pseudoris.pipeline.shard_tasks import Job
@@ -37,7 +36,7 @@ from pseudoris.store.runs.stored_exclusions import ExcludedItems
 from pseudoris.store.sessions.thread_executor import OnProgress
 from pseudoris.store.sources import SourceItem
 from pseudoris.store.tables.shard_tables import table_bytes
-from pseudoris.workers.stages import STAGE_CAPTION, STAGE_FILTER, STAGE_PROPOSE, card_bytes
+from pseudoris.workers.stages import STAGE_CAPTION, STAGE_FILTER, STAGE_PROPOSE
 
 # The sample has this many shards. They are enough to resample and to fill a small cluster, and each fills batches.
 NUM_SHARDS: Final = 16
@@ -103,7 +102,6 @@ def estimate(
                 f"the cluster has {num_nodes} nodes, and the others cannot read this node's temporary folder: use "
                 "--scratch to name a folder or bucket that all nodes can reach. Other files in it are not changed"
             )
-        card = on_model_node(config, card_bytes) if config.compute.device == "cuda" else 0
         excluded = ExcludedItems(exclusions)
         sample, tally = draw_sample(excluded.kept(plan.items()), config, size=size, seed=config.compute.seed)
         excluded.check_left(len(sample))
@@ -116,7 +114,7 @@ def estimate(
         load_s, receipts = _run(small.job(planned, {}), plan.actors, on_progress)
     figures = summarise(tally, receipts, config, actors=plan.actors, num_gpus=num_gpus)
     figures = replace(figures, source=plan.source.name, load_s=load_s, num_excluded=excluded.total)
-    return replace(figures, device_kind=planned.header.identity.device_kind, card_bytes=card)
+    return replace(figures, device_kind=planned.header.identity.device_kind)
 
 
 def _run(job: Job, actors: Mapping[str, int], on_progress: OnProgress) -> tuple[float, list[Receipt]]:
@@ -160,7 +158,6 @@ class RunEstimate:
     Attributes:
         source: SOURCE, a local one as an absolute path.
         device_kind: The device that computed.
-        card_bytes: Memory of the GPU that computed; 0 if it was none.
         load_s: Seconds from the start of the graph to the first commit, minus the seconds of that shard's stages:
             processes, weights, compilation. Paid once per actor; not included in the other figures.
         num_excluded: Listed images that exclusions by name leave out; `num_images` does not count them.
@@ -183,7 +180,6 @@ class RunEstimate:
 
     source: str = ""
     device_kind: str = ""
-    card_bytes: int = 0
     load_s: float = 0.0
     num_excluded: int = 0
     num_images: int

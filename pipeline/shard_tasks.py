@@ -236,7 +236,9 @@ def _read(job: Job, shard: int) -> Shard:
     if job.masks is not None:
         shard_read = job.masks.onto(shard_read)
     if work.receipt is not None:
-        degraded = {name: int(str(value)) for name, value in work.receipt.degraded.items()}
+        degraded = {
+            name: value if isinstance(value, str) else int(str(value)) for name, value in work.receipt.degraded.items()
+        }
         shard_read = replace(as_quarantined(job.location, shard_read, work.receipt), degraded=degraded)
     return replace(shard_read, planned_ids=tuple(entry.image_id for entry in work.planned))
 

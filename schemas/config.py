@@ -18,6 +18,7 @@ from pydantic import AfterValidator, Field, JsonValue, ValidationInfo, field_val
 from pseudoris.primitives.head_nouns import NounRule
 from pseudoris.primitives.untrusted import EXTENSIONS, HEIF_EXTENSIONS, HEIF_PLUGIN
 from pseudoris.primitives.uris import RECORDED, secrets_in, values_in
+from pseudoris.schemas.card_settings import AUTO, AUTO_SECTIONS, Choices
 from pseudoris.schemas.fitted import FittedConfig, FittedValues
 from pseudoris.schemas.frozen import FrozenModel, NonNegative
 from pseudoris.schemas.keep_rule import KeepCondition, LoneMasks
@@ -171,14 +172,14 @@ class ComputeConfig(FrozenModel):
     # none: engines of your own that compute without torch, such as clients of a service. Their processes then neither
     # load torch nor depend on the kind of CPU.
     device: Literal["cpu", "cuda", "none"] = "cuda"
-    # The type of numbers that models compute in. On a GPU, bfloat16 is fast; it rounds, so most masks and one caption
-    # in ten have other bits (measured with 0.5.0). SAM's upscaling computes in bfloat16 there too: on a CPU, masks of
-    # trained `tiny` have a mean IoU of 0.9985 with those that float32 upscales (119 of 24 scenes on both sides, none
-    # below 0.96), and their stability differs by at most 0.006. CoCa's projection to the vocabulary multiplies in it
-    # and sums in float32: 1,564 captions of 12 scenes, 406 kept, are the same in another order of the sums, their
-    # log-probabilities to 1e-5. `base` and `paper` ship float32, in which an H200's operations end at 2.1 and 0.85
+    # The type of numbers that models compute in. auto: bfloat16 on a GPU of sm_80 or later, float32 on an older one and
+    # without a GPU (with captions.engine=vlm bfloat16). Half precision rounds: on a CPU, trained `tiny` in bfloat16
+    # has 2,076 of 2,112 captions and 241 of 244 kept expressions as in float32, and masks of a mean IoU of 0.997; in
+    # float16 2,108, 244 and 0.9996 (docs/records/performance.md). SAM's upscaling computes in it on a GPU alone: masks
+    # of `tiny` have a mean IoU of 0.9985 with those that float32 upscales. CoCa's projection to the vocabulary
+    # multiplies in it and sums in float32. In float32 an H200's operations end at 2.1 (`base`) and 0.85 (`paper`)
     # images/s, against 13 and 8 in bfloat16 (modelled).
-    precision: Literal["float32", "bfloat16", "float16"] = "float32"
+    precision: Literal["auto", "float32", "bfloat16", "float16"] = "float32"
     # Each process with models has this many CPU threads. The number is part of the identity, as it may change rounding.
     threads: int = Field(default=1, ge=1, le=1_024)
     # torch.compile for the towers of images, in passes of fixed shapes. Each actor then takes minutes to start, which
@@ -294,6 +295,34 @@ class RunConfig(FrozenModel):
             if isinstance(plugins, list | tuple) and HEIF_PLUGIN in plugins:
                 return {**tree, "source": {**source, "extensions": (*EXTENSIONS, *HEIF_EXTENSIONS)}}
         return tree
+
+    @model_validator(mode="wrap")
+    @classmethod
+    def _waits_for_a_card_alone(cls, tree: Any, validate: Any) -> Self:
+        config: Self = validate(tree)
+        return config if config.compute.device == "cuda" else config.without_card()
+
+    def without_card(self) -> Self:
+        """Return the tree with the defaults, those of 0.6.0, where it says `auto`: no card decides."""
+        fields = {name: type(getattr(self, name)).model_fields for name in AUTO_SECTIONS}
+        defaults = {name: {key: field.default for key, field in found.items()} for name, found in fields.items()}
+        if self.captions.engine == "vlm":
+            defaults["compute"]["precision"] = "bfloat16"
+        return self.with_chosen(defaults)
+
+    def with_chosen(self, choices: Choices) -> Self:
+        """Return the tree with `choices` where it says `auto`; what they do not name stays as it is."""
+        sections = {name: getattr(self, name) for name in AUTO_SECTIONS}
+        for name, section in sections.items():
+            found = {key: choices.get(name, {}).get(key, AUTO) for key, value in section if value == AUTO}
+            sections[name] = section.model_copy(update=found)
+        return self.model_copy(update=sections)
+
+    def decided(self, before: RunConfig) -> str:
+        """Return `KEY=VALUE, …` of what is `auto` in `before` and decided here, but for the decoder, told apart."""
+        pairs = ((name, *each) for name in AUTO_SECTIONS for each in getattr(before, name))
+        keys = [(name, key) for name, key, value in pairs if value == AUTO and key != "decoder"]
+        return ", ".join(f"{name}.{key}={getattr(getattr(self, name), key)}" for name, key in keys)
 
     def model_pools(self) -> dict[str, PoolConfig]:
         """Return the pools that hold models in the placement's mode, by their names in the config."""

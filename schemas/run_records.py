@@ -25,6 +25,8 @@ PLAN_FOLDER: Final = "_plan"
 RECEIPTS_FOLDER: Final = "_receipts"
 MANIFEST_FOLDER: Final = "_manifest"
 HEADER_NAME: Final = "_run.json"
+# What settings of the method mean that it leaves out; all others are absent.
+_LEFT_OUT: Final = {"method.captions.decoder": "auto"}
 
 Origin = Literal["annotate", "refilter", "import", "ppt"]
 _Section = dict[str, JsonValue] | None
@@ -79,7 +81,7 @@ class Identity(FrozenModel):
 
     def differences(self, other: Identity) -> list[str]:
         """Return one line for each field that differs, `compute.seed: 0 in the run, 1 now`; empty if equal."""
-        mine, theirs = _flat(self.model_dump(mode="json")), _flat(other.model_dump(mode="json"))
+        mine, theirs = (_LEFT_OUT | _flat(each.model_dump(mode="json")) for each in (self, other))
         keys = [key for key in sorted(mine.keys() | theirs.keys()) if mine.get(key) != theirs.get(key)]
         before, now = ([masked(each.get(key, "absent"), NO_FIELDS, key) for key in keys] for each in (mine, theirs))
         names = [key.removeprefix("method.") for key in keys]

@@ -244,7 +244,8 @@ class Shard:
         images: In plan order; all of the shard's images, quarantined ones included.
         seconds: Wall seconds by stage name so far, for the receipt.
         nodes: Ids of the Ray nodes that worked on the shard, in order, for the receipt.
-        degraded: Settings that were lowered for it, for the receipt; empty without `placement.allow_degraded`.
+        degraded: Settings that were lowered or replaced for it, for the receipt; empty without
+            `placement.allow_degraded`.
         mixed: With `placement.allow_mixed`, how the processes that worked on it differ from the run's identity, a line
             for each field, for the receipt.
         long_texts: Draws that are no candidates, because their texts are longer than the filter reads, for the receipt.
@@ -260,7 +261,7 @@ class Shard:
     images: tuple[ShardImage, ...]
     seconds: Mapping[str, float] = field(default_factory=dict)
     nodes: tuple[str, ...] = ()
-    degraded: Mapping[str, int] = field(default_factory=dict)
+    degraded: Mapping[str, int | str] = field(default_factory=dict)
     mixed: tuple[str, ...] = ()
     long_texts: int = 0
     is_committed: bool = False

@@ -7,6 +7,7 @@ records, 0.1 ms for their message (measured, a shard of 100 images). Called by `
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from itertools import accumulate, chain, islice, starmap
@@ -15,6 +16,7 @@ from typing import Any, Final
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from pseudoris.primitives.untrusted import parse_json
 from pseudoris.schemas.shard import CaptionSample, ExpressionRecord, Failure, MaskRecord, Shard, ShardFault, ShardImage
 from pseudoris.schemas.tables import PLAN_SCHEMA, SCHEMAS
 
@@ -72,7 +74,8 @@ _TYPES: Final[dict[str, pa.DataType]] = {
     "generation": pa.int32(),
     "long_texts": pa.int64(),
     "seconds": pa.map_(pa.string(), pa.float64()),
-    "degraded": pa.map_(pa.string(), pa.int64()),
+    # Values are JSON: numbers and names.
+    "degraded": pa.map_(pa.string(), pa.string()),
 }
 
 
@@ -106,6 +109,7 @@ def shard_to_block(shard: Shard) -> pa.Table:
     images = shard.images
     num_others = max(len(images) - 1, 0)
     values = {name: getattr(shard, name) for name in _SHARD_COLUMNS}
+    values["degraded"] = {name: json.dumps(value) for name, value in shard.degraded.items()}
     # Mappings become lists of pairs, because Arrow builds a map from these.
     first = {name: list(value.items()) if isinstance(value, Mapping) else value for name, value in values.items()}
     # Each image has a row, in plan order. A shard without images has one row with null image columns.
@@ -134,4 +138,5 @@ def block_to_shard(block: pa.Table) -> Shard:
     columns["data"] = block["data"][0].as_py() or [b""]
     rows = zip(*(columns[name] for name in _IMAGE_COLUMNS), strict=True)
     images = tuple(image for image in starmap(ShardImage, rows) if image.position is not None)
-    return Shard(**{**first, "images": images, "seconds": dict(first["seconds"]), "degraded": dict(first["degraded"])})
+    degraded = {name: parse_json(value) for name, value in first["degraded"]}
+    return Shard(**{**first, "images": images, "seconds": dict(first["seconds"]), "degraded": degraded})

@@ -9,6 +9,7 @@ from pydantic import AfterValidator, Field, JsonValue, ValidationError, model_va
 
 from pseudoris.primitives.errors import ConfigError
 from pseudoris.primitives.untrusted import EXTENSIONS
+from pseudoris.schemas.card_settings import OR_AUTO
 from pseudoris.schemas.frozen import FrozenModel, NonNegative, UnitInterval
 from pseudoris.schemas.named_files import TextBankConfig
 from pseudoris.schemas.shard import CROP_MASKED, DecodingRule, crop_context
@@ -148,10 +149,10 @@ class MasksConfig(FrozenModel):
     weights: WeightsConfig
     # A crop is prompted at the points of a square grid, with this many points on each side.
     points_per_side: int = Field(default=32, ge=1, le=1_024)
-    # Prompts in a forward pass of the mask decoder. A GPU answers several images at once: up to 16 times as many
-    # prompts a pass of the decoder, and one crop for each 16 of this number a pass of the encoder. Lower it if memory
-    # is short. Part of the identity, because rounding depends on the batch's shape.
-    points_per_batch: int = Field(default=64, ge=1, le=MAX_BATCH)
+    # Prompts in a forward pass of the mask decoder; a GPU takes up to 16 times as many. What waits there for a decision
+    # takes up to 128 MiB for each of this number. Lower it if memory is short. Part of the identity, because rounding
+    # depends on the batch's shape. auto: by the card's memory; 64 without a GPU.
+    points_per_batch: Annotated[int, Field(ge=1, le=MAX_BATCH), OR_AUTO] = 64
     # A mask is kept if the model's own estimate of its IoU (of sam3_concepts, the score) is above this.
     pred_iou_thresh: float = 0.5
     # A mask is kept if its stability is at least this: the IoU of the masks above a higher and a lower logit.
@@ -279,15 +280,16 @@ class CaptionsConfig(FrozenModel):
     sampling: SamplingConfig = SamplingConfig()
     # Bound on the cached keys and values of image tokens and prefixes. An eighth is kept for temporaries; prefixes are
     # decoded in chunks that fit. A lower bound costs time. It changes results by float rounding only, so it is part of
-    # the identity. The bound is exceeded if the image tokens of one crop kind alone need more.
-    cache_bytes: int = Field(default=2 * 2**30, ge=2**20, le=2**44)
+    # the identity. The bound is exceeded if the image tokens of one crop kind alone need more. auto: by the card's
+    # memory; 2 GiB without a GPU.
+    cache_bytes: Annotated[int, Field(ge=2**20, le=2**44), OR_AUTO] = 2 * 2**30
     # Successive images of a shard are captioned together up to this number of crops. At 1 the tree captions each image
     # alone; above 1 the last bits of a probability depend there on the neighbours in the shard. Fixed shapes take at
-    # least 640 together, by which no neighbour changes a bit (not yet run on a GPU).
-    crops_together: int = Field(default=1, ge=1, le=MAX_BATCH)
+    # least 640 together, by which no neighbour changes a bit (not yet run on a GPU). auto: 640 in fixed shapes, else 1.
+    crops_together: Annotated[int, Field(ge=1, le=MAX_BATCH), OR_AUTO] = 1
     # What decodes captions of coca: `static`, many images in fixed shapes, or `tree`, over a prefix tree. `auto` is the
-    # tree on a CPU, and on a GPU too until a proof on the card stands behind the fixed shapes. A run keeps what `auto`
-    # chose as it began, but for --allow-mixed on a card that chooses another; another setting is another run.
+    # tree on a CPU, and on a GPU where the proof of fixed shapes fails. A run keeps what `auto` chose as it began; a
+    # card that fails the proof continues it by the tree with --allow-mixed. Another setting is another run.
     decoder: Literal["auto", "static", "tree"] = Field(default="auto", exclude_if=lambda name: name == "auto")
     # With None, no listener scores captions: the columns `caption_score`, `listener` and `truth` are null.
     listening: ListeningConfig | None = None

@@ -20,16 +20,16 @@ MOST_CAPTION_ROWS = 2**15
 PROJECTED_ROWS = 256
 # A listener in fixed shapes projects this many hidden states at a time.
 LISTENER_ROWS = 512
-# SAM encodes as many crops at once as have attention maps of at most this many bytes, but at least one.
+# SAM encodes as many crops at once as have attention maps of at most this many bytes, but at least one. In the mask
+# stage a GPU encodes one.
 SAM_ENCODER_BYTES = {"cpu": 2 * 2**30, "cuda": 16 * 2**30}
-# A GPU encodes `points_per_batch` divided by this many crops at once, so that the setting bounds their memory too.
-POINTS_A_CROP = 16
 # SAM decodes as many prompts in a pass as fit into these bytes. On a CPU about a last-level cache, because a pass reads
 # the same image tokens ten times. An estimate, not tuned by measurement.
 PROMPT_BYTES = {"cpu": 24 * 2**20, "cuda": 8 * 2**30}
-# A GPU decodes `points_per_batch` times this many prompts at once, of several images, in multiples of `PROMPT_TILE`.
+# A GPU decodes `points_per_batch` times this many prompts of a crop at once.
 PROMPTS_A_POINT = 16
-PROMPT_TILE = 64
+# Nothing reads these. They stay, because the digest of runs that began with 0.6.0 has them.
+POINTS_A_CROP, PROMPT_TILE = 16, 64
 # SAM upscales features of this many bytes at a time, on a CPU about the cache of one core. Estimated, not measured.
 UPSCALED_BYTES = {"cpu": 2 * 2**20, "cuda": 2**30}
 # A CPU computes this many crops of CLIP at once: their feature maps stay in its cache from one layer to the next, and a

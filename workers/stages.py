@@ -35,6 +35,7 @@ from pseudoris.primitives.errors import ConfigError, gather
 from pseudoris.primitives.measures import LOAD_SECONDS, record
 from pseudoris.primitives.untrusted import file_sha256
 from pseudoris.primitives.uris import BUILTIN_PREFIX
+from pseudoris.schemas.card_settings import choices_of_card, decoder_choices
 from pseudoris.schemas.config import (
     CaptionsConfig,
     ComputeConfig,
@@ -262,7 +263,8 @@ DIGESTS: Final[Mapping[str, Callable[[Any], str]]] = {
 
 
 # Increase this number when a change alters the bits of a GPU. 1: captions are decoded in fixed shapes. 2: masks too.
-_CUDA_REVISION: Final = "2"
+# 3: captions have slots of fixed number, masks fused attention.
+_CUDA_REVISION: Final = "3"
 # The decoder that a GPU's captions were begun with, among the versions of an identity.
 DECODER: Final = "pseudoris.decoder"
 
@@ -280,31 +282,34 @@ def device_versions(config: RunConfig) -> dict[str, str]:
     return {**sizes, "pseudoris.cuda": _CUDA_REVISION, "triton": triton_version()[0], **decoder}
 
 
-def gpu_decoder(config: RunConfig) -> tuple[str, str]:
+def gpu_decoder(config: RunConfig, *, is_proven: bool = False) -> tuple[str, str]:
     """Return the decoder of CoCa's captions on this process's GPU, and why `auto` takes the slower one, one sentence.
 
-    Both are empty on a CPU, and for other engines, which have a decoder of their own.
+    Both are empty on a CPU, and for other engines, which have a decoder of their own. With `is_proven` the whole proof
+    is made for a decoder that the configuration names, too; ConfigError: it fails.
     """
     if config.compute.device != "cuda" or config.captions.engine != "coca":
         return "", ""
-    from pseudoris.workers.captions.decoder_choice import chosen_decoder
+    from pseudoris.workers.captions.decoder_choice import check_named_decoder, chosen_decoder
 
+    if is_proven:
+        check_named_decoder(config.captions, config.compute)
     choice = chosen_decoder(config.captions, config.compute)
     return choice.name, choice.why
 
 
-def with_decoder(name: str | None, config: RunConfig) -> RunConfig:
-    """Return the config with the decoder `name` of a run where `captions.decoder` is `auto`; as it is without one."""
-    if config.captions.decoder != "auto" or name is None:
-        return config
-    return config.model_copy(update={"captions": config.captions.model_copy(update={"decoder": name})})
-
-
-def card_bytes() -> int:
-    """Return the memory of the GPU of this process."""
+def decided_here(config: RunConfig) -> tuple[RunConfig, str]:
+    """Return the config with what this process's GPU, if any, decides of it, and the sentence of `gpu_decoder`."""
+    if config.compute.device != "cuda":
+        return config, ""
     import torch
 
-    return int(torch.cuda.mem_get_info()[1])
+    device_kind(config.compute)
+    total_bytes, (major, _) = torch.cuda.mem_get_info()[1], torch.cuda.get_device_capability()
+    # Tensor cores compute in bfloat16 from sm_80 on.
+    config = config.with_chosen(choices_of_card(total_bytes, has_bfloat16=major >= 8))
+    name, why = gpu_decoder(config, is_proven=True)
+    return config.with_chosen(decoder_choices(name)), why
 
 
 def device_kind(compute: ComputeConfig) -> str:

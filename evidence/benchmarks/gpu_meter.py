@@ -5,9 +5,11 @@ from __future__ import annotations
 import math
 import time
 from collections import Counter, defaultdict
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Final
+from unittest import mock
 
 import torch
 from torch.overrides import TorchFunctionMode
@@ -23,11 +25,17 @@ _WHOLE: Final = frozenset({_ATTENTION, "upsample_bicubic2d", "upsample_bilinear2
 _HOLLOW: Final = frozenset(
     {"mm", "addmm", "bmm", "baddbmm", "convolution", "native_layer_norm", "gelu", "index_select", _ATTENTION}
     # Of `workers/captions/row_kernels.py`.
-    | {"attend_newest", "add_norm"}
+    | {"attend_newest", "attend_image", "add_norm"}
 )
 _HALVES: Final = {torch.bfloat16, torch.float16}
 _POOL: Final = 2**24
 _CACHE_BYTES: Final = 64 * 2**20
+# Results of at least so many numbers a `PartMeter` leaves undone.
+_LARGE: Final = 2**20
+# A logit of a mask that is stable.
+_STANDS_FOR: Final = 9.0
+# Beside the parts that methods are, those that kernels are.
+_PART_OF: Final = {"native_layer_norm": "norms", **dict.fromkeys(("index", "index_select", "repeat"), "gathers")}
 # Attention computes tiles of this many queries and keys.
 _TILE: Final = 128
 
@@ -149,8 +157,7 @@ class Meter(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Run or replace an operation, and count it."""
         name, kwargs = function.overloadpacket.__name__, kwargs or {}
-        is_composed = torch._C._dispatch_has_kernel_for_dispatch_key(function.name(), "CompositeImplicitAutograd")
-        if is_composed and name not in _WHOLE:
+        if _is_composed(function) and name not in _WHOLE:
             with self:
                 if name == "einsum":
                     # What autocast does, which a mode below it does not see.
@@ -224,6 +231,10 @@ class Meter(TorchDispatchMode):  # type: ignore[no-untyped-call]
             self.counts["useful"], self.counts["tiles"] = self.counts["useful"] + flops, self.counts["tiles"] + flops
             # It sums in float32 at least.
             dtype = "float64" if dtype == "float64" else "float32"
+        elif name == "attend_image":
+            # A product of these sums in float32 has the rate of its operands.
+            flops = 4 * args[0].numel() * args[1].shape[3]
+            self.counts["useful"], self.counts["tiles"] = self.counts["useful"] + flops, self.counts["tiles"] + flops
         elif name == "project":
             flops = 2 * result.numel() * args[0].shape[1] * self._words.stretch(result.shape)
         elif packet in flop_registry or name == "baddbmm_":
@@ -238,6 +249,81 @@ class Meter(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self.bytes_by[name] += int(moved)
         for card, of_card in CARDS.items():
             self.card_s[card] += of_card.kernel_s(dtype, 0.0 if tiles else flops, tiles, moved)
+
+
+class PartMeter(Meter):  # type: ignore[no-untyped-call]
+    """Counts by part of the work too, and leaves large results of all floating dtypes undone.
+
+    Memory that nothing writes stands for them, but for the first of a batch, which is `_STANDS_FOR`: so of many masks
+    the first has pixels. Nothing large may decide what is done next.
+
+    Attributes:
+        parts: Bytes by part: that which `part` names while it is, else by kernel, as `_PART_OF` has it.
+        part: Empty, or the part that is running.
+    """
+
+    def clear(self) -> None:
+        """Begin again with nothing counted."""
+        super().clear()
+        self.parts, self.part = Counter[str](), ""
+
+    @contextmanager
+    def within(self, owner: Any, method: str, part: str) -> Iterator[None]:
+        """While it is open, count a method's calls as `part`, where they are not of another one."""
+        original = getattr(owner, method)
+
+        def counted(*given: Any, **named: Any) -> Any:
+            before, self.part = self.part, self.part or part
+            try:
+                return original(*given, **named)
+            finally:
+                self.part = before
+
+        with mock.patch.object(owner, method, counted):
+            yield
+
+    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Leave an operation undone whose results are large, or run it, and count it."""
+        kwargs = kwargs or {}
+        first = next((leaf for leaf in tree_leaves(args) if isinstance(leaf, torch.Tensor)), None)
+        made = self._made(function, args, kwargs) if first is not None and first.is_floating_point() else None
+        if made is None:
+            return super().__torch_dispatch__(function, types, args, kwargs)
+        self.counts["aten"] += 1
+        if moved := bytes_moved(function, (args, kwargs), made):
+            self._count(function, args, made, moved)
+        return made
+
+    def _made(self, function: Any, args: Any, kwargs: Mapping[str, Any]) -> Any:
+        """Return what stands for the results of an operation, if they are large; else None."""
+        name, aliases = function.overloadpacket.__name__, [each.alias_info for each in function._schema.returns]
+        if name == "_unsafe_view" or (_is_composed(function) and name not in _WHOLE):
+            return None
+        if any(aliases):
+            is_written = aliases[0].is_write and args[0].numel() >= _LARGE
+            return args[0] if is_written else None
+        if max(leaf.numel() for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, torch.Tensor)) < _LARGE // 64:
+            return None
+        on_meta = {"device": "meta"} if kwargs.get("device") else {}
+        shapes = function(*tree_map(_on_meta, args), **{**tree_map(_on_meta, kwargs), **on_meta})
+        leaves = tree_leaves(shapes)
+        if not all(leaf.is_floating_point() for leaf in leaves) or leaves[0].numel() < _LARGE:
+            return None
+        return tree_map(_unwritten, shapes)
+
+    def _count(self, function: Any, args: Any, result: Any, moved: float) -> None:
+        super()._count(function, args, result, moved)
+        self.parts[self.part or _PART_OF.get(function.overloadpacket.__name__, "rest")] += int(moved)
+
+
+def _is_composed(function: Any) -> bool:
+    return torch._C._dispatch_has_kernel_for_dispatch_key(function.name(), "CompositeImplicitAutograd")
+
+
+def _unwritten(like: torch.Tensor) -> torch.Tensor:
+    made = torch.empty_strided(like.shape, like.stride(), dtype=like.dtype)
+    made[0] = _STANDS_FOR
+    return made
 
 
 def _on_meta(leaf: Any) -> Any:

@@ -60,7 +60,8 @@ _REFERENCES: Final = ("authors", "meta", "embeddings")
 # By item its limit in seconds and its cases, a function of `evidence.benchmarks.gpu_session_work` with arguments. What
 # waits for code that a later change brings says so behind a colon, and is told, not run. masks=0 are mixed numbers.
 ITEMS: Final[dict[str, tuple[int, list[str]]]] = {
-    "profile": (110, [f"stage preset={preset} has_trace=1 stage={x}" for preset in ("base", "paper") for x in _TRACED]),
+    "proof": (25, [f"proof preset={preset}" for preset in ("base", "paper")]),
+    "profile": (95, [f"stage preset={preset} has_trace=1 stage={x}" for preset in ("base", "paper") for x in _TRACED]),
     "operators": (20, ["operators"]),
     "bits": (
         80,
@@ -83,7 +84,7 @@ ITEMS: Final[dict[str, tuple[int, list[str]]]] = {
             "its own parser: not there yet without spaCy",
         ],
     ),
-    "processes": (70, [*(f"processes preset=base count={x}" for x in (1, 3)), "under NVIDIA's MPS: not there yet"]),
+    "processes": (60, [*(f"processes preset=base count={x}" for x in (1, 3)), "under NVIDIA's MPS: not there yet"]),
     "float32": (50, [f"stage preset=base stage={x} is_full=1" for x in ("captions", "masks")]),
 }
 

@@ -29,12 +29,14 @@ from pseudoris.schemas.config_layers import load_config
 from pseudoris.schemas.shard import Shard
 from pseudoris.workers.captions import row_kernels
 from pseudoris.workers.captions.cached_towers import cached_attention
+from pseudoris.workers.captions.static_proof import fault_of_fixed_shapes
 from pseudoris.workers.captions.vocabulary_logits import SpecialTokens, Vocabulary
 from pseudoris.workers.device import prepare_device
 from pseudoris.workers.filtering import ClipScorer
 from pseudoris.workers.masks import SamProposer
 from pseudoris.workers.masks.generator import MaskGenerator
 from pseudoris.workers.masks.instances import build_prior
+from pseudoris.workers.stages import decided_here
 from tests.oracles.pretended_gpu import PretendedGpu, pretended_gpu
 
 _STAGES: Final = ("masks", "captions", "filter")
@@ -59,7 +61,8 @@ def _config(preset: str, *, is_together: int = 0, is_full: int = 0, is_tree: int
         half = _MOST_CACHE_BYTES if preset == "tiny" else min(torch.cuda.mem_get_info()[1] // 2, _MOST_CACHE_BYTES)
         words += [_TOGETHER, f"captions.cache_bytes={half}"]
     little = ["captions.max_length=8", "captions.cache_bytes=4194304"] if preset == "tiny" else []
-    return load_config(preset, assignments=[*words, decoder, *little])
+    config = load_config(preset, assignments=[*words, decoder, *little])
+    return config if preset == "tiny" else decided_here(config)[0]
 
 
 class _SmoothProposer(SamProposer):
@@ -84,7 +87,11 @@ def engine_of(stage: str, config: RunConfig, **sure: Any) -> Callable[[Shard], S
         "captions": partial(sure_captioner, **sure),
         "filter": lambda config: ClipScorer(config.filtering, config.compute),
     }
-    run = builders[stage](config)
+    return raising(builders[stage](config))
+
+
+def raising(run: Callable[[Shard], Shard]) -> Callable[[Shard], Shard]:
+    """Return a stage that raises where an image fails."""
 
     def checked(shard: Shard) -> Shard:
         done = run(shard)
@@ -278,6 +285,16 @@ def _seconds_of(works: Iterable[tuple[str, Callable[[], object]]]) -> Figures:
         wait_for(_GPU)
 
     return {name: median_seconds(partial(waited, work), repeats=3, limit_s=_TIMED_S) for name, work in works}
+
+
+def proof(gpu: Gpu, preset: str) -> Figures:
+    """Time the proof of fixed shapes: short with what its kernels take to compile, whole, and short again."""
+    config, figures, faults = _config(preset), Figures(), []
+    for name, is_short in (("first_short_s", True), ("whole_s", False), ("short_s", True)):
+        started = time.perf_counter()
+        faults.append(fault_of_fixed_shapes(config.captions, config.compute, is_short=is_short))
+        figures[name] = time.perf_counter() - started
+    return {"agrees": not any(faults), "differs": max(faults), **figures}
 
 
 def processes(gpu: Gpu, preset: str, count: int, images: int = 2, masks: int = 10) -> Figures:

@@ -208,14 +208,13 @@ def smooth_weights(sam: Sam) -> None:
     for layer in sam.mask_decoder.output_upscaling:
         if isinstance(layer, nn.ConvTranspose2d):
             layer.weight.copy_(layer.weight.mean((2, 3), keepdim=True).expand_as(layer.weight))
-    encode = sam.image_encoder.forward
 
-    def blurred(pixels: torch.Tensor) -> torch.Tensor:
-        coarse = F.adaptive_avg_pool2d(encode(pixels), 6)
-        size = sam.prompt_encoder.image_embedding_size
-        return F.interpolate(coarse / coarse.std(), size=size, mode="bicubic")
+    def blurred(_: nn.Module, __: object, encoded: torch.Tensor) -> torch.Tensor:
+        coarse = F.adaptive_avg_pool2d(encoded, 6)
+        return F.interpolate(coarse / coarse.std(), size=encoded.shape[2:], mode="bicubic")
 
-    sam.image_encoder.forward = blurred
+    # The last part, which our encoder for a GPU shares.
+    sam.image_encoder.neck.register_forward_hook(blurred)
 
 
 class _EncoderClock:

@@ -47,7 +47,7 @@ def run(work_s: float, source: str, out: str, config: RunConfig) -> dict[str, An
                 raise KeyboardInterrupt
 
     with connected("local"):
-        identity, _ = identity_on_cluster(config)
+        identity, config, _ = identity_on_cluster(config)
         phases["start_s"] = time.monotonic()
         location = RunLocation.open(out)
         listing = open_source(source, config.source, exclude=location.root)

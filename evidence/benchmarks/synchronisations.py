@@ -78,7 +78,7 @@ def measure(precision: str) -> Iterator[SyncRow]:
     words = ["compute.device=cuda", "placement.fused.num_gpus=1", f"compute.precision={precision}"]
     words += [f"filtering.batch_size={_TILE}", "captions.decoder=static"]
     config = load_config("tiny", assignments=[*words, "captions.listening={}"])
-    untrained = load_config("tiny", assignments=[*words, *_UNTRAINED])
+    untrained = load_config("tiny", assignments=[*words, *_UNTRAINED, "captions.decoder=tree"])
     shard = scenes_with(_MASKS, _IMAGES)
     with pretended_gpu() as gpu:
         yield from _mask_rows(gpu, config, shard)

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
 from typing import Any
 
 import torch
 from open_clip.coca_model import CoCa
 
-from pseudoris.schemas.config import CaptionsConfig, WeightsConfig
+from pseudoris.schemas.config import CaptionsConfig, RunConfig, WeightsConfig
+from pseudoris.schemas.config_layers import load_config
 from pseudoris.workers.captions.decoding_rules import ImageCrops
 from pseudoris.workers.captions.vocabulary_logits import SpecialTokens
 
@@ -72,6 +75,28 @@ def captions_config(**changes: Any) -> CaptionsConfig:
             **changes,
         }
     )
+
+
+def narrow_config(folder: Path, *words: str) -> RunConfig:
+    """Return the configuration of a run on a GPU, by a CoCa of random weights with CLIP's vocabulary and little else.
+
+    `folder` gets the file of its architecture.
+    """
+    tower = {"context_length": 20, "vocab_size": 49408, "width": 32, "heads": 2, "layers": 1}
+    pooler = {"attentional_pool": True, "attn_pooler_queries": 6, "attn_pooler_heads": 2, "output_tokens": True}
+    model = {
+        "embed_dim": 32,
+        "vision_cfg": {"image_size": 8, "patch_size": 4, "width": 32, "head_width": 16, "layers": 1, **pooler},
+        "text_cfg": {**tower, "embed_cls": True, "output_tokens": True},
+        "multimodal_cfg": {**tower, "layers": 2},
+        "custom_text": True,
+    }
+    path = folder / "coca.json"
+    path.write_text(json.dumps(model))
+    sizes = [f"captions.architecture={path}", "captions.max_length=20", "captions.cache_bytes=16777216"]
+    rules = ["captions.sampling.top_k=[2]", "captions.sampling.top_p=[0.8]", "captions.beam.num_beams=2"]
+    on_gpu = ["compute.device=cuda", "placement.fused.num_gpus=1", "captions.weights.uri=random:0"]
+    return load_config("tiny", assignments=[*on_gpu, *sizes, *rules, "captions.beam.num_groups=1", *words])
 
 
 def _text() -> dict[str, Any]:

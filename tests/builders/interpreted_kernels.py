@@ -5,25 +5,44 @@ from __future__ import annotations
 import json
 import sys
 
+import numpy as np
 import torch
+from triton import language
+from triton.runtime import interpreter
 
 from pseudoris.workers.captions import row_kernels, triton_kernels
 
-NEWEST = 3
+# The newest positions of rows. Row 6 has just begun.
+NEWEST = torch.tensor([3, 3, 4, 2, 3, 1, 0])
 
 
-def attention(dtype, rows=7, heads=3, length=5, width=12):
+def attention(dtype, heads=3, length=5, width=12):
     """Return arguments: rows take past positions from others, and positions behind the newest were never written."""
-    numbers = torch.Generator().manual_seed(rows)
-    projected = torch.randn(rows, 3, heads, width, generator=numbers).to(dtype)
-    cache = torch.randn(2, rows, heads, length, width, generator=numbers).to(dtype)
-    cache[:, :, :, NEWEST:] = torch.nan
-    sources = torch.randint(0, rows, (rows, length), generator=numbers, dtype=torch.int32)
-    sources[:, NEWEST] = torch.arange(rows)
+    numbers, rows = torch.Generator().manual_seed(7), torch.arange(len(NEWEST))
+    projected = torch.randn(len(rows), 3, heads, width, generator=numbers).to(dtype)
+    cache = torch.randn(2, len(rows), heads, length, width, generator=numbers).to(dtype)
+    for row, newest in enumerate(NEWEST):
+        cache[:, row, :, newest:] = torch.nan
+    sources = torch.full((len(rows), length), -1, dtype=torch.int32)
+    for row, newest in enumerate(NEWEST):
+        for position in range(newest):
+            written = torch.nonzero(position < NEWEST)[:, 0]
+            sources[row, position] = written[torch.randint(len(written), (1,), generator=numbers)]
+        sources[row, newest] = row
     # Padding: of the past, and the newest itself. Row 1 takes its own past.
-    sources[2, 1] = sources[4, NEWEST] = -1
+    sources[2, 1] = sources[4, NEWEST[4]] = -1
     sources[1] = 1
-    return projected, cache, torch.tensor([NEWEST]), sources
+    return projected, cache, NEWEST, sources
+
+
+def image_attention(dtype, rows=90, heads=3, length=70, width=12, crops=4):
+    """Return arguments: tiles of rows of several crops, and crop 2 of nobody."""
+    numbers = torch.Generator().manual_seed(rows)
+    queries = torch.randn(rows, heads, width, generator=numbers).to(dtype)
+    cache = torch.randn(2, crops, heads, length, width, generator=numbers).to(dtype)
+    cache[:, 2] = torch.nan
+    crop_of = torch.tensor([0, 1, 3])[torch.randint(3, (rows,), generator=numbers)]
+    return queries, cache, crop_of, crop_of.argsort(stable=True)
 
 
 def norm(dtype, rows=7, width=24):
@@ -38,7 +57,13 @@ def compared(dtype):
     written, alone = cache.clone(), cache[:, 1:2].clone()
     expected = row_kernels.attend_newest(projected, written, position, sources)
     found = triton_kernels.attend_newest(projected, cache, position, sources)
-    one = triton_kernels.attend_newest(projected[1:2].clone(), alone, position, torch.zeros_like(sources[:1]))
+    one = triton_kernels.attend_newest(projected[1:2].clone(), alone, position[1:2], torch.zeros_like(sources[:1]))
+    queries, image, crops, by_crop = image_attention(dtype)
+    under = triton_kernels.attend_image(queries, image, crops, by_crop)
+    elsewhere = torch.randperm(len(queries), generator=torch.Generator().manual_seed(1))
+    moved = crops[elsewhere]
+    permuted = triton_kernels.attend_image(queries[elsewhere], image, moved, moved.argsort(stable=True))
+    single = triton_kernels.attend_image(queries[5:6].clone(), image, crops[5:6].clone(), torch.tensor([0]))
     x, addend, *rest = norm(dtype)
     sums = {}
     for name, each in (("norm", addend), ("norm, one addend for all", addend[0].expand_as(x))):
@@ -47,12 +72,30 @@ def compared(dtype):
     first, whole = triton_kernels.add_norm(x[1:2], addend[1:2], *rest), triton_kernels.add_norm(x, addend, *rest)
     return {
         "attention": difference(found, expected),
+        "image attention": difference(under, row_kernels.attend_image(queries, image, crops, by_crop)),
         **sums,
-        "is written": torch.equal(cache[:, :, :, NEWEST], projected[:, 1:].transpose(0, 1)),
+        "is written": torch.equal(cache[:, torch.arange(len(NEWEST)), :, NEWEST], projected[:, 1:]),
         "writes nothing else": torch.equal(cache.nan_to_num(), written.nan_to_num()),
         "attention of a row alone": torch.equal(found[1:2], one),
+        "image attention of a row alone": torch.equal(under[5:6], single),
+        "image attention of rows elsewhere": torch.equal(under[elsewhere], permuted),
         "norm of a row alone": all(torch.equal(a, b[1:2]) for a, b in zip(first, whole, strict=True)),
     }
+
+
+def multiply(builder, one, other, *rest):
+    """Multiply bfloat16, which the interpreter takes for integers."""
+    given = [
+        interpreter.TensorHandle((each.data.astype(np.uint32) << 16).view(np.float32), language.float32)
+        if each.dtype.scalar == language.bfloat16
+        else each
+        for each in (one, other)
+    ]
+    return create_dot(builder, *given, *rest)
+
+
+create_dot = interpreter.InterpreterBuilder.create_dot
+interpreter.InterpreterBuilder.create_dot = multiply
 
 
 def difference(one, other):

@@ -61,12 +61,6 @@ def test_each_figure_is_shown_with_its_interval_and_unit(shown):
         assert line in told
 
 
-def test_settings_for_the_gpu_that_computed_follow(shown):
-    told = "\n".join(shown(card_bytes=24 * 2**30))
-    assert "cache_bytes: 8589934592" in told.partition("# For a GPU of")[2]
-    assert not any("# For a GPU of" in line for line in shown(card_bytes=0))
-
-
 def test_too_few_images_give_figures_and_no_interval(shown):
     told = shown(num_sampled=3, num_sample_shards=3, hours=Estimate(1.34, 0.2, 3.5e3))
     assert "hours 1.34 on 4 GPUs" in told

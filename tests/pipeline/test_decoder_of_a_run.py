@@ -1,5 +1,6 @@
 """`captions.decoder=auto` on a GPU: a run keeps what was chosen as it began, and another choice is told and mixed."""
 
+import itertools
 from contextlib import nullcontext
 
 import pytest
@@ -12,11 +13,14 @@ from pseudoris.primitives.errors import ConfigError
 from pseudoris.schemas.config_layers import load_config
 from pseudoris.store.runs.planned_run import RunRequest, plan_run
 from pseudoris.store.sources import open_source
-from pseudoris.workers.stages import DECODER
+from pseudoris.workers.captions import decoder_choice, static_proof
+from pseudoris.workers.stages import DECODER, gpu_decoder
 from tests.builders.images import png
 from tests.store.builders import commit, make_identity
 
 ON_GPU = ["compute.device=cuda", "placement.fused.num_gpus=1", "compute.precision=bfloat16"]
+SEEDS = itertools.count()
+OFF = "attention by Triton differs from torch by 0.3 at width 64 in bfloat16"
 ASKED = {"pseudoris.cuda": "2", "triton": "3.5.1"}
 
 
@@ -29,11 +33,14 @@ def source(tmp_path):
 
 @pytest.fixture
 def session(monkeypatch, source, tmp_path):
-    """Return what places a session on a card that `auto` gives `card`, of a run whose header names `begun`."""
+    """Return what places a session, on a card of which `fault` is told, of a run whose header names `begun`."""
+    faults = [""]
+    # A process proves a configuration once, so each test has its own.
+    words_of_test = [*ON_GPU, f"compute.seed={next(SEEDS)}"]
 
     def measure(config, stored=None):
-        chosen = "tree" if config.captions.decoder == "auto" else config.captions.decoder
-        return identity(config, {DECODER: chosen}), "fixed shapes are off"
+        chosen, why = gpu_decoder(config, is_proven=True)
+        return identity(config, {DECODER: chosen}), config, why
 
     def identity(config, versions):
         update = {"method": config.method(), "device_kind": "NVIDIA H200", "versions": ASKED | versions}
@@ -45,18 +52,21 @@ def session(monkeypatch, source, tmp_path):
     )
     monkeypatch.setattr(run_plan, "identity_before_ray", lambda config, stored: None)
     monkeypatch.setattr(run_plan, "identity_on_cluster", measure)
+    monkeypatch.setattr(decoder_choice, "triton_version", lambda: ("3.5.1", ""))
+    monkeypatch.setattr(static_proof, "fault_of_fixed_shapes", lambda *_, is_short: faults[0])
     out = str(tmp_path / "out")
 
-    def placed(begun, *words, setting="auto"):
+    def placed(begun, *words, setting="auto", fault=""):
+        faults[0] = fault
         location, began = (
             RunLocation.open(out),
-            load_config("tiny", assignments=[*ON_GPU, f"captions.decoder={setting}"]),
+            load_config("tiny", assignments=[*words_of_test, f"captions.decoder={setting}"]),
         )
         request = RunRequest("annotate", source, identity(began, begun), began)
         planned = plan_run(location, request, open_source(source, began.source).list)
         # A run without a receipt would give way to another one.
         commit(location, planned.header, 0)
-        config = load_config("tiny", assignments=[*ON_GPU, *words])
+        config = load_config("tiny", assignments=[*words_of_test, *words])
         with run_plan.opened(source, out, config, RunOptions()).placed() as plan:
             plan.check_identity()
             return plan, plan.job(planned, {})
@@ -74,11 +84,32 @@ def test_a_run_of_0_6_0_names_none_and_is_not_mixed_unasked(session):
     with pytest.raises(
         ConfigError, match=r"versions\.pseudoris\.decoder: 'absent' in the run, 'tree' now\n.*allow-mix"
     ):
-        session({})
+        session({}, fault=OFF)
 
 
 def test_with_allow_mixed_it_goes_on_with_the_decoder_of_the_card(session):
-    _, job = session({}, "placement.allow_mixed=true")
+    _, job = session({}, "placement.allow_mixed=true", fault=OFF)
+    assert job.config.captions.decoder == "tree"
+
+
+def test_on_a_card_that_fails_the_proof_of_fixed_shapes_a_run_of_them_is_refused(session):
+    with pytest.raises(ConfigError, match=rf"captions\.decoder=static: fixed shapes .*: {OFF}\. .*--allow-mixed"):
+        session({DECODER: "static"}, fault=OFF)
+
+
+def test_with_allow_mixed_the_tree_continues_it_there(session):
+    plan, job = session({DECODER: "static"}, "placement.allow_mixed=true", fault=OFF)
+    assert plan.slower_decoder == f"fixed shapes are off on this card: {OFF}"
+    assert plan.identity.versions[DECODER] == job.config.captions.decoder == "tree"
+
+
+def test_with_allow_mixed_each_process_chooses_for_itself_where_the_first_card_passes(session):
+    plan, job = session({DECODER: "static"}, "placement.allow_mixed=true")
+    assert (plan.identity.versions[DECODER], job.config.captions.decoder) == ("static", "auto")
+
+
+def test_with_allow_mixed_a_run_of_the_tree_goes_on_by_the_tree_also_where_the_proof_holds(session):
+    _, job = session({DECODER: "tree"}, "placement.allow_mixed=true")
     assert job.config.captions.decoder == "tree"
 
 
@@ -88,5 +119,5 @@ def test_a_run_that_names_its_decoder_goes_on_where_none_is_named(session):
 
 
 def test_another_decoder_by_name_is_another_run(session):
-    with pytest.raises(ConfigError, match=r"captions\.decoder: 'absent' in the run, 'static' now"):
+    with pytest.raises(ConfigError, match=r"captions\.decoder: 'auto' in the run, 'static' now"):
         session({DECODER: "static"}, "captions.decoder=static", "placement.allow_mixed=true")

@@ -115,7 +115,7 @@ def test_it_holds_what_decides_the_bits_of_its_device(monkeypatch):
     sizes = {"pseudoris.passes": pass_sizes.pass_sizes_digest()}
     assert device_versions(load_config("tiny")) == sizes
     # Triton's kernels run on no GPU here.
-    of_card = {"pseudoris.cuda": "2", "triton": "absent", "pseudoris.decoder": "tree"}
+    of_card = {"pseudoris.cuda": "3", "triton": "absent", "pseudoris.decoder": "tree"}
     assert device_versions(on_gpu) == {**sizes, **of_card}
     monkeypatch.setattr(pass_sizes, "PROMPT_TILE", 32)
     assert device_versions(on_gpu) != {**sizes, **of_card}

@@ -10,13 +10,16 @@ from unittest.mock import Mock
 import pytest
 
 from pseudoris.files.location import RunLocation
-from pseudoris.pipeline import executor
+from pseudoris.pipeline import executor, identity
 from pseudoris.pipeline.executor import EXIT_UNUSABLE, StageActor, window_size
+from pseudoris.pipeline.identity import measure_identity
 from pseudoris.pipeline.shard_tasks import Job, block_to_outcome, commit_block
 from pseudoris.primitives.errors import BrokenDeviceError, ConfigError, NoSubprocessError, TransientError
 from pseudoris.schemas.shard import Shard, ShardFault
 from pseudoris.schemas.shard_blocks import block_to_shard, shard_to_block
 from pseudoris.store.runs.attempts import begin_attempt, parse_attempts
+from pseudoris.workers.stages import DECODER, device_versions
+from tests.builders.runs import stub_config
 from tests.store.builders import annotated, make_entries, start_run
 
 ALL = ("propose", "caption", "filter")
@@ -145,6 +148,18 @@ def test_a_shard_on_which_a_stage_raises_goes_on_without_images_and_says_why(job
     later = StageActor(job, "filter")
     assert later(block) is block
     assert block_to_outcome(commit_block(block, job)) == fault
+
+
+@pytest.mark.usefixtures("stub_engines")
+def test_where_a_run_names_no_decoder_the_receipt_says_that_a_card_chose_one(job, monkeypatch):
+    config = stub_config("placement.allow_mixed=true")
+    header = job.header.model_copy(update={"identity": measure_identity(config)})
+    versions = device_versions(config)
+    monkeypatch.setattr(identity, "device_versions", lambda config: {**versions, DECODER: "tree"})
+    monkeypatch.setattr(executor, "check_process", identity.check_process)
+    begun = replace(job, header=header, config=config)
+    receipt = block_to_outcome(commit_block(StageActor(begun, "fused")(shard_to_block(SHARD)), begun))
+    assert receipt.mixed == ("versions.pseudoris.decoder: 'absent' in the run, 'tree' now",)
 
 
 def test_a_bug_in_a_stage_and_an_output_that_takes_no_record_of_the_attempt_stop_the_run(job, monkeypatch):

@@ -34,7 +34,7 @@ class CandidatesConfig(FrozenModel):
 
     def run_config(self) -> RunConfig:
         """Return the run's configuration, of which `masks`, `filtering` and `compute` count."""
-        return load_config(self.preset, None, self.assignments)
+        return load_config(self.preset, None, self.assignments).without_card()
 
 
 class ModelConfig(FrozenModel):

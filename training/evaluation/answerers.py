@@ -235,7 +235,7 @@ def open_answerer(
         if model == CLIP_AND_SAM:
             recipe = load_recipe_config(preset, None, assignments)
             return ClipAndSam(recipe), Origin(frozenset(), digests_of(recipe.run))
-        config = load_config(preset, None, assignments)
+        config = load_config(preset, None, assignments).without_card()
         asked = (lambda text: next(iter(noun_phrases(text)), text)) if model == NOUN else str
         return ClipChoice(SamProposals(config), config, asked=asked), Origin(frozenset(), digests_of(config))
     if preset is not None or assignments:

@@ -24,6 +24,7 @@ from open_clip.transformer import ResidualAttentionBlock, TextTransformer
 from pseudoris.primitives.errors import ConfigError
 from pseudoris.workers.captions.decoding_rules import Ints, PrefixLevel
 from pseudoris.workers.device import to_device
+from pseudoris.workers.faults.freed_memory import OWNERS
 from pseudoris.workers.forward_passes import Block, SelfAttentionBlock, linear
 from pseudoris.workers.pass_sizes import CAPTION_STEP_BYTES, LEAST_CAPTION_ROWS, MOST_CAPTION_ROWS
 
@@ -133,7 +134,7 @@ class NodeCache:
         self.capacity = min(self.capacity, shape[1])
         if not self.size:
             # The old memory is freed first, because the old and the new may not fit at the same time.
-            self._store, self.capacity = [], 0
+            self.free()
             self._store = [self._like.new_empty(shape) for _ in range(layers)]
         for layer in range(layers if self.size else 0):
             # Memory is resized layer by layer, so that at most one layer exists twice.
@@ -141,6 +142,10 @@ class NodeCache:
             resized[:, : self.size] = self._store[layer][:, : self.size]
             self._store[layer] = resized
         self.capacity = shape[1]
+
+    def free(self) -> None:
+        """Drop all nodes and their memory."""
+        self._store, self.size, self.capacity = [], 0, 0
 
     def reserve(self, count: int) -> int:
         """Reserve the next `count` nodes, doubling the memory if needed; return the number of the first."""
@@ -194,6 +199,14 @@ class CachedCocaTowers:
         self._itemsize: int = like.dtype.itemsize
         self._image: list[tuple[torch.Tensor, torch.Tensor]] = []
         self.num_pairs = self.num_asked = 0
+        OWNERS.add(self)
+
+    def free_memory(self) -> None:
+        """Free all caches, and what is attended to."""
+        self.rewind((0, 0))
+        self._image = []
+        for cache in (self._text_cache, self._first_cache, self._pair_cache):
+            cache.free()
 
     def image_bytes(self, encodings: Sequence[torch.Tensor]) -> int:
         """Return the bytes of the cross-attention keys and values."""

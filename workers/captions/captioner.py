@@ -18,15 +18,17 @@ from open_clip.coca_model import CoCa
 from open_clip.constants import OPENAI_DATASET_MEAN, OPENAI_DATASET_STD
 
 from pseudoris.primitives.clip_tokenizer import byte_pair_encoder
+from pseudoris.primitives.errors import ImageError
 from pseudoris.primitives.measures import BATCH_FILL, record
 from pseudoris.schemas.config import CaptionsConfig, ComputeConfig
 from pseudoris.schemas.shard import CaptionSample, ExpressionRecord, MaskRecord, Shard, ShardImage, clean_text
 from pseudoris.workers.captions.cached_towers import CachedCocaTowers
-from pseudoris.workers.captions.decoder_choice import chosen_decoder
+from pseudoris.workers.captions.decoder_choice import check_named_decoder, chosen_decoder
 from pseudoris.workers.captions.decoding_rules import GeneratedCaption, ImageCrops
 from pseudoris.workers.captions.engine import CachedEngine
+from pseudoris.workers.captions.recorded_step import RecordedStep, launch_from_now_on, launched
 from pseudoris.workers.captions.static_engine import StaticEngine
-from pseudoris.workers.captions.vocabulary_logits import SpecialTokens, score_dtype
+from pseudoris.workers.captions.vocabulary_logits import NOT_FINITE, SpecialTokens, score_dtype
 from pseudoris.workers.checkpoints.openclip import load_coca
 from pseudoris.workers.crops.crops import CropFormat, mask_crops
 from pseudoris.workers.crops.shard_pixels import Decode, prefetched_pixels
@@ -164,7 +166,20 @@ class TreeCaptioner:
             )
 
         lower = f"captions.cache_bytes (now {self._cache_bytes})"
-        return together_or_fewer(images, partial(self._caption, decode=decode), remember=remember, lower=lower)
+        work = partial(self._caption_or_launched, decode=decode)
+        return together_or_fewer(images, work, remember=remember, lower=lower)
+
+    def _caption_or_launched(self, images: Sequence[ShardImage], decode: Decode) -> list[ShardImage]:
+        """As `_caption`; scores that are not finite are an image's fault only if launched steps give them too."""
+        try:
+            return self._caption(images, decode)
+        except ImageError as error:
+            if error.reason != NOT_FINITE or not RecordedStep.are_recorded:
+                raise
+        with launched():
+            done = self._caption(images, decode)
+        launch_from_now_on("a recorded step gave scores that are not finite, and a launched one did not")
+        return done
 
     def _caption(self, images: Sequence[ShardImage], decode: Decode) -> list[ShardImage]:
         with_masks = [image for image in images if image.masks]
@@ -197,7 +212,12 @@ class CocaCaptioner(TreeCaptioner):
     weights_digest = staticmethod(open_clip_digest)
 
     def __init__(self, config: CaptionsConfig, compute: ComputeConfig) -> None:
-        """Load CoCa and its tokenizer."""
+        """Load CoCa and its tokenizer.
+
+        Raises:
+            ConfigError: `captions.decoder=static` on a card that fails the short proof.
+        """
+        check_named_decoder(config, compute, is_short=True)
         device, dtype = prepare_device(compute), compute_dtype(compute)
         model = load_coca(config.architecture, config.weights).requires_grad_(False).to(device, dtype)
         tokenizer = byte_pair_encoder()

@@ -1,7 +1,7 @@
-"""Says which decoder captions the images of a run: what `captions.decoder` names, or for `auto` the prefix tree.
+"""Says which decoder captions the images of a run: what `captions.decoder` names, or for `auto` what the card proves.
 
-Fixed shapes are for a GPU, and no card is proven for them yet. Called where a run's identity is measured
-(`workers/stages.py`), by `captioner`, and by `doctor`.
+Fixed shapes are for a GPU on which their proof holds; the prefix tree is for all others. Called where a run's identity
+is measured (`workers/stages.py`, `pipeline/identity.py`), by `captioner`, and by `doctor`.
 """
 
 from __future__ import annotations
@@ -9,10 +9,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from pseudoris.primitives.errors import BrokenDeviceError, ConfigError
 from pseudoris.schemas.config import CaptionsConfig, ComputeConfig
 from pseudoris.workers.captions.row_kernels import PLAIN, triton_version
 
-_UNPROVEN = "fixed shapes are off: nothing has proven them on this card (a new run can take captions.decoder=static)"
+_OFF = "fixed shapes are off on this card:"
+# A process proves a configuration once; `is_short` and both sections are the key.
+_FAULTS: dict[str, str] = {}
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,12 +32,42 @@ class DecoderChoice:
 
 
 def chosen_decoder(captions: CaptionsConfig, compute: ComputeConfig) -> DecoderChoice:
-    """Return the decoder that `captions.decoder` names, or for `auto` the one of this process's device."""
+    """Return the decoder that `captions.decoder` names, or for `auto` the one that this process's device proves."""
     if captions.decoder != "auto":
         return DecoderChoice(captions.decoder)
     if compute.device != "cuda":
         return DecoderChoice("tree")
     version, why = triton_version()
     if version == PLAIN:
-        return DecoderChoice("tree", f"fixed shapes are off: Triton cannot compile for this card ({why})")
-    return DecoderChoice("tree", _UNPROVEN)
+        return DecoderChoice("tree", f"{_OFF} Triton cannot compile for it ({why})")
+    try:
+        fault = _fault(captions, compute)
+    except BrokenDeviceError as error:
+        fault = str(error)
+    return DecoderChoice("tree", f"{_OFF} {fault}") if fault else DecoderChoice("static")
+
+
+def check_named_decoder(captions: CaptionsConfig, compute: ComputeConfig, *, is_short: bool = False) -> None:
+    """Prove fixed shapes on a GPU where `captions.decoder` names them; a run on a CPU needs no proof.
+
+    Raises:
+        ConfigError: The proof fails. The tree may not take over, because a run has one decoder.
+        BrokenDeviceError: The device failed, and this process cannot use it any further.
+    """
+    if captions.decoder != "static" or compute.device != "cuda":
+        return
+    if fault := _fault(captions, compute, is_short=is_short):
+        raise ConfigError(
+            f"captions.decoder=static: {_OFF} {fault}. Begin a new run with --set captions.decoder=tree; a run whose "
+            "decoder was `auto` goes on with --allow-mixed, by the tree"
+        )
+
+
+def _fault(captions: CaptionsConfig, compute: ComputeConfig, *, is_short: bool = False) -> str:
+    key = f"{captions.model_dump_json()} {compute.model_dump_json()} {is_short}"
+    if key not in _FAULTS:
+        # Imported here: the proof builds the captioner's engine, and the captioner imports this module.
+        from pseudoris.workers.captions.static_proof import fault_of_fixed_shapes
+
+        _FAULTS[key] = fault_of_fixed_shapes(captions, compute, is_short=is_short)
+    return _FAULTS[key]

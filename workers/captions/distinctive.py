@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from pseudoris.schemas.config import SamplingConfig
 from pseudoris.workers.captions.decoding_rules import Ints
-from pseudoris.workers.captions.vocabulary_logits import Vocabulary, all_finite, check_finite
+from pseudoris.workers.captions.vocabulary_logits import TopLogits, Vocabulary, all_finite, check_finite
 from pseudoris.workers.device import to_device, to_host
 
 # At most this many rows have their whole vocabulary sorted at a time, which bounds memory.
@@ -173,6 +173,55 @@ def draw(weights: torch.Tensor, uniform: torch.Tensor) -> torch.Tensor:
     return torch.minimum(first_above, (cumulated < total).sum(dim=1))
 
 
+def draw_from_top(
+    vocabulary: Vocabulary,
+    top: TopLogits,
+    num_kept: torch.Tensor,
+    others: torch.Tensor,
+    uniform: torch.Tensor,
+    temperature: float,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return the drawn tokens (R,) of rows whose kept set is the first `num_kept` (R,) of `top`, and log-probabilities.
+
+    `others` (R, D) are the weighted means of the other masks' hidden states, `uniform` (R,) as of `draw`.
+    """
+    is_kept = torch.arange(top.ids.shape[1], device=top.ids.device) < num_kept[:, None]
+    # Columns are sorted by token id, as `draw` requires. Tokens that are not kept go to the end with weight 0.
+    order = top.ids.masked_fill(~is_kept, vocabulary.size).argsort(dim=1)
+    ids, logits, is_kept = (each.gather(1, order) for each in (top.ids, top.logits, is_kept))
+    contrast, is_eos = vocabulary.logits_at(others, ids), vocabulary.is_eos(ids)
+    weights = distinctive_weights(logits, contrast, is_kept=is_kept, is_eos=is_eos, temperature=temperature)
+    return _drawn(weights, ids, uniform)
+
+
+def draw_from_all(
+    vocabulary: Vocabulary,
+    logits: torch.Tensor,
+    log_total: torch.Tensor,
+    rules: tuple[torch.Tensor, torch.Tensor],
+    others: torch.Tensor,
+    uniform: torch.Tensor,
+    temperature: float,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """As `draw_from_top`, for wider kept sets: top-p on a flat distribution. `logits` (R, V) are of all tokens.
+
+    `rules` are k and p, as of `count_kept`.
+    """
+    ranked = descending(logits)
+    is_kept = kept_tokens(logits, ranked, count_kept(ranked, log_total, *rules))
+    contrast, _ = vocabulary.all_logits(others, is_eos_allowed=True)
+    ids = torch.arange(vocabulary.size, device=logits.device)
+    is_eos, ids = vocabulary.is_eos(ids).expand_as(logits), ids.expand_as(logits)
+    weights = distinctive_weights(logits, contrast, is_kept=is_kept, is_eos=is_eos, temperature=temperature)
+    return _drawn(weights, ids, uniform)
+
+
+def _drawn(weights: torch.Tensor, ids: torch.Tensor, uniform: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    column = draw(weights, uniform)[:, None]
+    log_probs = (weights.gather(1, column)[:, 0] / weights.sum(dim=1)).log()
+    return ids.gather(1, column)[:, 0], log_probs
+
+
 @dataclass(frozen=True, slots=True)
 class SamplerRows:
     """The target, rule and random draws of each of R rows; fixed before the first token."""
@@ -223,53 +272,14 @@ class Sampler:
         )
         check_finite(is_finite)
         # All rows draw from the top logits. Rows whose kept set is larger draw again below, from the whole vocabulary.
-        width = int(most_kept)
-        ids, logits = top.ids[:, :width], top.logits[:, :width]
-        is_kept = torch.arange(width, device=device) < num_kept[:, None]
-        # Columns are sorted by token id, as `draw` requires. Tokens that are not kept go to the end with weight 0.
-        order = ids.masked_fill(~is_kept, self.vocabulary.size).argsort(dim=1)
-        ids, logits, is_kept = ids.gather(1, order), logits.gather(1, order), is_kept.gather(1, order)
-        contrast, is_eos = self.vocabulary.logits_at(others[line], ids), self.vocabulary.is_eos(ids)
-        tokens, log_probs = self._draw(uniform, ids, logits, contrast, is_kept=is_kept, is_eos=is_eos)
+        some, vocabulary, temperature = top.first(int(most_kept)), self.vocabulary, self.temperature
+        tokens, log_probs = draw_from_top(vocabulary, some, num_kept, others[line], uniform, temperature)
         unsettled = np.flatnonzero(~is_settled)
         for first in range(0, len(unsettled), _ROWS_A_SORT):
             part = to_device(unsettled[first : first + _ROWS_A_SORT], device)
-            step = (top_k[part], top_p[part], uniform[part])
-            drawn = self._draw_from_all(step, own[line[part]], others[line[part]], is_eos_allowed=is_eos_allowed)
+            logits = vocabulary.all_logits(own[line[part]], is_eos_allowed=is_eos_allowed)
+            rules = top_k[part], top_p[part]
+            drawn = draw_from_all(vocabulary, *logits, rules, others[line[part]], uniform[part], temperature)
             tokens[part], log_probs[part] = drawn
         on_host, of_host = to_host(tokens, log_probs)
         return on_host, of_host
-
-    def _draw_from_all(
-        self,
-        step: tuple[torch.Tensor, torch.Tensor, torch.Tensor],
-        own: torch.Tensor,
-        others: torch.Tensor,
-        *,
-        is_eos_allowed: bool,
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Draw from the whole vocabulary, for kept sets wider than the top logits: top-p on a flat distribution."""
-        top_k, top_p, uniform = step
-        logits, log_total = self.vocabulary.all_logits(own, is_eos_allowed=is_eos_allowed)
-        ranked = descending(logits)
-        is_kept = kept_tokens(logits, ranked, count_kept(ranked, log_total, top_k, top_p))
-        contrast, _ = self.vocabulary.all_logits(others, is_eos_allowed=True)
-        ids = torch.arange(self.vocabulary.size, device=logits.device)
-        is_eos = self.vocabulary.is_eos(ids).expand_as(logits)
-        return self._draw(uniform, ids.expand_as(logits), logits, contrast, is_kept=is_kept, is_eos=is_eos)
-
-    def _draw(
-        self,
-        uniform: torch.Tensor,
-        ids: torch.Tensor,
-        own: torch.Tensor,
-        others: torch.Tensor,
-        *,
-        is_kept: torch.Tensor,
-        is_eos: torch.Tensor,
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return the drawn tokens (r,) of `ids` (r, K), which ascend, and their log-probabilities (r,)."""
-        weights = distinctive_weights(own, others, is_kept=is_kept, is_eos=is_eos, temperature=self.temperature)
-        column = draw(weights, uniform)[:, None]
-        log_probs = (weights.gather(1, column)[:, 0] / weights.sum(dim=1)).log()
-        return ids.gather(1, column)[:, 0], log_probs

@@ -6,7 +6,6 @@ The images of one call share a tree, which changes the last bits, so the caller 
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby
@@ -180,9 +179,8 @@ class CachedEngine:
         last bits of a probability, and rarely a draw, depend on which images are decoded together.
         """
         encoded = self.encode(images) if encoded is None else encoded
-        budget = sys.maxsize if self.is_static else self._config.cache_bytes // 2
         captions: list[list[GeneratedCaption]] = [[] for _ in images]
-        for crop_sets in crop_batches(encoded, self.towers.image_bytes, budget_bytes=budget):
+        for crop_sets in crop_batches(encoded, self.towers.image_bytes, budget_bytes=self._config.cache_bytes // 2):
             embeddings = (encoded[image].embeddings[kind] for image, kind in crop_sets)
             others = [choose_others(part @ part.t(), self._config.sampling) for part in embeddings]
             rows = self._sampler_rows(images, crop_sets)

@@ -165,15 +165,16 @@ class Listener:
         for crop_sets in crop_batches([of_kinds], engine.towers.image_bytes, budget_bytes=budget):
             crop_of, encodings = gather_crops([of_kinds], crop_sets)
             crops_of_kinds = crop_of.reshape(len(crop_sets), -1)
+            shows = np.zeros((num_masks, len(encodings)), np.bool_)
+            shows[np.arange(num_masks), crops_of_kinds] = True
+            of_texts = (asked[targets] @ shows) > 0
             if isinstance(engine, StaticEngine):
-                log_probs = engine.read(encodings, rows)
+                log_probs = engine.read(encodings, rows, of_texts)
             else:
                 engine.towers.attend_to(encodings)
                 budget_bytes = prefix_budget(self._config, image_bytes=engine.towers.image_bytes(encodings))
                 forcing = TeacherForcing(engine.towers, engine.vocabulary, engine.special, budget_bytes=budget_bytes)
-                shows = np.zeros((num_masks, len(encodings)), np.bool_)
-                shows[np.arange(num_masks), crops_of_kinds] = True
-                log_probs = forcing.read(rows, (asked[targets] @ shows) > 0)
+                log_probs = forcing.read(rows, of_texts)
             for of_kind in crops_of_kinds:
                 sums += log_probs[:, of_kind]
         scores, at = sums / len(kinds), np.arange(len(texts))

@@ -19,6 +19,8 @@ FunctionT = TypeVar("FunctionT", bound=Callable[..., Any])
 # `triton_version` returns this if plain torch is used.
 PLAIN = "absent"
 _SHOWN_LETTERS = 200
+# Plain torch gathers the image tokens of so many rows at once.
+_ROWS_A_GATHER = 64
 
 
 @cache
@@ -32,8 +34,13 @@ def triton_version() -> tuple[str, str]:
         triton_kernels.try_all(torch.device("cuda"))
     # A compiler, linker or driver may raise any error. Then plain torch is used, which needs none of them.
     except Exception as error:  # noqa: BLE001
-        return PLAIN, " ".join(f"{type(error).__name__}: {error}".split())[:_SHOWN_LETTERS]
+        return PLAIN, in_one_line(error)
     return str(triton.__version__), ""
+
+
+def in_one_line(error: Exception) -> str:
+    """Return the type and the first letters of an error of a compiler or driver."""
+    return " ".join(f"{type(error).__name__}: {error}".split())[:_SHOWN_LETTERS]
 
 
 def plain_attend_newest(
@@ -46,22 +53,46 @@ def plain_attend_newest(
     Args:
         projected: (P, 3, heads, width), the newest queries, keys and values.
         cache: (2, P, heads, T, width), keys and values.
-        position: (1,) int64, of the newest.
+        position: (P,) int64, of the newest.
         sources: (P, T) int32, the row that holds each position of a row; -1 for one that is not read. Positions
             behind the newest are not read.
     """
     queries, keys, values = projected.unbind(1)
-    cache.index_copy_(3, position, torch.stack((keys, values)).unsqueeze(3))
-    numbers = torch.ones_like(sources[0], dtype=torch.int64).cumsum(dim=0) - 1
-    is_read = ((numbers <= position) & (sources >= 0))[:, None, :]
+    own, numbers = (torch.ones_like(some, dtype=torch.int64).cumsum(dim=0) - 1 for some in (sources[:, 0], sources[0]))
+    cache[:, own, :, position] = torch.stack((keys, values), dim=1)
+    is_read = ((numbers <= position[:, None]) & (sources >= 0))[:, None, :]
     # Unwritten cache entries may be NaN, and 0 · NaN is not 0. So values that are not read become 0 below.
-    rows = sources.clamp(min=0)
-    dtype = torch.float64 if projected.dtype == torch.float64 else torch.float32
+    rows, dtype = sources.clamp(min=0), _sums(projected.dtype)
     past_keys, past_values = (part.transpose(1, 2)[rows, numbers].transpose(1, 2).to(dtype) for part in cache)
     scores = torch.einsum("phw,phtw->pht", queries.to(dtype), past_keys) * queries.shape[-1] ** -0.5
     weights = scores.masked_fill(~is_read, -torch.inf).softmax(dim=-1)
     mixed = torch.einsum("pht,phtw->phw", weights, past_values.masked_fill(~is_read[..., None], 0.0))
     return mixed.flatten(1).to(projected.dtype)
+
+
+def plain_attend_image(
+    queries: torch.Tensor, cache: torch.Tensor, crops: torch.Tensor, by_crop: torch.Tensor
+) -> torch.Tensor:
+    """Return what the queries of P rows attend to under their crops, (P, heads · width).
+
+    Sums are in float32 at least.
+
+    Args:
+        queries: (P, heads, width).
+        cache: (2, U, heads, T, width), keys and values of crops.
+        crops: (P,) int64, of each row.
+        by_crop: (P,) int64, the rows in the order of their crops. So a kernel reads a crop once for many rows.
+    """
+    dtype, scale, mixed = _sums(queries.dtype), queries.shape[-1] ** -0.5, []
+    for some, part in zip(*(torch.split(each, _ROWS_A_GATHER) for each in (crops, queries)), strict=True):
+        keys, values = cache.index_select(1, some).to(dtype)
+        weights = (torch.einsum("phw,phtw->pht", part.to(dtype), keys) * scale).softmax(dim=-1)
+        mixed.append(torch.einsum("pht,phtw->phw", weights, values))
+    return torch.cat(mixed).flatten(1).to(queries.dtype)
+
+
+def _sums(dtype: torch.dtype) -> torch.dtype:
+    return torch.float64 if dtype == torch.float64 else torch.float32
 
 
 def plain_add_norm(
@@ -73,12 +104,18 @@ def plain_add_norm(
 
 
 attend_newest = torch.library.custom_op("pseudoris::attend_newest", plain_attend_newest, mutates_args=("cache",))
+attend_image = torch.library.custom_op("pseudoris::attend_image", plain_attend_image, mutates_args=())
 add_norm = torch.library.custom_op("pseudoris::add_norm", plain_add_norm, mutates_args=())
 
 
 @attend_newest.register_kernel("cuda")
 def _(projected: torch.Tensor, cache: torch.Tensor, position: torch.Tensor, sources: torch.Tensor) -> torch.Tensor:
     return _on_gpu("attend_newest", plain_attend_newest)(projected, cache, position, sources)
+
+
+@attend_image.register_kernel("cuda")
+def _(queries: torch.Tensor, cache: torch.Tensor, crops: torch.Tensor, by_crop: torch.Tensor) -> torch.Tensor:
+    return _on_gpu("attend_image", plain_attend_image)(queries, cache, crops, by_crop)
 
 
 @add_norm.register_kernel("cuda")
@@ -99,6 +136,11 @@ def _on_gpu(name: str, plain: FunctionT) -> FunctionT:
 @attend_newest.register_fake
 def _(projected: torch.Tensor, cache: torch.Tensor, position: torch.Tensor, sources: torch.Tensor) -> torch.Tensor:
     return projected.new_empty(len(projected), cache.shape[2] * cache.shape[4])
+
+
+@attend_image.register_fake
+def _(queries: torch.Tensor, cache: torch.Tensor, crops: torch.Tensor, by_crop: torch.Tensor) -> torch.Tensor:
+    return queries.new_empty(len(queries), queries.shape[1] * queries.shape[2])
 
 
 @add_norm.register_fake

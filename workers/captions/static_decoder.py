@@ -1,9 +1,8 @@
-"""Decodes groups of crops in fixed shapes, all on the device. Called by `static_engine`.
+"""Decodes crops over slots of fixed number, all on the device. Called by `static_engine`.
 
-A caption must be the one that the prefix tree would give, up to rounding. What the top logits cannot decide (a wide
-kept set, a close beam) is None, and the prefix tree decodes it. The host must not wait for a step: it copies all that
-varies before the first, and asks every eighth whether captions are unfinished. No tensor of `_State` may be replaced,
-because recorded steps use its address.
+A caption must be the one that the prefix tree would give, up to rounding. Rows that the top logits cannot decide (a
+wide kept set, a close beam) are decided over the whole vocabulary, a few before each refill. Until then they wait, and
+compute the same step again. No tensor of a decoder may be replaced, because recorded steps use its address.
 """
 
 from __future__ import annotations
@@ -23,67 +22,48 @@ from pseudoris.workers.captions.decoding_rules import (
     Beam,
     BeamSearch,
     DecodingRule,
+    Ints,
     SampledCaption,
     until_eos,
 )
-from pseudoris.workers.captions.distinctive import count_kept, distinctive_weights, draw
-from pseudoris.workers.captions.static_towers import GroupShape, RecordedStep, StaticTowers, split_axis
+from pseudoris.workers.captions.distinctive import count_kept, draw_from_all, draw_from_top
+from pseudoris.workers.captions.recorded_step import RecordedStep
+from pseudoris.workers.captions.static_slots import STEPS_A_REFILL, RowSlots, SearchSlots, Targets, run_slots
+from pseudoris.workers.captions.static_towers import Pairs, StaticTowers
 from pseudoris.workers.captions.vocabulary_logits import SpecialTokens, TopLogits, Vocabulary, check_finite, score_dtype
 from pseudoris.workers.device import to_device, to_host
 
-# After this many steps the host checks whether all captions have ended. Each check makes it wait for the GPU.
-_STEPS_A_READ = 8
+# Before a refill one of so many slots is decided over the whole vocabulary.
+_SLOTS_A_WIDE_ONE = 4
 
 
 @dataclass(frozen=True, slots=True)
-class CropGroup:
-    """Crops that are decoded together, and what their captions are drawn by."""
+class Decoded:
+    """What was decoded, and what it took.
 
-    crops: Sequence[int]  # up to C numbers of encodings; the first of them are the targets
-    weights: torch.Tensor  # (targets, crops) float, of the others of each target, on the device
-    uniform: NDArray[np.float64]  # (targets · rules, max_length) float64 in [0, 1), the draws by prefix length
+    Attributes:
+        captions: By target, then rule.
+        beams: The best one of each search.
+        num_steps: Of all slots.
+        num_pairs: Pairs (prefix, crop) that were computed.
+        num_needed: Those of them that captions needed.
+        num_wide: Decisions of rows and searches over the whole vocabulary.
+        num_waits: Refills that a row or a search waited for one, though its turn could have come.
+        num_decisions: Of all.
+    """
 
-
-# The captions of a group: tokens without SOT and EOS, and log-probability, by target, then rule; and the best beam of
-# each target. None is what the top logits did not decide.
-Drawn = tuple[Sequence[SampledCaption | None], Sequence[Beam | None]]
-
-
-class _State:
-    """What a batch of G groups reads and writes while it is decoded; recorded steps use its addresses."""
-
-    def __init__(self, shape: GroupShape, num_groups: int, max_length: int, like: torch.Tensor) -> None:
-        new, scores = partial(torch.zeros, device=like.device), score_dtype(like.dtype)
-        prefixes, rows, crops = (num_groups, shape.prefixes), (num_groups, shape.rows), (num_groups, shape.crops)
-        self.position = new(1, dtype=torch.int64)  # (1,) position of the newest tokens
-        # `newest` (G, N) has each prefix's newest token, `before` the token before that.
-        self.newest, self.before = new(prefixes, dtype=torch.int64), new(prefixes, dtype=torch.int64)
-        # `weights` (G, T, C) has each target's weights of other crops.
-        self.weights = new((num_groups, shape.targets, shape.crops), dtype=scores)
-        # `uniform` (G, R, max_length) has each row's random draws, `tokens` its tokens.
-        self.uniform = new((*rows, max_length), dtype=torch.float64)
-        self.tokens = new((*rows, max_length), dtype=torch.int64)
-        self.log_probs = new(rows, dtype=torch.float64)  # (G, R), of each row's tokens
-        # `is_open` (G, R): the row is not finished. `is_settled`: the top logits were enough for all its draws.
-        self.is_open, self.is_settled = new(rows, dtype=torch.bool), new(rows, dtype=torch.bool)
-        # `is_decided` (G, C): the top logits were enough for every step of the crop's beams.
-        self.is_decided = new(crops, dtype=torch.bool)
-        # `totals` (G, N) adds up each prefix's scores. If one score is not finite, the total is not finite either.
-        self.totals = new(prefixes, dtype=scores)
-
-    def restart(self, special: SpecialTokens) -> None:
-        """Forget the batch before; `weights`, `uniform` and `is_open` are the next one's."""
-        for each in (self.position, self.weights, self.log_probs, self.totals):
-            each.zero_()
-        for each in (self.is_settled, self.is_decided):
-            each.fill_(True)
-        self.newest.fill_(special.sot)
-        self.before.fill_(-1)
-        self.tokens.fill_(special.eos)
+    captions: list[SampledCaption]
+    beams: list[Beam]
+    num_steps: int
+    num_pairs: int
+    num_needed: int
+    num_wide: int
+    num_waits: int
+    num_decisions: int
 
 
 class StaticDecoder:
-    """Decodes batches of one shape, of up to G groups each."""
+    """Decodes up to `num_targets` crops at a time, with their rows by all rules and a search of each."""
 
     def __init__(
         self,
@@ -93,184 +73,276 @@ class StaticDecoder:
         config: CaptionsConfig,
         *,
         samplers: Sequence[DecodingRule],
+        num_targets: int,
     ) -> None:
-        """Allocate the state of a batch of `towers`."""
+        """Allocate the state of the slots of `towers`."""
         self._towers, self._vocabulary, self._special, self._config = towers, vocabulary, special, config
-        self._shape, self.num_groups = towers.shape, towers.num_groups
-        # Pairs (prefix, crop) that were computed so far, and those that captions needed. For benchmarks.
-        self.num_pairs = self.num_needed = 0
-        shape, num_groups, like = towers.shape, towers.num_groups, towers.blocks.like
+        self._shape = shape = towers.shape
+        like = towers.blocks.like
         self._device = device = like.device
-        self._state = _State(shape, num_groups, config.max_length, like)
-        self._beams = StaticBeams((num_groups, shape.crops, shape.beams), config, special.eos, device=device)
-        targets = num_groups * shape.targets
-        self._top_k = to_device(np.array([rule.top_k or 0 for rule in samplers] * targets, dtype=np.int64), device)
-        self._top_p = to_device(np.array([rule.top_p or 1.0 for rule in samplers] * targets), device)
+        new, ints = partial(torch.zeros, device=device), partial(torch.zeros, dtype=torch.int64, device=device)
+        self._rows = RowSlots(shape, num_targets, max(len(samplers), 1), like)
+        self._searches = SearchSlots(shape.searches, num_targets, device)
+        # Of each prefix (N + S · B): the position of its newest token, this token, the token before it, and the sum of
+        # its scores, which is not finite if one of them is not.
+        self._position, self._newest, self._before = (ints(shape.prefixes) for _ in range(3))
+        self._totals = new(shape.prefixes, dtype=score_dtype(like.dtype))
+        self._of_prefixes = self._position, self._newest, self._before, self._totals
+        # Of the last step: hidden states, those of other masks (N, D), and which prefixes it moved on.
+        self._states = like.new_zeros(shape.prefixes, towers.blocks.width)
+        self._others = new((shape.rows, towers.blocks.width), dtype=self._totals.dtype)
+        self._has_moved = new(shape.prefixes, dtype=torch.bool)
+        # Of each row: its tokens, and the log-probability of them.
+        self._tokens, self._log_probs = ints((shape.rows, config.max_length)), new(shape.rows, dtype=torch.float64)
+        # By what it is drawn: k and p, as of `count_kept`, the random numbers, and the weights of its members.
+        self._top_k, self._top_p = ints(shape.rows), new(shape.rows, dtype=torch.float64)
+        self._uniform = new((shape.rows, config.max_length), dtype=torch.float64)
+        self._weights = new((shape.rows, shape.members), dtype=self._totals.dtype)
+        # For how many refills each row, and each search, has waited to be decided over the whole vocabulary.
+        self._waits_of_rows, self._waits_of_searches = ints(shape.rows), ints(shape.searches)
+        # How many were decided so, and how often one waited for it.
+        self._wide = ints(2)
+        capacity = self._rows.capacity
+        # Draws of the queued rows, and what became of all that is queued. The last one is of slots that hold nothing.
+        self._queued_uniform = new((capacity + 1, config.max_length), dtype=torch.float64)
+        self._beams = StaticBeams((shape.searches, shape.beams), config, special.eos, device=device)
+        self._row_state = (self._tokens, self._log_probs, self._totals[: shape.rows])
+        self._search_state = (
+            self._beams.beams,
+            self._beams.finished,
+            self._beams.is_done,
+            self._totals[shape.rows :].view(shape.searches, shape.beams),
+        )
+        self._row_results = [each.new_zeros(capacity + 1, *each.shape[1:]) for each in self._row_state]
+        self._search_results = [each.new_zeros(num_targets + 1, *each.shape[1:]) for each in self._search_state]
+        self._rules = (
+            to_device(np.array([rule.top_k or 0 for rule in samplers] or [0], dtype=np.int64), device),
+            to_device(np.array([rule.top_p or 1.0 for rule in samplers] or [1.0]), device),
+        )
         pad = [special.pad] if config.sampling.pad_ends_caption else []
         self._ends = to_device(np.array([special.eos, *special.further_eos, *pad]), device)
         self._eos, self._zero = torch.full((), special.eos, device=device), torch.zeros((), device=device)
-        self._columns = torch.arange(vocabulary.top_width, device=device)
-        # A search looks at this many tokens of each beam. If they cannot decide, a tree decoder is used.
-        self._wanted = min((2 + len(special.further_eos)) * shape.beams, vocabulary.top_width)
-        self._wanted_rows = torch.full((num_groups * shape.crops * shape.beams,), self._wanted, device=device)
-        self._steps = [
-            RecordedStep(partial(self._step, is_eos_allowed=is_allowed), towers.recordings)
-            for is_allowed in (False, True)
-        ]
+        # A search looks at this many tokens of each beam.
+        self._wanted = min((2 + len(special.further_eos)) * shape.beams, vocabulary.num_live)
+        self._wanted_rows = torch.full((shape.searches * shape.beams,), self._wanted, device=device)
+        self._beam_numbers = torch.arange(shape.searches * shape.beams, device=device)
+        self._pairs = Pairs(*(ints(shape.all_pairs) for _ in range(3)))
+        self._step = RecordedStep(self._one_step, towers.recordings)
+        self._wide_step = RecordedStep(self._one_wide_step, towers.recordings)
+        self._refill = RecordedStep(self._one_refill, towers.recordings)
 
     @torch.inference_mode()
-    def decode(self, groups: Sequence[CropGroup], image_tokens: torch.Tensor) -> list[Drawn]:
-        """Return the captions of up to G groups, from all encodings (U, T, D).
+    def decode(
+        self, targets: Targets, uniform: NDArray[np.float64], searched: Ints, image_tokens: torch.Tensor
+    ) -> Decoded:
+        """Return the captions of all targets, and the best beams of the crops `searched`.
+
+        Args:
+            targets: At most as many as there is room for.
+            uniform: (targets · rules, max_length) float64 in [0, 1), the draws by prefix length.
+            searched: Numbers of encodings.
+            image_tokens: All encodings (U, T, D).
 
         Raises:
             ImageError: A score is beyond the range of the precision.
         """
-        state, shape = self._state, self._shape
-        state.restart(self._special)
-        self._beams.restart()
-        crops = np.zeros((self.num_groups, shape.crops), dtype=np.int64)
-        uniform, is_open = np.zeros(state.uniform.shape), np.zeros(state.is_open.shape, dtype=np.bool_)
-        is_searched = np.zeros(crops.shape, dtype=np.bool_)
-        for number, group in enumerate(groups):
-            crops[number, : len(group.crops)] = group.crops
-            uniform[number, : len(group.uniform)] = group.uniform
-            is_open[number, : len(group.uniform)] = True
-            is_searched[number, : len(group.weights)] = shape.beams > 0
-            state.weights[number, : len(group.weights), : len(group.crops)] = group.weights
-        state.uniform.copy_(to_device(uniform, self._device))
-        state.is_open.copy_(to_device(is_open, self._device))
-        self._beams.is_done.copy_(to_device(~is_searched, self._device))
-        self._towers.attend_to(image_tokens[to_device(crops.reshape(-1), self._device)])
-        last = self._config.max_length - (1 if shape.beams else 2)
-        for length in range(1, max(last, 1) + 1):
-            self._steps[length >= self._config.min_length]()
-            if length % _STEPS_A_READ == 0 and not to_host(state.is_open.any() | ~self._beams.is_done.all())[0]:
-                break
-        self.num_pairs += length * self.num_groups * shape.pairs
-        return self._read(groups)
+        rows, searches = self._rows, self._searches
+        self._towers.attend_to(image_tokens)
+        rows.restart(targets)
+        searches.restart(searched)
+        self._queued_uniform[: len(uniform)].copy_(to_device(uniform, self._device))
+        if not len(uniform):
+            rows.queue.restart(0)
+        self._wide.zero_()
+        # No row leaves before a refill.
+        num_pairs = int(targets.sizes.sum()) * len(uniform) // max(len(targets.sizes), 1)
+        least = STEPS_A_REFILL * num_pairs // max(self._shape.pairs, 1)
+        num_steps = run_slots(self._step, self._end_chunk, rows, searches, least=least)
+        return self._read(targets, len(uniform), len(searched), num_steps)
 
-    def _step(self, *, is_eos_allowed: bool) -> None:
-        state, shape = self._state, self._shape
-        hidden = self._towers.step(state.newest, state.before, state.position)
-        state.before.copy_(state.newest)
-        rows, num_rows = shape.rows, self.num_groups * shape.rows
-        # Sampled prefixes have states `of_rows` (G, C, T, rules, D) under all crops, `own` (G · R, D) under their own.
-        of_rows = split_axis(hidden[:, :, :rows], 2, shape.targets, shape.rules)
-        own = of_rows[:, : shape.targets].diagonal(dim1=1, dim2=2).permute(0, 3, 1, 2).flatten(0, 2)
-        states = torch.cat((own, hidden[:, :, rows:].flatten(0, 2)))
-        top = self._vocabulary.top_logits(states, is_eos_allowed=is_eos_allowed, rows_together=len(states))
-        sampled, searched = top.part(slice(num_rows)), top.part(slice(num_rows, None))
-        num_kept = count_kept(sampled.logits, sampled.log_total, self._top_k, self._top_p)
+    def _end_chunk(self) -> None:
+        self._wide_step()
+        self._refill()
+
+    def _one_refill(self) -> None:
+        rows, searches, shape, special = self._rows, self._searches, self._shape, self._special
+        # Slots that go on are copied too: what became of them is copied again when they have ended.
+        for number, state, results in (
+            (rows.number, self._row_state, self._row_results),
+            (searches.number, self._search_state, self._search_results),
+        ):
+            for of_slots, kept in zip(state, results, strict=True):
+                kept.index_copy_(0, number, of_slots)
+        of_rows, of_searches = rows.refill(), searches.refill()
+        begins = torch.cat((of_rows, of_searches.repeat_interleave(shape.beams, output_size=len(self._beam_numbers))))
+        for each, value in ((self._position, 0), (self._newest, special.sot), (self._before, -1), (self._totals, 0)):
+            each.masked_fill_(begins, value)
+        for kept, of_rule in zip((self._top_k, self._top_p), self._rules, strict=True):
+            kept.copy_(of_rule.index_select(0, rows.number % len(of_rule)))
+        self._uniform.copy_(self._queued_uniform.index_select(0, rows.number))
+        self._weights.copy_(rows.weights())
+        self._tokens.masked_fill_(of_rows[:, None], special.eos)
+        self._log_probs.masked_fill_(of_rows, 0.0)
+        self._beams.begin(of_searches)
+        crops = searches.crops.repeat_interleave(shape.beams, output_size=len(self._beam_numbers))
+        torch.cat((rows.pair_rows, shape.rows + self._beam_numbers), out=self._pairs.prefixes)
+        torch.cat((rows.pair_crops, crops), out=self._pairs.crops)
+        self._pairs.by_crop.copy_(self._pairs.crops.argsort(stable=True))
+
+    def _one_step(self) -> None:
+        shape, vocabulary, rows, position = self._shape, self._vocabulary, self._rows, self._position
+        hidden = self._towers.step(self._newest, self._before, position, self._pairs)
+        self._states.copy_(hidden.index_select(0, torch.cat((rows.members[:, 0], shape.pairs + self._beam_numbers))))
+        # `_others` (N, D) are weighted means of the states under the crops of the other masks.
+        read = hidden.index_select(0, rows.members.view(-1)).view(*rows.members.shape, hidden.shape[1])
+        torch.bmm(self._weights[:, None], read.to(self._others.dtype), out=self._others[:, None])
+        live, log_total = vocabulary.live_logits(self._states, self._may_end())
+        top = vocabulary.top_of(live, log_total, max(vocabulary.top_width, self._wanted))
+        of_rows, of_beams = top.part(slice(shape.rows)), top.part(slice(shape.rows, None))
+        rules, uniform = self._drawn_by()
+        num_kept = count_kept(of_rows.logits, of_rows.log_total, *rules)
         is_certain = top.contains_kept_set(torch.cat((num_kept, self._wanted_rows)))
-        if rows:
-            # `others` (G · R, D) are weighted means of the states under the crops of the other masks.
-            others = torch.einsum("gtc,gctrd->gtrd", state.weights, of_rows.to(state.weights.dtype)).flatten(0, 2)
-            is_kept = self._columns < num_kept[:, None]
-            state.newest[:, :rows] = self._draw(sampled, others, is_kept=is_kept, is_certain=is_certain[:num_rows])
-        if shape.beams:
-            parents, tokens = self._search(searched, is_certain=is_certain[num_rows:])
-            state.newest[:, rows:] = tokens.flatten(1)
-            self._towers.reorder(parents, state.position)
-            before = split_axis(state.before[:, rows:], 1, shape.crops, shape.beams)
-            before.copy_(before.gather(2, parents))
-        state.position.add_(1)
+        if shape.rows:
+            temperature = self._config.sampling.temperature
+            drawn = draw_from_top(vocabulary, of_rows, num_kept, self._others, uniform, temperature)
+            self._append(*drawn, of_rows.log_total, rows.is_open & is_certain[: shape.rows])
+        if shape.searches:
+            is_sure = is_certain[shape.rows :].view(shape.searches, shape.beams).all(dim=1)
+            self._search(of_beams.first(self._wanted), self._searches.is_open & is_sure)
 
-    def _draw(
-        self, top: TopLogits, others: torch.Tensor, *, is_kept: torch.Tensor, is_certain: torch.Tensor
-    ) -> torch.Tensor:
-        """Draw the next token (G, R) of each sampling row, as `Sampler.next_tokens`."""
-        vocabulary, config, state = self._vocabulary, self._config, self._state
-        shape, is_open = state.is_open.shape, state.is_open
-        # Columns are sorted by token id, as `draw` requires. Tokens that are not kept go to the end with weight 0.
-        order = top.ids.masked_fill(~is_kept, vocabulary.size).argsort(dim=1)
-        ids, logits, is_kept = top.ids.gather(1, order), top.logits.gather(1, order), is_kept.gather(1, order)
-        weights = distinctive_weights(
-            logits,
-            vocabulary.logits_at(others, ids),
-            is_kept=is_kept,
-            is_eos=vocabulary.is_eos(ids),
-            temperature=config.sampling.temperature,
-        )
-        uniform = state.uniform.index_select(2, state.position + 1).flatten()
-        column = draw(weights, uniform)[:, None]
-        log_probs = (weights.gather(1, column)[:, 0] / weights.sum(dim=1)).log().view(shape)
-        tokens = ids.gather(1, column).view(shape)
-        state.is_settled.logical_and_(is_certain.view(shape) | ~is_open)
-        totals = (top.log_total + others.sum(dim=1)).view(shape)
-        state.totals[:, : self._shape.rows].add_(totals.where(is_open, self._zero))
-        tokens = tokens.where(is_open & ~torch.isin(tokens, self._ends), self._eos)
-        state.log_probs.add_(log_probs.where(is_open, self._zero))
-        state.tokens.index_copy_(2, state.position, tokens[..., None])
+    def _one_wide_step(self) -> None:
+        """Decide over the whole vocabulary what the last step left open."""
+        shape, vocabulary, rows, searches = self._shape, self._vocabulary, self._rows, self._searches
+        may_end = self._may_end()
+        if shape.rows:
+            wide, is_wide = self._longest_waiting(rows.is_open & ~self._has_moved[: shape.rows], self._waits_of_rows)
+            rules, uniform = self._drawn_by()
+            some = (each.index_select(0, wide) for each in (self._states, may_end, *rules, self._others, uniform))
+            states, is_allowed, top_k, top_p, others, uniform = some
+            logits, log_total = vocabulary.all_logits(states, is_eos_allowed=is_allowed)
+            temperature = self._config.sampling.temperature
+            drawn = draw_from_all(vocabulary, logits, log_total, (top_k, top_p), others, uniform, temperature)
+            tokens, log_probs, totals = (
+                each.new_zeros(shape.rows).index_copy_(0, wide, each) for each in (*drawn, log_total)
+            )
+            self._append(tokens, log_probs, totals, is_wide)
+        if shape.searches:
+            is_close = searches.is_open & ~self._has_moved[shape.rows :: shape.beams]
+            close, is_close = self._longest_waiting(is_close, self._waits_of_searches)
+            beams = (close[:, None] * shape.beams + self._beam_numbers[: shape.beams]).flatten()
+            states, is_allowed = (each.index_select(0, shape.rows + beams) for each in (self._states, may_end))
+            top = vocabulary.sorted_logits(states, is_eos_allowed=is_allowed).first(self._wanted)
+            count = len(self._beam_numbers)
+            columns = (top.logits, top.ids, top.log_total, top.max_outside)
+            spread = (each.new_zeros(count, *each.shape[1:]).index_copy_(0, beams, each) for each in columns)
+            self._search(TopLogits(*spread), is_close)
+
+    def _may_end(self) -> torch.Tensor:
+        """Return at which prefixes EOS may follow, (N + S · B,) bool."""
+        return self._position + 1 >= self._config.min_length
+
+    def _drawn_by(self) -> tuple[tuple[torch.Tensor, torch.Tensor], torch.Tensor]:
+        """Return k and p of each row, as of `count_kept`, and its random number."""
+        uniform = self._uniform.gather(1, self._position[: self._shape.rows, None] + 1)
+        return (self._top_k, self._top_p), uniform[:, 0]
+
+    def _append(
+        self, tokens: torch.Tensor, log_probs: torch.Tensor, log_total: torch.Tensor, goes_on: torch.Tensor
+    ) -> None:
+        """Append to each of the rows that `goes_on` (N,) its token."""
+        rows, count = self._rows, self._shape.rows
+        position, newest, before, totals = (each[:count] for each in self._of_prefixes)
+        totals.add_((log_total + self._others.sum(dim=1)).where(goes_on, self._zero))
+        self._log_probs.add_(log_probs.where(goes_on, self._zero))
+        tokens = tokens.where(goes_on & ~torch.isin(tokens, self._ends), self._eos)
+        self._tokens.scatter_(1, position[:, None], tokens[:, None])
+        before.copy_(newest.where(goes_on, before))
+        newest.copy_(tokens.where(goes_on, newest))
         # A row with room for one more token ends too: that token is EOS, which needs no hidden state.
-        is_open.logical_and_((tokens != self._eos) & (state.position + 3 < config.max_length))
-        return tokens
+        rows.is_open.logical_and_(~goes_on | ((tokens != self._eos) & (position + 3 < self._config.max_length)))
+        position.add_(goes_on)
+        self._has_moved[:count].copy_(goes_on)
 
-    def _search(self, top: TopLogits, *, is_certain: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Advance all beams; return the parent and the newest token of each, (G, C, B)."""
-        beams, state, shape = self._beams, self._state, (self.num_groups, self._shape.crops, self._shape.beams, -1)
-        logits = top.logits[:, : self._wanted].double()
-        log_probs = logits - top.log_total.double()[:, None]
-        state.is_decided.logical_and_(is_certain.view(shape[:3]).all(dim=-1) | beams.is_done)
-        totals = split_axis(state.totals[:, self._shape.rows :], 1, *shape[1:3])
-        totals.add_(top.log_total.view(shape[:3]).where(~beams.is_done[..., None], self._zero))
-        ids = top.ids[:, : self._wanted]
-        ids = ids.where(~self._vocabulary.is_eos(ids), self._eos).view(shape)
-        scores = log_probs if self._config.beam.beam_score == "logprob" else logits
-        return beams.advance(scores.view(shape), log_probs.view(shape), ids, state.position)
+    def _search(self, top: TopLogits, goes_on: torch.Tensor) -> None:
+        """Advance the searches that `goes_on` (S,) by one token."""
+        beams, searches, shape = self._beams, self._searches, self._shape
+        of_beams, goes_on_beams = (shape.searches, shape.beams), goes_on[:, None].expand(-1, shape.beams)
+        position, newest, before, totals = (each[shape.rows :].view(of_beams) for each in self._of_prefixes)
+        totals.add_(top.log_total.view(of_beams).where(goes_on_beams, self._zero))
+        scores = top.logits.double()
+        log_probs = scores - top.log_total.double()[:, None]
+        scores = log_probs if self._config.beam.beam_score == "logprob" else scores
+        ids = top.ids.where(~self._vocabulary.is_eos(top.ids), self._eos)
+        scores, log_probs, ids = (each.view(*of_beams, -1) for each in (scores, log_probs, ids))
+        at = position[:, 0]
+        parents, tokens = beams.advance(scores, log_probs, ids, at, goes_on)
+        self._towers.reorder(parents, at)
+        # A search that goes on has new beams; one that waits has the parents 0, 1, …, and keeps its tokens.
+        before.copy_(newest.gather(1, parents).where(goes_on_beams, before))
+        newest.copy_(tokens.where(goes_on_beams, newest))
+        # A search that has used its last position stays there.
+        searches.is_open.logical_and_(~goes_on | ~(beams.is_done | (at + 2 >= self._config.max_length)))
+        position.add_(goes_on_beams).clamp_(max=shape.positions - 1)
+        self._has_moved[shape.rows :].copy_(goes_on_beams.flatten())
 
-    def _read(self, groups: Sequence[CropGroup]) -> list[Drawn]:
-        beams, state = self._beams, self._state
-        tokens, log_probs, is_settled, is_decided, totals, *searched = to_host(
-            state.tokens,
-            state.log_probs,
-            state.is_settled,
-            state.is_decided,
-            state.totals,
-            beams.beams,
-            beams.finished,
-            beams.is_done,
+    def _longest_waiting(self, is_wide: torch.Tensor, waits: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return the slots to decide over the whole vocabulary, and at all slots which of them are (bool)."""
+        slots = (waits + 1).masked_fill(~is_wide, 0).argsort(descending=True, stable=True)
+        slots = slots[: -(-len(waits) // _SLOTS_A_WIDE_ONE)]
+        is_chosen = torch.zeros_like(is_wide).index_fill_(0, slots, True).logical_and_(is_wide)
+        waits.copy_((waits + 1).masked_fill(~is_wide | is_chosen, 0))
+        self._wide.add_(torch.stack((is_chosen.sum(), (is_wide & ~is_chosen).sum())))
+        return slots, is_chosen
+
+    def _read(self, targets: Targets, num_rows: int, num_searches: int, num_steps: int) -> Decoded:
+        of_rows = (each[:num_rows] for each in self._row_results)
+        of_searches = (each[:num_searches] for each in self._search_results)
+        *read, wide = to_host(*of_rows, *of_searches, self._wide)
+        tokens, log_probs, totals, beams, finished, is_done, beam_totals = read
+        check_finite(np.isfinite(totals).all() & np.isfinite(beam_totals).all())
+        eos = self._special.eos
+        captions = [(until_eos(row, eos), float(each)) for row, each in zip(tokens, log_probs, strict=True)]
+        found = [self._beams.result(*each) for each in zip(beams, finished, is_done, strict=True)]
+        # A caption takes a step for each token, and one for its end where there is room for one.
+        steps = np.minimum([1 + len(each) for each, _ in captions], self._config.max_length - 2).astype(np.int64)
+        of_beams = [1 + len(beam.tokens) for beam in found]
+        sizes = np.repeat(targets.sizes, num_rows // max(len(targets.sizes), 1))
+        num_needed = int(sizes @ steps) if num_rows else 0
+        return Decoded(
+            captions,
+            found,
+            num_steps=num_steps,
+            num_pairs=num_steps * self._shape.all_pairs,
+            num_needed=num_needed + self._shape.beams * sum(of_beams),
+            num_wide=int(wide[0]),
+            num_waits=int(wide[1]),
+            num_decisions=int(steps.sum()) + sum(of_beams),
         )
-        check_finite(np.isfinite(totals).all())
-        drawn: list[Drawn] = []
-        for number, group in enumerate(groups):
-            rows = [
-                (until_eos(tokens[number, row], self._special.eos), float(log_probs[number, row]))
-                if is_settled[number, row]
-                else None
-                for row in range(len(group.uniform))
-            ]
-            found = [
-                beams.result(*(each[number, crop] for each in searched)) if is_decided[number, crop] else None
-                for crop in range(len(group.weights) if self._shape.beams else 0)
-            ]
-            drawn.append((rows, found))
-            # A caption takes a step for each token, and one for its end where there is room for one.
-            most = self._config.max_length - 2
-            self.num_needed += len(group.crops) * sum(min(1 + len(row[0]), most) for row in rows if row)
-            self.num_needed += self._shape.beams * sum(1 + len(beam.tokens) for beam in found if beam)
-        return drawn
 
 
 _SCORE, _LOG_PROB, _TOKENS = 0, 1, 2
 
 
 class StaticBeams:
-    """Beam search over (G, C) crops, each with B beams: the steps of `BeamSearch` for all at once, without a host read.
+    """Beam search in S slots of B beams: the steps of `BeamSearch` for all at once, without a host read.
 
     A beam or finished caption is a row: its score, its log-probability, and its tokens, EOS behind the last.
 
     Attributes:
-        beams: (G, C, B, 2 + positions) float64.
+        beams: (S, B, 2 + positions) float64.
         finished: The same of finished captions, in the order of finding; -inf is the score of a place that is free.
-        is_done: (G, C) bool.
+        is_done: (S,) bool.
     """
 
-    def __init__(self, shape: Sequence[int], config: CaptionsConfig, eos: int, *, device: torch.device) -> None:
-        """Allocate the searches of a shape (G, C, B)."""
-        self._config, self._eos, self._num_beams = config.beam, eos, shape[-1]
-        self.beams = torch.full((*shape, _TOKENS + config.max_length), float(eos), dtype=torch.float64, device=device)
+    def __init__(self, shape: tuple[int, int], config: CaptionsConfig, eos: int, *, device: torch.device) -> None:
+        """Allocate the searches of a shape (S, B)."""
+        self._config, self._eos, self._num_beams = config.beam, eos, shape[1]
+        self.beams = torch.zeros((*shape, _TOKENS + config.max_length), dtype=torch.float64, device=device)
         self.finished = self.beams.clone()
-        self.is_done = torch.zeros(*shape[:-1], dtype=torch.bool, device=device)
+        self.is_done = torch.zeros(shape[0], dtype=torch.bool, device=device)
+        first = np.full((2, *self.beams.shape[1:]), float(eos))
+        first[0, :, :_TOKENS], first[0, 1:, _SCORE], first[1, :, _SCORE] = 0.0, INACTIVE, -math.inf
+        self._first_beams, self._first_finished = to_device(first, device)
         # Entry p is for a beam whose newest token is at position p (SOT is at 0). Extended, it has p + 2 tokens.
         counted = range(2, config.max_length + 2), range(2 - (not config.beam.counts_eos), config.max_length + 2)
         self._divisors, self._finished_divisors = (
@@ -278,61 +350,66 @@ class StaticBeams:
             for lengths in counted
         )
         self._numbers = torch.arange(self._num_beams, device=device)
-        self._nowhere = torch.full((), self._num_beams, device=device)
 
-    def restart(self) -> None:
-        """Begin all searches anew."""
-        self.beams.fill_(self._eos)
-        self.finished.fill_(self._eos)
-        self.finished[..., _SCORE] = -torch.inf
-        self.beams[..., :_TOKENS] = 0.0
-        self.beams[..., 1:, _SCORE] = INACTIVE
-        self.is_done.zero_()
+    def begin(self, begins: torch.Tensor) -> None:
+        """Begin the searches `begins` (S,) anew."""
+        for each, first in ((self.beams, self._first_beams), (self.finished, self._first_finished)):
+            each.copy_(first.where(begins[:, None, None], each))
+        self.is_done.logical_and_(~begins)
 
     def advance(
-        self, scores: torch.Tensor, log_probs: torch.Tensor, tokens: torch.Tensor, position: torch.Tensor
+        self,
+        scores: torch.Tensor,
+        log_probs: torch.Tensor,
+        tokens: torch.Tensor,
+        position: torch.Tensor,
+        goes_on: torch.Tensor,
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Append to each beam; return its parent and its newest token, (G, C, B).
+        """Append to each beam of the searches that `goes_on` (S,); return its parent and its newest token, (S, B).
 
         Args:
-            scores: (G, C, B, W) float64, of the best W tokens of each beam, as many as a search considers.
-            log_probs: (G, C, B, W) float64.
-            tokens: (G, C, B, W) int64, every EOS as one.
-            position: (1,) int64, of the parents' newest tokens.
+            scores: (S, B, W) float64, of the best W tokens of each beam, as many as a search considers.
+            log_probs: (S, B, W) float64.
+            tokens: (S, B, W) int64, every EOS as one.
+            position: (S,) int64, of the parents' newest tokens.
+            goes_on: (S,) bool. Other searches stay as they are; their beams are their own parents.
         """
         width = tokens.shape[-1]
         # Tokens are sorted first, so that the stable sort below orders equal scores by beam, then by token.
         tokens, order = tokens.sort(dim=-1, stable=True)
         columns = torch.stack((scores.gather(-1, order), log_probs.gather(-1, order)), dim=-1)
-        columns = (columns + self.beams[..., None, :_TOKENS]).flatten(2, 3)
+        columns = (columns + self.beams[..., None, :_TOKENS]).flatten(1, 2)
         sums, order = columns[..., _SCORE].sort(dim=-1, descending=True, stable=True)
-        tokens, parents = tokens.flatten(2).gather(-1, order), order // width
+        tokens, parents = tokens.flatten(1).gather(-1, order), order // width
         columns = torch.stack((sums, columns[..., _LOG_PROB].gather(-1, order)), dim=-1)
         is_eos = tokens == self._eos
-        best = self._extended(columns[..., : self._num_beams, :], parents[..., : self._num_beams])
-        best[..., _SCORE] /= self._finished_divisors.index_select(0, position)
-        for number in range(self._num_beams):
-            # An extension with EOS that beats the worst finished caption replaces it, or the first of equally bad ones.
-            row, ends = best[..., number, :], is_eos[..., number] & ~self.is_done
-            worst, place = (each[..., 0] for each in self.finished[..., _SCORE].sort(dim=-1, stable=True))
-            place = place.where(ends & (row[..., _SCORE] > worst), self._nowhere)
-            kept = self._numbers + (self._numbers >= place[..., None])
-            both = torch.cat((self.finished, row[..., None, :]), dim=2)
-            self.finished.copy_(both.gather(2, kept[..., None].expand_as(self.finished)))
-        bound = sums[..., :1] / self._divisors.index_select(0, position)
+        best = self._extended(columns[:, : self._num_beams], parents[:, : self._num_beams])
+        best[..., _SCORE] /= self._finished_divisors.index_select(0, position)[:, None]
+        # Extensions with EOS take the places of the worst finished captions, the first of equally bad ones first, where
+        # they are better. They come in descending order, so none takes the place of another.
+        ends = is_eos[:, : self._num_beams] & goes_on[:, None]
+        scores = torch.cat(
+            (self.finished[..., _SCORE].flip(1), best[..., _SCORE].masked_fill(~ends, -torch.inf)), dim=1
+        )
+        kept = scores.sort(dim=1, descending=True, stable=True).indices[:, : self._num_beams]
+        kept = (self._num_beams - 1 - kept).where(kept < self._num_beams, kept).sort(dim=1).values
+        both = torch.cat((self.finished, best), dim=1)
+        self.finished.copy_(both.gather(1, kept[..., None].expand_as(self.finished)))
+        bound = sums[:, :1] / self._divisors.index_select(0, position)[:, None]
         scores = self.finished[..., _SCORE]
-        self.is_done.logical_or_(((scores > -torch.inf) & (scores >= bound)).all(dim=-1))
-        chosen = is_eos.to(torch.uint8).sort(dim=-1, stable=True).indices[..., : self._num_beams]
-        parents = parents.gather(-1, chosen)
-        columns = columns.gather(2, chosen[..., None].expand(*chosen.shape, _TOKENS))
-        beams = self._extended(columns, parents)
-        tokens = tokens.gather(-1, chosen)
-        beams.index_copy_(3, position + _TOKENS, tokens[..., None].double())
-        self.beams.copy_(beams)
+        self.is_done.logical_or_(((scores > -torch.inf) & (scores >= bound)).all(dim=-1) & goes_on)
+        chosen = is_eos.to(torch.uint8).sort(dim=-1, stable=True).indices[:, : self._num_beams]
+        parents = parents.gather(-1, chosen).where(goes_on[:, None], self._numbers)
+        columns = columns.gather(1, chosen[..., None].expand(*chosen.shape, _TOKENS))
+        beams, tokens = self._extended(columns, parents), tokens.gather(-1, chosen)
+        beams.scatter_(
+            2, (position[:, None, None] + _TOKENS).expand(-1, self._num_beams, 1), tokens[..., None].double()
+        )
+        self.beams.copy_(beams.where(goes_on[:, None, None], self.beams))
         return parents, tokens
 
     def result(self, beams: NDArray[np.float64], finished: NDArray[np.float64], is_done: np.bool_) -> Beam:
-        """Return the best caption of one crop, from its rows in host memory."""
+        """Return the best caption of one search, from its rows in host memory."""
         search = BeamSearch(self._num_beams, self._eos, self._config.length_penalty, self._config.counts_eos)
         search.beams = [self._beam(row) for row in beams]
         search.finished = [self._beam(row) for row in finished if row[_SCORE] != -math.inf]
@@ -345,5 +422,5 @@ class StaticBeams:
 
     def _extended(self, columns: torch.Tensor, parents: torch.Tensor) -> torch.Tensor:
         """Return rows of score, log-probability and the parents' tokens."""
-        parents = parents[..., None].expand(-1, -1, -1, self.beams.shape[-1] - _TOKENS)
-        return torch.cat((columns, self.beams[..., _TOKENS:].gather(2, parents)), dim=-1)
+        parents = parents[..., None].expand(-1, -1, self.beams.shape[-1] - _TOKENS)
+        return torch.cat((columns, self.beams[..., _TOKENS:].gather(1, parents)), dim=-1)

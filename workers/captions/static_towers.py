@@ -1,218 +1,180 @@
-"""CoCa's towers in fixed shapes, with caches that no step copies. For `static_engine` and `static_decoder`.
+"""CoCa's towers over slots of fixed number, with caches that no step copies. For `static_engine` and `static_decoder`.
 
-Layout of a batch of G groups: a group has C crops, R sampling rows, and B beams per crop. Its N = R + C · B prefixes go
-through the text tower and the decoder's first self-attention, which see no image. Its pairs, C × Q with Q = R + B, are
-each sampling row under each crop, and each beam under its own crop alone. All steps must have equal shapes and
-addresses, so positions ahead are masked: on a GPU one step is recorded, then replayed.
+A prefix goes through the text tower and the decoder's first self-attention, which see no image; a pair is a prefix
+under a crop. There are N + S · B prefix slots: of sampling rows, then of B beams of each search. There are R + S · B
+pair slots: a row has as many of the first R as it reads crops, anywhere among them; beam i has pair R + i, under the
+crop that it describes. A slot has a position of its own. All steps have equal shapes and addresses, so on a GPU one
+is recorded, then replayed; and as no product ever changes its number of rows, no slot changes another's bits.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 
 from pseudoris.workers.captions.cached_towers import CocaBlocks, CrossAttention
-from pseudoris.workers.captions.row_kernels import add_norm, attend_newest
-from pseudoris.workers.forward_passes import Block, SelfAttentionBlock
+from pseudoris.workers.captions.row_kernels import add_norm, attend_image, attend_newest
+from pseudoris.workers.forward_passes import Block, SelfAttentionBlock, padded
+
+# So many crops' image tokens are projected at once.
+_CROPS_A_PROJECTION = 16
 
 
 @dataclass(frozen=True, slots=True)
-class GroupShape:
-    """What a group of a batch has room for."""
+class SlotShape:
+    """How many slots there are."""
 
-    crops: int  # C
-    targets: int  # T, at most C: the sampling rows describe the first T crops
-    rules: int  # sampling rows of a target
-    beams: int  # B, of each crop
+    rows: int  # N, sampling rows
+    pairs: int  # R, of sampling rows
+    members: int  # M, the most pairs of a row
+    searches: int  # S
+    beams: int  # B, of each search
     positions: int  # of a caption, SOT included
 
     @property
-    def rows(self) -> int:
-        """R, ordered by target, then rule."""
-        return self.targets * self.rules
-
-    @property
     def prefixes(self) -> int:
-        """N."""
-        return self.rows + self.crops * self.beams
+        """N + S · B."""
+        return self.rows + self.searches * self.beams
 
     @property
-    def pairs(self) -> int:
-        """C × Q."""
-        return self.crops * (self.rows + self.beams)
+    def all_pairs(self) -> int:
+        """R + S · B."""
+        return self.pairs + self.searches * self.beams
+
+
+@dataclass(frozen=True, slots=True)
+class Pairs:
+    """Which pair is which, for a step; each (R + S · B,) int64."""
+
+    prefixes: torch.Tensor  # the prefix of each pair
+    crops: torch.Tensor  # its crop
+    by_crop: torch.Tensor  # the pairs in the order of their crops
 
 
 class CacheMemory:
-    """Keys and values of one batch at a time: batches of other shapes take the same memory, at addresses that stay.
+    """Keys and values at addresses that stay: of a decoder's slots or of a reader's, one at a time, and of crops.
 
     Attributes:
         recordings: Memory of what a GPU records of steps over it; None on a CPU.
     """
 
-    def __init__(self, like: torch.Tensor, num_bytes: int) -> None:
-        """Allocate memory in the dtype and on the device of `like`."""
-        self._all, self.num_bytes = like.new_empty(num_bytes // like.element_size()), num_bytes
+    def __init__(self, blocks: CocaBlocks, num_elements: int, num_crops: int, num_image_tokens: int) -> None:
+        """Allocate memory of slots, and that of so many crops."""
+        like, heads = blocks.like, blocks.layers[0].num_heads
+        self._slots = like.new_empty(num_elements)
+        self.num_elements, self.num_crops = num_elements, num_crops
+        # (layers, 2, crops, heads, image tokens, head width), keys first.
+        self.image = like.new_empty(len(blocks.layers), 2, num_crops, heads, num_image_tokens, blocks.width // heads)
         self.recordings: Any = torch.cuda.graph_pool_handle() if like.device.type == "cuda" else None
+
+    @property
+    def num_bytes(self) -> int:
+        """Of both."""
+        return self._slots.nbytes + self.image.nbytes
 
     def split(self, *shapes: tuple[int, ...]) -> list[torch.Tensor]:
         """Return tensors of some shapes, one behind the other in memory."""
         sizes = [math.prod(shape) for shape in shapes]
-        parts = torch.split(self._all[: sum(sizes)], sizes)
+        parts = torch.split(self._slots[: sum(sizes)], sizes)
         return [part.view(shape) for part, shape in zip(parts, shapes, strict=True)]
 
 
-def group_bytes(blocks: CocaBlocks, shape: GroupShape, num_image_tokens: int) -> int:
-    """Return the bytes of the keys and values of one group."""
-    shapes = _cache_shapes(blocks, shape, 1, num_image_tokens)
-    return blocks.like.element_size() * sum(math.prod(each) for each in shapes)
+def slot_elements(blocks: CocaBlocks, shape: SlotShape) -> int:
+    """Return the number of keys' and values' elements of all slots."""
+    return sum(math.prod(each) for each in _cache_shapes(blocks, shape))
 
 
-def _cache_shapes(
-    blocks: CocaBlocks, shape: GroupShape, num_groups: int, num_image_tokens: int
-) -> tuple[tuple[int, ...], ...]:
-    """Return the shapes of keys and values, keys first, of G groups: (layers, 2, rows, heads, positions, head width).
+def _cache_shapes(blocks: CocaBlocks, shape: SlotShape) -> tuple[tuple[int, ...], ...]:
+    """Return the shapes of keys and values, keys first: (layers, 2, slots, heads, positions, head width).
 
-    They are those of the text tower, of the decoder's first self-attention, of its others, and of the image tokens.
+    They are those of the text tower, of the decoder's first self-attention, and of its others.
     """
-    prefixes, length, layers = num_groups * shape.prefixes, shape.positions, len(blocks.layers)
-    heads, text_heads = blocks.layers[0].num_heads, blocks.text.heads
+    length, heads, text_heads = shape.positions, blocks.layers[0].num_heads, blocks.text.heads
     width, text_width = blocks.width // heads, int(blocks.text.width) // text_heads
     return (
-        (len(blocks.text_layers), 2, prefixes, text_heads, length, text_width),
-        (1, 2, prefixes, heads, length, width),
-        (layers - 1, 2, num_groups * shape.pairs, heads, length, width),
-        (layers, 2, num_groups * shape.crops, heads, num_image_tokens, width),
+        (len(blocks.text_layers), 2, shape.prefixes, text_heads, length, text_width),
+        (1, 2, shape.prefixes, heads, length, width),
+        (len(blocks.layers) - 1, 2, shape.all_pairs, heads, length, width),
     )
 
 
-class RecordedStep:
-    """A function of fixed addresses, which a GPU records at its second run and replays from then on.
-
-    The first run is not recorded: libraries allocate their workspaces in it.
-    """
-
-    def __init__(self, step: Callable[[], None], recordings: Any) -> None:
-        """Take the recording's memory from `recordings`, which steps that do not run at once share; None on a CPU."""
-        self._step, self._recordings = step, recordings
-        self._graph: torch.cuda.CUDAGraph | None = None
-        self._has_run = False
-
-    def __call__(self) -> None:
-        """Run it."""
-        if not self._has_run or self._recordings is None:
-            self._has_run = True
-            self._step()
-            return
-        if self._graph is None:
-            graph = torch.cuda.CUDAGraph()
-            # Recording computes nothing, so this step too is computed by the replay below.
-            with torch.cuda.graph(graph, pool=self._recordings):
-                self._step()
-            # `_graph` is set only after the recording, because a recording whose step raised is incomplete.
-            self._graph = graph
-        self._graph.replay()
-
-
 class StaticTowers:
-    """The towers over the caches of one batch of G groups.
+    """The towers over one memory.
 
     A beam takes earlier positions from other beams: `_sources` has the row of each. So no step copies keys or values.
     """
 
-    def __init__(
-        self, blocks: CocaBlocks, shape: GroupShape, num_groups: int, num_image_tokens: int, memory: CacheMemory
-    ) -> None:
+    def __init__(self, blocks: CocaBlocks, shape: SlotShape, memory: CacheMemory) -> None:
         """Take the caches from `memory`, which has room for them."""
-        self.blocks, self.shape, self.num_groups, self.recordings = blocks, shape, num_groups, memory.recordings
-        shapes = _cache_shapes(blocks, shape, num_groups, num_image_tokens)
-        self._text, self._first, self._pairs, self._image = memory.split(*shapes)
-        self._numbers = torch.arange(shape.positions, device=blocks.like.device)
-        # `_own` (rows, 1) int32 numbers the rows of prefixes, `_own_pairs` the rows of pairs.
+        self.blocks, self.shape, self._memory, self.recordings = blocks, shape, memory, memory.recordings
+        self._text, self._first, self._pairs = memory.split(*_cache_shapes(blocks, shape))
+        device = blocks.like.device
+        self._numbers = torch.arange(shape.positions, device=device)
+        # They are (slots, 1) int32 and number prefixes and pairs.
         self._own, self._own_pairs = (
-            torch.arange(len(each), dtype=torch.int32, device=blocks.like.device)[:, None]
-            for each in (self._first[0, 0], self._pairs[0, 0])
+            torch.arange(count, dtype=torch.int32, device=device)[:, None]
+            for count in (shape.prefixes, shape.all_pairs)
         )
-        # `attend_newest` reads these `sources` (rows, positions). -1 marks what the text tower masks as padding.
+        # `attend_newest` reads these `sources` (slots, positions). -1 marks what the text tower masks as padding.
         self._text_sources, self._sources, self._pair_sources = (
             own.expand(-1, shape.positions).clone() for own in (self._own, self._own, self._own_pairs)
         )
 
     def attend_to(self, image_tokens: torch.Tensor) -> None:
-        """Drop all prefixes, and attend to the crops of image tokens (G · C, T, D) from now on."""
-        for sources, own in (
-            (self._text_sources, self._own),
-            (self._sources, self._own),
-            (self._pair_sources, self._own_pairs),
-        ):
-            sources.copy_(own.expand_as(sources))
-        for block, cache in zip(self.blocks.cross, self._image, strict=True):
-            keys, values = block.keys_values(image_tokens)
-            cache[0].copy_(keys)
-            cache[1].copy_(values)
+        """Attend to crops by their image tokens (U, T, D) from now on, as many as the memory holds at most."""
+        for first in range(0, len(image_tokens), _CROPS_A_PROJECTION):
+            part = image_tokens[first : first + _CROPS_A_PROJECTION]
+            for block, cache in zip(self.blocks.cross, self._memory.image, strict=True):
+                both = block.keys_values(padded(part, _CROPS_A_PROJECTION))
+                for kept, projected in zip(cache, both, strict=True):
+                    kept[first : first + len(part)].copy_(projected[: len(part)])
 
-    def step(self, tokens: torch.Tensor, before: torch.Tensor, position: torch.Tensor) -> torch.Tensor:
-        """Return the last hidden states (G, C, Q, D) of the pairs at `position`, ready for the vocabulary.
+    def step(self, tokens: torch.Tensor, before: torch.Tensor, position: torch.Tensor, pairs: Pairs) -> torch.Tensor:
+        """Return the last hidden states (R + S · B, D) of the pairs, ready for the vocabulary.
 
         Args:
-            tokens: (G, N) int64, the newest token of each prefix.
-            before: (G, N) int64, the token before it; -1 before SOT.
-            position: (1,) int64, of the newest.
+            tokens: (N + S · B,) int64, the newest token of each prefix.
+            before: The token before it; -1 before SOT.
+            position: Of the newest. A slot whose position is 0 has forgotten what it held.
+            pairs: Which pair is which.
         """
-        blocks, shape, text = self.blocks, self.shape, self.blocks.text
+        blocks, text, at = self.blocks, self.blocks.text, position[:, None]
         # As in `CachedCocaTowers`, `pad_id` hides the position after it, or with `correct_cls_mask` its own position.
-        is_padding = (tokens if text.correct_cls_mask else before).flatten() == text.pad_id
-        self._text_sources.index_copy_(1, position, self._own.masked_fill(is_padding[:, None], -1))
-        x: torch.Tensor = text.token_embedding(tokens.flatten())
-        addend = text.positional_embedding.index_select(0, position).expand_as(x)
+        is_padding = ((tokens if text.correct_cls_mask else before) == text.pad_id)[:, None]
+        self._text_sources.scatter_(1, at, self._own.masked_fill(is_padding, -1))
+        self._sources.scatter_(1, at, self._own)
+        x: torch.Tensor = text.token_embedding(tokens)
+        addend = text.positional_embedding.index_select(0, position)
         for block, cache in zip(blocks.text_layers, self._text, strict=True):
             x, addend = _attended(block, x, addend, cache, position, self._text_sources)
         # open_clip does not apply the text tower's last norm to tokens if there is a CLS token, as in every CoCa.
         x, addend = _attended(blocks.layers[0], x, addend, self._first[0], position, self._sources)
         first, *crosses = blocks.cross
         x, normed = _normed(first.ln_1, x, addend)
-        x, queries = self._under_crops(x), self._under_crops(first.queries(normed))
-        x, addend = self._crossed(first, x, queries, self._image[0])
+        queries, x, position = (each.index_select(0, pairs.prefixes) for each in (first.queries(normed), x, position))
+        self._pair_sources.scatter_(1, position[:, None], self._own_pairs)
+        x, addend = _crossed(first, x, queries, self._memory.image[0], pairs)
         for number, (block, cross) in enumerate(zip(blocks.layers[1:], crosses, strict=True)):
             x, addend = _attended(block, x, addend, self._pairs[number], position, self._pair_sources)
             x, normed = _normed(cross.ln_1, x, addend)
-            x, addend = self._crossed(cross, x, cross.queries(normed), self._image[number + 1])
-        states = _normed(blocks.ln_final, x, addend)[1]
-        return states.view(self.num_groups, shape.crops, shape.rows + shape.beams, -1)
+            x, addend = _crossed(cross, x, cross.queries(normed), self._memory.image[number + 1], pairs)
+        return _normed(blocks.ln_final, x, addend)[1]
 
     def reorder(self, parents: torch.Tensor, position: torch.Tensor) -> None:
-        """Give each beam the prefix of its parent up to `position`; `parents` (G, C, B) number those of a crop."""
+        """Give each beam the prefix of its parent up to `position` (S,); `parents` (S, B) number those of a search."""
         shape = self.shape
-        index = parents[..., None].expand(*parents.shape, shape.positions)
-        is_past = self._numbers <= position
-        of_pairs = self._pair_sources.view(self.num_groups, shape.crops, -1, shape.positions)[:, :, shape.rows :]
-        for beams in (self._beams_of(self._text_sources), self._beams_of(self._sources), of_pairs):
-            beams.copy_(beams.gather(2, index).where(is_past, beams))
-
-    def _beams_of(self, sources: torch.Tensor) -> torch.Tensor:
-        shape = self.shape
-        of_groups = sources.view(self.num_groups, shape.prefixes, shape.positions)
-        return split_axis(of_groups[:, shape.rows :], 1, shape.crops, shape.beams)
-
-    def _under_crops(self, x: torch.Tensor) -> torch.Tensor:
-        """Return the states (G · C · Q, D) of pairs from those of prefixes (G · N, D)."""
-        shape, width = self.shape, x.shape[1]
-        of_group = x.view(self.num_groups, shape.prefixes, width)
-        rows = of_group[:, None, : shape.rows].expand(-1, shape.crops, -1, -1)
-        beams = split_axis(of_group[:, shape.rows :], 1, shape.crops, shape.beams)
-        return torch.cat((rows, beams), dim=2).view(-1, width)
-
-    def _crossed(
-        self, block: CrossAttention, x: torch.Tensor, queries: torch.Tensor, image: torch.Tensor
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        crops = self.num_groups * self.shape.crops
-        queries = queries.view(crops, -1, block.num_heads, image.shape[-1]).transpose(1, 2)
-        mixed = F.scaled_dot_product_attention(queries, image[0], image[1])
-        return _finished(block, x, mixed.transpose(1, 2).reshape(x.shape))
+        index = parents[..., None].expand(-1, -1, shape.positions)
+        is_past = (self._numbers <= position[:, None])[:, None]
+        for sources, first in (
+            (self._text_sources, shape.rows),
+            (self._sources, shape.rows),
+            (self._pair_sources, shape.pairs),
+        ):
+            beams = sources[first:].view(shape.searches, shape.beams, shape.positions)
+            beams.copy_(beams.gather(1, index).where(is_past, beams))
 
 
 def _attended(
@@ -229,6 +191,13 @@ def _attended(
     return _finished(block, x, attend_newest(projected, cache, position, sources))
 
 
+def _crossed(
+    block: CrossAttention, x: torch.Tensor, queries: torch.Tensor, image: torch.Tensor, pairs: Pairs
+) -> tuple[torch.Tensor, torch.Tensor]:
+    queries = queries.view(len(x), block.num_heads, -1)
+    return _finished(block, x, attend_image(queries, image, pairs.crops, pairs.by_crop))
+
+
 def _finished(block: Block, x: torch.Tensor, mixed: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """Return what adds up to a block's output, as of `Block.finish`: the next norm adds it."""
     x, normed = _normed(block.ln_2, x, block.ls_1(block.out(mixed)))
@@ -238,9 +207,3 @@ def _finished(block: Block, x: torch.Tensor, mixed: torch.Tensor) -> tuple[torch
 def _normed(norm: torch.nn.LayerNorm, x: torch.Tensor, addend: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     total, normed = add_norm(x, addend, norm.weight, norm.bias, norm.eps)
     return total, normed
-
-
-def split_axis(tensor: torch.Tensor, axis: int, *sizes: int) -> torch.Tensor:
-    """Return a view with several axes in place of one."""
-    view: torch.Tensor = tensor.unflatten(axis, sizes)  # type: ignore[no-untyped-call]
-    return view

@@ -9,6 +9,10 @@ import torch
 import triton
 import triton.language as tl
 
+# A program attends from so many rows to an image, and holds so many bytes of a column of its tokens at once. `tl.dot`
+# takes no width below 16.
+_TILE, _BLOCK_BYTES, _LEAST_WIDTH = 32, 128, 16
+
 
 def attend_newest(
     projected: torch.Tensor, cache: torch.Tensor, position: torch.Tensor, sources: torch.Tensor
@@ -55,7 +59,7 @@ def attend_newest_kernel(
     program = tl.program_id(0).to(tl.int64)
     row, head = program // heads, program % heads
     column, time = tl.arange(0, padded_width), tl.arange(0, padded_length)
-    is_column, newest = column < width, tl.load(position)
+    is_column, newest = column < width, tl.load(position + row)
     own = projected + (row * 3 * heads + head) * width + column
     query = tl.load(own, mask=is_column, other=0.0).to(sums)
     key = tl.load(own + heads * width, mask=is_column, other=0.0)
@@ -76,6 +80,85 @@ def attend_newest_kernel(
     values = tl.where(is_newest, value.to(sums)[None, :], values)
     result = tl.sum(weights[:, None] * values, axis=0) / tl.sum(weights, axis=0)
     tl.store(mixed + program * width + column, result.to(mixed.dtype.element_ty), mask=is_column)
+
+
+def attend_image(
+    queries: torch.Tensor, cache: torch.Tensor, crops: torch.Tensor, by_crop: torch.Tensor
+) -> torch.Tensor:
+    """As `row_kernels.attend_image`; contiguous tensors."""
+    num_rows, heads, width = queries.shape
+    mixed = queries.new_empty(num_rows, heads * width)
+    attend_image_kernel[triton.cdiv(num_rows, _TILE), heads](
+        queries.contiguous(),
+        cache[0],
+        cache[1],
+        crops,
+        by_crop,
+        mixed,
+        num_rows,
+        heads,
+        cache.shape[3],
+        width,
+        padded_width=max(triton.next_power_of_2(width), _LEAST_WIDTH),
+        tile=_TILE,
+        block=_BLOCK_BYTES // cache.element_size(),
+        scale=width**-0.5,
+        sums=_sums(queries.dtype),
+        num_warps=4,
+    )
+    return mixed
+
+
+@triton.jit
+def attend_image_kernel(
+    queries,
+    all_keys,
+    all_values,
+    crops,
+    by_crop,
+    mixed,
+    num_rows,
+    heads,
+    length,
+    width,
+    padded_width: tl.constexpr,
+    tile: tl.constexpr,
+    block: tl.constexpr,
+    scale: tl.constexpr,
+    sums: tl.constexpr,
+):
+    """Attend from a tile of rows, of one head, to the image tokens of one of their crops after the other."""
+    number, head = tl.program_id(0) * tile + tl.arange(0, tile), tl.program_id(1)
+    column, is_row = tl.arange(0, padded_width), number < num_rows
+    row = tl.load(by_crop + number, mask=is_row, other=0)
+    crop_of = tl.load(crops + row, mask=is_row, other=-1)
+    place, is_place = (
+        (row[:, None] * heads + head) * width + column[None, :],
+        is_row[:, None] & (column < width)[None, :],
+    )
+    query = tl.load(queries + place, mask=is_place, other=0.0)
+    result = tl.zeros((tile, padded_width), dtype=sums)
+    crop = tl.max(crop_of, axis=0)
+    while crop >= 0:
+        highest, total = tl.full((tile,), -float("inf"), dtype=sums), tl.zeros((tile,), dtype=sums)
+        values = tl.zeros((tile, padded_width), dtype=sums)
+        for first in range(0, length, block):
+            time = first + tl.arange(0, block)
+            at = ((crop * heads + head) * length + time)[:, None] * width + column[None, :]
+            is_at = (time < length)[:, None] & (column < width)[None, :]
+            key = tl.load(all_keys + at, mask=is_at, other=0.0)
+            scores = tl.dot(query, tl.trans(key), input_precision="ieee", out_dtype=sums) * scale
+            scores = tl.where((time < length)[None, :], scores, -float("inf"))
+            before, highest = highest, tl.maximum(highest, tl.max(scores, axis=1))
+            weights, kept = tl.exp(scores - highest[:, None]), tl.exp(before - highest)
+            value = tl.load(all_values + at, mask=is_at, other=0.0)
+            values *= kept[:, None]
+            values += tl.dot(weights.to(value.dtype), value, input_precision="ieee", out_dtype=sums)
+            total = total * kept + tl.sum(weights, axis=1)
+        # Rows of other crops were computed too, because a tile has one size. They take nothing from it.
+        result = tl.where((crop_of == crop)[:, None], values / total[:, None], result)
+        crop = tl.max(tl.where(crop_of < crop, crop_of, -1), axis=0)
+    tl.store(mixed + place, result.to(mixed.dtype.element_ty), mask=is_place)
 
 
 def add_norm(
@@ -136,7 +219,9 @@ def try_all(device: torch.device) -> None:
     row = torch.ones(1, 8, device=device)
     add_norm(row, row, row[0], row[0], 1e-5)
     at, sources = torch.zeros(1, dtype=torch.int64, device=device), torch.zeros(1, 1, dtype=torch.int32, device=device)
-    attend_newest(row.expand(3, 8).reshape(1, 3, 1, 8), torch.zeros(2, 1, 1, 1, 8, device=device), at, sources)
+    cache = torch.zeros(2, 1, 1, 1, 8, device=device)
+    attend_newest(row.expand(3, 8).reshape(1, 3, 1, 8), cache, at, sources)
+    attend_image(row.view(1, 1, 8), cache, at, at)
 
 
 def _sums(dtype: torch.dtype) -> tl.dtype:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 import torch
@@ -20,6 +20,8 @@ from pseudoris.primitives.errors import ImageError
 from pseudoris.workers.forward_passes import linear, padded
 from pseudoris.workers.pass_sizes import PROJECTED_ROWS
 
+# The reason of an image whose scores are infinite or NaN.
+NOT_FINITE: Final = "not_finite"
 # `TopLogits` has this many columns. Most kept sets fit into them, so a step seldom sorts the whole vocabulary.
 _TOP_WIDTH = 64
 # `logits_at` gathers about this many bytes of the projection at a time, which bounds memory.
@@ -69,7 +71,7 @@ def check_finite(is_finite: NDArray[np.bool_]) -> None:
     """
     if not is_finite:
         raise ImageError(
-            "not_finite", "the captioner's scores are beyond the range of its precision: bfloat16 reaches further"
+            NOT_FINITE, "the captioner's scores are beyond the range of its precision: bfloat16 reaches further"
         )
 
 
@@ -85,6 +87,10 @@ class TopLogits:
     def part(self, rows: Any) -> TopLogits:
         """Return some rows, by an index of their number."""
         return TopLogits(self.logits[rows], self.ids[rows], self.log_total[rows], self.max_outside[rows])
+
+    def first(self, width: int) -> TopLogits:
+        """Return the likeliest columns alone; `max_outside` stays that of all columns."""
+        return TopLogits(self.logits[:, :width], self.ids[:, :width], self.log_total, self.max_outside)
 
     def contains_kept_set(self, num_kept: torch.Tensor) -> torch.Tensor:
         """Return (R,) bool: whether the first `num_kept` tokens are certain to be the kept set."""
@@ -113,9 +119,10 @@ class Vocabulary:
         # `_row_of` has each token's row in `_rows`. A dead token has a number behind the last row, and its logit is 0.
         self._row_of = torch.full((projection.shape[1],), len(self._live), device=projection.device)
         self._row_of[self._live] = torch.arange(len(self._live), device=projection.device)
-        # `size` counts all tokens, with the dead ones. `top_width` is the number of columns of `TopLogits`.
+        # `size` counts all tokens, `num_live` those that are not dead. `top_width` is the columns of `TopLogits`.
         self.size = len(self._row_of)
-        self.top_width = min(_TOP_WIDTH, len(self._live))
+        self.num_live = len(self._live)
+        self.top_width = min(_TOP_WIDTH, self.num_live)
         self._eos = torch.tensor(ends, device=projection.device)
         self._eos_columns = self._row_of[self._eos]
         self._forbidden_columns = self._row_of[list(special.forbidden)]
@@ -128,36 +135,49 @@ class Vocabulary:
         self, hidden: torch.Tensor, *, is_eos_allowed: bool, rows_together: int = PROJECTED_ROWS
     ) -> TopLogits:
         """Return the likeliest tokens of hidden states (R, D), projected a number of rows at a time."""
-        parts, width = [], self.top_width
-        for part in torch.split(hidden, rows_together):
-            scores, log_total = self._scores(part, is_eos_allowed)
-            # topk returns equal values in any order, so columns are sorted by token id, then stably by value.
-            columns = scores.topk(width, dim=1, sorted=False).indices.sort(dim=1).values
-            values, order = scores.gather(1, columns).sort(dim=1, descending=True, stable=True)
-            ids = self._live[columns.gather(1, order)]
-            bound = values[:, -1] if width < scores.shape[1] else torch.full_like(log_total, -torch.inf)
-            parts.append((values, ids, log_total, bound.clamp(min=0.0) if self._num_dead else bound))
-        return TopLogits(*(torch.cat(column) if len(parts) > 1 else column[0] for column in zip(*parts, strict=True)))
+        parts = [
+            self.top_of(*self.live_logits(part, is_eos_allowed), self.top_width)
+            for part in torch.split(hidden, rows_together)
+        ]
+        if len(parts) == 1:
+            return parts[0]
+        columns = zip(*((each.logits, each.ids, each.log_total, each.max_outside) for each in parts), strict=True)
+        return TopLogits(*(torch.cat(column) for column in columns))
 
-    def sorted_logits(self, hidden: torch.Tensor, *, is_eos_allowed: bool) -> TopLogits:
+    def top_of(self, live: torch.Tensor, log_total: torch.Tensor, width: int) -> TopLogits:
+        """Return the `width` likeliest tokens of logits as of `live_logits`."""
+        # topk returns equal values in any order, so columns are sorted by token id, then stably by value.
+        columns = live.topk(width, dim=1, sorted=False).indices.sort(dim=1).values
+        values, order = live.gather(1, columns).sort(dim=1, descending=True, stable=True)
+        ids = self._live[columns.gather(1, order)]
+        bound = values[:, -1] if width < live.shape[1] else torch.full_like(log_total, -torch.inf)
+        return TopLogits(values, ids, log_total, bound.clamp(min=0.0) if self._num_dead else bound)
+
+    def sorted_logits(self, hidden: torch.Tensor, *, is_eos_allowed: bool | torch.Tensor) -> TopLogits:
         """Return the whole vocabulary as `TopLogits`. Slow; for beams that `top_logits` cannot decide."""
         scores, log_total = self.all_logits(hidden, is_eos_allowed=is_eos_allowed)
         values, ids = scores.sort(dim=1, descending=True, stable=True)
         return TopLogits(values, ids, log_total, torch.full_like(log_total, -torch.inf))
 
-    def all_logits(self, hidden: torch.Tensor, *, is_eos_allowed: bool) -> tuple[torch.Tensor, torch.Tensor]:
+    def all_logits(
+        self, hidden: torch.Tensor, *, is_eos_allowed: bool | torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
         """Return the logits (R, V) of hidden states (R, D) in token-id order, and their `log_total` (R,)."""
-        live, log_total = self._scores(hidden, is_eos_allowed)
+        live, log_total = self.live_logits(hidden, is_eos_allowed)
+        return self.of_all_tokens(live), log_total
+
+    def of_all_tokens(self, live: torch.Tensor) -> torch.Tensor:
+        """Return logits (R, V) of all tokens in token-id order, of those of live ones as of `live_logits`."""
         if not self._num_dead:
-            return live, log_total
-        logits = live.new_zeros(len(hidden), self.size)
+            return live
+        logits = live.new_zeros(len(live), self.size)
         logits[:, self._live] = live
-        return logits, log_total
+        return logits
 
     def log_totals(self, hidden: torch.Tensor, *, rows_together: int = PROJECTED_ROWS) -> torch.Tensor:
         """Return the log of the sum of exp(logit) over the whole vocabulary, EOS included, of states (R, D): (R,)."""
         parts = torch.split(hidden, rows_together)
-        return torch.cat([self._scores(part, is_eos_allowed=True)[1] for part in parts])
+        return torch.cat([self.live_logits(part, is_eos_allowed=True)[1] for part in parts])
 
     def logits_at(self, hidden: torch.Tensor, ids: torch.Tensor) -> torch.Tensor:
         """Return the logits (R, K) of hidden states (R, D) at the tokens `ids` (R, K) alone."""
@@ -174,7 +194,13 @@ class Vocabulary:
         found = torch.cat([torch.einsum("rkd,rd->rk", self._rows[some], state) for some, state in parts])
         return found[: len(ids)].masked_fill(is_dead, 0.0)
 
-    def _scores(self, hidden: torch.Tensor, is_eos_allowed: bool) -> tuple[torch.Tensor, torch.Tensor]:
+    def live_logits(
+        self, hidden: torch.Tensor, is_eos_allowed: bool | torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return the logits (R, L) of live tokens in token-id order, of hidden states (R, D), and `log_total` (R,).
+
+        `is_eos_allowed` is of all rows, or (R,) bool of each.
+        """
         half = self._half_rows
         scores: torch.Tensor = (
             project(hidden, half)
@@ -184,7 +210,10 @@ class Vocabulary:
         # `index_fill_` is used, because an assignment by index would make the CPU wait for the GPU.
         if len(self._forbidden_columns):
             scores.index_fill_(1, self._forbidden_columns, -torch.inf)
-        if not is_eos_allowed:
+        if isinstance(is_eos_allowed, torch.Tensor):
+            ends = scores.index_select(1, self._eos_columns).masked_fill_(~is_eos_allowed[:, None], -torch.inf)
+            scores.index_copy_(1, self._eos_columns, ends)
+        elif not is_eos_allowed:
             scores.index_fill_(1, self._eos_columns, -torch.inf)
         log_total = scores.logsumexp(dim=1)
         if self._num_dead:

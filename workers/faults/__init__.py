@@ -15,7 +15,9 @@
 | memory runs out | once more in a fresh subprocess | none; `ConfigError` names the setting |
 | ... with `placement.allow_degraded` | tiles halved until they fit | none; the shard is `degraded` |
 | the accelerator fails | `BrokenDeviceError`: the process exits | none; the shard is retried |
-| storage, disk or compiler fails | none | none; the shard is set aside |
+| storage, disk, compiler or a library of the GPU fails | none | none; the shard is set aside |
+| ... in fixed shapes, with `placement.allow_degraded` | the tree captions it | none; the shard is `degraded` |
+| a step cannot be recorded, or its replay gives NaN | the step is launched | none, unless NaN comes again |
 
 A process that exits counts as dead. After `placement.max_deaths_per_shard` deaths with one shard it is set aside.
 

@@ -1,7 +1,7 @@
 """Frees what a process keeps from shard to shard when memory runs out. Called by `tolerant_stages` and `quarantine`.
 
-Owners of caches (`static_engine`, `shard_pixels`) join `OWNERS`; what they free must change no result. Imports no
-torch.
+Owners of caches (`cached_towers`, `static_engine`, `shard_pixels`) join `OWNERS`; what they free must change no
+result. Imports no torch.
 """
 
 from __future__ import annotations

@@ -6,9 +6,11 @@ Errors of the machine (memory, accelerator, disk, compiler) must never be blamed
 
 from __future__ import annotations
 
+import dis
 import logging
 import sys
 import time
+import traceback
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Final
 
@@ -30,12 +32,12 @@ COMPILERS: Final = ("torch._dynamo", "torch._inductor", "triton.")
 def may_blame_image(error: Exception) -> bool:
     """Return whether an error that a stage raised may be the fault of the image that it worked on.
 
-    Errors of files, memory, the accelerator or the compiler never are, nor errors that the project raises on purpose.
-    Those end the attempt: the shard runs again elsewhere, or the run stops.
+    Errors of files, memory, the accelerator, its libraries or the compiler never are, nor errors that the project
+    raises on purpose. Those end the attempt: the shard runs again elsewhere, or the run stops.
     """
     if isinstance(error, OSError | PseudorisError) or type(error).__module__.startswith(COMPILERS):
         return False
-    return not is_out_of_memory(error) and not is_broken_device(error)
+    return not is_out_of_memory(error) and not is_broken_device(error) and not is_of_gpu_libraries(error)
 
 
 def is_out_of_memory(error: BaseException) -> bool:
@@ -52,6 +54,23 @@ def is_broken_device(error: BaseException) -> bool:
     return isinstance(error, _torch_error("AcceleratorError")) or (
         isinstance(error, RuntimeError) and any(word in str(error) for word in _DEVICE_WORDS)
     )
+
+
+def is_of_gpu_libraries(error: BaseException) -> bool:
+    """Return whether torch, a library below it, or Triton raised an error in a process that uses a GPU.
+
+    Cards, drivers and versions word their errors differently, so the place counts and not the text. A RuntimeError that
+    no `raise` statement of Python raised comes out of C++.
+    """
+    torch, last = sys.modules.get("torch"), error.__traceback__
+    if torch is None or last is None or not torch.cuda.is_initialized():
+        return False
+    packages = [str(frame.f_globals.get("__name__")).partition(".")[0] for frame, _ in traceback.walk_tb(last)]
+    while last.tb_next is not None:
+        last = last.tb_next
+    is_of_python = last.tb_frame.f_code.co_code[last.tb_lasti] == dis.opmap["RAISE_VARARGS"]
+    is_of_torch = packages[-1] == "torch" or (isinstance(error, RuntimeError) and not is_of_python)
+    return is_of_torch or "triton" in packages
 
 
 def _torch_error(name: str) -> type[BaseException] | tuple[()]:

@@ -21,7 +21,14 @@ from pseudoris.workers import stages
 from pseudoris.workers.crops.shard_pixels import held_pixels
 from pseudoris.workers.faults.freed_memory import free_memory
 from pseudoris.workers.faults.image_boundary import refuse_one_fault
-from pseudoris.workers.faults.quarantine import BAD_OUTPUT, COMPILERS, STAGE_ERROR, is_broken_device, is_out_of_memory
+from pseudoris.workers.faults.quarantine import (
+    BAD_OUTPUT,
+    COMPILERS,
+    STAGE_ERROR,
+    is_broken_device,
+    is_of_gpu_libraries,
+    is_out_of_memory,
+)
 from pseudoris.workers.faults.subprocess_stages import ChildDiedError, ChildOutOfMemoryError, SubprocessStages
 from pseudoris.workers.stages import Stage, StageKind, stages_named
 
@@ -46,6 +53,7 @@ class FaultTolerantStages:
 
     - An image on which a stage raises gets one more try in a fresh subprocess. It is saved there, or quarantined.
     - If a shard keeps killing its process, its images are tested one by one in a subprocess to find the cause.
+    - If fixed shapes fail, the shard is set aside, or with `placement.allow_degraded` the tree captions it.
     - If memory runs out, caches are dropped and the same tiles run once more in a fresh subprocess. If that fails, the
       run stops, or with `placement.allow_degraded` the tiles are halved.
     """
@@ -93,19 +101,45 @@ class FaultTolerantStages:
             # Of a shard that was computed with smaller tiles, only the same tiles give the bytes again.
             done = None if lowered else stage(shard)
         except Exception as error:
-            if type(error).__module__.startswith(COMPILERS) and not is_out_of_memory(error):
-                raise TransientError(f"stage {kind.name} cannot be compiled here: {error}") from error
-            if is_broken_device(error):
+            is_of_compiler = type(error).__module__.startswith(COMPILERS)
+            if is_broken_device(error) and not is_of_compiler:
                 raise BrokenDeviceError(f"the accelerator failed in stage {kind.name}: {error}") from error
-            if not is_out_of_memory(error):
+            if is_out_of_memory(error):
+                logger.warning("stage %s ran out of memory on shard %d: %s", kind.name, shard.shard, error)
+            elif is_of_compiler or is_of_gpu_libraries(error):
+                lowered = self._without_fixed_shapes(kind, shard, error)
+            else:
                 raise
-            logger.warning("stage %s ran out of memory on shard %d: %s", kind.name, shard.shard, error)
         # This runs after the except block, because inside it the error's frames keep memory in use.
         if done is None:
             done = self._run_with_less_memory(kind, shard, lowered)
         return self._retry_raised(kind, shard, done)
 
-    def _run_with_less_memory(self, kind: StageKind, shard: Shard, halved: Mapping[str, int]) -> Shard:
+    def _without_fixed_shapes(self, kind: StageKind, shard: Shard, error: Exception) -> dict[str, Any]:
+        """Return the setting with which the stage can do without what failed; it gives other bits.
+
+        Raises:
+            TransientError: There is none.
+            ConfigError: It needs `placement.allow_degraded`.
+        """
+        config = self._config
+        has_other = kind.name == stages.STAGE_CAPTION and config.captions.engine == "coca"
+        if has_other:
+            # Imported here, because most processes that import this module load no captioner.
+            from pseudoris.workers.captions.decoder_choice import chosen_decoder
+
+            has_other = chosen_decoder(config.captions, config.compute).is_static
+        if not has_other:
+            raise TransientError(f"stage {kind.name} cannot be compiled or run here: {error}") from error
+        if not config.placement.allow_degraded:
+            raise ConfigError(
+                f"captions in fixed shapes failed on shard {shard.shard} ({type(error).__name__}: {error}): set "
+                "captions.decoder=tree in a new run, or pass --allow-degraded, by which the tree captions such shards"
+            ) from error
+        logger.warning("captions in fixed shapes failed on shard %d, the tree takes over: %s", shard.shard, error)
+        return {"decoder": "tree"}
+
+    def _run_with_less_memory(self, kind: StageKind, shard: Shard, halved: Mapping[str, Any]) -> Shard:
         free_memory()
         config, lowered = self._config, dict(shard.degraded)
         while True:
@@ -149,7 +183,7 @@ class FaultTolerantStages:
         return after.with_images(images).with_seconds(kind.name, time.perf_counter() - started)
 
 
-def _lowered(kind: StageKind, shard: Shard) -> dict[str, int]:
+def _lowered(kind: StageKind, shard: Shard) -> dict[str, Any]:
     section = f"{kind.section}."
     return {name.removeprefix(section): n for name, n in shard.degraded.items() if name.startswith(section)}
 

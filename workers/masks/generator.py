@@ -32,6 +32,7 @@ from pseudoris.workers.device import compute_dtype, prepare_device, to_device, t
 from pseudoris.workers.faults.quarantine import apply_to_groups, together_or_fewer
 from pseudoris.workers.forward_passes import compile_tower
 from pseudoris.workers.masks.instances import build_prior
+from pseudoris.workers.masks.prompt_decoder import Answers
 from pseudoris.workers.masks.proposals import (
     MASK_THRESHOLD,
     MaskCandidates,
@@ -87,8 +88,9 @@ def measured(
 _EDGE_TOLERANCE_PX = 20
 # This many bytes of logits are upsampled at once. On a CPU they fit into its caches. Results do not depend on it.
 _UPSAMPLE_BYTES = {"cpu": 8 * 2**20, "cuda": 2**30}
-# A batch on a GPU holds at most `_MOST_IMAGES` images, and at most `_HELD_BYTES` bytes of their logits.
-_MOST_IMAGES, _HELD_BYTES = 16, 6 * 2**30
+# A batch on a GPU holds at most `_MOST_IMAGES` images, and `_HELD_BYTES` bytes of what prompts made of them: 128 MiB
+# for each of `points_per_batch`, which a smaller card has less of. The number of images changes no bit.
+_MOST_IMAGES, _HELD_BYTES, _HELD_A_POINT = 16, 8 * 2**30, 128 * 2**20
 # Pixels that share an edge or a corner belong to one region.
 _EIGHT_NEIGHBOURS = np.ones((3, 3), dtype=np.int8)
 
@@ -102,10 +104,11 @@ class MaskGenerator:
         # `together` should get at most this many images. The number falls when memory runs out.
         self.images_together = 1
         # Only a GPU gains from batches of images: one image fills a CPU's caches.
-        self._sam = model if isinstance(model, PromptableSam) and model.is_on_gpu else None
+        self._sam = model if isinstance(model, PromptableSam) and model.fused else None
         if self._sam is not None:
             num_points = sum(4**layer * len(grid) for layer, grid in enumerate(self._grids))
-            self.images_together = min(max(_HELD_BYTES // (num_points * self._sam.bytes_a_point), 1), _MOST_IMAGES)
+            held = _held_points(self._sam, config)
+            self.images_together = min(max(held // num_points, 1), _MOST_IMAGES)
 
     @torch.inference_mode()
     def together(self, images: Sequence[NDArray[np.uint8]]) -> list[Proposals]:
@@ -251,9 +254,13 @@ class SamProposer:
 
     def _load(self, config: MasksConfig, compute: ComputeConfig) -> PromptableModel:
         sam = load_sam(config.architecture, config.weights).to(self._device)
+        model = PromptableSam(sam, dtype=compute_dtype(compute))
         if compute.is_compiled:
-            compile_tower(sam.image_encoder)
-        return PromptableSam(sam, dtype=compute_dtype(compute))
+            compile_tower(model.fused or sam.image_encoder)
+        if model.fused:
+            # It has these blocks, or copies of them in half precision.
+            del sam.image_encoder.blocks
+        return model
 
     def __call__(self, shard: Shard) -> Shard:
         """Return the shard with `masks` set on every image that is not quarantined; () if no mask survives."""
@@ -272,8 +279,12 @@ class SamProposer:
         ]
 
 
-# A `MaskBatch` upsamples this many bytes of logits at once. Results do not depend on it.
-_BATCH_BYTES = 2 * 2**30
+# A `MaskBatch` upsamples this many bytes of logits at once, or less on a smaller card. Results do not depend on it.
+_BATCH_BYTES, _BATCH_A_POINT = 2 * 2**30, 32 * 2**20
+
+
+def _held_points(model: PromptableSam, config: MasksConfig) -> int:
+    return min(_HELD_BYTES, config.points_per_batch * _HELD_A_POINT) // model.bytes_a_point
 
 
 class MaskBatch:
@@ -281,7 +292,8 @@ class MaskBatch:
 
     The CPU waits for it three times, whatever the images hold: it reads what SAM predicts of all masks, then areas and
     boxes of those above the threshold, and last the few masks that survive the rules of the generator. Until then masks
-    stay on the GPU, as SAM's low-resolution logits.
+    stay on the GPU, as SAM's low-resolution logits. What prompts made of images is held until predictions are read, so
+    where memory is short, or an image has many crops, they are read more often.
     """
 
     def __init__(
@@ -292,20 +304,44 @@ class MaskBatch:
         grids: Sequence[PointGrid],
         config: MasksConfig,
     ) -> None:
-        """Ask the model, and choose the masks whose predicted IoU is above the threshold."""
+        """Ask the model, and make the masks whose predicted IoU is above the threshold."""
         self._model, self._config = model, config
         self._places = [(image, *crop) for image, of_image in zip(images, crops, strict=True) for crop in of_image]
         pixels = [np.ascontiguousarray(image[y0:y1, x0:x1]) for image, (x0, y0, x1, y1), _ in self._places]
-        points = [grids[layer] for *_, layer in self._places]
-        self._encoded, logits, predicted_iou = model.answer_together(pixels, points, config.points_per_batch)
-        self._low = logits.flatten(0, 1)
-        (predicted,) = to_host(predicted_iou.flatten())
-        self._predicted_iou = torch.from_numpy(predicted)
-        least = config.pred_iou_thresh
-        is_kept = predicted > least if least > 0 else np.ones_like(predicted, dtype=np.bool_)
-        ends = predicted_iou.shape[1] * np.cumsum([0, *map(len, points)])
-        self._rows = [start + np.flatnonzero(is_kept[start:end]) for start, end in pairwise(ends.tolist())]
+        self._encoded = list(model.encode(pixels))
+        # Of each crop, the logits (K, h, w) and predicted IoU (K,) of the masks above the threshold.
+        found = [(list[torch.Tensor](), list[NDArray[np.float32]]()) for _ in self._places]
+        held: list[tuple[int, Answers]] = []
+        num_points, most_points = 0, _held_points(model, config)
+        for number, (crop, (*_, layer)) in enumerate(zip(self._encoded, self._places, strict=True)):
+            for answers in model.ask(crop, grids[layer], config.points_per_batch):
+                if held and num_points + len(answers.predicted_iou) > most_points:
+                    self._keep(held, found)
+                    num_points = 0
+                held.append((number, answers))
+                num_points += len(answers.predicted_iou)
+                del answers
+        self._keep(held, found)
+        self._low = [torch.cat(logits) for logits, _ in found]
+        self._predicted_iou = [torch.from_numpy(np.concatenate(predicted)) for _, predicted in found]
+        ends = np.cumsum([0, *map(len, self._low)])
+        self._rows = [np.arange(start, end) for start, end in pairwise(ends.tolist())]
         self._num_changes: dict[int, int] = {}
+
+    def _keep(
+        self,
+        held: list[tuple[int, Answers]],
+        found: Sequence[tuple[list[torch.Tensor], list[NDArray[np.float32]]]],
+    ) -> None:
+        """Make the masks whose predicted IoU is above the threshold, by the number of their crop; empty `held`."""
+        least = self._config.pred_iou_thresh
+        predicted = to_host(*[answers.predicted_iou for _, answers in held])
+        for iou in predicted:
+            number, answers = held.pop(0)
+            kept = iou > least if least > 0 else np.ones_like(iou, dtype=np.bool_)
+            logits, of_crop = found[number]
+            logits += self._model.masks(answers, kept)
+            of_crop.append(iou[kept])
 
     def measured(self) -> list[MaskCandidates]:
         """Return the masks of each crop that are stable enough, in host memory; none is empty."""
@@ -314,11 +350,11 @@ class MaskBatch:
         self._num_changes = dict(zip(np.concatenate(self._rows).tolist(), figures[:, 2].tolist(), strict=True))
         found = []
         of_crops = torch.split(figures, [len(rows) for rows in self._rows])
-        for crop, rows, of_crop in zip(self._encoded, map(torch.from_numpy, self._rows), of_crops, strict=True):
+        for crop, rows, iou, of_crop in zip(self._encoded, self._rows, self._predicted_iou, of_crops, strict=True):
             stability, is_kept = of_crop[:, 0] / of_crop[:, 1], of_crop[:, 2] > 0
             if self._config.stability_score_thresh > 0:
                 is_kept &= stability >= self._config.stability_score_thresh
-            every = MaskCandidates(crop.size, rows[:, None], of_crop[:, 3:], self._predicted_iou[rows], stability)
+            every = MaskCandidates(crop.size, torch.from_numpy(rows)[:, None], of_crop[:, 3:], iou, stability)
             found.append(every.take(is_kept))
         return found
 
@@ -330,14 +366,16 @@ class MaskBatch:
 
     def _upsampled(self, rows: Sequence[rle.Int64Array]) -> Iterator[tuple[int, rle.Int64Array, torch.Tensor]]:
         """Yield a crop, some of its rows, and their logits (N, H, W) float32 at its size: as many at once as fit."""
-        on_gpu, first = to_device(np.concatenate(rows), self._low.device), 0
+        in_crops = [of_crop - every[:1] for of_crop, every in zip(rows, self._rows, strict=True)]
+        on_gpu, first = to_device(np.concatenate(in_crops), self._encoded[0].embedding.device), 0
         for number, (crop, of_crop) in enumerate(zip(self._encoded, rows, strict=True)):
             # The image's pixels are counted too, because `codes` makes masks of its size, which may exceed the crop's.
             height, width, _ = self._places[number][0].shape
-            step = max(1, _BATCH_BYTES // (4 * max(self._model.side**2, height * width)))
+            allowed = min(_BATCH_BYTES, self._config.points_per_batch * _BATCH_A_POINT)
+            step = max(1, allowed // (4 * max(self._model.side**2, height * width)))
             for start in range(0, len(of_crop), step):
                 some = of_crop[start : start + step]
-                low = self._low[on_gpu[first : first + len(some)]].float()
+                low = self._low[number][on_gpu[first : first + len(some)]].float()
                 first += len(some)
                 yield number, some, self._model.upsample(low, crop)
 

@@ -22,7 +22,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
 from typing import Literal
@@ -36,7 +36,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from pseudoris.workers.device import to_device, to_host
-from pseudoris.workers.pass_sizes import PROMPT_BYTES, PROMPT_TILE, PROMPTS_A_POINT, UPSCALED_BYTES
+from pseudoris.workers.pass_sizes import PROMPT_BYTES, UPSCALED_BYTES
 
 
 class SamCrossAttention:
@@ -68,8 +68,13 @@ class SamCrossAttention:
 
     def read_shared(self, placed: torch.Tensor, keys: torch.Tensor, values: torch.Tensor) -> torch.Tensor:
         """Return the tokens' attention to one image for all prompts, given by its keys and values."""
-        scores = torch.bmm(self._heads_first(self._q(placed)), keys)
-        taken = torch.bmm(_softmax(scores, 2), values.transpose(1, 2))
+        queries = self._heads_first(self._q(placed))
+        if queries.is_cuda:
+            keys, values = (each.transpose(1, 2).contiguous()[None] for each in (keys, values))
+            taken = F.scaled_dot_product_attention(queries[None], keys, values, scale=1.0)[0]
+        else:
+            # A CPU keeps the order of these sums, which decides the bits of its masks.
+            taken = torch.bmm(_softmax(torch.bmm(queries, keys), 2), values.transpose(1, 2))
         read: torch.Tensor = self._out(taken.transpose(0, 1).reshape(len(placed), -1, self._heads * self._width))
         return read
 
@@ -107,7 +112,13 @@ class SamCrossAttention:
         num_prompts: int,
     ) -> torch.Tensor:
         """Return tokens (H, n·T, d) times the projections of image, if any, and position, (n, H·T, L)."""
-        scores = self._prompts_first(torch.bmm(by_head, position), num_prompts)
+        if by_head.is_cuda:
+            # One product of all heads writes the scores in their order. It multiplies each by the others' zeros.
+            cut = by_head.view(self._heads, num_prompts, -1, self._width).permute(1, 2, 3, 0)
+            spread = torch.diag_embed(cut).permute(0, 3, 1, 4, 2).flatten(3).flatten(1, 2)
+            scores = spread @ position.flatten(0, 1)
+        else:
+            scores = self._prompts_first(torch.bmm(by_head, position), num_prompts)
         if image is None:
             return scores
         absorbed = self._prompts_first(torch.bmm(by_head * self._scale, weight), num_prompts)
@@ -125,6 +136,9 @@ class SamCrossAttention:
 
 def _softmax(scores: torch.Tensor, dim: int) -> torch.Tensor:
     """Return the softmax in the dtype of the scores, computed in at least float32."""
+    if scores.is_cuda:
+        # Its kernel computes so, and need not write it.
+        return scores.softmax(dim)
     return scores.softmax(dim, dtype=torch.promote_types(scores.dtype, torch.float32)).to(scores.dtype)
 
 
@@ -149,6 +163,7 @@ class Upscaling:
         # `to` shares the tensor if it has that dtype already.
         every = (each.to(dtype or each.dtype) for each in (*weights, *biases, norm.weight, norm.bias))
         self._first, self._second, self._first_bias, self._second_bias, self._norm_weight, self._norm_bias = every
+        self.dtype = self._first.dtype
 
     def __call__(self, image: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
         """Return logits (n, M, 4h, 4w) from square images (n, h·w, C) and mask weights (n, M, C / 8)."""
@@ -156,7 +171,7 @@ class Upscaling:
         side = round(length**0.5)
         held = num_prompts * _PIXELS_A_TOKEN * (width // 8) * image.element_size()
         step = max(1, UPSCALED_BYTES[image.device.type] // held)
-        columns = weights.transpose(1, 2)
+        columns = (weights if weights.dtype == self.dtype else weights.to(self.dtype)).transpose(1, 2)
         parts = []
         for part in torch.split(image, step, dim=1):
             pixels = F.linear(part, self._first, self._first_bias).reshape(-1, len(self._norm_weight))
@@ -187,6 +202,23 @@ class SharedImage:
     keys: torch.Tensor
     values: torch.Tensor
     queries: torch.Tensor
+
+
+@dataclass(frozen=True)
+class Answers:
+    """What n prompts on an image make of it, before a mask is upscaled.
+
+    Attributes:
+        tokens: (n, T, C) after the last layer.
+        prompt: (n, T, C), their position.
+        image: (n, L, C), the image's tokens after the last layer.
+        predicted_iou: (n, 3).
+    """
+
+    tokens: torch.Tensor
+    prompt: torch.Tensor
+    image: torch.Tensor
+    predicted_iou: torch.Tensor
 
 
 class _Layer:
@@ -247,9 +279,8 @@ class SamPromptDecoder:
         """
         self._prompts = sam.prompt_encoder
         self._heads = sam.mask_decoder
-        self._upscaling = Upscaling(sam.mask_decoder)
-        is_full = dtype == torch.float32
-        self._coarse_upscaling = self._upscaling if is_full else Upscaling(sam.mask_decoder, dtype=dtype)
+        # On a GPU, where it moves most bytes, upscaling computes in `dtype` too.
+        self._upscaling = Upscaling(sam.mask_decoder, dtype=dtype if sam.device.type == "cuda" else None)
         self._dtype = dtype
         transformer: TwoWayTransformer = sam.mask_decoder.transformer
         if dtype != torch.float32:
@@ -287,6 +318,19 @@ class SamPromptDecoder:
         self, image: SharedImage, points_xy: torch.Tensor, *, min_predicted_iou: float
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Return low-resolution logits (K, 4h, 4w) and predicted IoU (K,), float32, as `PromptableModel.decode`."""
+        logits, kept_iou = [], []
+        for answers in self.ask(image, points_xy):
+            iou = answers.predicted_iou
+            is_kept = iou > min_predicted_iou if min_predicted_iou > 0 else torch.ones_like(iou).bool()
+            # The flags are copied to the host once, because each use of a bool index would copy them again.
+            (kept,) = to_host(is_kept)
+            logits.append(self.masks(answers, kept))
+            rows = np.flatnonzero(kept)
+            kept_iou.append(iou.flatten()[to_device(rows, iou.device)] if len(rows) else iou.new_zeros(0))
+        return torch.cat(logits), torch.cat(kept_iou)
+
+    def ask(self, image: SharedImage, points_xy: torch.Tensor) -> Iterator[Answers]:
+        """Yield the answers to points (P, 2), in order, in as many passes as memory asks for."""
         prompt, step = self._prompt(points_xy), self._num_fitting
         # The first layer updates the tokens of all prompts at once, while the image is still the same for all prompts.
         first = self._layers[0]
@@ -295,10 +339,7 @@ class SamPromptDecoder:
             first.read_image.read_shared(part, image.keys, image.values) for part in torch.split(tokens + prompt, step)
         ]
         tokens = first.update_tokens(tokens, torch.cat(taken))
-        decode = partial(self._decode, image, min_predicted_iou)
-        parts = map(decode, torch.split(tokens, step), torch.split(prompt, step))
-        logits, predicted_iou = zip(*parts, strict=True)
-        return torch.cat(logits), torch.cat(predicted_iou)
+        yield from map(partial(self._answers, image), torch.split(tokens, step), torch.split(prompt, step))
 
     def _prompt(self, points_xy: torch.Tensor) -> torch.Tensor:
         """Return the decoder's own tokens followed by the prompts', (P, T, C)."""
@@ -313,69 +354,30 @@ class SamPromptDecoder:
         own, none = (each.expand(len(point), -1, -1) for each in (self._own, prompts.not_a_point_embed.weight))
         return torch.cat([own, point, none], dim=1).to(self._dtype)
 
-    def decode_together(
-        self, embeddings: torch.Tensor, points_xy: Sequence[NDArray[np.float64]], points_per_batch: int
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return the logits (P, 3, 4h, 4w), in the transformer's dtype, and predicted IoU (P, 3) of all masks.
-
-        They are those of the points on each encoding of (U, C, h, w), in this order, then of padding: each pass has as
-        many rows, so none depends on what another row is asked. Nothing waits for a GPU.
-        """
-        rows = min(self._num_fitting, PROMPTS_A_POINT * points_per_batch)
-        # A pass has whole tiles of rows, because a product's bits may depend on a row's place in its tile.
-        rows -= rows % PROMPT_TILE if rows > PROMPT_TILE else 0
-        counts = [len(each) for each in points_xy]
-        num_padding = -sum(counts) % rows
-        owner = np.pad(np.repeat(np.arange(len(counts)), counts), (0, num_padding))
-        xy = np.pad(np.concatenate(points_xy), ((0, num_padding), (0, 0)))
-        images = embeddings.flatten(2).transpose(1, 2) + self._prompts.no_mask_embed.weight
-        images = images.to(self._dtype).contiguous()
-        owner_of, xy_of = (torch.split(to_device(each, images.device), rows) for each in (owner, xy))
-        logits = images.new_empty((len(owner), self._heads.num_multimask_outputs, *self._logit_size))
-        predicted_iou = []
-        for number, (some, points) in enumerate(zip(owner_of, xy_of, strict=True)):
-            low, iou = self._decode_all(images[some], self._prompt(points))
-            logits[number * rows : (number + 1) * rows] = low
-            predicted_iou.append(iou)
-        return logits, torch.cat(predicted_iou)
-
-    def _decode_all(self, image: torch.Tensor, prompt: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        tokens = prompt
-        for layer in self._layers:
-            tokens, image = layer(tokens, prompt, image)
-        finished = self._finish(tokens, prompt, image, slice(0, len(self._own)))
-        weights = self._mask_weights(finished[:, _FIRST_MASK_TOKEN + _FIRST_MULTIMASK :])
-        logits = self._coarse_upscaling(image, weights.to(self._dtype))
-        return logits, self._heads.iou_prediction_head(finished[:, 0])[:, _FIRST_MULTIMASK:]
-
-    def _mask_weights(self, masks: torch.Tensor) -> torch.Tensor:
-        """Return the weights of the upscaled features for each mask token, (n, 3, C / 8)."""
-        heads = self._heads.output_hypernetworks_mlps[_FIRST_MULTIMASK:]
-        return torch.stack([head(masks[:, number]) for number, head in enumerate(heads)], dim=1)
-
-    def _decode(
-        self, shared: SharedImage, min_predicted_iou: float, tokens: torch.Tensor, prompt: torch.Tensor
-    ) -> tuple[torch.Tensor, torch.Tensor]:
+    def _answers(self, shared: SharedImage, tokens: torch.Tensor, prompt: torch.Tensor) -> Answers:
         first, *others = self._layers
         image = first.update_image(shared.tokens.repeat(len(tokens), 1, 1), tokens, prompt, shared.queries)
         for layer in others:
             tokens, image = layer(tokens, prompt, image)
         predicted_iou = self._heads.iou_prediction_head(self._finish(tokens, prompt, image, slice(0, 1))[:, 0])
-        predicted_iou = predicted_iou[:, _FIRST_MULTIMASK:]
-        is_kept = predicted_iou > min_predicted_iou if min_predicted_iou > 0 else torch.ones_like(predicted_iou).bool()
-        # The flags are copied to the host once, because each use of a bool index would copy them again.
-        (kept,) = to_host(is_kept)
+        return Answers(tokens, prompt, image, predicted_iou[:, _FIRST_MULTIMASK:])
+
+    def masks(self, answers: Answers, kept: NDArray[np.bool_]) -> torch.Tensor:
+        """Return the low-resolution logits (K, 4h, 4w) of the masks that are `kept`, (n, 3) bool."""
         needed = np.flatnonzero(kept.any(axis=1))
         if not len(needed):
-            return predicted_iou.new_zeros((0, *self._logit_size)), predicted_iou.new_zeros(0)
-        rows, of_rows, of_all = (
-            to_device(index, image.device) for index in (needed, np.flatnonzero(kept[needed]), np.flatnonzero(kept))
-        )
+            return answers.predicted_iou.new_zeros((0, *self._logit_size), dtype=self._upscaling.dtype)
+        image = answers.image
+        rows, of_rows = (to_device(index, image.device) for index in (needed, np.flatnonzero(kept[needed])))
         asked = slice(_FIRST_MASK_TOKEN + _FIRST_MULTIMASK, len(self._own))
-        needed_image = image[rows]
-        weights = self._mask_weights(self._finish(tokens[rows], prompt[rows], needed_image, asked))
-        logits = self._upscaling(needed_image.to(self._own.dtype), weights)
-        return logits.flatten(0, 1)[of_rows], predicted_iou.flatten()[of_all]
+        image = image[rows]
+        weights = self._mask_weights(self._finish(answers.tokens[rows], answers.prompt[rows], image, asked))
+        return self._upscaling(image.to(self._upscaling.dtype), weights).flatten(0, 1)[of_rows]
+
+    def _mask_weights(self, masks: torch.Tensor) -> torch.Tensor:
+        """Return the weights of the upscaled features for each mask token, (n, 3, C / 8)."""
+        heads = self._heads.output_hypernetworks_mlps[_FIRST_MULTIMASK:]
+        return torch.stack([head(masks[:, number]) for number, head in enumerate(heads)], dim=1)
 
     def _finish(self, tokens: torch.Tensor, prompt: torch.Tensor, image: torch.Tensor, asked: slice) -> torch.Tensor:
         """Return the tokens `asked` for after the final attention, (n, A, C)."""

@@ -8,7 +8,6 @@ Source: segment-anything 1.0, utils/amg.py, utils/transforms.py and modeling/sam
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -29,8 +28,9 @@ from pseudoris.schemas.shard import Box
 from pseudoris.workers.checkpoints.sam_architectures import SamArchitecture, sam_architecture
 from pseudoris.workers.checkpoints.tensor_files import load_module
 from pseudoris.workers.device import to_device
-from pseudoris.workers.masks.prompt_decoder import SamPromptDecoder, SharedImage
-from pseudoris.workers.pass_sizes import POINTS_A_CROP, SAM_ENCODER_BYTES
+from pseudoris.workers.masks.image_encoder import FusedEncoder
+from pseudoris.workers.masks.prompt_decoder import Answers, SamPromptDecoder, SharedImage
+from pseudoris.workers.pass_sizes import PROMPTS_A_POINT, SAM_ENCODER_BYTES, UPSCALED_BYTES
 
 PointGrid = NDArray[np.float64]
 
@@ -176,19 +176,19 @@ def resized_size(size: tuple[int, int], long_side: int) -> tuple[int, int]:
 
 
 def encode_sam_crops(
-    sam: Sam, crops: Sequence[NDArray[np.uint8]], dtype: torch.dtype, *, crops_a_pass: int | None = None
+    sam: Sam, crops: Sequence[NDArray[np.uint8]], dtype: torch.dtype, *, fused: FusedEncoder | None = None
 ) -> Iterator[EncodedCrop]:
     """Yield the encodings of crops (H, W, 3) uint8 RGB in order; the image encoder computes in `dtype`.
 
-    Padded to SAM's square, crops have one shape; as many as memory allows are encoded in one pass. `crops_a_pass`
-    limits that number and fills up the last pass: then all passes have equally many rows, on which bits depend.
+    Padded to SAM's square, crops have one shape; as many as memory allows are encoded in one pass. The encoder `fused`
+    takes them one by one: bits depend on the rows of a pass, and a pass of several would be filled up for one crop.
     """
-    encoder = sam.image_encoder
-    # The number of crops follows from the largest tensors: attention scores and their softmax, in at most float32.
-    height, width = sam.prompt_encoder.image_embedding_size
-    num_heads = max(block.attn.num_heads for block in encoder.blocks)
-    step = max(1, SAM_ENCODER_BYTES[sam.device.type] // (2 * 4 * num_heads * (height * width) ** 2))
-    step = min(step, crops_a_pass or step)
+    encoder, step = sam.image_encoder, 1
+    if not fused:
+        # Of the largest tensors as many fit: attention scores and their softmax, in at most float32.
+        height, width = sam.prompt_encoder.image_embedding_size
+        num_heads = max(block.attn.num_heads for block in encoder.blocks)
+        step = max(1, SAM_ENCODER_BYTES[sam.device.type] // (2 * 4 * num_heads * (height * width) ** 2))
     for first in range(0, len(crops), step):
         several = crops[first : first + step]
         # Pillow resizes bilinearly, as in the training of SAM's published weights.
@@ -198,12 +198,11 @@ def encode_sam_crops(
             for pixels, (height, width) in zip(several, sizes, strict=True)
         ]
         planes = [sam.preprocess(to_device(one, sam.device).permute(2, 0, 1)) for one in resized]
-        if crops_a_pass:
-            planes += planes[:1] * (step - len(planes))
         # SAM's blocks make an index of positions. Inside this `with` they make it on the device, without a copy.
-        with sam.device, torch.autocast(sam.device.type, dtype=dtype, enabled=dtype != torch.float32):
-            embeddings = encoder(torch.stack(planes))
-        for pixels, one, embedding in zip(several, resized, embeddings.float(), strict=False):
+        is_autocast = dtype != torch.float32 and not fused
+        with sam.device, torch.autocast(sam.device.type, dtype=dtype, enabled=is_autocast):
+            embeddings = (fused or encoder)(torch.stack(planes))
+        for pixels, one, embedding in zip(several, resized, embeddings.float(), strict=True):
             yield EncodedCrop((embedding,), (pixels.shape[0], pixels.shape[1]), (one.shape[0], one.shape[1]))
 
 
@@ -226,15 +225,17 @@ class PromptableSam:
 
     def __init__(self, sam: Sam, *, dtype: torch.dtype = torch.float32) -> None:
         self._sam, self._dtype = sam, dtype
+        # For a GPU; else None.
+        self.fused = FusedEncoder(sam.image_encoder, dtype) if sam.device.type == "cuda" else None
         self._decode = SamPromptDecoder(sam, dtype=dtype)
         self.side: int = sam.image_encoder.img_size
-        self.is_on_gpu = sam.device.type == "cuda"
-        # `answer_together` returns this many bytes of logits for a point.
-        self.bytes_a_point: int = _MASKS_A_POINT * math.prod(sam.prompt_encoder.mask_input_size) * dtype.itemsize
+        # `ask` holds this many bytes for a point.
+        height, width = sam.prompt_encoder.image_embedding_size
+        self.bytes_a_point: int = height * width * sam.prompt_encoder.embed_dim * dtype.itemsize
 
     def encode(self, crops: Sequence[NDArray[np.uint8]]) -> Iterator[EncodedCrop]:
-        """Yield the encodings of the crops; crops padded to SAM's square are encoded together."""
-        return encode_sam_crops(self._sam, crops, self._dtype)
+        """Yield the encodings of the crops; crops padded to SAM's square are encoded together on a CPU."""
+        return encode_sam_crops(self._sam, crops, self._dtype, fused=self.fused)
 
     def share(self, crop: EncodedCrop) -> SharedImage:
         """Return the projections that all prompts on a crop share."""
@@ -246,15 +247,27 @@ class PromptableSam:
         """Return three masks per point; those below the threshold are never upscaled."""
         return self._decode(shared, points_xy, min_predicted_iou=min_predicted_iou)
 
-    def answer_together(
-        self, crops: Sequence[NDArray[np.uint8]], grids: Sequence[PointGrid], points_per_batch: int
-    ) -> tuple[list[EncodedCrop], torch.Tensor, torch.Tensor]:
-        """Return the encodings of crops, and all masks of the points of their grids, as `decode_together` does."""
-        crops_a_pass = max(1, points_per_batch // POINTS_A_CROP)
-        encoded = list(encode_sam_crops(self._sam, crops, self._dtype, crops_a_pass=crops_a_pass))
-        points = [to_input_frame(grid, crop) for grid, crop in zip(grids, encoded, strict=True)]
-        embeddings = torch.stack([crop.embedding for crop in encoded])
-        return encoded, *self._decode.decode_together(embeddings, points, points_per_batch)
+    def ask(self, crop: EncodedCrop, grid: PointGrid, points_per_batch: int) -> Iterator[Answers]:
+        """Yield what a GPU predicts of all masks of the points of a crop's grid, before it makes them, in passes.
+
+        A pass has the points of one crop, so no row depends on what other crops are asked. Nothing waits for the GPU.
+        """
+        shared, points = self.share(crop), to_device(to_input_frame(grid, crop), crop.embedding.device)
+        for some in torch.split(points, PROMPTS_A_POINT * points_per_batch):
+            yield from self._decode.ask(shared, some)
+
+    def masks(self, answers: Answers, kept: NDArray[np.bool_]) -> Iterator[torch.Tensor]:
+        """Yield the low-resolution logits (K, 4h, 4w) of the masks that are `kept`, (P, 3) bool, in parts.
+
+        A part has as many points as are upscaled in one piece, because pieces of images would be copied.
+        """
+        step = max(1, UPSCALED_BYTES["cuda"] // (2 * self.bytes_a_point))
+        needed = np.flatnonzero(kept.any(axis=1))
+        for first in range(0, max(1, len(needed)), step):
+            some = needed[first : first + step]
+            of_part = np.zeros_like(kept)
+            of_part[some] = kept[some]
+            yield self._decode.masks(answers, of_part)
 
     def upsample(self, logits: torch.Tensor, crop: EncodedCrop) -> torch.Tensor:
         """Return the logits at the crop's size, by SAM's two steps."""

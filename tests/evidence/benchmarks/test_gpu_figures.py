@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from functools import cache
 
 import pytest
 import torch
@@ -27,10 +28,11 @@ from pseudoris.workers.masks.generator import SamProposer
 from tests.oracles.pretended_gpu import pretended_gpu
 
 # Of an image, of 16 scenes of three masks in bfloat16: what a change must not raise. The prover decodes once more. Of
-# four images masks are counted, so captions decode the other twelve.
+# four images masks are counted, so captions decode the other twelve. Of an image there are five crops.
 MOST = {
-    "masks": {"kernels": 650, "reads": 3 / 4, "copies": 12, "decodes": 1},
-    "captions × 8": {"kernels": 1_450, "launches": 170, "reads": 1, "copies": 26, "decodes": 12 / 16},
+    "masks": {"kernels": 2_050, "reads": 3 / 4, "copies": 27, "decodes": 1},
+    # Small images wait for slots of searches; steps of so few rows are many small kernels, in few launches.
+    "captions × 8": {"kernels": 3_500, "launches": 170, "reads": 1, "copies": 26, "decodes": 12 / 16},
     "filter": {"kernels": 120, "reads": 2 / 16, "copies": 23, "decodes": 0},
 }
 NODES = torch.arange(32) % 9
@@ -115,6 +117,33 @@ def test_a_stage_asks_a_gpu_for_no_more_than(stages, stage):
 
 
 @pytest.fixture(scope="module")
+def bytes_of_masks():
+    """Bytes by part of an image of `base` in half precision, of a share of kept points and a number of images."""
+
+    @cache
+    def count(kept, images):
+        config = gpu_limits.shipped_config("base", 0.0, ["compute.precision=bfloat16"])
+        with pretended_gpu() as gpu:
+            row = gpu_limits.mask_limits(gpu, config, scenes_with(1, images), kept=kept)
+        assert sum(row["parts"].values()) == pytest.approx(row["bytes"])
+        return {"all": row["bytes"], **row["parts"]}
+
+    return count
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("kept", "images"), [(0.4, 4), (0.4, 1), (0.9, 1)])
+def test_masks_of_base_move_no_more_bytes_than(bytes_of_masks, kept, images):
+    found = bytes_of_masks(kept, images)
+    assert found["encoder"] <= 6e9
+    assert found["attention"] <= 30e9
+    assert found["upscaling"] <= 39e9 * kept
+    assert kept > 0.4 or found["all"] <= 75e9
+    # One image alone fills no pass up.
+    assert images == 4 or kept > 0.4 or found["all"] <= 1.01 * bytes_of_masks(kept, 4)["all"]
+
+
+@pytest.fixture(scope="module")
 def model():
     config = load_config("tiny").captions
     return load_coca(config.architecture, config.weights)
@@ -146,10 +175,11 @@ BOUNDS = {
     "masks, a batch of images": 3,
     "instances, an image beside the detector": 3,
     "crops, an image": 0,
-    "captions, a batch": 3,
+    # It looks less often for an image if more images share a batch.
+    "captions, a batch": 8,
     "captions, all else of the images": 0,
     "captions, a step of the tree with wide kept sets": 3,
-    "listener, an image": 2,
+    "listener, an image": 3,
     "filter, a shard": 2,
     "PPT, a step of the trainer": 6,
 }
@@ -190,7 +220,7 @@ def test_cuda_scores_as_a_cpu_does():
 @pytest.mark.parametrize("precision", ["float32", "bfloat16", pytest.param("float16", marks=pytest.mark.long)])
 def test_cuda_finds_the_masks_that_a_cpu_finds(precision):
     shard = scenes_with(1, 2)
-    config = load_config("tiny", assignments=[f"compute.precision={precision}"])
+    config = load_config("tiny")
     on_cpu = SamProposer(config.masks, config.compute)(shard)
     with pretended_gpu():
         config = load_config("tiny", assignments=[*ON_GPU, f"compute.precision={precision}"])
@@ -199,7 +229,6 @@ def test_cuda_finds_the_masks_that_a_cpu_finds(precision):
         expected, found = ([mask.rle_counts for mask in image.masks] for image in (one, other))
         if precision == "float32":
             assert found == expected
-        # In half precision the upscaling computes in it too.
         assert len(found) == len(expected) >= 7
         assert rle.ious(found, expected, one.masks[0].rle_size).max(axis=1).mean() >= 0.99
 

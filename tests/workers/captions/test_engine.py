@@ -1,6 +1,7 @@
 """The engines, over a prefix tree and in fixed shapes, against the plain definition: token for token, in float64."""
 
 import dataclasses
+import gc
 
 import pytest
 import torch
@@ -12,6 +13,7 @@ from pseudoris.schemas.config_layers import load_config
 from pseudoris.workers.captions import engine as engine_module
 from pseudoris.workers.captions.cached_towers import cached_attention
 from pseudoris.workers.captions.captioner import coca_engine, encode_crops
+from pseudoris.workers.faults.freed_memory import free_memory
 from tests.builders.coca import SPECIAL, VOCABULARY, captions_config, image_crops, small_coca
 from tests.oracles.plain_captioner import ReferenceEngine
 
@@ -300,6 +302,22 @@ def test_draws_are_keyed_by_the_masks_index_and_not_by_its_place(engine):
 def test_a_small_budget_splits_the_tree_and_changes_no_caption(engine):
     image = image_crops(num_masks=9, num_kinds=2)
     assert_equal(captions_of(engine, image, cache_bytes=2**20), captions_of(engine, image, cache_bytes=2**26))
+
+
+def test_where_memory_runs_out_the_trees_caches_are_freed_and_captions_stay():
+    engine = coca_engine(small_coca(), SPECIAL, captions_config(), seed=3)
+    image = image_crops(num_masks=3)
+    before, expected = held_bytes(), engine.generate(image)
+    assert held_bytes() > before + 2**17
+    free_memory()
+    assert held_bytes() <= before
+    assert engine.generate(image) == expected
+
+
+def held_bytes():
+    """Return the bytes of all tensors that live."""
+    gc.collect()
+    return sum(each.nbytes for each in gc.get_objects() if type(each) is torch.Tensor)
 
 
 def test_the_trees_caches_stay_below_their_budget():

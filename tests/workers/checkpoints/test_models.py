@@ -185,7 +185,7 @@ def with_few_weights(settings, path, *, width, layers):
 
 
 def test_both_models_of_paper_see_224_pixels(tmp_path):
-    paper = load_config("paper")
+    paper = load_config("paper").without_card()
     captioner, clip = (read_model_config(each.architecture)["vision_cfg"] for each in (paper.captions, paper.filtering))
     # ViT-L/14, and ResNet-50.
     assert (captioner["width"], captioner["layers"], captioner["patch_size"]) == (1024, 24, 14)

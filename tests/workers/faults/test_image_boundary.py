@@ -2,6 +2,7 @@
 
 import re
 from dataclasses import replace
+from subprocess import CalledProcessError
 from unittest.mock import Mock
 
 import numpy as np
@@ -276,6 +277,42 @@ def test_memory_storage_and_accelerator_errors_are_never_an_images_fault(error):
         apply_to_images(shard_of("bad"), "propose", Mock(side_effect=error))
     with pytest.raises(type(error), match=re.escape(str(error))):
         apply_to_groups(shard_of("a", "bad"), "caption", remembering([], bad="bad", error=error), fits=at_most(2))
+
+
+def in_triton(error):
+    """Return what raises `error` as a function of Triton would, by a `raise` of Python."""
+    library = {"__name__": "triton.backends.compiler", "error": error}
+    exec("def compiled(image):\n    raise error", library)
+    return library["compiled"]
+
+
+def of_cpp(image):
+    torch.ones(2, 3) @ torch.ones(2, 3)
+
+
+def of_torch_in_python(image):
+    torch.nn.functional.interpolate(torch.ones(1, 1, 2, 2), size=(1, 2, 3), mode="no such")
+
+
+@pytest.mark.parametrize(
+    "work",
+    [
+        in_triton(RuntimeError("PassManager::run failed")),
+        in_triton(ValueError("anything")),
+        in_triton(CalledProcessError(1, "gcc")),
+        of_cpp,
+        of_torch_in_python,
+    ],
+)
+def test_on_a_gpu_what_torch_or_triton_raises_blames_no_image_whatever_it_says(monkeypatch, work):
+    shard = shard_of("a")
+    assert apply_to_images(shard, "caption", work).images[0].failure.reason == "stage_error"
+    monkeypatch.setattr("torch.cuda.is_initialized", lambda: True)
+    with pytest.raises((RuntimeError, ValueError, NotImplementedError, CalledProcessError)):
+        apply_to_images(shard, "caption", work)
+    # A plug-in's own code may still say that an image is wrong.
+    own = apply_to_images(shard, "caption", Mock(side_effect=RuntimeError("no mask has a colour")))
+    assert own.images[0].failure.reason == "stage_error"
 
 
 def test_what_work_returns_is_kept_whatever_position_it_says():

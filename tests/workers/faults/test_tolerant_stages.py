@@ -3,13 +3,21 @@
 import os
 import signal
 from dataclasses import replace
+from unittest.mock import Mock
 
 import pytest
 
 from pseudoris.primitives.errors import BrokenDeviceError, ConfigError, NoSubprocessError, TransientError
+from pseudoris.schemas.shard import Shard
+from pseudoris.schemas.shard_blocks import block_to_shard, shard_to_block
+from pseudoris.workers.captions import row_kernels
+from pseudoris.workers.faults.image_boundary import ImageBoundary
 from pseudoris.workers.faults.subprocess_stages import ChildDiedError
 from pseudoris.workers.faults.tolerant_stages import FaultTolerantStages, quarantine_crashing_images
 from pseudoris.workers.process_memory import MEMORY_ENVIRONMENT
+from tests.builders.coca import narrow_config
+from tests.builders.runs import stub_config
+from tests.workers.captions.test_captioner import shard_image
 from tests.workers.faults.builders import ALL, faulty_config, shard_of, undisturbed
 
 pytestmark = pytest.mark.usefixtures("stub_engines")
@@ -145,6 +153,45 @@ def test_degraded_halves_the_tiles_until_they_fit_and_says_so(tmp_path, monkeypa
     repaired = replace(shard, degraded={"masks.points_per_batch": 8})
     raising = faulty_config(tmp_path, mb_per_point=8, allowed_mb=100, raises_on="b", raises_times=1)
     assert FaultTolerantStages(ALL, raising)(repaired).images == undisturbed(shard)
+
+
+TRITON = type("CompilationError", (Exception,), {"__module__": "triton.compiler.errors"})
+
+
+@pytest.fixture
+def fixed(tmp_path):
+    """Return what captions a shard in fixed shapes, whose kernel raises in this process but not in another one."""
+
+    def refused(*_):
+        raise TRITON("no such target")
+
+    def fixed(*words):
+        on_cpu = ["compute.device=cpu", "placement.fused.num_gpus=0", "captions.max_length=6"]
+        stages = FaultTolerantStages(("caption",), narrow_config(tmp_path, *on_cpu, *words))
+        row_kernels.attend_newest.register_kernel("cpu", refused)
+        return stages(Shard(3, 0, (shard_image(0, num_masks=2), shard_image(1, num_masks=1))))
+
+    yield fixed
+    row_kernels.attend_newest.register_kernel("cpu", row_kernels.plain_attend_newest)
+
+
+@pytest.mark.slow
+def test_fixed_shapes_that_fail_set_the_shard_aside_or_degraded_the_tree_captions_it_and_the_receipt_says_so(fixed):
+    message = r"captions in fixed shapes failed on shard 3 \(CompilationError: .*captions\.decoder=tree.*degraded"
+    with pytest.raises(ConfigError, match=message):
+        fixed("captions.decoder=static")
+    done = fixed("captions.decoder=static", "placement.allow_degraded=true")
+    assert done.degraded == {"captions.decoder": "tree"}
+    assert block_to_shard(shard_to_block(done)).degraded == done.degraded
+    assert done.images == fixed("captions.decoder=tree").images
+
+
+@pytest.mark.slow
+def test_a_compiler_that_fails_without_another_way_sets_the_shard_aside(fixed, monkeypatch):
+    stages = FaultTolerantStages(ALL, stub_config())
+    monkeypatch.setattr(ImageBoundary, "__call__", Mock(side_effect=TRITON("no such target")))
+    with pytest.raises(TransientError, match="stage propose cannot be compiled or run here: no such target"):
+        stages(shard_of("a"))
 
 
 def test_a_device_that_fails_is_no_image_s_fault_and_ends_the_process(tmp_path):

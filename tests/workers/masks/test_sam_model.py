@@ -2,6 +2,8 @@
 
 import copy
 import logging
+import weakref
+from contextlib import nullcontext
 
 import numpy as np
 import pytest
@@ -21,12 +23,14 @@ from pseudoris.schemas.config_layers import load_config
 from pseudoris.synthworld.renderer import render
 from pseudoris.synthworld.scenes import Split, make_scene
 from pseudoris.workers import pass_sizes
+from pseudoris.workers.checkpoints.sam_architectures import SamArchitecture
 from pseudoris.workers.masks import SamProposer, sam_model
 from pseudoris.workers.masks.generator import MaskGenerator
+from pseudoris.workers.masks.image_encoder import FusedEncoder
 from pseudoris.workers.masks.instances import encode_box
 from pseudoris.workers.masks.prompt_decoder import SamPromptDecoder
 from pseudoris.workers.masks.proposals import Kept, Proposals, mask_records, reduce_proposals
-from pseudoris.workers.masks.sam_model import PromptableSam, layer_grids, load_sam, resized_size
+from pseudoris.workers.masks.sam_model import PromptableSam, build_sam, layer_grids, load_sam, resized_size
 from tests.oracles.pretended_gpu import pretended_gpu
 
 
@@ -103,12 +107,34 @@ def decoded(sam, embedding, xy, min_predicted_iou=KEEP_ALL, dtype=torch.float32)
     return decode(decode.share(embedding), xy, min_predicted_iou=min_predicted_iou)
 
 
-def test_in_float64_logits_and_predicted_iou_are_sams_own(sam, embedding):
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+def test_in_float64_logits_and_predicted_iou_are_sams_own(sam, embedding, device):
     fine = copy.deepcopy(sam)
     fine.mask_decoder.double()
     theirs = expected(sam, embedding, points(40), torch.float64)
-    for ours, value in zip(decoded(fine, embedding.double(), points(40), dtype=torch.float64), theirs, strict=True):
-        torch.testing.assert_close(ours, value, rtol=1e-10, atol=1e-10)
+    with pretended_gpu() if device == "cuda" else nullcontext():
+        given = fine.to(device), embedding.double().to(device), points(40).to(device)
+        ours = [each.cpu() for each in decoded(*given, dtype=torch.float64)]
+    for each, value in zip(ours, theirs, strict=True):
+        torch.testing.assert_close(each, value, rtol=1e-10, atol=1e-10)
+
+
+def test_in_float64_encodings_by_one_kernel_a_block_are_sams_own():
+    # Windows of 3 fill a grid of 4 up to 6. Behind 4 channels of a head stand 2 x 3 or 2 x 4 places, and spare ones.
+    widths = {"encoder_width": 8, "prompt_width": 8, "decoder_mlp_width": 8, "iou_head_width": 8}
+    heads = {"encoder_heads": 2, "decoder_heads": 1, "encoder_depth": 2, "encoder_global_blocks": (1,)}
+    numbers = SamArchitecture(image_size=32, patch_size=8, window_size=3, **widths, **heads)
+    with torch.random.fork_rng(), torch.no_grad():
+        torch.manual_seed(0)
+        encoder = build_sam(numbers).image_encoder.double()
+        for parameter in encoder.parameters():
+            parameter.normal_()
+        planes = torch.randn(2, 3, 32, 32, dtype=torch.float64)
+        found, without_places = FusedEncoder(encoder, torch.float64)(planes), copy.deepcopy(encoder)
+        for block in without_places.blocks:
+            block.attn.rel_pos_h.zero_()
+        torch.testing.assert_close(found, encoder(planes), rtol=1e-10, atol=1e-10)
+        assert not torch.allclose(found, without_places(planes), rtol=1e-2)
 
 
 def test_predicted_iou_drops_before_upscaling_what_it_would_drop_after(sam, embedding):
@@ -155,9 +181,10 @@ def gpu():
 
 @pytest.fixture
 def generator_of(gpu, sam, masks_config):
-    def build(dtype=torch.float32, **overrides):
-        config = masks_config(crop_n_layers=1, **overrides)
-        return MaskGenerator(PromptableSam(copy.deepcopy(sam).to("cuda"), dtype=dtype), config)
+    def build(bytes_a_point=None):
+        model = PromptableSam(copy.deepcopy(sam).to("cuda"))
+        model.bytes_a_point = bytes_a_point or model.bytes_a_point
+        return MaskGenerator(model, masks_config(crop_n_layers=1))
 
     return build
 
@@ -201,6 +228,25 @@ def test_an_image_has_the_same_bits_alone_beside_others_and_in_another_order(shi
     assert [values(each) for each in generate.together(images[::-1])] == alone[::-1]
 
 
+def test_a_gpu_encodes_each_crop_in_a_pass_of_its_own_and_fills_none_up(gpu, sam, draw_image):
+    model, seen = PromptableSam(copy.deepcopy(sam).to("cuda"), dtype=torch.bfloat16), []
+    model.fused.register_forward_pre_hook(lambda _, given: seen.append(len(given[0])))
+    assert len(list(model.encode([draw_image(40, 60, seed) for seed in range(3)]))) == 3
+    assert seen == [1, 1, 1]
+
+
+def test_if_the_crops_of_an_image_do_not_fit_together_predictions_are_read_more_often_and_masks_are_equal(
+    gpu, generator_of, images
+):
+    (expected,), generate = generator_of().together(images[:1]), generator_of(bytes_a_point=2**40)
+    before = len(gpu.waits)
+    (found,) = generate.together(images[:1])
+    # Each mask is upscaled alone too.
+    assert found.counts == expected.counts
+    # The image has five crops.
+    assert len(gpu.waits) - before == 5 + 2
+
+
 @pytest.mark.parametrize("images_together", [1, 5])
 def test_the_cpu_waits_three_times_a_batch_whatever_it_holds(gpu, generator_of, images, images_together):
     generate = generator_of()
@@ -210,16 +256,18 @@ def test_the_cpu_waits_three_times_a_batch_whatever_it_holds(gpu, generator_of, 
 
 
 class SmallMemory(TorchFunctionMode):
-    """A GPU without room for large tensors."""
+    """A GPU without room for the images of many prompts, of which each layer of the decoder ends with a norm."""
 
     def __init__(self, max_bytes):
         super().__init__()
-        self.max_bytes = max_bytes
+        self.max_bytes, self.made = max_bytes, []
 
     def __torch_function__(self, function, types, args=(), kwargs=None):
         result = function(*args, **(kwargs or {}))
-        if function.__name__ == "new_empty" and result.nbytes > self.max_bytes:
-            raise torch.OutOfMemoryError("CUDA out of memory")
+        if function.__name__ == "layer_norm" and result.dim() == 3:
+            self.made = [each for each in self.made if each() is not None] + [weakref.ref(result)]
+            if sum(each().nbytes for each in self.made) > self.max_bytes:
+                raise torch.OutOfMemoryError("CUDA out of memory")
         return result
 
 
@@ -228,8 +276,9 @@ def test_without_memory_for_all_images_it_goes_on_with_fewer_says_so_once_and_fa
 ):
     generate = generator_of()
     expected = [values(each) for each in generate.together(images)]
-    num_points = 8 * 8 * 5
-    with SmallMemory(4 * 2 * 3 * 32 * 32 * num_points * 2), caplog.at_level(logging.WARNING):
+    # Of each of its points a crop has an image of 8 x 8 tokens, and an image has five crops.
+    of_crop = 4 * 32 * 8 * 8 * 64
+    with SmallMemory(13 * of_crop), caplog.at_level(logging.WARNING):
         found = [values(each) for each in generate.together(images)]
         generate.together(images[: generate.images_together])
     assert found == expected

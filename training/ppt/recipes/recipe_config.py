@@ -152,5 +152,5 @@ def load_recipe_config(preset: str, path: Path | None = None, assignments: Seque
     own = [word for word in assignments if word.partition("=")[0].partition(".")[0].strip() in sections]
     others = [word for word in assignments if word not in own]
     words = [f"shards.max_images={_SHARD_IMAGES}", f"shards.max_bytes={2**28}", *of_run, *others]
-    run = load_config(name, path, words).model_copy(update={"preset": "ppt"})
+    run = load_config(name, path, words).without_card().model_copy(update={"preset": "ppt"})
     return validate_as(RecipeConfig, {"run": run, **lay_over({}, assignments=[*of_recipes, *own])})
