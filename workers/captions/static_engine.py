@@ -83,7 +83,7 @@ class StaticEngine(CachedEngine):
     Attributes:
         shape: The slots, by the settings and the models alone.
         num_wide: Decisions of rows and searches over the whole vocabulary so far. For tests, as the next.
-        num_waits: Steps that one of them waited.
+        num_waits: Refills that one of them waited.
     """
 
     towers: CachedCocaTowers
@@ -192,10 +192,8 @@ class StaticReader:
         """Allocate the state of the slots of `towers`, which have no beams."""
         self._towers, self._vocabulary, self._special = towers, vocabulary, special
         shape, like = towers.shape, towers.blocks.like
-        new, ints = (
-            partial(torch.zeros, device=like.device),
-            partial(torch.zeros, dtype=torch.int64, device=like.device),
-        )
+        new = partial(torch.zeros, device=like.device)
+        ints = partial(new, dtype=torch.int64)
         self._rows = RowSlots(shape, _QUEUED_TEXTS, 1, like)
         self._position, self._newest, self._before = (ints(shape.rows) for _ in range(3))
         # Of the queue: tokens, SOT first, and their number without it. Its last row is none.
@@ -223,19 +221,16 @@ class StaticReader:
         self._towers.attend_to(image_tokens)
         for first in range(0, len(rows), _QUEUED_TEXTS):
             part = rows[first : first + _QUEUED_TEXTS]
-            for (text, crops), found in zip(
-                part, self._read([(texts[text], crops) for text, crops in part]), strict=True
-            ):
-                sums[text, crops] = found[: len(crops)]
+            found = self._read([(texts[text], crops) for text, crops in part])
+            for (text, crops), of_row in zip(part, found, strict=True):
+                sums[text, crops] = of_row[: len(crops)]
         check_finite(np.asarray(np.isfinite(sums).all()))
         return sums
 
     def _read(self, rows: Sequence[tuple[Ints, Ints]]) -> Floats:
         device, shape, special = self._tokens.device, self._towers.shape, self._special
-        tokens, crops = (
-            np.full((len(rows), self._tokens.shape[1]), special.eos),
-            np.zeros((len(rows), shape.members), int),
-        )
+        tokens = np.full((len(rows), self._tokens.shape[1]), special.eos)
+        crops = np.zeros((len(rows), shape.members), np.int64)
         tokens[:, 0] = special.sot
         for number, (text, of_row) in enumerate(rows):
             tokens[number, 1 : 1 + len(text)], crops[number, : len(of_row)] = text, of_row

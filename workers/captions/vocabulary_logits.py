@@ -164,15 +164,11 @@ class Vocabulary:
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Return the logits (R, V) of hidden states (R, D) in token-id order, and their `log_total` (R,)."""
         live, log_total = self.live_logits(hidden, is_eos_allowed)
-        return self.of_all_tokens(live), log_total
-
-    def of_all_tokens(self, live: torch.Tensor) -> torch.Tensor:
-        """Return logits (R, V) of all tokens in token-id order, of those of live ones as of `live_logits`."""
         if not self._num_dead:
-            return live
-        logits = live.new_zeros(len(live), self.size)
+            return live, log_total
+        logits = live.new_zeros(len(hidden), self.size)
         logits[:, self._live] = live
-        return logits
+        return logits, log_total
 
     def log_totals(self, hidden: torch.Tensor, *, rows_together: int = PROJECTED_ROWS) -> torch.Tensor:
         """Return the log of the sum of exp(logit) over the whole vocabulary, EOS included, of states (R, D): (R,)."""
