@@ -21,7 +21,7 @@ from pseudoris.workers.captions.distinctive import count_kept, draw_from_all, dr
 from pseudoris.workers.captions.recorded_step import RecordedStep
 from pseudoris.workers.captions.static_beams import StaticBeams
 from pseudoris.workers.captions.static_slots import STEPS_A_REFILL, RowSlots, SearchSlots, Targets, run_slots
-from pseudoris.workers.captions.static_towers import Pairs, StaticTowers
+from pseudoris.workers.captions.static_towers import StaticTowers
 from pseudoris.workers.captions.vocabulary_logits import SpecialTokens, TopLogits, Vocabulary, check_finite, score_dtype
 from pseudoris.workers.device import to_device, to_host
 
@@ -73,11 +73,9 @@ class StaticDecoder:
         new, ints = partial(torch.zeros, device=device), partial(torch.zeros, dtype=torch.int64, device=device)
         self._rows = RowSlots(shape, num_targets, max(len(samplers), 1), like)
         self._searches = SearchSlots(shape.searches, num_targets, device)
-        # Of each prefix (N + S · B): the position of its newest token, this token, the token before it, and the sum of
-        # its scores, which is not finite if one of them is not.
-        self._position, self._newest, self._before = (ints(shape.prefixes) for _ in range(3))
+        # Of each prefix (N + S · B) the sum of its scores, which is not finite if one of them is not.
         self._totals = new(shape.prefixes, dtype=score_dtype(like.dtype))
-        self._of_prefixes = self._position, self._newest, self._before, self._totals
+        self._of_prefixes = towers.position, towers.newest, towers.before, self._totals
         # Of the last step: hidden states, those of other masks (N, D), and which prefixes it moved on.
         self._states = like.new_zeros(shape.prefixes, towers.blocks.width)
         self._others = new((shape.rows, towers.blocks.width), dtype=self._totals.dtype)
@@ -116,7 +114,6 @@ class StaticDecoder:
         self._wanted = min((2 + len(special.further_eos)) * shape.beams, vocabulary.num_live)
         self._wanted_rows = torch.full((shape.searches * shape.beams,), self._wanted, device=device)
         self._beam_numbers = torch.arange(shape.searches * shape.beams, device=device)
-        self._pairs = Pairs(*(ints(shape.all_pairs) for _ in range(3)))
         self._step = RecordedStep(self._one_step, towers.recordings)
         self._wide_step = RecordedStep(self._one_wide_step, towers.recordings)
         self._refill = RecordedStep(self._one_refill, towers.recordings)
@@ -165,8 +162,10 @@ class StaticDecoder:
                 kept.index_copy_(0, number, of_slots)
         of_rows, of_searches = rows.refill(), searches.refill()
         begins = torch.cat((of_rows, of_searches.repeat_interleave(shape.beams, output_size=len(self._beam_numbers))))
-        for each, value in ((self._position, 0), (self._newest, special.sot), (self._before, -1), (self._totals, 0)):
-            each.masked_fill_(begins, value)
+        crops = searches.crops.repeat_interleave(shape.beams, output_size=len(self._beam_numbers))
+        prefixes = torch.cat((rows.pair_rows, shape.rows + self._beam_numbers))
+        self._towers.begin(begins, special.sot, prefixes, torch.cat((rows.pair_crops, crops)))
+        self._totals.masked_fill_(begins, 0)
         for kept, of_rule in zip((self._top_k, self._top_p), self._rules, strict=True):
             kept.copy_(of_rule.index_select(0, rows.number % len(of_rule)))
         self._uniform.copy_(self._queued_uniform.index_select(0, rows.number))
@@ -174,14 +173,10 @@ class StaticDecoder:
         self._tokens.masked_fill_(of_rows[:, None], special.eos)
         self._log_probs.masked_fill_(of_rows, 0.0)
         self._beams.begin(of_searches)
-        crops = searches.crops.repeat_interleave(shape.beams, output_size=len(self._beam_numbers))
-        torch.cat((rows.pair_rows, shape.rows + self._beam_numbers), out=self._pairs.prefixes)
-        torch.cat((rows.pair_crops, crops), out=self._pairs.crops)
-        self._pairs.by_crop.copy_(self._pairs.crops.argsort(stable=True))
 
     def _one_step(self) -> None:
-        shape, vocabulary, rows, position = self._shape, self._vocabulary, self._rows, self._position
-        hidden = self._towers.step(self._newest, self._before, position, self._pairs)
+        shape, vocabulary, rows = self._shape, self._vocabulary, self._rows
+        hidden = self._towers.step()
         self._states.copy_(hidden.index_select(0, torch.cat((rows.members[:, 0], shape.pairs + self._beam_numbers))))
         # `_others` (N, D) are weighted means of the states under the crops of the other masks.
         read = hidden.index_select(0, rows.members.view(-1)).view(*rows.members.shape, hidden.shape[1])
@@ -229,11 +224,11 @@ class StaticDecoder:
 
     def _may_end(self) -> torch.Tensor:
         """Return at which prefixes EOS may follow, (N + S · B,) bool."""
-        return self._position + 1 >= self._config.min_length
+        return self._towers.position + 1 >= self._config.min_length
 
     def _drawn_by(self) -> tuple[tuple[torch.Tensor, torch.Tensor], torch.Tensor]:
         """Return k and p of each row, as of `count_kept`, and its random number."""
-        uniform = self._uniform.gather(1, self._position[: self._shape.rows, None] + 1)
+        uniform = self._uniform.gather(1, self._towers.position[: self._shape.rows, None] + 1)
         return (self._top_k, self._top_p), uniform[:, 0]
 
     def _append(

@@ -27,13 +27,7 @@ from pseudoris.workers.captions.prefix_tree_decoder import prefix_budget
 from pseudoris.workers.captions.recorded_step import RecordedStep
 from pseudoris.workers.captions.static_decoder import StaticDecoder
 from pseudoris.workers.captions.static_slots import RowSlots, Targets, run_slots
-from pseudoris.workers.captions.static_towers import (
-    CacheMemory,
-    Pairs,
-    SlotShape,
-    StaticTowers,
-    slot_elements,
-)
+from pseudoris.workers.captions.static_towers import CacheMemory, SlotShape, StaticTowers, slot_elements
 from pseudoris.workers.captions.vocabulary_logits import SpecialTokens, Vocabulary, check_finite, score_dtype
 from pseudoris.workers.device import to_device, to_host
 from pseudoris.workers.faults.freed_memory import OWNERS
@@ -195,12 +189,10 @@ class StaticReader:
         new = partial(torch.zeros, device=like.device)
         ints = partial(new, dtype=torch.int64)
         self._rows = RowSlots(shape, _QUEUED_TEXTS, 1, like)
-        self._position, self._newest, self._before = (ints(shape.rows) for _ in range(3))
         # Of the queue: tokens, SOT first, and their number without it. Its last row is none.
         self._tokens, self._lengths = ints((_QUEUED_TEXTS + 1, 2 + shape.positions)), ints(_QUEUED_TEXTS + 1)
         self._sums = new(shape.pairs, dtype=torch.float64)
         self._results = new((_QUEUED_TEXTS + 1, shape.members), dtype=torch.float64)
-        self._pairs = Pairs(*(ints(shape.pairs) for _ in range(3)))
         self._zero = new(())
         self._step = RecordedStep(self._one_step, towers.recordings)
         self._refill = RecordedStep(self._one_refill, towers.recordings)
@@ -248,23 +240,19 @@ class StaticReader:
             0, rows.number, self._sums.index_select(0, rows.members.view(-1)).view(rows.members.shape)
         )
         begins = rows.refill()
-        for each, value in ((self._position, 0), (self._newest, self._special.sot), (self._before, -1)):
-            each.masked_fill_(begins, value)
+        self._towers.begin(begins, self._special.sot, rows.pair_rows, rows.pair_crops)
         self._sums.masked_fill_(begins.index_select(0, rows.pair_rows), 0.0)
-        self._pairs.prefixes.copy_(rows.pair_rows)
-        self._pairs.crops.copy_(rows.pair_crops)
-        self._pairs.by_crop.copy_(rows.pair_crops.argsort(stable=True))
 
     def _one_step(self) -> None:
-        rows, position = self._rows, self._position
-        hidden = self._towers.step(self._newest, self._before, position, self._pairs)
+        rows, towers = self._rows, self._towers
+        position, hidden = towers.position, towers.step()
         following = self._tokens.view(-1).index_select(0, rows.number * self._tokens.shape[1] + position + 1)
         totals = self._vocabulary.log_totals(hidden, rows_together=LISTENER_ROWS)
         of_pairs = following.index_select(0, rows.pair_rows)
         logits = self._vocabulary.logits_at(hidden, of_pairs[:, None])[:, 0]
         is_open = rows.is_open.index_select(0, rows.pair_rows)
         self._sums.add_((logits.double() - totals.double()).where(is_open, self._zero))
-        self._before.copy_(self._newest)
-        self._newest.copy_(following)
+        towers.before.copy_(towers.newest)
+        towers.newest.copy_(following)
         position.add_(rows.is_open)
         rows.is_open.logical_and_(position < self._lengths.index_select(0, rows.number))

@@ -45,15 +45,6 @@ class SlotShape:
         return self.pairs + self.searches * self.beams
 
 
-@dataclass(frozen=True, slots=True)
-class Pairs:
-    """Which pair is which, for a step; each (R + S · B,) int64."""
-
-    prefixes: torch.Tensor  # the prefix of each pair
-    crops: torch.Tensor  # its crop
-    by_crop: torch.Tensor  # the pairs in the order of their crops
-
-
 class CacheMemory:
     """Keys and values at addresses that stay: of a decoder's slots or of a reader's, one at a time, and of crops.
 
@@ -105,6 +96,11 @@ class StaticTowers:
     """The towers over one memory.
 
     A beam takes earlier positions from other beams: `_sources` has the row of each. So no step copies keys or values.
+
+    Attributes:
+        position: (N + S · B,) int64, of each prefix's newest token. At position 0 a slot has forgotten what it held.
+        newest: This token.
+        before: The token before it; -1 before SOT.
     """
 
     def __init__(self, blocks: CocaBlocks, shape: SlotShape, memory: CacheMemory) -> None:
@@ -112,6 +108,13 @@ class StaticTowers:
         self.blocks, self.shape, self._memory, self.recordings = blocks, shape, memory, memory.recordings
         self._text, self._first, self._pairs = memory.split(*_cache_shapes(blocks, shape))
         device = blocks.like.device
+        self.position, self.newest, self.before = (
+            torch.zeros(shape.prefixes, dtype=torch.int64, device=device) for _ in range(3)
+        )
+        # Of each pair: its prefix, its crop; and the pairs in the order of their crops.
+        self._prefixes, self._crops, self._by_crop = (
+            torch.zeros(shape.all_pairs, dtype=torch.int64, device=device) for _ in range(3)
+        )
         self._numbers = torch.arange(shape.positions, device=device)
         # They are (slots, 1) int32 and number prefixes and pairs.
         self._own, self._own_pairs = (
@@ -132,21 +135,22 @@ class StaticTowers:
                 for kept, projected in zip(cache, both, strict=True):
                     kept[first : first + len(part)].copy_(projected[: len(part)])
 
-    def step(self, tokens: torch.Tensor, before: torch.Tensor, position: torch.Tensor, pairs: Pairs) -> torch.Tensor:
-        """Return the last hidden states (R + S · B, D) of the pairs, ready for the vocabulary.
+    def begin(self, begins: torch.Tensor, sot: int, prefixes: torch.Tensor, crops: torch.Tensor) -> None:
+        """Begin the prefixes `begins` (N + S · B,) anew; each pair (R + S · B,) is now of this prefix and this crop."""
+        for each, value in ((self.position, 0), (self.newest, sot), (self.before, -1)):
+            each.masked_fill_(begins, value)
+        self._prefixes.copy_(prefixes)
+        self._crops.copy_(crops)
+        self._by_crop.copy_(crops.argsort(stable=True))
 
-        Args:
-            tokens: (N + S · B,) int64, the newest token of each prefix.
-            before: The token before it; -1 before SOT.
-            position: Of the newest. A slot whose position is 0 has forgotten what it held.
-            pairs: Which pair is which.
-        """
-        blocks, text, at = self.blocks, self.blocks.text, position[:, None]
+    def step(self) -> torch.Tensor:
+        """Return the last hidden states (R + S · B, D) of the pairs, ready for the vocabulary."""
+        blocks, text, position, at = self.blocks, self.blocks.text, self.position, self.position[:, None]
         # As in `CachedCocaTowers`, `pad_id` hides the position after it, or with `correct_cls_mask` its own position.
-        is_padding = ((tokens if text.correct_cls_mask else before) == text.pad_id)[:, None]
+        is_padding = ((self.newest if text.correct_cls_mask else self.before) == text.pad_id)[:, None]
         self._text_sources.scatter_(1, at, self._own.masked_fill(is_padding, -1))
         self._sources.scatter_(1, at, self._own)
-        x: torch.Tensor = text.token_embedding(tokens)
+        x: torch.Tensor = text.token_embedding(self.newest)
         addend = text.positional_embedding.index_select(0, position)
         for block, cache in zip(blocks.text_layers, self._text, strict=True):
             x, addend = _attended(block, x, addend, cache, position, self._text_sources)
@@ -154,14 +158,20 @@ class StaticTowers:
         x, addend = _attended(blocks.layers[0], x, addend, self._first[0], position, self._sources)
         first, *crosses = blocks.cross
         x, normed = _normed(first.ln_1, x, addend)
-        queries, x, position = (each.index_select(0, pairs.prefixes) for each in (first.queries(normed), x, position))
+        queries, x, position = (each.index_select(0, self._prefixes) for each in (first.queries(normed), x, position))
         self._pair_sources.scatter_(1, position[:, None], self._own_pairs)
-        x, addend = _crossed(first, x, queries, self._memory.image[0], pairs)
+        x, addend = self._crossed(first, x, queries, 0)
         for number, (block, cross) in enumerate(zip(blocks.layers[1:], crosses, strict=True)):
             x, addend = _attended(block, x, addend, self._pairs[number], position, self._pair_sources)
             x, normed = _normed(cross.ln_1, x, addend)
-            x, addend = _crossed(cross, x, cross.queries(normed), self._memory.image[number + 1], pairs)
+            x, addend = self._crossed(cross, x, cross.queries(normed), number + 1)
         return _normed(blocks.ln_final, x, addend)[1]
+
+    def _crossed(
+        self, block: CrossAttention, x: torch.Tensor, queries: torch.Tensor, layer: int
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        queries = queries.view(len(x), block.num_heads, -1)
+        return _finished(block, x, attend_image(queries, self._memory.image[layer], self._crops, self._by_crop))
 
     def reorder(self, parents: torch.Tensor, position: torch.Tensor) -> None:
         """Give each beam the prefix of its parent up to `position` (S,); `parents` (S, B) number those of a search."""
@@ -189,13 +199,6 @@ def _attended(
     x, normed = _normed(block.ln_1, x, addend)
     projected = block.queries_keys_values(normed).view(len(x), 3, block.num_heads, -1)
     return _finished(block, x, attend_newest(projected, cache, position, sources))
-
-
-def _crossed(
-    block: CrossAttention, x: torch.Tensor, queries: torch.Tensor, image: torch.Tensor, pairs: Pairs
-) -> tuple[torch.Tensor, torch.Tensor]:
-    queries = queries.view(len(x), block.num_heads, -1)
-    return _finished(block, x, attend_image(queries, image, pairs.crops, pairs.by_crop))
 
 
 def _finished(block: Block, x: torch.Tensor, mixed: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
