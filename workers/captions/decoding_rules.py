@@ -1,4 +1,4 @@
-"""Decoding without a model: the rules, an image's crops and captions, prefix levels, beam search.
+"""Decoding without a model: the rules, an image's crops and captions, prefix levels.
 
 Called by `captions` and `grounding_checks`; must not import torch. Equal prefixes of all rules, masks and crop
 kinds are one node of a tree. Unfinished rows have prefixes of one length, so a tree is decoded by level.
@@ -6,9 +6,8 @@ kinds are one node of a tree. Unfinished rows have prefixes of one length, so a 
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
@@ -130,84 +129,10 @@ class Towers(Protocol):
         """
 
 
-# All beams but the first start with this score, as in transformers, so that the first step extends only the first.
-INACTIVE = -1e9
-
-
-@dataclass(frozen=True, slots=True)
-class BeamExtension:
-    """One way to extend a beam: the token to append, and the sums with it."""
-
-    score: float  # sum of logits or log-probabilities, including this token's
-    log_prob: float  # sum of natural log-probabilities under the full softmax, including this token's
-    token: int
-    beam: int  # index of the beam that is extended
-
-
 @dataclass(frozen=True, slots=True)
 class Beam:
-    """An unfinished caption, or a finished one."""
+    """A caption that a beam search has found."""
 
-    score: float  # sum of logits or log-probabilities; of a finished caption divided by length^penalty
-    log_prob: float = 0.0  # sum of natural log-probabilities, including EOS if it was emitted
-    tokens: tuple[int, ...] = ()  # without SOT and EOS
-
-
-@dataclass(slots=True)
-class BeamSearch:
-    """The search over one crop; `advance` extends it by one token.
-
-    open_clip searches in groups without a diversity term, so that every group does the same search over
-    `num_beams / num_groups` beams, and one group is enough. The score of a beam is the sum of raw logits, or of
-    log-probabilities, divided by length^penalty; length counts SOT, and EOS unless `counts_eos` is false. Whether any
-    open beam can still improve is asked with the token that was just appended counted, EOS or not.
-    Source: open_clip 3.3.0, `CoCa._generate_beamsearch`; transformers 4.56, `BeamSearchScorer`; without `counts_eos`
-    `BeamSearchScorer` of transformers 4.30.2.
-    """
-
-    num_beams: int
-    eos: int
-    length_penalty: float
-    counts_eos: bool = True
-    beams: list[Beam] = field(init=False)
-    finished: list[Beam] = field(init=False, default_factory=list)
-    is_done: bool = field(init=False, default=False)
-
-    def __post_init__(self) -> None:
-        self.beams = [Beam(0.0 if index == 0 else INACTIVE) for index in range(self.num_beams)]
-
-    def advance(self, extensions: Sequence[BeamExtension]) -> list[int]:
-        """Apply the best extensions of a step; return for each new beam the index of the beam that it extends.
-
-        Args:
-            extensions: At least the best 2 · num_beams over all beams, in any order: enough to fill the beams if half
-                of them end. With E tokens that end a caption, the best (1 + E) · num_beams.
-        """
-        best = sorted(extensions, key=lambda c: (-c.score, c.beam, c.token))
-        length = len(self.beams[0].tokens) + 2  # SOT, and the token about to be appended
-        unfinished = [extension for extension in best if extension.token != self.eos]
-        for extension in best[: self.num_beams]:
-            if extension.token == self.eos:
-                counted = length if self.counts_eos else length - 1
-                self._finish(extension.score, self.beams[extension.beam].tokens, extension.log_prob, counted)
-        bound = best[0].score / math.pow(length, self.length_penalty)
-        is_full = len(self.finished) == self.num_beams
-        self.is_done = is_full and all(hypothesis.score >= bound for hypothesis in self.finished)
-        chosen = unfinished[: self.num_beams]
-        self.beams = [Beam(c.score, c.log_prob, (*self.beams[c.beam].tokens, c.token)) for c in chosen]
-        return [extension.beam for extension in chosen]
-
-    def result(self) -> Beam:
-        """Return the best caption. An unfinished beam counts too, without EOS."""
-        if not self.is_done:
-            for beam in self.beams:
-                self._finish(beam.score, beam.tokens, beam.log_prob, len(beam.tokens) + 1)
-        # Of hypotheses with equal scores the last wins, because transformers takes the end of a stable ascending sort.
-        return sorted(self.finished, key=lambda hypothesis: hypothesis.score)[-1]
-
-    def _finish(self, score: float, tokens: tuple[int, ...], log_prob: float, length: int) -> None:
-        mean = score / math.pow(length, self.length_penalty)
-        if len(self.finished) < self.num_beams or any(mean > each.score for each in self.finished):
-            self.finished.append(Beam(mean, log_prob, tokens))
-            if len(self.finished) > self.num_beams:
-                del self.finished[min(range(len(self.finished)), key=lambda index: self.finished[index].score)]
+    score: float  # sum of logits or log-probabilities, divided by length^penalty
+    log_prob: float  # sum of natural log-probabilities, including EOS if it was emitted
+    tokens: tuple[int, ...]  # without SOT and EOS

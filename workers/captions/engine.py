@@ -246,4 +246,4 @@ class CachedEngine:
         )
         decoding.run(searched)
         record(CACHE_BYTES, decoding.peak_cache_bytes + image_bytes)
-        return decoding.sampled, lambda crop: decoding.searches[crop].result()
+        return decoding.sampled, decoding.searched

@@ -14,9 +14,9 @@ import numpy as np
 import torch
 
 from pseudoris.schemas.config import CaptionsConfig
+from pseudoris.workers.captions.beam_search import BeamSearches, beam_of
 from pseudoris.workers.captions.decoding_rules import (
-    BeamExtension,
-    BeamSearch,
+    Beam,
     Ints,
     PrefixLevel,
     SampledCaption,
@@ -41,32 +41,26 @@ def prefix_budget(config: CaptionsConfig, *, image_bytes: int) -> int:
 
 
 @dataclass(frozen=True, slots=True)
-class ActiveBeams:
-    """The beam search of one crop, with the prefix of each beam's parent in the previous level."""
-
-    crop: int
-    search: BeamSearch
-    parents: tuple[int, ...]
-
-
-@dataclass(frozen=True, slots=True)
 class ActiveRows:
     """The sampling rows and beam searches that are unfinished at one prefix length."""
 
     rows: Ints  # (r,) numbers of the sampling rows
     parents: Ints  # (r,) their prefixes in the previous level
     tokens: Ints  # (r,) the tokens that they append
-    beams: tuple[ActiveBeams, ...]
+    searched: Ints  # (s,) numbers of the crops of the searches
+    beam_parents: Ints  # (s, B) the prefix of each beam's parent in the previous level
 
     def halves(self) -> tuple[ActiveRows, ActiveRows]:
         """Return two halves; rows of one parent stay together where possible, so that the halves share few nodes."""
         order = np.argsort(self.parents, kind="stable")
         # If both numbers are odd, one half gets one more row and the other one more search, so that no half is empty.
-        middle, beams = (len(order) + 1) // 2, (len(self.beams) + 1 - len(order) % 2) // 2
-        return self._part(order[:middle], self.beams[:beams]), self._part(order[middle:], self.beams[beams:])
+        middle, beams = (len(order) + 1) // 2, (len(self.searched) + 1 - len(order) % 2) // 2
+        return self._part(order[:middle], slice(beams)), self._part(order[middle:], slice(beams, None))
 
-    def _part(self, index: Ints, beams: tuple[ActiveBeams, ...]) -> ActiveRows:
-        return ActiveRows(self.rows[index], self.parents[index], self.tokens[index], beams)
+    def _part(self, index: Ints, beams: slice) -> ActiveRows:
+        return ActiveRows(
+            self.rows[index], self.parents[index], self.tokens[index], self.searched[beams], self.beam_parents[beams]
+        )
 
 
 class PrefixTreeDecoding:
@@ -103,35 +97,34 @@ class PrefixTreeDecoding:
         self._log_probs = np.zeros(len(rows.target))
         self._eos = [special.eos, *special.further_eos]
         self.peak_cache_bytes = 0
-        self.searches = [
-            BeamSearch(self._num_beams, special.eos, config.beam.length_penalty, config.beam.counts_eos)
-            for _ in range(num_crops)
-        ]
+        of_searches = num_crops, self._num_beams
+        self._searches = BeamSearches(of_searches, config, special.eos, device=torch.device("cpu"))
+        self._best = self._searches.best().numpy()
+        self._newest = np.full(of_searches, special.sot)
 
     def sampled(self, row: int) -> SampledCaption:
         """Return what a finished row has drawn."""
         return until_eos(self._tokens[row], self._special.eos), float(self._log_probs[row])
 
+    def searched(self, crop: int) -> Beam:
+        """Return the best caption of a crop whose search is over."""
+        return beam_of(self._best[crop], self._special.eos)
+
     def run(self, searched: Sequence[int]) -> None:
-        """Decode all rows, and the beams of the crops `searched`; `searches` and `sampled` hold the results."""
-        zeros = np.zeros_like(self._target)
-        beams = tuple(ActiveBeams(crop, self.searches[crop], (0,) * self._num_beams) for crop in searched)
-        active = ActiveRows(np.arange(len(zeros)), zeros, zeros + self._special.sot, beams)
+        """Decode all rows, and the beams of the crops `searched`; then `sampled` and `searched` give the results."""
+        zeros, crops = np.zeros_like(self._target), np.array(searched, dtype=np.int64)
+        beam_parents = np.zeros((len(crops), self._num_beams), dtype=np.int64)
+        active = ActiveRows(np.arange(len(zeros)), zeros, zeros + self._special.sot, crops, beam_parents)
         self._descend(active, None, None, length=1)
+        self._best = self._searches.best().numpy()
 
     def _descend(self, active: ActiveRows, level: PrefixLevel | None, cache_index: Any, *, length: int) -> None:
-        while (num_searches := len(active.rows) + len(active.beams)) and length < self._config.max_length:
-            # An entry is a beam's parent, newest token and crop. In `parents` and `tokens`, sampled rows come first.
-            extended = [
-                (parent, beam.tokens[-1] if beam.tokens else self._special.sot, beams.crop)
-                for beams in active.beams
-                for parent, beam in zip(beams.parents, beams.search.beams, strict=True)
-            ]
-            columns = np.array(extended, dtype=np.int64).reshape(-1, 3).T
-            needs = np.concatenate((self._needs_all[self._target[active.rows]], self._needs_own[columns[2]]))
-            parents, tokens = (
-                np.concatenate(each) for each in ((active.parents, columns[0]), (active.tokens, columns[1]))
-            )
+        while (num_searches := len(active.rows) + len(active.searched)) and length < self._config.max_length:
+            # Of beams, the prefixes that they extend, their newest tokens and their crops come behind those of rows.
+            crops = active.searched.repeat(self._num_beams)
+            needs = np.concatenate((self._needs_all[self._target[active.rows]], self._needs_own[crops]))
+            parents = np.concatenate((active.parents, active.beam_parents.ravel()))
+            tokens = np.concatenate((active.tokens, self._newest[active.searched].ravel()))
             next_level = extend(level, parents, tokens, needs)
             needed = self._towers.bytes_after(next_level, self._config.max_length - length)
             if needed > self._budget_bytes and num_searches > 1:
@@ -146,13 +139,13 @@ class PrefixTreeDecoding:
             self.peak_cache_bytes = max(self.peak_cache_bytes, held_bytes)
             hidden, cache_index = self._towers.step(next_level, cache_index)
             prefixes, is_open = next_level.row_prefix[: len(active.rows)], np.zeros(len(active.rows), dtype=np.bool_)
-            beams = self._advance_beams(active, next_level, hidden, length >= self._config.min_length)
+            beams = self._advance_beams(active, next_level, hidden, length)
             tokens = active.tokens
             if len(active.rows):
                 tokens = self._sample(active, next_level, hidden, length)
                 # A row with room for one more token ends too: that token is EOS, which needs no hidden state.
                 is_open = (tokens != self._special.eos) & (length + 2 < self._config.max_length)
-            active = ActiveRows(active.rows[is_open], prefixes[is_open], tokens[is_open], beams)
+            active = ActiveRows(active.rows[is_open], prefixes[is_open], tokens[is_open], *beams)
             level, length = next_level, length + 1
 
     def _sample(self, active: ActiveRows, level: PrefixLevel, hidden: torch.Tensor, length: int) -> Ints:
@@ -188,36 +181,36 @@ class PrefixTreeDecoding:
         return tokens
 
     def _advance_beams(
-        self, active: ActiveRows, level: PrefixLevel, hidden: torch.Tensor, is_eos_allowed: bool
-    ) -> tuple[ActiveBeams, ...]:
-        if not active.beams:
-            return ()
-        num_beams = self._num_beams
+        self, active: ActiveRows, level: PrefixLevel, hidden: torch.Tensor, length: int
+    ) -> tuple[Ints, Ints]:
+        """Extend the beams of all searches; return the crops of the unfinished ones, and their beams' parents."""
+        searched, num_beams = active.searched, self._num_beams
+        if not len(searched):
+            return searched, active.beam_parents
         prefixes = level.row_prefix[len(active.rows) :].reshape(-1, num_beams)
-        unique_crops = self._unique_crop_of[[beams.crop for beams in active.beams]]
-        pairs = level.pair_of[prefixes, unique_crops[:, None]].reshape(-1)
-        # `table` has scores, log-probabilities and ids of the best tokens of each beam, `wanted` tokens per beam.
+        pairs = level.pair_of[prefixes, self._unique_crop_of[searched][:, None]].reshape(-1)
         hidden, is_certain = hidden[to_device(pairs, hidden.device)], False
         wanted = min((1 + len(self._eos)) * num_beams, self._vocabulary.size)
+        is_eos_allowed = length >= self._config.min_length
         top = self._vocabulary.top_logits(hidden, is_eos_allowed=is_eos_allowed)
+        # `table` has scores, log-probabilities and ids of the best tokens of each beam, `wanted` tokens per beam.
         if top.logits.shape[1] >= wanted:
             *table, is_certain = self._read(top, wanted)
         if not is_certain:
             top = self._vocabulary.sorted_logits(hidden, is_eos_allowed=is_eos_allowed)
             *table, _ = self._read(top, wanted)
-        advanced = []
-        for index, beams in enumerate(active.beams):
-            first = index * num_beams
-            columns = (part[first : first + num_beams].tolist() for part in table)
-            extensions = [
-                BeamExtension(beam.score + score, beam.log_prob + log_prob, token, number)
-                for number, (beam, *row) in enumerate(zip(beams.search.beams, *columns, strict=True))
-                for score, log_prob, token in zip(*row, strict=True)
-            ]
-            origins = beams.search.advance(extensions)
-            if not beams.search.is_done:
-                advanced.append(ActiveBeams(beams.crop, beams.search, tuple(prefixes[index][origins].tolist())))
-        return tuple(advanced)
+        some, num_searches = torch.from_numpy(searched), len(self._newest)
+        of_some = (torch.from_numpy(column).view(-1, num_beams, wanted) for column in table)
+        scores, log_probs, tokens = (
+            each.new_zeros(num_searches, num_beams, wanted).index_copy_(0, some, each) for each in of_some
+        )
+        goes_on = torch.zeros(num_searches, dtype=torch.bool).index_fill_(0, some, True)
+        position = torch.full((num_searches,), length - 1)
+        origins, newest = self._searches.advance(scores, log_probs, tokens, position, goes_on)
+        self._newest[searched] = newest[some]
+        is_open = ~self._searches.is_done[some].numpy()
+        parents = np.take_along_axis(prefixes, origins[some].numpy(), axis=1)
+        return searched[is_open], parents[is_open]
 
     def _read(self, top: TopLogits, wanted: int) -> tuple[Any, ...]:
         """Scores, log-probabilities and ids of the first `wanted` tokens, and whether no other token is as likely."""

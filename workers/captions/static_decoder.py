@@ -16,10 +16,10 @@ import torch
 from numpy.typing import NDArray
 
 from pseudoris.schemas.config import CaptionsConfig
+from pseudoris.workers.captions.beam_search import BeamSearches, beam_of
 from pseudoris.workers.captions.decoding_rules import Beam, DecodingRule, Ints, SampledCaption, until_eos
 from pseudoris.workers.captions.distinctive import count_kept, draw_from_all, draw_from_top
 from pseudoris.workers.captions.recorded_step import RecordedStep
-from pseudoris.workers.captions.static_beams import StaticBeams
 from pseudoris.workers.captions.static_slots import STEPS_A_REFILL, RowSlots, SearchSlots, Targets, run_slots
 from pseudoris.workers.captions.static_towers import StaticTowers
 from pseudoris.workers.captions.vocabulary_logits import SpecialTokens, TopLogits, Vocabulary, check_finite, score_dtype
@@ -93,14 +93,9 @@ class StaticDecoder:
         capacity = self._rows.capacity
         # Draws of the queued rows, and what became of all that is queued. The last one is of slots that hold nothing.
         self._queued_uniform = new((capacity + 1, config.max_length), dtype=torch.float64)
-        self._beams = StaticBeams((shape.searches, shape.beams), config, special.eos, device=device)
+        self._beams = BeamSearches((shape.searches, shape.beams), config, special.eos, device=device)
         self._row_state = (self._tokens, self._log_probs, self._totals[: shape.rows])
-        self._search_state = (
-            self._beams.beams,
-            self._beams.finished,
-            self._beams.is_done,
-            self._totals[shape.rows :].view(shape.searches, shape.beams),
-        )
+        self._search_state = (self._beams.best(), self._totals[shape.rows :].view(shape.searches, shape.beams))
         self._row_results = [each.new_zeros(capacity + 1, *each.shape[1:]) for each in self._row_state]
         self._search_results = [each.new_zeros(num_targets + 1, *each.shape[1:]) for each in self._search_state]
         self._rules = (
@@ -154,6 +149,7 @@ class StaticDecoder:
     def _one_refill(self) -> None:
         rows, searches, shape, special = self._rows, self._searches, self._shape, self._special
         # Slots that go on are copied too: what became of them is copied again when they have ended.
+        self._search_state[0].copy_(self._beams.best())
         for number, state, results in (
             (rows.number, self._row_state, self._row_results),
             (searches.number, self._search_state, self._search_results),
@@ -283,11 +279,11 @@ class StaticDecoder:
         of_rows = (each[:num_rows] for each in self._row_results)
         of_searches = (each[:num_searches] for each in self._search_results)
         *read, wide = to_host(*of_rows, *of_searches, self._wide)
-        tokens, log_probs, totals, beams, finished, is_done, beam_totals = read
+        tokens, log_probs, totals, beams, beam_totals = read
         check_finite(np.isfinite(totals).all() & np.isfinite(beam_totals).all())
         eos = self._special.eos
         captions = [(until_eos(row, eos), float(each)) for row, each in zip(tokens, log_probs, strict=True)]
-        found = [self._beams.result(*each) for each in zip(beams, finished, is_done, strict=True)]
+        found = [beam_of(row, eos) for row in beams]
         # A caption takes a step for each token, and one for its end where there is room for one.
         steps = np.minimum([1 + len(each) for each, _ in captions], self._config.max_length - 2).astype(np.int64)
         of_beams = [1 + len(beam.tokens) for beam in found]

@@ -14,7 +14,7 @@ from pseudoris.primitives.errors import ImageError
 from pseudoris.schemas.config import SamplingConfig
 from pseudoris.schemas.config_layers import load_config
 from pseudoris.workers.captions import distinctive
-from pseudoris.workers.captions.decoding_rules import BeamExtension, BeamSearch
+from pseudoris.workers.captions.beam_search import BeamSearches, beam_of
 from pseudoris.workers.captions.distinctive import Sampler, SamplerRows
 from pseudoris.workers.captions.vocabulary_logits import SpecialTokens, Vocabulary
 from tests.builders.coca import captions_config
@@ -261,23 +261,20 @@ def all_groups(case, **beam):
 def one_group(case, **beam):
     config = settings_of(case, **beam)
     num_beams = config.beam.num_beams // config.beam.num_groups
-    search = BeamSearch(num_beams, SPECIAL.eos, config.beam.length_penalty, config.beam.counts_eos)
+    search = BeamSearches((1, num_beams), config, SPECIAL.eos, device=torch.device("cpu"))
+    prefixes = [(SPECIAL.sot,)] * num_beams
     for length in range(1, config.max_length):
-        extensions = []
-        for index, open_beam in enumerate(search.beams):
-            logits = torch.tensor(logits_of(*case[:2], (SPECIAL.sot, *open_beam.tokens)), dtype=torch.float64)
-            if length < config.min_length:
-                logits[SPECIAL.eos] = -torch.inf
-            log_probs = logits.log_softmax(dim=0)
-            steps = logits if config.beam.beam_score == "logit" else log_probs
-            extensions += [
-                BeamExtension(open_beam.score + float(steps[v]), open_beam.log_prob + float(log_probs[v]), v, index)
-                for v in range(12)
-            ]
-        search.advance(extensions)
+        logits = torch.tensor([[logits_of(*case[:2], prefix) for prefix in prefixes]], dtype=torch.float64)
+        if length < config.min_length:
+            logits[..., SPECIAL.eos] = -torch.inf
+        log_probs = logits.log_softmax(dim=-1)
+        scores = logits if config.beam.beam_score == "logit" else log_probs
+        tokens, position = torch.arange(12).expand_as(scores), torch.tensor([length - 1])
+        (parents,), (newest,) = search.advance(scores, log_probs, tokens, position, torch.tensor([True]))
+        prefixes = [(*prefixes[parent], int(token)) for parent, token in zip(parents, newest, strict=True)]
         if search.is_done:
             break
-    return search.result()
+    return beam_of(search.best()[0].numpy(), SPECIAL.eos)
 
 
 @pytest.mark.parametrize(("case", "tokens"), [(case, tokens) for case, _, tokens in GOLDEN])
