@@ -9,12 +9,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import cache
-from typing import Any, TypeVar, cast
+from typing import Any
 
 import torch
 import torch.nn.functional as F
-
-FunctionT = TypeVar("FunctionT", bound=Callable[..., Any])
 
 # `triton_version` returns this if plain torch is used.
 PLAIN = "absent"
@@ -103,48 +101,29 @@ def plain_add_norm(
     return total, F.layer_norm(total, weight.shape, weight, bias, eps)
 
 
-attend_newest = torch.library.custom_op("pseudoris::attend_newest", plain_attend_newest, mutates_args=("cache",))
-attend_image = torch.library.custom_op("pseudoris::attend_image", plain_attend_image, mutates_args=())
-add_norm = torch.library.custom_op("pseudoris::add_norm", plain_add_norm, mutates_args=())
+def _operator(plain: Callable[..., Any], empty: Callable[..., Any], *mutated: str) -> Callable[..., Any]:
+    """Return an operator that is `plain`, on a GPU Triton's kernel of its name; `empty` returns its results unset."""
+    name = plain.__name__.removeprefix("plain_")
+    operator = torch.library.custom_op(f"pseudoris::{name}", plain, mutates_args=mutated)
+    operator.register_fake(empty)
+
+    @operator.register_kernel("cuda")
+    def _(*arguments: Any) -> Any:
+        if triton_version()[0] == PLAIN:
+            return plain(*arguments)
+        from pseudoris.workers.captions import triton_kernels
+
+        return getattr(triton_kernels, name)(*arguments)
+
+    return operator
 
 
-@attend_newest.register_kernel("cuda")
-def _(projected: torch.Tensor, cache: torch.Tensor, position: torch.Tensor, sources: torch.Tensor) -> torch.Tensor:
-    return _on_gpu("attend_newest", plain_attend_newest)(projected, cache, position, sources)
-
-
-@attend_image.register_kernel("cuda")
-def _(queries: torch.Tensor, cache: torch.Tensor, crops: torch.Tensor, by_crop: torch.Tensor) -> torch.Tensor:
-    return _on_gpu("attend_image", plain_attend_image)(queries, cache, crops, by_crop)
-
-
-@add_norm.register_kernel("cuda")
-def _(
-    x: torch.Tensor, addend: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor, eps: float
-) -> tuple[torch.Tensor, torch.Tensor]:
-    return _on_gpu("add_norm", plain_add_norm)(x, addend, weight, bias, eps)
-
-
-def _on_gpu(name: str, plain: FunctionT) -> FunctionT:
-    if triton_version()[0] == PLAIN:
-        return plain
-    from pseudoris.workers.captions import triton_kernels
-
-    return cast(FunctionT, getattr(triton_kernels, name))
-
-
-@attend_newest.register_fake
-def _(projected: torch.Tensor, cache: torch.Tensor, position: torch.Tensor, sources: torch.Tensor) -> torch.Tensor:
-    return projected.new_empty(len(projected), cache.shape[2] * cache.shape[4])
-
-
-@attend_image.register_fake
-def _(queries: torch.Tensor, cache: torch.Tensor, crops: torch.Tensor, by_crop: torch.Tensor) -> torch.Tensor:
-    return queries.new_empty(len(queries), queries.shape[1] * queries.shape[2])
-
-
-@add_norm.register_fake
-def _(
-    x: torch.Tensor, addend: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor, eps: float
-) -> tuple[torch.Tensor, torch.Tensor]:
-    return torch.empty_like(x), torch.empty_like(x)
+attend_newest = _operator(
+    plain_attend_newest,
+    lambda projected, cache, *_: projected.new_empty(len(projected), cache.shape[2] * cache.shape[4]),
+    "cache",
+)
+attend_image = _operator(
+    plain_attend_image, lambda queries, *_: queries.new_empty(len(queries), queries.shape[1] * queries.shape[2])
+)
+add_norm = _operator(plain_add_norm, lambda x, *_: (torch.empty_like(x), torch.empty_like(x)))
