@@ -6,6 +6,7 @@
 | `python -m evidence.recipes.shipped_weights OUT` | their files in the package, with digests in presets and card |
 | `python -m evidence.recipes.llava_recipe OUT` | a tiny vision-language model, a model folder; needs `pseudoris[hf]` |
 | `python -m evidence.recipes.object_centric FOLDER` | images of one object each, which `pseudoris ppt objects` reads |
+| `python -m evidence.recipes.kinds [WORDNET]` | `primitives/kinds.tsv`, from WordNet 3.0 and `kinds.yaml` |
 
 `__main__` orders the phases of `training_plan`; these call `sam_recipe`, `caption_recipe` and `scene_clip_recipe`, all
 on the loop of `optimiser`. Data: `scene_shards` (also for benchmarks and experiments), `caption_crops`, `scene_texts`,
