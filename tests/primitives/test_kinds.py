@@ -30,7 +30,7 @@ COCO = (
 )
 APART = (
     "cat man,dog person,hot dog dog,corn dog dog,sea lion lion,guinea pig pig,prairie dog dog,starfish fish,"
-    "jellyfish fish,seahorse horse,man woman,boy girl,cat dog,fork knife,car train,bat animal,"
+    "jellyfish fish,seahorse horse,seahorse walrus,park stadium,man woman,boy girl,cat dog,fork knife,car train,bat animal,"
     "mouse animal,mannequin person,toilet room,bicycle container,skateboard container,glasses glass,bowling pin pin,"
     "cd player person,town hall hallway,rolling pin jewelry,christmas tree person,ice cream cream,fan person,"
     "seal person,orange plant,balloon vehicle,steam engine motor"
