@@ -21,6 +21,7 @@
 | `python -m evidence.experiments.composing.any_captioner` | the composer with captioners it was not fitted to |
 | `python -m evidence.experiments.composing.groups_and_absences` | how often composed groups and absences are right |
 | `python -m evidence.experiments.composing.many_names` | composing where a thing has several names |
+| `python -m evidence.experiments.composing.photographs` | composing of photographs, by verdicts; no weights |
 
 `make quality` and `make conformance` run two of them. `process_pool` runs the jobs of most; by `verdicts` the tables of
 `ppt` and `quality` decide what a difference says. Weights are fitted and bounds chosen on development scenes; both
