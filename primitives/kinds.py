@@ -20,6 +20,8 @@ from pseudoris.primitives.english import FIXED_COMPOUNDS, is_plural, plural_of
 MIN_SUPPORT: Final = 0.7
 # It also needs this share of all draws: one "man" beside ten of "person" makes no man.
 MIN_SAID: Final = 0.25
+_ON_GROUND: Final = frozenset({"person", "animal", "vehicle", "furniture"})
+_OFF_GROUND: Final = frozenset({"bird", "fish", "insect", "aircraft", "airplane", "helicopter", "kite", "balloon"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,6 +112,12 @@ def says_several(noun: str) -> bool:
     """Return whether a noun names several things: a plural, or "crowd"; not "scissors"."""
     listed = _listed(noun)
     return is_plural(noun) if listed is None else listed in _table().plurals
+
+
+def stands_on_ground(noun: str) -> bool:
+    """Return whether what a noun names stands on the ground, so that it is further away where it is higher."""
+    kinds = {kind_of(noun) or noun, *wider_names(noun)}
+    return not kinds.isdisjoint(_ON_GROUND) and kinds.isdisjoint(_OFF_GROUND)
 
 
 @cache

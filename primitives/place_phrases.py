@@ -13,6 +13,7 @@ from pseudoris.primitives import english as lexicon
 from pseudoris.primitives.noun_phrases import NounPhrase
 
 Side = Literal["left", "right", "top", "bottom"]
+Depth = Literal["front", "back"]
 
 _OF_TWO: Final = {"left": "left", "right": "right", "top": "upper", "bottom": "lower"}
 _THIRDS: Final = {"left": "on the left", "right": "on the right", "top": "at the top", "bottom": "at the bottom"}
@@ -49,6 +50,12 @@ def ordinal(side: Side, rank: int, phrase: NounPhrase) -> str | None:
 def at_side(side: Side, phrase: NounPhrase) -> str | None:
     """Return "the circle on the left"; None if the suffix would describe a part of the circle."""
     return f"the {phrase.text} {_THIRDS[side]}" if _takes_suffix(phrase) else None
+
+
+def at_depth(depth: Depth, phrase: NounPhrase) -> str | None:
+    """Return "the man in front"; None for the same reason as `at_side`."""
+    suffix = "in front" if depth == "front" else "in the back"
+    return f"the {phrase.text} {suffix}" if _takes_suffix(phrase) else None
 
 
 def related(side: Side, phrase: NounPhrase, anchor: NounPhrase) -> str | None:

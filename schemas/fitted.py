@@ -163,6 +163,14 @@ class PosteriorConfig(FrozenModel):
     object_nested: UnitInterval = Field(default=0.0, exclude_if=lambda weight: weight == 0.0)
     # With None, different nouns name different things. Headers omit it, so that older runs keep their hash.
     names: NounRelations | None = Field(default=None, exclude_if=lambda names: names is None)
+    # Words rule each other out that fill one slot of a thing with other values (`primitives.attribute_slots`), not
+    # those that no caption joins; words that say the same count together. Headers omit it where it is unset.
+    has_slots: bool = Field(default=False, exclude_if=lambda is_set: not is_set)
+    # The share of what replaces a word counts as at least this. So a word that was drawn once is not certain where
+    # nothing opposes it. Headers omit the default.
+    least_opposed: UnitInterval = Field(default=1e-3, gt=0, exclude_if=lambda share: share == 1e-3)
+    # Names of one kind of thing count together, by the table of `primitives.kinds`. Headers omit it where it is unset.
+    has_kinds: bool = Field(default=False, exclude_if=lambda is_set: not is_set)
     # A bare noun may also fit an object without a mask or with a wrong noun. This weight says how much that counts.
     unseen: UnitInterval
 

@@ -20,6 +20,7 @@ from pseudoris.primitives import place_phrases
 from pseudoris.primitives.counter_rng import key_of, permutation
 from pseudoris.primitives.english import PEOPLE, plural_of
 from pseudoris.primitives.head_nouns import head_noun, tokenise
+from pseudoris.primitives.kinds import stands_on_ground
 from pseudoris.primitives.noun_phrases import (
     NounPhrase,
     PhraseReader,
@@ -30,8 +31,9 @@ from pseudoris.primitives.noun_phrases import (
     noun_phrase,
     phrases_by_rules,
 )
+from pseudoris.primitives.place_phrases import Side
 from pseudoris.schemas.config import RunConfig
-from pseudoris.schemas.fitted import PosteriorConfig, WeightLine, line_weights
+from pseudoris.schemas.fitted import Floats, PosteriorConfig, WeightLine, line_weights
 from pseudoris.schemas.keep_rule import COMPOSED_KINDS, KeepCondition, meets
 from pseudoris.schemas.shard import SOURCE_COMPOSER, ExpressionRecord, ShardImage
 from pseudoris.schemas.stage_settings import ComposedKind, ComposingConfig
@@ -156,9 +158,13 @@ def _swaps(
         if is_kin and all(may_be_said(each, told(noun)) for each in attributes):
             yield partial(replace, phrase, noun=noun)
     for word in sorted(phrase.words):
-        instead = view.posterior.replaced_by.get(word, frozenset())
+        instead = view.posterior.replaced_by.get(view.posterior.named(word), frozenset())
         here = slots[_slot(phrase, word)].items()
-        others = (said for other, said in here if other in instead and may_be_said(said, told(phrase.noun)))
+        others = (
+            said
+            for other, said in here
+            if view.posterior.named(other) in instead and may_be_said(said, told(phrase.noun))
+        )
         yield from (partial(_swapped, phrase, word, said) for said in others)
 
 
@@ -192,6 +198,8 @@ def _absence(view: Likelihood, phrase: NounPhrase) -> ExpressionRecord | None:
 
 def _forms(view: Likelihood, mask: int) -> Iterator[_Form]:
     for phrase in view.phrases[mask]:
+        if view.config.has_needed_words and phrase.words and not view.needs_all_words(mask, phrase):
+            continue
         if "attribute" in view.config.kinds:
             log_right = view.log_right(mask, phrase, np.ones(len(view.positions)))
             yield _Form("words", "attribute", log_right, phrase.noun, partial(place_phrases.definite, phrase))
@@ -202,7 +210,7 @@ def _forms(view: Likelihood, mask: int) -> Iterator[_Form]:
             # No side is tried for an unlikely pair. In a crowded image this skips most pairs before masks are compared.
             for side in SIDES if view.is_likely(log_true + log_named) else ():
                 surely, maybe = view.beside[anchor][side]
-                if surely[mask]:
+                if surely[mask] and not (_is_far(view, side, phrase) and _is_far(view, side, named)):
                     log_right = view.log_right(mask, phrase, maybe) + log_named
                     say = partial(place_phrases.related, side, phrase, named)
                     yield _Form("relation", "relation", log_right, phrase.noun, say)
@@ -211,14 +219,15 @@ def _forms(view: Likelihood, mask: int) -> Iterator[_Form]:
 def _positions(view: Likelihood, mask: int, phrase: NounPhrase) -> Iterator[_Form]:
     row = view.members(phrase, mask)
     # "The leftmost circle" implies that there are other circles, so a mask without a row gets no such form.
-    sides_of_row = SIDES if len(row) else ()
+    sides = [side for side in SIDES if not _is_far(view, side, phrase)]
+    sides_of_row = sides if len(row) else []
     for side in sides_of_row:
         log_right = view.log_right(mask, phrase, 1.0 - view.lead[side][mask])
         yield _Form("end", "position", log_right, phrase.noun, partial(place_phrases.extreme, side, phrase))
-    for side in SIDES:
+    for side in sides:
         inside = view.inside[side]
         if inside[mask] > IS_MEMBER:
-            log_right = view.log_right(mask, phrase, inside) + float(np.log(inside[mask]))
+            log_right = view.log_right(mask, phrase, view.maybe_inside[side]) + float(np.log(inside[mask]))
             yield _Form("side", "position", log_right, phrase.noun, partial(place_phrases.at_side, side, phrase))
     for side in sides_of_row:
         ahead, behind = view.lead[side][row, mask], view.lead[side][mask, row]
@@ -233,6 +242,15 @@ def _positions(view: Likelihood, mask: int, phrase: NounPhrase) -> Iterator[_For
         else:
             say = partial(place_phrases.ordinal, side, rank, phrase)
             yield _Form("rank", "position", log_right, phrase.noun, say)
+    depths: Mapping[place_phrases.Depth, Floats] = {"front": view.nearer[mask], "back": view.nearer[:, mask]}
+    for depth, lead in depths.items() if len(row) and len(sides) < len(SIDES) else ():
+        log_right = view.log_right(mask, phrase, 1.0 - lead)
+        yield _Form("side", "position", log_right, phrase.noun, partial(place_phrases.at_depth, depth, phrase))
+
+
+def _is_far(view: Likelihood, side: Side, phrase: NounPhrase) -> bool:
+    """Return whether a side of the picture says how far away a thing is, as of what stands on the ground."""
+    return view.config.places == "photographs" and side in ("top", "bottom") and stands_on_ground(phrase.noun)
 
 
 class Composer:

@@ -17,13 +17,12 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cache, cached_property, reduce
+from functools import cache, cached_property
 from itertools import product
 from typing import Final
 
 import numpy as np
 
-from pseudoris.primitives.english import plural_of
 from pseudoris.primitives.noun_phrases import (
     NounPhrase,
     PhraseReader,
@@ -38,11 +37,22 @@ from pseudoris.schemas.fitted import Floats, PosteriorConfig
 from pseudoris.schemas.keep_rule import Flags, Ints
 from pseudoris.schemas.shard import MaskRecord, ShardImage
 from pseudoris.schemas.stage_settings import ComposingConfig
-from pseudoris.workers.composing.posterior import Posterior, by_names, drawn_by_mask, evidence_of, is_object
+from pseudoris.workers.composing.posterior import (
+    KindPosterior,
+    Posterior,
+    by_names,
+    drawn_by_mask,
+    evidence_of,
+    is_object,
+)
 
 SIDES: Final[tuple[Side, ...]] = ("left", "right", "top", "bottom")
 # A side of the picture is this share of its width or height.
 _THIRD: Final = 1 / 3
+# The log of how many times larger a thing in front is, where size leaves no doubt.
+_LARGER: Final = 0.5
+# What is this far from a side may still be called "on the left".
+_HALF: Final = 1 / 2
 # Two centres closer than this share of the image's width or height have no order: neither is further left.
 _MIN_GAP: Final = 0.08
 # The sideways offset may be at most this multiple of the distance toward the named side. 1 would allow 45 degrees.
@@ -61,6 +71,8 @@ class MaskPosition:
     x: float
     y: float
     aspect: float = 1.0
+    bottom: float = 1.0  # the lower edge of its box, as a share of the image's height
+    area: float = 0.0  # as a share of the image's
 
     def along(self, side: Side) -> float:
         """Return how far it is toward a side, as a share of that axis: larger is further."""
@@ -85,7 +97,8 @@ def position_of(mask: MaskRecord) -> MaskPosition:
     num_runs = len(ends) // 2
     signs = np.tile([-1, 1], num_runs)
     x, y = (float((sums[: 2 * num_runs] * signs).sum()) / mask.area_px + 0.5 for sums in (columns, rows))
-    return MaskPosition(x / width, y / height, height / width)
+    bottom = float(mask.box_xyxy_px[3]) / height
+    return MaskPosition(x / width, y / height, height / width, bottom, mask.area_px / (height * width))
 
 
 def surely_lies(side: Side, item: MaskPosition, anchor: MaskPosition) -> bool:
@@ -102,16 +115,22 @@ def maybe_lies(side: Side, item: MaskPosition, anchor: MaskPosition) -> bool:
     return toward > -slack and across <= _LENIENT_SLANT * (toward + slack) + slack
 
 
-def doubtless_lead(leads: Floats) -> Floats:
+def is_nearer(item: MaskPosition, other: MaskPosition) -> float:
+    """Return the probability that of two things on the ground one is beyond doubt in front: lower, and larger."""
+    lower = float(doubtless_lead(np.float64(item.bottom - other.bottom)))
+    return lower * float(_ramp(np.log(np.float64(item.area / max(other.area, 1e-9))) - _LARGER, 0.15 * _LARGER))
+
+
+def doubtless_lead(leads: Floats | np.float64) -> Floats:
     """Return the probability that a lead is beyond doubt; `leads` are shares of the axis. 0.5 at 0.75 of `_MIN_GAP`."""
     return _ramp(leads - 0.75 * _MIN_GAP, 0.15 * _MIN_GAP)
 
 
-def inside_third(side: Side, position: MaskPosition) -> float:
-    """Return the probability that a viewer places a mask in the image's third on a side; 0.5 on the third's border."""
+def inside_share(side: Side, position: MaskPosition, share: float = _THIRD) -> float:
+    """Return the probability that a viewer places a mask in a share of the image on a side; 0.5 on its border."""
     along = position.along(side)
     depth = 1 - along if side in ("right", "bottom") else -along
-    return float(_ramp(np.float64(_THIRD - depth), 0.125 * _MIN_GAP))
+    return float(_ramp(np.float64(share - depth), 0.125 * _MIN_GAP))
 
 
 def _ramp(distance: Floats | np.float64, width: float) -> Floats:
@@ -141,10 +160,10 @@ class Likelihood:
     def phrases(self) -> Sequence[Sequence[NounPhrase]]:
         """By mask, the likely phrases with its likeliest noun; one phrase for each set of words."""
         found: list[Sequence[NounPhrase]] = []
-        for mask, evidence in enumerate(self.posterior.evidence):
+        for mask in range(len(self.positions)):
             noun = self.posterior.noun(mask)
             alone = None if noun is None else noun_phrase(noun, noun)
-            drawn = [each for each in evidence.phrases if each.noun == noun]
+            drawn = self.posterior.phrases(mask)
             longer = [each for each in drawn if 0 < len(each.words) <= _MAX_WORDS and is_sayable(each)]
             if not longer:
                 # The captioner drew no phrase of so few words that can be said, so its longer phrases are shortened.
@@ -176,7 +195,19 @@ class Likelihood:
     @cached_property
     def inside(self) -> Mapping[Side, Floats]:
         """By side, the probability that a viewer places a mask in that third of the image, (N,)."""
-        return {side: np.array([inside_third(side, each) for each in self.positions]) for side in SIDES}
+        return {side: np.array([inside_share(side, each) for each in self.positions]) for side in SIDES}
+
+    @cached_property
+    def maybe_inside(self) -> Mapping[Side, Floats]:
+        """By side, the probability that a mask is a rival of what is in that third, (N,)."""
+        if self.config.places == "drawings":
+            return self.inside
+        return {side: np.array([inside_share(side, each, _HALF) for each in self.positions]) for side in SIDES}
+
+    @cached_property
+    def nearer(self) -> Floats:
+        """The probability that mask n is beyond doubt in front of mask m, if both stand on the ground, (N, N)."""
+        return np.array([[is_nearer(each, other) for other in self.positions] for each in self.positions])
 
     @cached_property
     def beside(self) -> Mapping[int, Mapping[Side, tuple[Flags, Floats]]]:
@@ -202,19 +233,25 @@ class Likelihood:
 
     @cached_property
     def blurred(self) -> Callable[[NounPhrase], Floats]:
-        """As `rivals`, where several things are rivals of one: "two dogs" of "the dog"."""
-        rivals, true_of = self.rivals, self.posterior.config.true_of
-
-        def found(phrase: NounPhrase) -> Floats:
-            several = {replace(phrase, noun=plural_of(noun)): share for noun, share in true_of(phrase.noun).items()}
-            return reduce(np.maximum, (share * rivals(each) for each, share in several.items()), rivals(phrase))
-
-        return cache(found)
+        """By phrase, the probability that it may fit each mask, (N,) float64, below 1: as a rival of another one."""
+        posterior = self.posterior
+        return cache(lambda phrase: np.minimum(posterior.is_object * posterior.may_fit(phrase), MAX_RIVAL))
 
     def members(self, phrase: NounPhrase, mask: int) -> Ints:
         """Return the numbers of the other masks that a phrase is probably true of."""
         found = np.flatnonzero(self.rivals(phrase) > IS_MEMBER)
         return np.asarray(found[found != mask], np.int64)
+
+    def needs_all_words(self, mask: int, phrase: NounPhrase) -> bool:
+        """Return whether for each word of a phrase some rival of a mask lacks it; True without rivals."""
+        found = self.rivals(phrase)
+        for fewer in (
+            shorter(phrase, len(phrase.words) - 1) if len(phrase.words) > 1 else [replace(phrase, before=(), after=())]
+        ):
+            others = self.members(fewer, mask)
+            if len(fewer.words) == len(phrase.words) - 1 and len(others) and (found[others] > IS_MEMBER).all():
+                return False
+        return True
 
     def log_right(self, mask: int, phrase: NounPhrase, is_rival: Floats) -> float:
         """Return the log of the probability that a phrase refers to one mask alone.
@@ -251,7 +288,8 @@ def likelihood_of(
     """
     drawn = drawn_by_mask(image)
     evidence = [evidence_of(drawn.get(mask.mask_id, ()), weights.counts, read) for mask in image.masks]
-    if weights.names is not None:
+    if weights.names is not None and not weights.has_kinds:
         evidence = [by_names(each, weights.names) for each in evidence]
-    posterior = Posterior(weights, evidence, is_object(image.masks, weights, evidence))
+    kind = KindPosterior if weights.has_kinds else Posterior
+    posterior = kind(weights, evidence, is_object(image.masks, weights, evidence))
     return Likelihood(posterior, [position_of(mask) for mask in image.masks], config)

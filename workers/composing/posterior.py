@@ -20,17 +20,19 @@ equal input must give equal bits: composed rows are bytes of tables, and `refilt
 from __future__ import annotations
 
 import math
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass, replace
-from functools import cached_property
-from itertools import combinations
+from functools import cached_property, reduce
+from itertools import chain, combinations, permutations
 from typing import Final
 
 import numpy as np
 
 from pseudoris.primitives import rle
+from pseudoris.primitives.attribute_slots import are_opposed, canonical, fills_slot, fits_also
 from pseudoris.primitives.english import PEOPLE, plural_of
+from pseudoris.primitives.kinds import kind_of, supported_name, truth, wider_names
 from pseudoris.primitives.noun_phrases import (
     NounPhrase,
     PhraseReader,
@@ -42,9 +44,16 @@ from pseudoris.primitives.noun_phrases import (
 from pseudoris.schemas.fitted import Counted, Floats, NounRelations, PosteriorConfig
 from pseudoris.schemas.shard import SOURCE_MODEL, ExpressionRecord, MaskRecord, ShardImage
 
-# These are added to shares, because 0 has no logarithm: `MIN_RIVAL_SHARE` to shares of what replaces a word.
+# This is added to shares, because 0 has no logarithm.
 MIN_SHARE: Final = 1e-4
-MIN_RIVAL_SHARE: Final = 1e-3
+# Words replace each other in images where at least so many captions would join them if they were said independently.
+_LEAST_JOINED: Final = 3.0
+# What these say of a person, the name says; and only who is alive holds or wears something.
+_SEXES, _OF_PERSONS = frozenset({"male", "female"}), ("holding ", "wearing ")
+# Draws for and against a name count as at least this share, because no number of captions leaves no doubt.
+_LEAST_AGAINST: Final = 0.02
+# Of a mask whose captions name other kinds with this squared share, an unsaid kind has this probability. Set by hand.
+_SCATTERED: Final = 0.5
 # Words that were not drawn have these probabilities, set by hand: a noun, a word that a drawn one replaces, any other.
 _UNSAID_NOUN: Final = 0.006
 _UNSAID_WORD: Final = 0.01
@@ -175,6 +184,21 @@ def substitutes(phrases: Iterable[NounPhrase]) -> Mapping[str, frozenset[str]]:
     return {word: frozenset(found[word]) for word in sorted(found)}
 
 
+def learnt_substitutes(phrases: Sequence[NounPhrase]) -> Mapping[str, frozenset[str]]:
+    """Return `substitutes` by `canonical` words, only of two that enough captions could have joined."""
+    named = [frozenset(map(canonical, phrase.words)) for phrase in phrases]
+    longer = [words for words in named if len(words) > 1]
+    counts = Counter(chain.from_iterable(longer))
+    found: defaultdict[str, set[str]] = defaultdict(set)
+    for word, others in substitutes(phrases).items():
+        for other in others:
+            first, second = canonical(word), canonical(other)
+            if first != second and counts[first] * counts[second] >= _LEAST_JOINED * max(len(longer), 1):
+                found[first].add(second)
+    together = {pair for words in longer for pair in permutations(words, 2)}
+    return {word: frozenset(each for each in others if (word, each) not in together) for word, others in found.items()}
+
+
 @dataclass(frozen=True, eq=False)
 class Posterior:
     """What the N masks of an image probably are."""
@@ -190,19 +214,49 @@ class Posterior:
 
     @cached_property
     def words(self) -> Sequence[Mapping[str, float]]:
-        """By mask, the probability of each word drawn for it."""
-        return [{word: self._said(each, word) for word in each.words} for each in self.evidence]
+        """By mask, the probability of each word drawn for it, by `named`."""
+        return [{word: self._said(each, word) for word in each} for each in self.shares]
+
+    @cached_property
+    def shares(self) -> Sequence[Mapping[str, float]]:
+        """By mask, the share of each word, by `named`."""
+        found = []
+        for evidence in self.evidence:
+            shares: defaultdict[str, float] = defaultdict(float)
+            for word, share in evidence.words.items():
+                shares[self.named(word)] += share
+            found.append({word: shares[word] for word in sorted(shares)})
+        return found
+
+    def named(self, word: str) -> str:
+        """Return a word, with `has_slots` one for all that say the same."""
+        return canonical(word) if self.config.has_slots else word
 
     def noun(self, mask: int) -> str | None:
         """Return a mask's likeliest noun, the first of equals; None without draws."""
         nouns = self.nouns[mask]
         return max(nouns, key=lambda noun: nouns[noun], default=None)
 
+    def phrases(self, mask: int) -> Sequence[NounPhrase]:
+        """Return what is drawn of a mask under its noun, the heaviest first."""
+        noun = self.noun(mask)
+        return [each for each in self.evidence[mask].phrases if each.noun == noun]
+
     def fits(self, phrase: NounPhrase) -> Floats:
         """Return the probability that a phrase is true of each mask, (N,) float64."""
-        true_of, words = self.config.true_of(phrase.noun), sorted(phrase.words)
+        true_of = self.config.true_of(phrase.noun)
         likely = (sum(share * nouns.get(noun, 0.0) for noun, share in true_of.items()) for nouns in self.nouns)
-        named = (_UNSAID_NOUN + (1.0 - _UNSAID_NOUN) * each for each in likely)
+        return self.with_words(phrase, [_UNSAID_NOUN + (1.0 - _UNSAID_NOUN) * each for each in likely])
+
+    def may_fit(self, phrase: NounPhrase) -> Floats:
+        """As `fits`, where several things are rivals of one: "two dogs" of "the dog"."""
+        true_of = self.config.true_of(phrase.noun)
+        several = {replace(phrase, noun=plural_of(noun)): share for noun, share in true_of.items()}
+        return reduce(np.maximum, (share * self.fits(each) for each, share in several.items()), self.fits(phrase))
+
+    def with_words(self, phrase: NounPhrase, named: Sequence[float]) -> Floats:
+        """Return the probability of a phrase by that of its noun: of both."""
+        words = sorted(phrase.words)
         said = ([self._word(word, mask) for word in words] for mask in range(len(self.evidence)))
         return np.array([math.prod(each, start=noun) for noun, each in zip(named, said, strict=True)])
 
@@ -214,21 +268,109 @@ class Posterior:
 
     @cached_property
     def replaced_by(self) -> Mapping[str, frozenset[str]]:
-        """By word, the words that replace it in the captions of the image, as of `substitutes`."""
-        return substitutes(phrase for each in self.evidence for phrase in each.phrases)
+        """By word, the words of the image that replace it, both by `named`."""
+        phrases = list(chain.from_iterable(each.phrases for each in self.evidence))
+        if not self.config.has_slots:
+            return substitutes(phrases)
+        words = sorted(set(chain.from_iterable(self.shares)))
+        learnt = learnt_substitutes(phrases)
+        return {
+            word: frozenset(
+                other
+                for other in words
+                if are_opposed(word, other)
+                or (other in learnt.get(word, ()) and not (fills_slot(word) and fills_slot(other)))
+            )
+            for word in words
+        }
 
-    def _said(self, evidence: Evidence, word: str) -> float:
-        against, both = word_features(evidence, word, self.replaced_by)
+    def _said(self, shares: Mapping[str, float], word: str) -> float:
+        against, both = word_features(shares, word, self.replaced_by, self.config.least_opposed)
         return _logistic(self.config.word_bias + self.config.word_against * against + self.config.word_share * both)
 
     def _word(self, word: str, mask: int) -> float:
-        said = self.words[mask]
+        said, word = self.words[mask], self.named(word)
         # A drawn "long tail" also implies "tail".
-        found = max((said[other] for other in said if implies(other, word)), default=None)
+        found = max((said[other] for other in said if self._implies(other, word, mask)), default=None)
         if found is not None:
             return found
         is_replaced = any(other in said for other in self.replaced_by.get(word, ()))
         return _UNSAID_WORD if is_replaced else _SILENT_WORD
+
+    def _implies(self, said: str, word: str, mask: int) -> bool:
+        if not self.config.has_slots:
+            return implies(said, word)
+        return fits_also(said, word, is_person=not PEOPLE.isdisjoint(self.nouns[mask]))
+
+
+class KindPosterior(Posterior):
+    """As `Posterior`, where names of one kind of thing count together (`primitives.kinds`).
+
+    A mask has the basic name that its draws support: narrower names and synonyms count for it, wider ones say nothing.
+    Of another mask a wider name says that it may be a rival.
+    """
+
+    @cached_property
+    def nouns(self) -> Sequence[Mapping[str, float]]:
+        """By mask, the share of each noun drawn for it, weighed by its correctness; they add up to 1."""
+        linear = self.config.model_copy(update={"noun_share": 1.0})
+        return [nouns_of(each, linear) for each in self.evidence]
+
+    @cached_property
+    def names(self) -> Sequence[str | None]:
+        """By mask, the name that it is called by, a plural for several things; None without draws."""
+        found: list[str | None] = []
+        for nouns in self.nouns:
+            supported = supported_name(nouns)
+            # Without support it has the likeliest name, whose probability is low then.
+            name = max(nouns, key=lambda noun: nouns[noun], default=None) if supported is None else supported.name
+            is_several = supported is not None and supported.is_several
+            found.append(plural_of(name) if name is not None and is_several else name)
+        return found
+
+    def noun(self, mask: int) -> str | None:
+        """Return the name that a mask is called by."""
+        return self.names[mask]
+
+    def phrases(self, mask: int) -> Sequence[NounPhrase]:
+        """Return what is drawn of a mask by names that fit it, under its own name."""
+        name = self.names[mask]
+        drawn = [each for each in self.evidence[mask].phrases if name is not None and truth(name, each.noun)]
+        return list(dict.fromkeys(self._called(each, name or "") for each in drawn))
+
+    def _called(self, phrase: NounPhrase, name: str) -> NounPhrase:
+        """Return a phrase under another name, without what says the name again ("female woman") or fits persons alone."""
+        before = tuple(each for each in phrase.before if each not in _SEXES and truth(name, each) != 1.0)
+        is_alive = not {"person", "animal"}.isdisjoint({kind_of(name), *wider_names(name)})
+        after = tuple(each for each in phrase.after if is_alive or not each.startswith(_OF_PERSONS))
+        return replace(phrase, noun=name, before=before, after=after)
+
+    def fits(self, phrase: NounPhrase) -> Floats:
+        """As `Posterior.fits`, of draws that say something for or against the noun."""
+        likely = []
+        for nouns in self.nouns:
+            speaks = [(probability, truth(phrase.noun, noun)) for noun, probability in nouns.items()]
+            right, wrong = (sum(each for each, is_true in speaks if is_true == value) for value in (1.0, 0.0))
+            odds = self.config.noun_share * (math.log(right + _LEAST_AGAINST) - math.log(wrong + _LEAST_AGAINST))
+            likely.append(_logistic(odds) if right else 0.0)
+        return self.with_words(phrase, [_UNSAID_NOUN + (1.0 - _UNSAID_NOUN) * each for each in likely])
+
+    def may_fit(self, phrase: NounPhrase) -> Floats:
+        """As `Posterior.may_fit`; a mask whose draws scatter may be anything."""
+        likely = []
+        for nouns in self.nouns:
+            kinds: defaultdict[str, float] = defaultdict(float)
+            for noun, probability in nouns.items():
+                kinds[kind_of(noun) or noun] += probability
+            may_be = sum(probability for noun, probability in nouns.items() if truth(phrase.noun, noun))
+            unsaid = max(_UNSAID_NOUN, _SCATTERED * (1.0 - max(kinds.values(), default=0.0)) ** 2)
+            likely.append(unsaid + (1.0 - unsaid) * may_be)
+        return np.maximum(self.with_words(phrase, likely), self.fits(phrase))
+
+    def told(self, noun: str) -> Set[str]:
+        """As `Posterior.told`."""
+        phrases = (each for evidence in self.evidence for each in evidence.phrases if truth(noun, each.noun))
+        return frozenset().union(*(phrase.words for phrase in phrases))
 
 
 def nouns_of(evidence: Evidence, config: PosteriorConfig) -> Mapping[str, float]:
@@ -243,14 +385,17 @@ def nouns_of(evidence: Evidence, config: PosteriorConfig) -> Mapping[str, float]
     return {noun: weight / total for noun, weight in weights.items()}
 
 
-def word_features(evidence: Evidence, word: str, replaced_by: Mapping[str, frozenset[str]]) -> tuple[float, float]:
+def word_features(
+    shares: Mapping[str, float], word: str, replaced_by: Mapping[str, frozenset[str]], least_opposed: float
+) -> tuple[float, float]:
     """Return log(share of the word / share of what replaces it), and log(both together).
 
-    `replaced_by` is as of `substitutes`.
+    `shares` are a mask's of each word, `replaced_by` is as of `substitutes`, and `least_opposed` is added to the share of
+    what replaces it.
     """
-    share = evidence.words[word]
-    against = sum(evidence.words.get(other, 0.0) for other in sorted(replaced_by.get(word, ())))
-    return math.log((share + MIN_SHARE) / (against + MIN_RIVAL_SHARE)), math.log(share + against + MIN_SHARE)
+    share = shares[word]
+    against = sum(shares.get(other, 0.0) for other in sorted(replaced_by.get(word, ())))
+    return math.log((share + MIN_SHARE) / (against + least_opposed)), math.log(share + against + MIN_SHARE)
 
 
 def is_object(masks: Sequence[MaskRecord], config: PosteriorConfig, evidence: Sequence[Evidence] = ()) -> Floats:

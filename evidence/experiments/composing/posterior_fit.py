@@ -142,7 +142,7 @@ def _fit_words(masks: Sequence[_Mask]) -> list[float]:
             continue
         true = {mask.truth.colour, mask.truth.pattern, mask.truth.size, mask.truth.part}
         for word in mask.evidence.words:
-            rows.append(word_features(mask.evidence, word, mask.replaced_by))
+            rows.append(word_features(mask.evidence.words, word, mask.replaced_by, KNOWN.least_opposed))
             right.append(word in true)
     return _logistic(np.array(rows), np.array(right, np.bool_), (known.word_bias, known.word_against, known.word_share))
 

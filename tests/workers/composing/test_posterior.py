@@ -19,7 +19,7 @@ from pseudoris.workers.composing.likelihood import (
     Likelihood,
     MaskPosition,
     doubtless_lead,
-    inside_third,
+    inside_share,
     maybe_lies,
     position_of,
     surely_lies,
@@ -256,6 +256,6 @@ def test_steps_are_measured_in_pixels_whatever_the_picture_s_shape():
 def test_a_lead_is_doubtless_from_about_the_gap_on_and_a_side_within_its_third():
     leads = doubtless_lead(np.array([-0.2, 0.06, 0.2]))
     assert leads == pytest.approx([0.0, 0.5, 1.0], abs=0.01)
-    inside = [inside_third("left", MaskPosition(x, 0.5)) for x in (0.1, 1 / 3, 0.5)]
+    inside = [inside_share("left", MaskPosition(x, 0.5)) for x in (0.1, 1 / 3, 0.5)]
     assert inside == pytest.approx([1.0, 0.5, 0.0], abs=0.01)
-    assert inside_third("bottom", MaskPosition(0.5, 0.9)) > 0.99
+    assert inside_share("bottom", MaskPosition(0.5, 0.9)) > 0.99

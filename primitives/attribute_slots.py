@@ -1,0 +1,152 @@
+"""Tells which attributes of a thing rule each other out: red and blue, standing and sitting, two shirts of other colours.
+
+Called by `workers/composing`. Attributes are as of `noun_phrases.content_of`. Two are opposed if they fill one slot of a
+thing with different values: its colour, its posture, its hat. Pairs that are not known to share a slot are not opposed:
+fourteen short captions hardly join any two words, so that no caption joins them says nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from functools import lru_cache
+from itertools import product
+from typing import Final
+
+from pseudoris.primitives import english as lexicon
+from pseudoris.primitives.noun_phrases import implies, says_more
+
+# By what stands for them, words that say the same of a thing.
+_SYNONYMS: Final = {
+    "gray": "grey silver silvery",
+    "dark blue": "navy",
+    "light blue": "cyan aqua turquoise teal azure",
+    "light brown": "tan beige khaki",
+    "purple": "violet lavender",
+    "yellow": "gold golden",
+    "blond": "blonde",
+    "dark red": "maroon burgundy",
+    "wooden": "wood",
+    "metal": "metallic steel stainless iron chrome",
+    "plaid": "checkered checked tartan",
+    "large": "big huge giant gigantic",
+    "small": "little tiny mini",
+    "old": "older elderly vintage antique old-fashioned",
+    "young": "younger",
+    "lying": "laying sleeping resting",
+    "sitting": "seated",
+    "hair": "haired",
+    "hat": "cap",
+    "t-shirt": "tshirt tee-shirt tee",
+    "pants": "trousers",
+}
+_FIRST: Final[Mapping[str, tuple[str, ...]]] = {
+    word: tuple(first.split()) for first, words in _SYNONYMS.items() for word in words.split()
+}
+_TONES: Final = (frozenset({"light", "pale", "bright", "sky", "baby", "blond"}), frozenset({"dark", "deep"}))
+# A line is a slot, its values between bars. A word may fill several.
+_SLOTS: Final = """
+large | small
+tall | short
+long | short
+wide | narrow
+thick | thin
+fat chubby | thin slim skinny
+old | young new modern
+wooden | metal | plastic | glass | leather | brick | stone concrete marble | ceramic porcelain | paper cardboard | wicker
+standing | sitting | lying | kneeling crouching squatting | walking | running | jumping | flying | swimming | hanging
+parked | driving moving
+open opened | closed shut
+full filled | empty
+clean | dirty muddy
+wet | dry
+striped | dotted spotted | plaid | plain | floral
+round circular | square rectangular | oval | triangular
+male | female
+curly | straight | wavy
+raw | cooked grilled fried
+asleep | awake
+"""
+# The same of what people wear: two shirts are opposed if their colours or patterns are.
+_CLOTHES: Final = """
+shirt t-shirt blouse top sweater sweatshirt hoodie jersey polo
+jacket coat blazer vest raincoat
+pants jeans leggings | shorts trunks | skirt
+dress gown | suit tuxedo | swimsuit bikini wetsuit | robe kimono
+hat beanie | helmet
+shoes sneakers | boots | sandals heels
+tie | scarf
+"""
+
+
+def _values(slots: str) -> Mapping[str, Mapping[int, int]]:
+    """Return the value of each word, by slot."""
+    found: dict[str, dict[int, int]] = {}
+    for slot, line in enumerate(slots.strip().splitlines()):
+        for value, words in enumerate(line.split("|")):
+            for word in words.split():
+                found.setdefault(word, {})[slot] = value
+    return found
+
+
+_VALUES: Final = _values(_SLOTS)
+_WORN: Final = _values(_CLOTHES)
+
+
+@lru_cache(maxsize=1 << 16)
+def canonical(attribute: str) -> str:
+    """Return an attribute with one word for those that say the same: "grey" of "silver", "dark hair" of "dark-haired"."""
+    words = attribute.replace("-haired", " haired").split()
+    return " ".join(dict.fromkeys(part for word in words for part in _FIRST.get(word, (word,))))
+
+
+@lru_cache(maxsize=1 << 16)
+def are_opposed(first: str, second: str) -> bool:
+    """Return whether no thing has both attributes."""
+    first, second = canonical(first), canonical(second)
+    if says_more(first, second) or says_more(second, first):
+        return False
+    one, other = first.split(), second.split()
+    worn = _WORN.get(one[-1], {}), _WORN.get(other[-1], {})
+    if any(worn[0][slot] != worn[1][slot] for slot in worn[0].keys() & worn[1].keys()):
+        return True
+    if one[-1] == other[-1] and not (_is_value(one) or _is_value(other)):
+        # "Black handle" and "wooden handle" may be one handle, "straw hat" and "bush hat" are not one hat.
+        is_open = _is_value(one[:-1]) or _is_value(other[:-1]) or 1 in (len(one), len(other))
+        return _differ(one[:-1], other[:-1]) or not is_open
+    is_one_slot = worn[0].keys() & worn[1].keys() or (_is_value(one) and _is_value(other))
+    return bool(is_one_slot) and _differ(one, other)
+
+
+@lru_cache(maxsize=1 << 16)
+def fills_slot(attribute: str) -> bool:
+    """Return whether it is known which slot an attribute fills."""
+    words = canonical(attribute).split()
+    return words[-1] in _WORN or _is_value(words)
+
+
+def fits_also(said: str, asked: str, *, is_person: bool) -> bool:
+    """Return whether what has the attribute `said` has `asked` too, as `implies`; a man in a red shirt is "in red"."""
+    said, asked = canonical(said), canonical(asked)
+    colours = lexicon.COLOURS.intersection(asked.split())
+    is_worn = said.split()[-1] in lexicon.CLOTHES - lexicon.COLOURS
+    return implies(said, asked) or (
+        is_person and is_worn and len(colours) == len(asked.split()) and says_more(said, asked)
+    )
+
+
+def _is_value(words: Sequence[str]) -> bool:
+    """Return whether words are nothing but colours, or values of slots."""
+    return bool(words) and all(word in _VALUES or word in lexicon.COLOURS | lexicon.SHADES for word in words)
+
+
+def _differ(first: Sequence[str], second: Sequence[str]) -> bool:
+    one, other = (lexicon.COLOURS.intersection(words) for words in (first, second))
+    if one and other and one != other:
+        return one.isdisjoint(other)
+    tones = [[not tone.isdisjoint(words) for tone in _TONES] for words in (first, second)]
+    is_other_tone = tones[0] == tones[1][::-1] and tones[0][0] != tones[0][1]
+    return is_other_tone or any(
+        _VALUES[one][slot] != _VALUES[other][slot]
+        for one, other in product(first, second)
+        for slot in _VALUES.get(one, {}).keys() & _VALUES.get(other, {}).keys()
+    )
