@@ -77,7 +77,7 @@ def _drawn(image: ShardImage, bare: Picture, chosen: Sequence[int], side: int, p
     drawn = Image.fromarray(shown)
     pen, font = ImageDraw.Draw(drawn), ImageFont.load_default(20)
     for text, colour, place in labels:
-        pen.rectangle(pen.textbbox(place, text, font, anchor="mm"), fill="black", outline="black", width=2)
+        pen.rectangle(pen.textbbox(place, text, font, anchor="mm", stroke_width=4), fill="black")
         pen.text(place, text, colour, font, anchor="mm")
     return drawn
 
