@@ -1,8 +1,8 @@
-"""Tells which attributes of a thing rule each other out: red and blue, standing and sitting, two shirts of other colours.
+"""Tells which attributes of a thing rule each other out: red and blue, standing and sitting, a red hat and a blue cap.
 
-Called by `workers/composing`. Attributes are as of `noun_phrases.content_of`. Two are opposed if they fill one slot of a
-thing with different values: its colour, its posture, its hat. Pairs that are not known to share a slot are not opposed:
-fourteen short captions hardly join any two words, so that no caption joins them says nothing.
+Called by `workers/composing`. Attributes are as of `noun_phrases.content_of`. Two are opposed if they fill one slot of
+a thing with different values: its colour, its posture, its hat. Pairs that are not known to share a slot are not
+opposed: fourteen short captions hardly join any two words, so that no caption joins them says nothing.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ wide | narrow
 thick | thin
 fat chubby | thin slim skinny
 old | young new modern
-wooden | metal | plastic | glass | leather | brick | stone concrete marble | ceramic porcelain | paper cardboard | wicker
+wooden | metal | plastic | glass | leather | brick | stone concrete marble | ceramic | paper cardboard | wicker
 standing | sitting | lying | kneeling crouching squatting | walking | running | jumping | flying | swimming | hanging
 parked | driving moving
 open opened | closed shut
@@ -94,7 +94,7 @@ _WORN: Final = _values(_CLOTHES)
 
 @lru_cache(maxsize=1 << 16)
 def canonical(attribute: str) -> str:
-    """Return an attribute with one word for those that say the same: "grey" of "silver", "dark hair" of "dark-haired"."""
+    """Return an attribute in words that stand for all that say the same: "dark hair" of "dark-haired"."""
     words = attribute.replace("-haired", " haired").split()
     return " ".join(dict.fromkeys(part for word in words for part in _FIRST.get(word, (word,))))
 

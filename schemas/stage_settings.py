@@ -355,13 +355,13 @@ class ComposingConfig(FrozenModel):
     bank: TextBankConfig | None = Field(default=None, exclude_if=lambda bank: bank is None)
 
     # How places are said. With `photographs` a rival of what is "on the left" may be up to the middle, as viewers see
-    # it, and what stands on the ground is "in front" and not "at the bottom". Headers omit `drawings`, so that older runs
-    # keep their hash.
+    # it, and what stands on the ground is "in front" and not "at the bottom". Headers omit `drawings`, so that older
+    # runs keep their hash.
     places: Literal["drawings", "photographs"] = Field(
         default="drawings", exclude_if=lambda places: places == "drawings"
     )
-    # Whether a word is left out that every rival of the noun has: "the standing man" of three standing men. Headers omit
-    # it where it is unset.
+    # Whether a word is left out that every rival of the noun has: "the standing man" of three standing men. Headers
+    # omit it where it is unset.
     has_needed_words: bool = Field(default=False, exclude_if=lambda is_set: not is_set)
 
     @model_validator(mode="after")

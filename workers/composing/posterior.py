@@ -32,7 +32,7 @@ import numpy as np
 from pseudoris.primitives import rle
 from pseudoris.primitives.attribute_slots import are_opposed, canonical, fills_slot, fits_also
 from pseudoris.primitives.english import PEOPLE, plural_of
-from pseudoris.primitives.kinds import kind_of, supported_name, truth, wider_names
+from pseudoris.primitives.kinds import fits_anything, kind_of, supported_name, truth, wider_names
 from pseudoris.primitives.noun_phrases import (
     NounPhrase,
     PhraseReader,
@@ -323,7 +323,9 @@ class KindPosterior(Posterior):
         for nouns in self.nouns:
             supported = supported_name(nouns)
             # Without support it has the likeliest name, whose probability is low then.
-            name = max(nouns, key=lambda noun: nouns[noun], default=None) if supported is None else supported.name
+            telling = [noun for noun in nouns if not fits_anything(noun)]
+            likeliest = max(telling, key=lambda noun: nouns[noun], default=None)
+            name = likeliest if supported is None else supported.name
             is_several = supported is not None and supported.is_several
             found.append(plural_of(name) if name is not None and is_several else name)
         return found
@@ -339,7 +341,7 @@ class KindPosterior(Posterior):
         return list(dict.fromkeys(self._called(each, name or "") for each in drawn))
 
     def _called(self, phrase: NounPhrase, name: str) -> NounPhrase:
-        """Return a phrase under another name, without what says the name again ("female woman") or fits persons alone."""
+        """Return a phrase under another name, without what says it again ("female woman"), or is said of who lives."""
         before = tuple(each for each in phrase.before if each not in _SEXES and truth(name, each) != 1.0)
         is_alive = not {"person", "animal"}.isdisjoint({kind_of(name), *wider_names(name)})
         after = tuple(each for each in phrase.after if is_alive or not each.startswith(_OF_PERSONS))
@@ -390,8 +392,8 @@ def word_features(
 ) -> tuple[float, float]:
     """Return log(share of the word / share of what replaces it), and log(both together).
 
-    `shares` are a mask's of each word, `replaced_by` is as of `substitutes`, and `least_opposed` is added to the share of
-    what replaces it.
+    `shares` are a mask's of each word, `replaced_by` is as of `substitutes`, and `least_opposed` is added to the share
+    of what replaces it.
     """
     share = shares[word]
     against = sum(shares.get(other, 0.0) for other in sorted(replaced_by.get(word, ())))

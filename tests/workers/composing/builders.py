@@ -26,12 +26,15 @@ def make_mask(index: int, centre: tuple[int, int], side: int = 10) -> MaskRecord
     return replace(mask, mask_id=mask_id(IMAGE_ID, index), index=index)
 
 
-def make_image(*masks: tuple[tuple[int, int], Mapping[str, int]], correctness: float | None = 0.7) -> ShardImage:
-    """Return an image of masks: (centre, how often each caption was drawn)."""
-    records = [make_mask(index, centre) for index, (centre, _) in enumerate(masks)]
+def make_image(
+    *masks: tuple[tuple[int, int], Mapping[str, int]] | tuple[tuple[int, int], Mapping[str, int], int],
+    correctness: float | None = 0.7,
+) -> ShardImage:
+    """Return an image of masks: (centre, how often each caption was drawn), and a side if that is not 10."""
+    records = [make_mask(index, centre, *side) for index, (centre, _, *side) in enumerate(masks)]
     expressions = [
         ExpressionRecord((mask.mask_id,), text, (DRAW,) * count, head_noun=head_noun(text), correctness=correctness)
-        for mask, (_, drawn) in zip(records, masks, strict=True)
+        for mask, (_, drawn, *_) in zip(records, masks, strict=True)
         for text, count in drawn.items()
     ]
     image = ShardImage(0, IMAGE_ID, "a.png", b"", "0" * 64, SIZE, SIZE)

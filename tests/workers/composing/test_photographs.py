@@ -1,0 +1,76 @@
+"""What composes for photographs: kinds of names, words in slots, places of things on the ground."""
+
+import pytest
+
+from tests.workers.composing.builders import make_image, texts
+
+WORDS = {"kinds": ["attribute"], "min_first": 0.8, "min_further": 0.8, "max_per_form": 9}
+KINDS = {**WORDS, "posterior": {"has_kinds": True, "has_slots": True, "noun_share": 2.0}}
+PLACES = {**KINDS, "kinds": ["position"]}
+SEDAN = {"a silver sedan": 4, "a grey car": 4, "a vehicle": 3, "an automobile": 3}
+DOG = {"a brown dog": 14}
+
+
+def test_names_of_one_kind_count_together_and_the_basic_one_is_said():
+    image = make_image(((20, 50), SEDAN), ((80, 50), DOG))
+    assert not texts(image, 0, **WORDS)
+    found = texts(image, 0, **KINDS)
+    assert "the car" in found
+    assert not any(word in text for text in found for word in ("sedan", "vehicle", "automobile"))
+
+
+@pytest.mark.parametrize("rival", [{"a vehicle": 14}, {"a van": 4, "a truck": 3, "a dog": 3, "a box": 4}, {"cars": 14}])
+def test_a_wider_name_scattered_names_and_several_things_are_rivals(rival):
+    assert "the car" not in texts(make_image(((20, 50), SEDAN), ((80, 50), rival)), 0, **KINDS)
+
+
+def test_a_narrower_name_tells_no_two_things_apart():
+    image = make_image(((20, 50), {"a poodle": 14}), ((80, 50), {"a terrier": 14}))
+    assert not texts(image, **KINDS)
+
+
+def test_without_a_basic_name_that_is_supported_a_thing_has_the_narrowest_wider_one():
+    image = make_image(((20, 50), {"a bus": 7, "a car": 7}), ((80, 50), DOG))
+    assert "the vehicle" in texts(image, 0, **KINDS)
+    # A name that fits anything is never said.
+    assert not texts(make_image(((20, 50), {"an object": 14}), ((80, 50), DOG)), 0, **KINDS)
+
+
+def test_words_of_other_slots_leave_a_word_certain_and_those_of_its_own_do_not():
+    other = ((80, 50), {"a white car": 14})
+    parked = make_image(((20, 50), {"a black car": 7, "a parked car": 7}), other)
+    green = make_image(((20, 50), {"a black car": 7, "a green car": 7}), other)
+    assert "the black car" in texts(parked, 0, **KINDS)
+    assert "the black car" not in texts(green, 0, **KINDS)
+    # Without slots, words that no caption joins replace each other.
+    assert "the black car" not in texts(parked, 0, **WORDS)
+
+
+def test_someone_in_red_clothes_is_a_rival_of_who_is_in_red():
+    rival = ((80, 50), {"a woman in a red dress": 14})
+    assert not texts(make_image(((20, 50), {"a woman in red": 14}), rival), 0, **KINDS)
+
+
+def test_a_word_that_every_rival_has_is_not_said():
+    standing = {"a standing man": 14}
+    image = make_image(((20, 50), standing), ((50, 50), standing), ((80, 50), standing))
+    assert any("standing" in text for text in texts(image, 0, **PLACES))
+    assert not any("standing" in text for text in texts(image, 0, **PLACES, has_needed_words=True))
+
+
+def test_up_to_the_middle_another_thing_is_a_rival_of_what_is_on_a_side():
+    image = make_image(((15, 50), DOG), ((45, 52), DOG))
+    assert "the dog on the left" in texts(image, 0, **PLACES)
+    assert "the dog on the left" not in texts(image, 0, **PLACES, places="photographs")
+
+
+def test_of_what_stands_on_the_ground_the_lower_and_larger_is_in_front():
+    image = make_image(((30, 40), DOG, 10), ((60, 70), DOG, 30))
+    drawn, seen = (texts(image, 1, **PLACES, places=places) for places in ("drawings", "photographs"))
+    assert "the dog at the bottom" in drawn
+    assert not any("bottom" in text for text in seen)
+    assert "the dog in front" in seen
+    assert "the dog in the back" in texts(image, 0, **PLACES, places="photographs")
+    # What hangs or flies is not nearer because it is lower.
+    birds = make_image(((30, 40), {"a bird": 14}, 10), ((60, 70), {"a bird": 14}, 30))
+    assert "the bird at the bottom" in texts(birds, 1, **PLACES, places="photographs")
