@@ -7,9 +7,10 @@ opposed: fourteen short captions hardly join any two words, so that no caption j
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence, Set
 from functools import lru_cache
-from itertools import product
+from itertools import chain, combinations, product
 from typing import Final
 
 from pseudoris.primitives import english as lexicon
@@ -122,6 +123,27 @@ def fills_slot(attribute: str) -> bool:
     """Return whether it is known which slot an attribute fills."""
     words = canonical(attribute).split()
     return words[-1] in _WORN or _is_value(words)
+
+
+def opposed_among(attributes: Iterable[str]) -> Mapping[str, Set[str]]:
+    """Return, for each of some attributes, those that it is opposed to."""
+    sharing: defaultdict[str, list[str]] = defaultdict(list)
+    found: dict[str, set[str]] = {each: set() for each in attributes}
+    for attribute in found:
+        for key in _keys(canonical(attribute).split()):
+            sharing[key].append(attribute)
+    for first, second in chain.from_iterable(combinations(each, 2) for each in sharing.values()):
+        if are_opposed(first, second):
+            found[first].add(second)
+            found[second].add(first)
+    return found
+
+
+def _keys(words: Sequence[str]) -> Set[str]:
+    """Return what two attributes share that are opposed: the last word, or a slot."""
+    values = [f"slot {slot}" for word in words if _is_value(words) for slot in _VALUES.get(word, ())]
+    tones = lexicon.COLOURS.union(*_TONES).intersection(words) if _is_value(words) else ()
+    return {words[-1], *values, *(f"worn {slot}" for slot in _WORN.get(words[-1], ())), *(["colour"] if tones else [])}
 
 
 def fits_also(said: str, asked: str, *, is_person: bool) -> bool:

@@ -88,6 +88,7 @@ def kind_of(noun: str) -> str | None:
     return None if listed is None else _table().first[listed]
 
 
+@lru_cache(maxsize=1 << 14)
 def wider_names(noun: str) -> Set[str]:
     """Return all wider kinds of a noun's kind, not itself; empty for an unknown one."""
     return _table().wider.get(kind_of(noun) or "", frozenset())
@@ -142,6 +143,7 @@ def basic_names(noun: str) -> tuple[str, ...]:
     return tuple(name for name in above if not any(is_wider(name, other) for other in above))
 
 
+@lru_cache(maxsize=1 << 16)
 def truth(name: str, said: str) -> float:
     """Return how likely a name is true of what a draw calls `said`: 1 surely, 0.5 maybe, 0 no.
 

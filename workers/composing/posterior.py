@@ -21,16 +21,16 @@ from __future__ import annotations
 
 import math
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping, Sequence, Set
+from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass, replace
-from functools import cached_property, reduce
+from functools import cache, cached_property, reduce
 from itertools import chain, combinations, permutations
 from typing import Final
 
 import numpy as np
 
 from pseudoris.primitives import rle
-from pseudoris.primitives.attribute_slots import are_opposed, canonical, fills_slot, fits_also
+from pseudoris.primitives.attribute_slots import canonical, fills_slot, fits_also, opposed_among
 from pseudoris.primitives.english import PEOPLE, plural_of
 from pseudoris.primitives.kinds import fits_anything, kind_of, supported_name, truth, wider_names
 from pseudoris.primitives.noun_phrases import (
@@ -256,9 +256,13 @@ class Posterior:
 
     def with_words(self, phrase: NounPhrase, named: Sequence[float]) -> Floats:
         """Return the probability of a phrase by that of its noun: of both."""
-        words = sorted(phrase.words)
-        said = ([self._word(word, mask) for word in words] for mask in range(len(self.evidence)))
-        return np.array([math.prod(each, start=noun) for noun, each in zip(named, said, strict=True)])
+        said = [self.of_word(word) for word in sorted(phrase.words)]
+        return np.array([math.prod((each[mask] for each in said), start=noun) for mask, noun in enumerate(named)])
+
+    @cached_property
+    def of_word(self) -> Callable[[str], Sequence[float]]:
+        """By word, the probability that it is true of each mask."""
+        return cache(lambda word: [self._word(word, mask) for mask in range(len(self.evidence))])
 
     def told(self, noun: str) -> Set[str]:
         """Return the words that captions say of what has a noun, or another name of its thing, as `words`."""
@@ -272,16 +276,12 @@ class Posterior:
         phrases = list(chain.from_iterable(each.phrases for each in self.evidence))
         if not self.config.has_slots:
             return substitutes(phrases)
-        words = sorted(set(chain.from_iterable(self.shares)))
-        learnt = learnt_substitutes(phrases)
+        opposed, learnt = opposed_among(sorted(set(chain.from_iterable(self.shares)))), learnt_substitutes(phrases)
         return {
-            word: frozenset(
-                other
-                for other in words
-                if are_opposed(word, other)
-                or (other in learnt.get(word, ()) and not (fills_slot(word) and fills_slot(other)))
+            word: frozenset(others).union(
+                other for other in learnt.get(word, ()) if not (fills_slot(word) and fills_slot(other))
             )
-            for word in words
+            for word, others in opposed.items()
         }
 
     def _said(self, shares: Mapping[str, float], word: str) -> float:
@@ -349,25 +349,41 @@ class KindPosterior(Posterior):
 
     def fits(self, phrase: NounPhrase) -> Floats:
         """As `Posterior.fits`, of draws that say something for or against the noun."""
-        likely = []
-        for nouns in self.nouns:
-            speaks = [(probability, truth(phrase.noun, noun)) for noun, probability in nouns.items()]
-            right, wrong = (sum(each for each, is_true in speaks if is_true == value) for value in (1.0, 0.0))
-            odds = self.config.noun_share * (math.log(right + _LEAST_AGAINST) - math.log(wrong + _LEAST_AGAINST))
-            likely.append(_logistic(odds) if right else 0.0)
-        return self.with_words(phrase, [_UNSAID_NOUN + (1.0 - _UNSAID_NOUN) * each for each in likely])
+        return self.with_words(phrase, self._named[0](phrase.noun))
 
     def may_fit(self, phrase: NounPhrase) -> Floats:
         """As `Posterior.may_fit`; a mask whose draws scatter may be anything."""
-        likely = []
+        return np.maximum(self.with_words(phrase, self._named[1](phrase.noun)), self.fits(phrase))
+
+    @cached_property
+    def _named(self) -> tuple[Callable[[str], Sequence[float]], Callable[[str], Sequence[float]]]:
+        """By noun, the probabilities that it is true of each mask, and that it may be."""
+
+        def is_named(noun: str) -> Sequence[float]:
+            likely = []
+            for nouns in self.nouns:
+                speaks = [(share, truth(noun, said)) for said, share in nouns.items()]
+                right, wrong = (sum(share for share, is_true in speaks if is_true == value) for value in (1.0, 0.0))
+                odds = self.config.noun_share * (math.log(right + _LEAST_AGAINST) - math.log(wrong + _LEAST_AGAINST))
+                likely.append(_UNSAID_NOUN + (1.0 - _UNSAID_NOUN) * (_logistic(odds) if right else 0.0))
+            return likely
+
+        def may_be(noun: str) -> Sequence[float]:
+            said = (sum(share for said, share in nouns.items() if truth(noun, said)) for nouns in self.nouns)
+            return [unsaid + (1.0 - unsaid) * each for unsaid, each in zip(self._unsaid, said, strict=True)]
+
+        return cache(is_named), cache(may_be)
+
+    @cached_property
+    def _unsaid(self) -> Sequence[float]:
+        """By mask, the probability of a kind that no caption names."""
+        found = []
         for nouns in self.nouns:
             kinds: defaultdict[str, float] = defaultdict(float)
-            for noun, probability in nouns.items():
-                kinds[kind_of(noun) or noun] += probability
-            may_be = sum(probability for noun, probability in nouns.items() if truth(phrase.noun, noun))
-            unsaid = max(_UNSAID_NOUN, _SCATTERED * (1.0 - max(kinds.values(), default=0.0)) ** 2)
-            likely.append(unsaid + (1.0 - unsaid) * may_be)
-        return np.maximum(self.with_words(phrase, likely), self.fits(phrase))
+            for noun, share in nouns.items():
+                kinds[kind_of(noun) or noun] += share
+            found.append(max(_UNSAID_NOUN, _SCATTERED * (1.0 - max(kinds.values(), default=0.0)) ** 2))
+        return found
 
     def told(self, noun: str) -> Set[str]:
         """As `Posterior.told`."""
