@@ -69,7 +69,7 @@ asleep | awake
 """
 # The same of what people wear: two shirts are opposed if their colours or patterns are.
 _CLOTHES: Final = """
-shirt t-shirt blouse top sweater sweatshirt hoodie jersey polo
+shirt t-shirt blouse top jersey polo | sweater sweatshirt hoodie
 jacket coat blazer vest raincoat
 pants jeans leggings | shorts trunks | skirt
 dress gown | suit tuxedo | swimsuit bikini wetsuit | robe kimono

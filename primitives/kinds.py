@@ -121,6 +121,11 @@ def stands_on_ground(noun: str) -> bool:
     return not kinds.isdisjoint(_ON_GROUND) and kinds.isdisjoint(_OFF_GROUND)
 
 
+def is_wide(noun: str) -> bool:
+    """Return whether a noun names things of several basic names: "vehicle"."""
+    return kind_of(noun) in _wider_than_basic()
+
+
 @cache
 def _wider_than_basic() -> Set[str]:
     table = _table()

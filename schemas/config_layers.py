@@ -141,8 +141,9 @@ def validate(tree: Mapping[str, Any]) -> RunConfig:
     config = validate_as(RunConfig, tree, fitted=uri)
     if config.composing is None or config.filtering.fitted_values.posterior is not None:
         return config
-    # No posterior was fitted for this run's models, so the shipped one of drawn scenes is used. It fits any captioner.
-    shipped = for_any_captioner(is_heard=config.captions.listening is not None)
+    # No posterior was fitted for this run's models, so a shipped one is used. It is for any captioner.
+    is_of_photographs = config.composing.places == "photographs"
+    shipped = for_any_captioner(is_heard=config.captions.listening is not None, is_of_photographs=is_of_photographs)
     part = shipped if config.filtering.fitted is None else {"values": {"posterior": shipped["values"]["posterior"]}}
     return validate_as(RunConfig, merge(tree, {"filtering": {"fitted": part}}), fitted=uri)
 

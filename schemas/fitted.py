@@ -171,6 +171,11 @@ class PosteriorConfig(FrozenModel):
     least_opposed: UnitInterval = Field(default=1e-3, gt=0, exclude_if=lambda share: share == 1e-3)
     # Names of one kind of thing count together, by the table of `primitives.kinds`. Headers omit it where it is unset.
     has_kinds: bool = Field(default=False, exclude_if=lambda is_set: not is_set)
+    # Log-odds of P(name) where as many draws speak for it as against it, with `has_kinds`. Headers omit it if it is 0.
+    noun_bias: float = Field(default=0.0, exclude_if=lambda weight: weight == 0.0)
+    # By how much captions that mention several of a kind ("in a crowd of people") say that one has no mask. Needs
+    # `has_kinds`. Headers omit it where it is 0.
+    hidden: NonNegative = Field(default=0.0, exclude_if=lambda weight: weight == 0.0)
     # A bare noun may also fit an object without a mask or with a wrong noun. This weight says how much that counts.
     unseen: UnitInterval
 
@@ -233,12 +238,13 @@ def read_fitted(uri: str, sha256: object = None) -> dict[str, Any]:
     return {"uri": uri, "sha256": digest, "values": values}
 
 
-def for_any_captioner(*, is_heard: bool) -> dict[str, Any]:
+def for_any_captioner(*, is_heard: bool, is_of_photographs: bool = False) -> dict[str, Any]:
     """Return the tree of the shipped `FittedConfig` for models that nothing was fitted to, with or without a listener.
 
-    It holds a posterior alone, fitted to drawn scenes of four captioners.
+    It holds a posterior alone, fitted to drawn scenes of four captioners, or to captions of photographs.
     """
-    return read_fitted(f"builtin:any-{'probability' if is_heard else 'draws'}.fitted.yaml")
+    fitted_to = "kinds" if is_of_photographs else "any"
+    return read_fitted(f"builtin:{fitted_to}-{'probability' if is_heard else 'draws'}.fitted.yaml")
 
 
 Floats = npt.NDArray[np.float64]

@@ -44,6 +44,7 @@ from pseudoris.workers.composing.posterior import (
     drawn_by_mask,
     evidence_of,
     is_object,
+    kinds_of_several,
 )
 
 SIDES: Final[tuple[Side, ...]] = ("left", "right", "top", "bottom")
@@ -161,16 +162,16 @@ class Likelihood:
         """By mask, the likely phrases with its likeliest noun; one phrase for each set of words."""
         found: list[Sequence[NounPhrase]] = []
         for mask in range(len(self.positions)):
-            noun = self.posterior.noun(mask)
-            alone = None if noun is None else noun_phrase(noun, noun)
-            drawn = self.posterior.phrases(mask)
-            longer = [each for each in drawn if 0 < len(each.words) <= _MAX_WORDS and is_sayable(each)]
-            if not longer:
-                # The captioner drew no phrase of so few words that can be said, so its longer phrases are shortened.
-                longer = [part for each in drawn for part in shorter(each, _MAX_WORDS) if is_sayable(part)]
-            distinct: dict[frozenset[str], NounPhrase] = {}
-            for phrase in (*([] if alone is None or alone.number == "several" else [alone]), *longer):
-                distinct.setdefault(phrase.words, phrase)
+            distinct: dict[tuple[str, frozenset[str]], NounPhrase] = {}
+            for name in self.posterior.names(mask):
+                alone = noun_phrase(name, name)
+                drawn = self.posterior.phrases(mask, name)
+                longer = [each for each in drawn if 0 < len(each.words) <= _MAX_WORDS and is_sayable(each)]
+                if not longer:
+                    # The captioner drew no phrase of so few words that can be said, so longer ones are shortened.
+                    longer = [part for each in drawn for part in shorter(each, _MAX_WORDS) if is_sayable(part)]
+                for phrase in (*([] if alone is None or alone.number == "several" else [alone]), *longer):
+                    distinct.setdefault((phrase.noun, phrase.words), phrase)
             # Unlikely phrases are left out: an expression is never likelier than that its phrase is true of the mask.
             found.append([each for each in distinct.values() if self.is_likely(math.log(self.rivals(each)[mask]))])
         return found
@@ -275,7 +276,8 @@ class Likelihood:
 
     def log_unseen(self, phrase: NounPhrase, presupposed: int = 1) -> float:
         """Return the log of the probability that a phrase fits no object without a mask or with a wrong noun."""
-        return -self.posterior.config.unseen * _UNSEEN_WORD ** len(phrase.words) * presupposed
+        unseen = self.posterior.config.unseen + self.posterior.hidden(phrase.noun)
+        return -unseen * _UNSEEN_WORD ** len(phrase.words) * presupposed
 
 
 def likelihood_of(
@@ -290,6 +292,10 @@ def likelihood_of(
     evidence = [evidence_of(drawn.get(mask.mask_id, ()), weights.counts, read) for mask in image.masks]
     if weights.names is not None and not weights.has_kinds:
         evidence = [by_names(each, weights.names) for each in evidence]
-    kind = KindPosterior if weights.has_kinds else Posterior
-    posterior = kind(weights, evidence, is_object(image.masks, weights, evidence))
+    are_objects = is_object(image.masks, weights, evidence)
+    if weights.has_kinds:
+        several = [kinds_of_several(drawn.get(mask.mask_id, ())) for mask in image.masks]
+        posterior: Posterior = KindPosterior(weights, evidence, are_objects, several)
+    else:
+        posterior = Posterior(weights, evidence, are_objects)
     return Likelihood(posterior, [position_of(mask) for mask in image.masks], config)

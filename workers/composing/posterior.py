@@ -32,7 +32,8 @@ import numpy as np
 from pseudoris.primitives import rle
 from pseudoris.primitives.attribute_slots import canonical, fills_slot, fits_also, opposed_among
 from pseudoris.primitives.english import PEOPLE, plural_of
-from pseudoris.primitives.kinds import fits_anything, kind_of, supported_name, truth, wider_names
+from pseudoris.primitives.head_nouns import tokenise
+from pseudoris.primitives.kinds import MIN_SUPPORT, is_wide, kind_of, says_several, supported_name, truth, wider_names
 from pseudoris.primitives.noun_phrases import (
     NounPhrase,
     PhraseReader,
@@ -50,10 +51,14 @@ MIN_SHARE: Final = 1e-4
 _LEAST_JOINED: Final = 3.0
 # What these say of a person, the name says; and only who is alive holds or wears something.
 _SEXES, _OF_PERSONS = frozenset({"male", "female"}), ("holding ", "wearing ")
+# A mask above this probability is one of a kind, and in a crowd each lets expect so many without a mask. Set by hand.
+_LIKELY, _HIDDEN_IN_CROWD = 0.5, 0.1
+# So many things without a mask a name fits that is wider than basic names, such as "appliance". Set by hand.
+_HIDDEN_OF_WIDE: Final = 1.0
 # Draws for and against a name count as at least this share, because no number of captions leaves no doubt.
 _LEAST_AGAINST: Final = 0.02
 # Of a mask whose captions name other kinds with this squared share, an unsaid kind has this probability. Set by hand.
-_SCATTERED: Final = 0.5
+_SCATTERED: Final = 0.3
 # Words that were not drawn have these probabilities, set by hand: a noun, a word that a drawn one replaces, any other.
 _UNSAID_NOUN: Final = 0.006
 _UNSAID_WORD: Final = 0.01
@@ -232,15 +237,14 @@ class Posterior:
         """Return a word, with `has_slots` one for all that say the same."""
         return canonical(word) if self.config.has_slots else word
 
-    def noun(self, mask: int) -> str | None:
-        """Return a mask's likeliest noun, the first of equals; None without draws."""
+    def names(self, mask: int) -> Sequence[str]:
+        """Return what a mask is called: its likeliest noun, the first of equals; nothing without draws."""
         nouns = self.nouns[mask]
-        return max(nouns, key=lambda noun: nouns[noun], default=None)
+        return [max(nouns, key=lambda noun: nouns[noun])] if nouns else []
 
-    def phrases(self, mask: int) -> Sequence[NounPhrase]:
-        """Return what is drawn of a mask under its noun, the heaviest first."""
-        noun = self.noun(mask)
-        return [each for each in self.evidence[mask].phrases if each.noun == noun]
+    def phrases(self, mask: int, name: str) -> Sequence[NounPhrase]:
+        """Return what is drawn of a mask under one of its names, the heaviest first."""
+        return [each for each in self.evidence[mask].phrases if each.noun == name]
 
     def fits(self, phrase: NounPhrase) -> Floats:
         """Return the probability that a phrase is true of each mask, (N,) float64."""
@@ -263,6 +267,11 @@ class Posterior:
     def of_word(self) -> Callable[[str], Sequence[float]]:
         """By word, the probability that it is true of each mask."""
         return cache(lambda word: [self._word(word, mask) for mask in range(len(self.evidence))])
+
+    def hidden(self, noun: str) -> float:
+        """Return how many things without a mask captions let expect that a noun fits; 0 without kinds."""
+        del noun
+        return 0.0
 
     def told(self, noun: str) -> Set[str]:
         """Return the words that captions say of what has a noun, or another name of its thing, as `words`."""
@@ -303,6 +312,7 @@ class Posterior:
         return fits_also(said, word, is_person=not PEOPLE.isdisjoint(self.nouns[mask]))
 
 
+@dataclass(frozen=True, eq=False)
 class KindPosterior(Posterior):
     """As `Posterior`, where names of one kind of thing count together (`primitives.kinds`).
 
@@ -310,35 +320,27 @@ class KindPosterior(Posterior):
     Of another mask a wider name says that it may be a rival.
     """
 
+    several: Sequence[Mapping[str, float]]  # by mask, as of `kinds_of_several`
+
     @cached_property
     def nouns(self) -> Sequence[Mapping[str, float]]:
         """By mask, the share of each noun drawn for it, weighed by its correctness; they add up to 1."""
         linear = self.config.model_copy(update={"noun_share": 1.0})
         return [nouns_of(each, linear) for each in self.evidence]
 
-    @cached_property
-    def names(self) -> Sequence[str | None]:
-        """By mask, the name that it is called by, a plural for several things; None without draws."""
-        found: list[str | None] = []
-        for nouns in self.nouns:
-            supported = supported_name(nouns)
-            # Without support it has the likeliest name, whose probability is low then.
-            telling = [noun for noun in nouns if not fits_anything(noun)]
-            likeliest = max(telling, key=lambda noun: nouns[noun], default=None)
-            name = likeliest if supported is None else supported.name
-            is_several = supported is not None and supported.is_several
-            found.append(plural_of(name) if name is not None and is_several else name)
-        return found
+    def names(self, mask: int) -> Sequence[str]:
+        """Return what a mask is called: the name that most draws support, or less likely; and a wider one without it.
 
-    def noun(self, mask: int) -> str | None:
-        """Return the name that a mask is called by."""
-        return self.names[mask]
+        A mask of several things has a plural.
+        """
+        found = [supported_name(self.nouns[mask], support) for support in (_LIKELY, MIN_SUPPORT)]
+        named = (plural_of(each.name) if each.is_several else each.name for each in found if each is not None)
+        return list(dict.fromkeys(named))
 
-    def phrases(self, mask: int) -> Sequence[NounPhrase]:
-        """Return what is drawn of a mask by names that fit it, under its own name."""
-        name = self.names[mask]
-        drawn = [each for each in self.evidence[mask].phrases if name is not None and truth(name, each.noun)]
-        return list(dict.fromkeys(self._called(each, name or "") for each in drawn))
+    def phrases(self, mask: int, name: str) -> Sequence[NounPhrase]:
+        """Return what is drawn of a mask by nouns that may fit it, under one of its names."""
+        drawn = (each for each in self.evidence[mask].phrases if truth(name, each.noun))
+        return list(dict.fromkeys(self._called(each, name) for each in drawn))
 
     def _called(self, phrase: NounPhrase, name: str) -> NounPhrase:
         """Return a phrase under another name, without what says it again ("female woman"), or is said of who lives."""
@@ -364,7 +366,8 @@ class KindPosterior(Posterior):
             for nouns in self.nouns:
                 speaks = [(share, truth(noun, said)) for said, share in nouns.items()]
                 right, wrong = (sum(share for share, is_true in speaks if is_true == value) for value in (1.0, 0.0))
-                odds = self.config.noun_share * (math.log(right + _LEAST_AGAINST) - math.log(wrong + _LEAST_AGAINST))
+                share = math.log(right + _LEAST_AGAINST) - math.log(wrong + _LEAST_AGAINST)
+                odds = self.config.noun_bias + self.config.noun_share * share
                 likely.append(_UNSAID_NOUN + (1.0 - _UNSAID_NOUN) * (_logistic(odds) if right else 0.0))
             return likely
 
@@ -385,10 +388,31 @@ class KindPosterior(Posterior):
             found.append(max(_UNSAID_NOUN, _SCATTERED * (1.0 - max(kinds.values(), default=0.0)) ** 2))
         return found
 
+    def hidden(self, noun: str) -> float:
+        """As `Posterior.hidden`: where captions of a lone thing mention several, in a crowd, and of a wide name."""
+        alike = [mask for mask, probability in enumerate(self._named[1](noun)) if probability > _LIKELY]
+        told = [
+            max((share for kind, share in self.several[mask].items() if truth(noun, kind)), default=0.0)
+            for mask in alike
+        ]
+        # Several that have masks explain the plural, until they are a crowd.
+        expected = 1.0 if len(alike) == 1 else _HIDDEN_IN_CROWD * len(alike)
+        found = expected * sum(told) / max(len(told), 1)
+        return self.config.hidden * (found + _HIDDEN_OF_WIDE * is_wide(noun))
+
     def told(self, noun: str) -> Set[str]:
         """As `Posterior.told`."""
         phrases = (each for evidence in self.evidence for each in evidence.phrases if truth(noun, each.noun))
         return frozenset().union(*(phrase.words for phrase in phrases))
+
+
+def kinds_of_several(candidates: Sequence[ExpressionRecord]) -> Mapping[str, float]:
+    """Return, by kind, the share of a mask's draws that mention several of it: "people" of "in a crowd of people"."""
+    found: defaultdict[str, float] = defaultdict(float)
+    for candidate in candidates:
+        for kind in {kind_of(word) for word in tokenise(candidate.text) if says_several(word)} - {None}:
+            found[str(kind)] += len(candidate.samples)
+    return _shares(found, sum(len(candidate.samples) for candidate in candidates))
 
 
 def nouns_of(evidence: Evidence, config: PosteriorConfig) -> Mapping[str, float]:

@@ -156,7 +156,7 @@ def best_forms(photo: Photograph, config: RunConfig) -> Iterator[tuple[str, bool
             if form.log_right > best and form.text() is not None:
                 best, factors = form.log_right, dict(view.factors)
                 factors["place"] = -form.log_right - sum(factors.values())
-        noun = view.posterior.noun(mask) or ""
+        noun = next(iter(view.posterior.names(mask)), "")
         yield noun, evidence.nouns.get(noun, 0.0) >= _SUPPORTED, factors
 
 
