@@ -347,6 +347,9 @@ class ComposingConfig(FrozenModel):
     min_first: UnitInterval = 0.63
     # Any other expression, also of a group or of no target, is written if its probability of being right is above this.
     min_further: UnitInterval = 0.9
+    # An expression of no target is written if its probability of being right is above this; null: `min_further`. Headers
+    # omit null, so that older runs keep their hash.
+    min_absent: UnitInterval | None = Field(default=None, exclude_if=lambda bound: bound is None)
     # A mask gets at most this many expressions of one form: words alone, an end of a row, a side, a rank, a relation.
     max_per_form: int = Field(default=2, ge=1, le=1_000)
     # Texts of what may be absent, for easy absences: up to two per image, which share no word with what was drawn for

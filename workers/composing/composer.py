@@ -190,7 +190,7 @@ def _plurals(texts: Iterable[str]) -> set[str]:
 
 def _absence(view: Likelihood, phrase: NounPhrase) -> ExpressionRecord | None:
     right = float(np.exp(np.log1p(-view.blurred(phrase)).sum() + view.log_unseen(phrase)))
-    if right <= view.config.min_further or not is_sayable(phrase):
+    if right <= (view.config.min_absent or view.config.min_further) or not is_sayable(phrase):
         return None
     text = place_phrases.definite(phrase)
     return ExpressionRecord((), text, (), "none", phrase.noun, confidence=right, source=SOURCE_COMPOSER)
@@ -243,7 +243,8 @@ def _positions(view: Likelihood, mask: int, phrase: NounPhrase) -> Iterator[_For
             say = partial(place_phrases.ordinal, side, rank, phrase)
             yield _Form("rank", "position", log_right, phrase.noun, say)
     depths: Mapping[place_phrases.Depth, Floats] = {"front": view.nearer[mask], "back": view.nearer[:, mask]}
-    for depth, lead in depths.items() if len(row) and len(sides) < len(SIDES) else ():
+    # Judges often disagree on what is in front of a few, so no words choose them.
+    for depth, lead in depths.items() if len(row) and len(sides) < len(SIDES) and not phrase.words else ():
         log_right = view.log_right(mask, phrase, 1.0 - lead)
         yield _Form("side", "position", log_right, phrase.noun, partial(place_phrases.at_depth, depth, phrase))
 
