@@ -142,6 +142,7 @@ def basic_names(noun: str) -> tuple[str, ...]:
     return tuple(name for name in above if not any(is_wider(name, other) for other in above))
 
 
+@lru_cache(maxsize=1 << 16)
 def truth(name: str, said: str) -> float:
     """Return how likely a name is true of what a draw calls `said`: 1 surely, 0.5 maybe, 0 no.
 
