@@ -57,6 +57,8 @@ _SCATTERED: Final = 0.5
 # Words that were not drawn have these probabilities, set by hand: a noun, a word that a drawn one replaces, any other.
 _UNSAID_NOUN: Final = 0.006
 _UNSAID_WORD: Final = 0.01
+# Where names of a kind count together, an unsaid kind has this one.
+_UNSAID_KIND: Final = 0.003
 _SILENT_WORD: Final = 0.1
 # Log-odds of SAM's scores are clipped to ± this, a probability of 0.9999: beyond it a mask is almost certain.
 _MAX_LOG_ODDS: Final = 9.21
@@ -355,7 +357,7 @@ class KindPosterior(Posterior):
             right, wrong = (sum(each for each, is_true in speaks if is_true == value) for value in (1.0, 0.0))
             odds = self.config.noun_share * (math.log(right + _LEAST_AGAINST) - math.log(wrong + _LEAST_AGAINST))
             likely.append(_logistic(odds) if right else 0.0)
-        return self.with_words(phrase, [_UNSAID_NOUN + (1.0 - _UNSAID_NOUN) * each for each in likely])
+        return self.with_words(phrase, [_UNSAID_KIND + (1.0 - _UNSAID_KIND) * each for each in likely])
 
     def may_fit(self, phrase: NounPhrase) -> Floats:
         """As `Posterior.may_fit`; a mask whose draws scatter may be anything."""
@@ -365,7 +367,7 @@ class KindPosterior(Posterior):
             for noun, probability in nouns.items():
                 kinds[kind_of(noun) or noun] += probability
             may_be = sum(probability for noun, probability in nouns.items() if truth(phrase.noun, noun))
-            unsaid = max(_UNSAID_NOUN, _SCATTERED * (1.0 - max(kinds.values(), default=0.0)) ** 2)
+            unsaid = max(_UNSAID_KIND, _SCATTERED * (1.0 - max(kinds.values(), default=0.0)) ** 2)
             likely.append(unsaid + (1.0 - unsaid) * may_be)
         return np.maximum(self.with_words(phrase, likely), self.fits(phrase))
 
