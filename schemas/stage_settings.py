@@ -347,9 +347,9 @@ class ComposingConfig(FrozenModel):
     min_first: UnitInterval = 0.63
     # Any other expression, also of a group or of no target, is written if its probability of being right is above this.
     min_further: UnitInterval = 0.9
-    # An expression of no target is written if its probability of being right is above this; null: `min_further`. Headers
-    # omit null, so that older runs keep their hash.
-    min_absent: UnitInterval | None = Field(default=None, exclude_if=lambda bound: bound is None)
+    # An expression of a group or of no target is written if its probability of being right is above this; null:
+    # `min_further`. Headers omit null, so that older runs keep their hash.
+    min_group_or_none: UnitInterval | None = Field(default=None, exclude_if=lambda bound: bound is None)
     # A mask gets at most this many expressions of one form: words alone, an end of a row, a side, a rank, a relation.
     max_per_form: int = Field(default=2, ge=1, le=1_000)
     # Texts of what may be absent, for easy absences: up to two per image, which share no word with what was drawn for
@@ -366,6 +366,11 @@ class ComposingConfig(FrozenModel):
     # Whether a word is left out that every rival of the noun has: "the standing man" of three standing men. Headers
     # omit it where it is unset.
     has_needed_words: bool = Field(default=False, exclude_if=lambda is_set: not is_set)
+
+    @property
+    def least_of_others(self) -> float:
+        """The bound of expressions of a group or of no target."""
+        return self.min_further if self.min_group_or_none is None else self.min_group_or_none
 
     @model_validator(mode="after")
     def _needs_more_for_more(self) -> Self:

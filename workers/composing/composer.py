@@ -89,7 +89,7 @@ def ranked_expressions(view: Likelihood, mask: int, mask_id: str) -> list[Expres
 
 
 def ranked_groups(view: Likelihood, mask_ids: Sequence[str]) -> Iterator[ExpressionRecord]:
-    """Yield expressions of several masks above `min_further`, the likeliest first: true of each and of no other."""
+    """Yield expressions of several masks above `least_of_others`, the likeliest first: true of each and of no other."""
     found: dict[tuple[int, ...], tuple[float, ExpressionRecord]] = {}
     for phrase in dict.fromkeys(chain.from_iterable(view.phrases)):
         rivals = view.rivals(phrase)
@@ -107,11 +107,11 @@ def ranked_groups(view: Likelihood, mask_ids: Sequence[str]) -> Iterator[Express
                 ExpressionRecord(ids, text, (), "group", phrase.noun, confidence=right, source=SOURCE_COMPOSER),
             )
     likeliest_first = sorted(found.values(), key=lambda pair: -pair[0])
-    yield from (each for right, each in likeliest_first if right > view.config.min_further)
+    yield from (each for right, each in likeliest_first if right > view.config.least_of_others)
 
 
 def near_absences(view: Likelihood, mask_ids: Sequence[str], seed: int) -> Iterator[ExpressionRecord]:
-    """Yield at most one no-target expression a mask, above `min_further`: what is true of the mask, but for one part.
+    """Yield at most one no-target expression a mask, above `least_of_others`: what is true of the mask, but for one part.
 
     "The red circle" in an image of a red star and a blue circle, or "the blue star" there: a trainer that looks for one
     of the parts finds a mask, and is wrong. Seed and mask id decide which of a mask's expressions are tried first.
@@ -171,7 +171,7 @@ def _swaps(
 def easy_absences(
     view: Likelihood, bank: Sequence[tuple[NounPhrase, Set[str]]], captions: Iterable[str], key: int
 ) -> Iterator[ExpressionRecord]:
-    """Yield phrases of a bank above `min_further` that share no word with `captions`, all those of the image.
+    """Yield phrases of a bank above `least_of_others` that share no word with `captions`, all those of the image.
 
     Beside each phrase of the bank are the plurals of its words and names. `key` decides the order. If nothing was read
     of any mask, none is yielded, because the image may show anything.
@@ -190,7 +190,7 @@ def _plurals(texts: Iterable[str]) -> set[str]:
 
 def _absence(view: Likelihood, phrase: NounPhrase) -> ExpressionRecord | None:
     right = float(np.exp(np.log1p(-view.blurred(phrase)).sum() + view.log_unseen(phrase)))
-    if right <= (view.config.min_absent or view.config.min_further) or not is_sayable(phrase):
+    if right <= view.config.least_of_others or not is_sayable(phrase):
         return None
     text = place_phrases.definite(phrase)
     return ExpressionRecord((), text, (), "none", phrase.noun, confidence=right, source=SOURCE_COMPOSER)
