@@ -111,7 +111,7 @@ def ranked_groups(view: Likelihood, mask_ids: Sequence[str]) -> Iterator[Express
 
 
 def near_absences(view: Likelihood, mask_ids: Sequence[str], seed: int) -> Iterator[ExpressionRecord]:
-    """Yield at most one no-target expression a mask, above `least_of_others`: what is true of the mask, but for one part.
+    """Yield at most one no-target expression a mask, above `least_of_others`: true of the mask, but for one part.
 
     "The red circle" in an image of a red star and a blue circle, or "the blue star" there: a trainer that looks for one
     of the parts finds a mask, and is wrong. Seed and mask id decide which of a mask's expressions are tried first.
