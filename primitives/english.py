@@ -60,7 +60,7 @@ ADJECTIVES = (
         "spotty stripy stripey high low deep narrow flat nude naked shirtless topless barefoot pregnant "
         "elderly middle-aged fake real whole entire main multicolored multicoloured multi-colored colorful colourful "
         "loose tight ornate elegant modern classic vintage antique rustic airborne underwater "
-        "alike onstage headfirst backwards backward upside-down shoulder-deep ankle-deep waist-deep"
+        "alike uphill downhill onstage headfirst backwards backward upside-down"
     )
 )
 SIZES = _words("big small large little tiny huge tall short long wide giant gigantic mini")
@@ -140,12 +140,10 @@ VERBS = _words(
     "scream yell march turn converse retrieve fetch pounce tackle raise embrace celebrate attack dribble launch hike "
     "lunge huddle soar tumble trot romp discover parasail stroll struggle sway wander clap stumble spin growl"
 )
-# Past tenses of the same, which are neither nouns nor participles.
-PAST_TENSES: Final[Mapping[str, str]] = {"ran": "run", "rode": "ride", "fell": "fall", "flew": "fly", "sang": "sing"}
 # A noun and then a word in -s is a noun and a verb if one of these words follows: "a boy bikes down a road".
 DIRECTIONS = _words("down into onto through along across over towards up around off past out at to back after while as")
 # By their ending these words look like people, and those of `NOUNS_IN_S` like plurals or verbs.
-NOUNS_IN_ER = _words("soccer winter summer weather power rubber leather corner center counter dinner number german")
+NOUNS_IN_ER = _words("soccer winter summer weather power rubber leather corner center counter dinner number other")
 NOUNS_IN_S = _words("tennis sports gymnastics athletics aerobics news christmas karaoke bars ladies mens womens")
 ADVERB_PATTERN = re.compile(r"[a-z]{3,}ly")
 DEGREES = _words("very too quite really almost so pretty super extra")

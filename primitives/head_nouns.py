@@ -284,9 +284,9 @@ def progressive(verb: str, *, is_finite: bool = False) -> str:
 
 
 def finite_stem(word: str) -> str | None:
-    """Return the base form of a verb that `english` lists: "ride" of "rides" and "rode"; None of another word."""
-    if word in lexicon.VERBS or word in lexicon.PAST_TENSES:
-        return lexicon.PAST_TENSES.get(word, word)
+    """Return the base form of a verb that `english` lists: "ride" of "rides"; None of another word."""
+    if word in lexicon.VERBS:
+        return word
     stems = (word.removesuffix("s"), word.removesuffix("es"), f"{word.removesuffix('ies')}y")
     return next((stem for stem in stems if word.endswith("s") and stem in lexicon.VERBS), None)
 
@@ -326,7 +326,7 @@ def is_adverb(word: str) -> bool:
 
 def _is_finite_verb(word: str, *, is_plural: bool) -> bool:
     """Whether the word is a verb in agreement with the noun before: "dog runs", "dogs run", not "two fruit stands"."""
-    return word in lexicon.VERBS or word in lexicon.PAST_TENSES if is_plural else finite_stem(word) not in (None, word)
+    return word in lexicon.VERBS if is_plural else finite_stem(word) not in (None, word)
 
 
 def _at(words: list[str], i: int) -> str:

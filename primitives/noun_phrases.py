@@ -228,7 +228,9 @@ class _Reading:
         is_last = is_and or ("and" in self._words[at:] and not rules.describes(further))
         if is_thing and is_last and at == self._chunk.end:
             self._is_list, self._other = True, "and"
-            return self._object_end(at + 1)
+            end = self._object_end(at + 1)
+            self._other = "" if rules.is_progressive(self._at(end or at)) else "and"
+            return end
         if self._has_subject(at + 1):
             return None
         if is_and and rules.describes(further) and rules.noun_follows(self._words, at + 2):
@@ -257,10 +259,11 @@ class _Reading:
             self._after[-1] = " ".join((self._after[-1], word, *inside))
             return end
         is_worn = word == "in" and (inside[-1] in lexicon.CLOTHES or "clothing" in wider_names(inside[-1]))
-        if is_worn and (self._other == "and" or rules.is_animate(self._other, _PEOPLE)):
+        if is_worn and (self._other == "and" or rules.is_animate(self._other, {"person"})):
             return end
         is_near = lexicon.SURROUNDINGS.intersection(self._words[end : end + 3])
         is_free = not self._other and (at != self._attribute_end or self._after[-1].startswith("with "))
+        is_free &= not (rules.is_verb(self._words, at - 1) and rules.is_animate(inside[-1]))  # "standing with a dog"
         is_part = word in ("with", "without") and not is_near and (is_free or self._is_held(at, inside))
         is_content = word == "of" and at == self._chunk.end
         if is_worn or is_part or is_content:
@@ -297,7 +300,8 @@ class _Reading:
         is_needed = f"{verb} {following}" in lexicon.VERBS_WITH_PREPOSITIONS
         is_needed |= following in lexicon.PREPOSITIONS_OF_PARTICIPLES and not verb.endswith("ing")
         if is_needed and self._object_end(at + 2) is not None:
-            is_other = rules.is_animate(self._other, _PEOPLE)
+            is_other = bool(self._other) and is_done and word not in ("dressed", "looking")  # "in a room painted by"
+            is_other |= rules.is_animate(self._other, {"person"}) or (word, following) == ("seen", "from")
             return self._object_end(at + 2) if is_other else self._attribute(at + 2, f"{verb} {following}")
         if following in lexicon.PREPOSITIONS or self._object_end(at + 1) is None:
             is_particle = following in lexicon.PARTICLES | {"on"} and self._object_end(at + 2) is None
@@ -307,7 +311,7 @@ class _Reading:
                 # The verb goes before the noun ("parked truck"). Behind it, the next words would seem its object.
                 self._before.insert(0, f"{verb} {following}" if is_particle and is_done else verb)
             return at + 1 + (following in lexicon.PERSONAL_PRONOUNS)
-        is_others = self._other == "with" or rules.is_animate(self._other, _PEOPLE)
+        is_others = self._other == "with" or rules.is_animate(self._other, {"person"})
         return self._object_end(at + 1) if is_others else self._attribute(at + 1, verb)
 
     def _attribute(self, at: int, opening: str, article: Sequence[str] = ()) -> int | None:
@@ -397,7 +401,6 @@ _NO_ATTRIBUTES: Final = (lexicon.DETERMINERS | lexicon.NUMERALS | lexicon.PLACES
 # A person or an animal has these things also behind a place: "a man on a beach with a surfboard".
 _WORN: Final = frozenset(("clothing", "hair", "jewelry"))
 _BEFORE_VERBS: Final = lexicon.CLOTHES | _WORN | {"person", "animal", "equipment"}
-_PEOPLE: Final = frozenset(("person",))
 _HELD: Final = _WORN | {"sports equipment", "toy", "bag", "weapon", "musical instrument", "stick", "leash"}
 _NO_OBJECTS: Final = lexicon.PREPOSITIONS | lexicon.AUXILIARIES | lexicon.RELATIVES | {"", ","}
 _JOINS: Final = lexicon.CONJUNCTIONS | {",", "-"}

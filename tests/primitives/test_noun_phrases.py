@@ -93,6 +93,9 @@ def phrase(caption):
         ("a nurse on a bench reading a letter", (), "nurse", ("reading a letter",)),
         ("a pony in a field with the moon shining", (), "pony", ()),
         ("a goat beside a cart and parked wagons", (), "goat", ()),
+        ("a goat and a pony sleeping in a barn", ("sleeping",), "goat", ()),
+        ("a goat in a tub filled with hay", (), "goat", ()),
+        ("a nurse stands with a pony", ("standing",), "nurse", ()),
     ],
 )
 def test_what_describes_the_head_is_one_attribute_each_and_scenery_is_left_out(caption, before, noun, after):
