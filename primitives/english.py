@@ -57,9 +57,10 @@ ADJECTIVES = (
         "round oval rectangular plain wooden plastic metallic same different similar identical "
         "happy sad angry pretty cute beautiful handsome fancy nice ugly lovely busy heavy soft hard smooth rough sharp "
         "sunny cloudy snowy rusty dusty grassy rocky sandy muddy leafy tasty juicy creamy crispy messy chubby shaggy "
-        "spotty stripy stripey high low deep narrow flat male female nude naked shirtless topless barefoot pregnant "
+        "spotty stripy stripey high low deep narrow flat nude naked shirtless topless barefoot pregnant "
         "elderly middle-aged fake real whole entire main multicolored multicoloured multi-colored colorful colourful "
-        "loose tight ornate elegant modern classic vintage antique rustic"
+        "loose tight ornate elegant modern classic vintage antique rustic airborne underwater "
+        "alike uphill downhill onstage headfirst backwards backward upside-down"
     )
 )
 SIZES = _words("big small large little tiny huge tall short long wide giant gigantic mini")
@@ -98,6 +99,7 @@ GERUND_COMPOUNDS = frozenset(
         *("dining table", "dining room", "living room", "washing machine", "rocking chair", "sewing machine"),
         *("ironing board", "baking sheet", "frying pan", "shopping cart", "shopping bag", "mixing bowl"),
         *("serving tray", "watering can", "sleeping bag", "folding chair", "reading glasses", "running shoes"),
+        *("vending machine", "swimming trunks", "bathing suit"),
     }
 )
 # The last word of these compounds alone names another thing: a hot dog is not a dog.
@@ -112,8 +114,8 @@ PREPOSITIONS = _words(
     "of in on at with without by near beside besides behind under over above below between among amongst along across "
     "through from to into onto inside outside around against for about up down off toward towards next during like "
     "than as per via w beneath underneath atop upon past beyond amid alongside within except out away back-to-back "
-    "besides indoors outdoors nearby together apart upside-down overhead downstairs upstairs sideways ahead opposite "
-    "because while when if but so not also just only still then infront"
+    "besides indoors outdoors nearby together apart overhead downstairs upstairs sideways ahead opposite "
+    "because while when if but so not also just only still then infront after before side-by-side midair whilst"
 )
 RELATIVES = _words("that which who whom whose where whos what whatever why how")
 # If a caption is about one of these pronouns, it has no head noun, and the whole caption is used.
@@ -132,8 +134,17 @@ VERBS = _words(
     "surf ski skate swing pose wait work try prepare perform enjoy stare point touch bite chew lick cross climb feed "
     "cook serve fill cover contain feature depict blow display grow float travel pass enter leave follow chase slide "
     "shine put adorn indicate balance hit do kiss hug approach attempt wrap brush cut dig gather kneel crouch squat "
-    "race speak sell snowboard steer toss wade wash wave pick poke glide"
+    "race speak sell snowboard steer toss wade wash wave pick poke glide "
+    "leap splash wrestle fight dance compete participate crawl dive shake jog laugh sing sprint bounce emerge frolic "
+    "pause start listen pretend practice relax admire stretch sniff gallop greet shoot cheer chat hop grab tug "
+    "scream yell march turn converse retrieve fetch pounce tackle raise embrace celebrate attack dribble launch hike "
+    "lunge huddle soar tumble trot romp discover parasail stroll struggle sway wander clap stumble spin growl"
 )
+# A noun and then a word in -s is a noun and a verb if one of these words follows: "a boy bikes down a road".
+DIRECTIONS = _words("down into onto through along across over towards up around off past out at to back after while as")
+# By their ending these words look like people, and those of `NOUNS_IN_S` like plurals or verbs.
+NOUNS_IN_ER = _words("soccer winter summer weather power rubber leather corner center counter dinner number other")
+NOUNS_IN_S = _words("tennis sports gymnastics athletics aerobics news christmas karaoke bars ladies mens womens")
 ADVERB_PATTERN = re.compile(r"[a-z]{3,}ly")
 DEGREES = _words("very too quite really almost so pretty super extra")
 NOUNS_IN_LY = _words("family butterfly dragonfly jelly belly lily bully assembly dolly fly ally supply holly firefly")
@@ -216,16 +227,19 @@ VERBS_WITH_PREPOSITIONS = frozenset(
         *("holding onto", "pointing to", "pointing toward", "cutting through", "reaching into", "mounted on"),
         *("taking off", "putting on", "trying on", "picking up", "holding up", "turning on", "turning off"),
         *("cut into", "preparing for", "going down", "going up", "eating from", "drinking from", "caught in"),
+        *("chasing after", "setting up"),
     }
 )
 PREPOSITIONS_OF_PARTICIPLES = _words("with by to of from")
 # These verbs only say that the picture shows the object, or say nothing without more words.
 VERBS_OF_PICTURES = _words(
     "shown seen displayed featured pictured taken depicted showing displaying taking putting trying getting making "
-    "giving going coming keeping using used picking looking turning shaped colored coloured sized"
+    "giving going coming keeping using used picking looking turning shaped colored coloured sized beginning setting"
 )
+# These verbs after a thing are about the thing: "a man near a sign hanging on a wall".
+VERBS_OF_THINGS = _words("hanging leading overlooking flowing saying facing surrounding containing coming pouring")
 # After these words, a caption is about something else.
-ENDS_OF_DESCRIPTIONS = _words("half while when because but if so whilst ; : .")
+ENDS_OF_DESCRIPTIONS = _words("half while when because but if so whilst as after before ; : .")
 
 _IRREGULAR_PLURALS: Final[Mapping[str, str]] = {
     **{"person": "people", "child": "children", "foot": "feet", "tooth": "teeth", "mouse": "mice", "goose": "geese"},

@@ -5,8 +5,8 @@ CLIP's prompts, so a change of a rule changes scores. Phrases are found by word 
 The rules for the head, in the order in which they apply (method page, section 4):
 
 1. The first noun phrase has the head. It ends before a preposition, a verb, a relative pronoun, a participle that
-   follows a noun, or a comma. Openers are skipped ("there is", "this is"). If the sentence starts with a verb or a
-   preposition, its object counts ("riding a horse" → horse).
+   follows a noun, or a comma. Openers are skipped ("there is", "this is"), and a clause before the subject ("in the
+   park, a dog" → dog). If the sentence has only a verb or a preposition and its object, that counts ("riding a horse").
 2. Its last noun is the head ("a red fire truck" → truck, "the dog's tail" → tail), except for a few fixed compounds
    that name another thing ("hot dog").
 3. Pictures, quantities and vague parts before `of` are skipped ("a photo of a pair of shoes" → shoes, "the top
@@ -17,11 +17,13 @@ The rules for the head, in the order in which they apply (method page, section 4
 from __future__ import annotations
 
 import re
+from collections.abc import Set
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Literal
 
 from pseudoris.primitives import english as lexicon
+from pseudoris.primitives.kinds import kind_of, wider_names
 
 NounRule = Literal["rules", "spacy", "spacy_first_child"]
 
@@ -40,6 +42,8 @@ CLOSED = (PUNCTUATION | lexicon.DETERMINERS | lexicon.PREPOSITIONS | lexicon.REL
 )
 _WITH_IS = lexicon.EMPTY_PRONOUNS | lexicon.PERSONAL_PRONOUNS | lexicon.RELATIVES | {"this"}
 _PLURAL = lexicon.PLURAL_DETERMINERS | lexicon.PLURAL_NUMERALS
+_SINGULAR = frozenset(("a", "an", "another", "one", "each", "every"))
+_NO_VERBS = lexicon.CLOTHES | lexicon.PAIRS | lexicon.BODY | lexicon.NOUNS_IN_S
 # No article is put before a text that begins with one of these words. After a verb, they begin its object.
 _WITHOUT_ARTICLE = lexicon.DETERMINERS | lexicon.PLURAL_NUMERALS | {"one"}
 
@@ -99,6 +103,7 @@ def tokenise(text: str) -> list[str]:
     text = text.lower().replace("’", "'").replace("w/o", "without").replace("w/", "with ")
     text = _SPACED.sub("-", text)
     text = re.sub(r"\bclose[ -]?ups?\b|\bup[ -]close\b", "closeup", text)
+    text = text.replace("upside down", "upside-down").replace("side by side", "side-by-side")
     words: list[str] = []
     for token in _TOKEN.findall(text):
         if token == "'":
@@ -145,7 +150,8 @@ def _modifies(words: list[str], i: int, chunk: Chunk) -> bool:
         return noun_follows(words, i + 1)  # "a rolled up towel"
     if word in lexicon.SHADES and _at(words, i + 1) in lexicon.COLOURS:
         return True
-    if is_progressive(word):
+    is_clothing = "clothing" in wider_names(_at(words, i + 1))  # "in blue swimming trunks"
+    if is_progressive(word) and (is_clothing or not _is_worn_colour(words, chunk)):
         # Without a determiner, "riding a horse" and "sitting on" are verbs, but "smiling woman" is not.
         return bool(chunk.modifiers) or noun_follows(words, i + 1) or i + 1 == len(words)
     return describes(word)
@@ -155,12 +161,20 @@ def _is_leading_verb(words: list[str], i: int, chunk: Chunk) -> bool:
     """Whether word i, where a noun could come first, is a verb: "riding a horse", "i see two dogs"."""
     if is_progressive(words[i]):
         return True
-    if chunk.modifiers:
-        return False
+    if chunk.modifiers:  # "a boy in red jumps", but "a boy in red shorts"
+        is_verb = _at(words, i + 1) in lexicon.DIRECTIONS and lexicon.is_plural(words[i]) and kind_of(words[i]) is None
+        is_verb |= finite_stem(words[i]) is not None
+        return _is_worn_colour(words, chunk) and is_verb and not noun_follows(words, i + 1)
     if words[i] in lexicon.VERBS:
         return _at(words, i + 1) in _WITHOUT_ARTICLE
     # A verb may follow a relative pronoun: "what looks like a fox".
     return i > 0 and words[i - 1] in lexicon.RELATIVES and _is_finite_verb(words[i], is_plural=False)
+
+
+def _is_worn_colour(words: list[str], chunk: Chunk) -> bool:
+    """Whether the words read so far are what someone wears: "in red", "wearing all black"."""
+    colours = {words[at] for at in chunk.modifiers} - lexicon.CONJUNCTIONS - {"all"}
+    return bool(colours) and colours <= lexicon.COLOURS and words[chunk.modifiers[0] - 1] in ("in", "wearing")
 
 
 def _continues_list(words: list[str], i: int, chunk: Chunk) -> bool:
@@ -170,6 +184,8 @@ def _continues_list(words: list[str], i: int, chunk: Chunk) -> bool:
     following = _at(words, i + 1)
     if words[i] == "," and (before in lexicon.PLACES or following in lexicon.DETERMINERS):
         return False
+    if following in lexicon.COLOURS and (_is_worn_colour(words, chunk) or _at(words, i + 2) in ("top", "tops")):
+        return True
     return is_after_adjective and (noun_follows(words, i + 1) or following in lexicon.CONJUNCTIONS)
 
 
@@ -192,9 +208,39 @@ def _ends(words: list[str], i: int, chunk: Chunk) -> bool:
     if describes(word):
         return last in lexicon.KNOWN_NOUNS or not noun_follows(words, i + 1)
     is_plural = last in lexicon.IRREGULAR_PLURALS or (last.endswith("s") and not last.endswith(("ss", "us")))
-    if last in lexicon.IRREGULAR_PLURALS and _is_finite_verb(word, is_plural=False):  # "a women sits"
-        return True
-    return _is_finite_verb(word, is_plural=is_plural or any(words[at] in _PLURAL for at in chunk.modifiers))
+    counts = {words[at] for at in chunk.modifiers}
+    is_compound = not is_plural and not is_animate(last) and noun_follows(words, i + 1)  # "two street race cars"
+    is_finite = _is_finite_verb(word, is_plural=is_plural or (bool(counts & _PLURAL) and not is_compound))
+    return is_finite or _is_unlisted_verb(words, i, last, counts)
+
+
+def _is_unlisted_verb(words: list[str], i: int, last: str, counts: Set[str]) -> bool:
+    """Whether word i, which no list has, is a verb by its form and its neighbours: "a dog vaults over a fence"."""
+    word, following = words[i], _at(words, i + 1)
+    is_noun = following in lexicon.AUXILIARIES or (noun_follows(words, i + 1) and following not in lexicon.CONJUNCTIONS)
+    is_unknown, is_living, is_several = kind_of(word) is None, is_animate(last), bool(counts & _PLURAL)
+    is_direction = following in lexicon.DIRECTIONS or following in lexicon.DEGREES
+    if lexicon.is_plural(last):
+        if lexicon.is_plural(word):  # "two dogs looks"
+            return not is_noun and finite_stem(word) is not None
+        return (is_living or is_several) and not (counts & _SINGULAR or is_noun) and (is_unknown or is_direction)
+    if not lexicon.is_plural(word):
+        return last in lexicon.QUANTITIES and word in lexicon.VERBS and not is_noun
+    is_name = word in _NO_VERBS or "person" in wider_names(word)
+    if is_name or is_several or (last in lexicon.QUANTITIES and not is_unknown):
+        return False
+    if counts & _SINGULAR:  # No head after "a" is a plural.
+        return not is_noun or (is_unknown and is_living)
+    if is_direction and (is_living or (is_unknown and counts)):
+        return not (is_unknown and is_noun)
+    return is_unknown and is_living and bool(counts) and not is_noun and following not in ("", *PUNCTUATION)
+
+
+def is_animate(noun: str, kinds: Set[str] = frozenset(("person", "animal"))) -> bool:
+    """Return whether a noun names a person or an animal; an unknown one in -er, -ist or -man names a person."""
+    is_unknown = kind_of(noun) is None and noun not in lexicon.NOUNS_IN_ER and not describes(noun)
+    is_agent = is_unknown and noun.removesuffix("s").endswith(("er", "ist", "man"))
+    return is_agent or noun in lexicon.PEOPLE or not kinds.isdisjoint((kind_of(noun), *wider_names(noun)))
 
 
 def noun_follows(words: list[str], i: int) -> bool:
@@ -211,21 +257,29 @@ def noun_follows(words: list[str], i: int) -> bool:
 
 def is_verb(words: list[str], i: int) -> bool:
     """Return whether word i, after a noun phrase, is a verb that goes on about it."""
-    return i < len(words) and (
-        is_progressive(words[i]) or is_past_participle(words[i]) or finite_stem(words[i]) is not None
-    )
+    if i >= len(words) or words[i] in CLOSED:
+        return False
+    if is_progressive(words[i]) or is_past_participle(words[i]) or finite_stem(words[i]) is not None:
+        return True
+    # Any other word that ended the phrase before it is a verb that no list has.
+    before = words[i - 1] if i else ","
+    is_after_noun = before not in CLOSED and (is_adverb(before) or not describes(before))
+    return is_after_noun and words[i] != "number" and not describes(words[i])
 
 
-def progressive(verb: str) -> str:
-    """Return "riding" of "rides" and "ride"; a participle as it is."""
+def progressive(verb: str, *, is_finite: bool = False) -> str:
+    """Return "riding" of "rides" and "ride"; a participle as it is, and an unlisted word unless it `is_finite`."""
     stem = finite_stem(verb)
+    if stem is None and is_finite and not verb.endswith("ing"):
+        stem = re.sub("(?<=ch|sh|ss|zz)es$|(?<=x)es$|(?<!s)s$", "", re.sub("ies$", "y", verb))
     if stem is None or is_progressive(verb):
         return verb
     if stem.endswith("ie"):
         return f"{stem[:-2]}ying"
     if stem.endswith("e") and not stem.endswith("ee"):
         return f"{stem[:-1]}ing"
-    is_short = len(stem) > 2 and stem[-1] in "bdgmnpt" and stem[-2] in "aeiou" and stem[-3] not in "aeiou"
+    is_short = len(stem) > 2 and stem[-1] in "bdgmnprt" and stem[-2] in "aeiou" and stem[-3] not in "aeiou"
+    is_short = is_short and (len(re.findall("[aeiou]+", stem)) == 1 or stem == "begin")
     return f"{stem}{stem[-1] if is_short else ''}ing"
 
 
@@ -296,7 +350,7 @@ def head_noun(text: str) -> str | None:
     """Return the head of the first noun phrase of an English expression; None if the rules find none."""
     words = tokenise(text)
     skipped: str | None = None
-    start = 0
+    start = subject_start(words)
     while start < len(words):
         chunk = read_chunk(words, start)
         head = chunk.head(words)
@@ -310,6 +364,23 @@ def head_noun(text: str) -> str | None:
         else:
             start = chunk.end + 1
     return skipped
+
+
+def subject_start(words: list[str]) -> int:
+    """Return where the subject begins behind a clause: 6 in "as the sun sets, a dog barks"; else 0."""
+    opening = words[0] if words else ""
+    if opening not in lexicon.PREPOSITIONS and not (is_progressive(opening) and not read_chunk(words, 0).nouns):
+        return 0
+    for i in range(1, len(words) - 1):
+        begins = i + (words[i] == ",")
+        chunk, is_counted = read_chunk(words, begins), words[begins] in lexicon.DETERMINERS | lexicon.NUMERALS
+        # Two phrases side by side, as "the park" and "a dog", are no object of the preposition.
+        is_behind = begins > i or (is_counted and words[i - 1] not in CLOSED and not is_verb(words, i - 1))
+        is_clause = _at(words, chunk.end) in lexicon.AUXILIARIES or is_verb(words, chunk.end)
+        is_subject = chunk.nouns and (is_clause or (is_counted and is_animate(words[chunk.nouns[-1]])))
+        if is_behind and (is_subject or words[begins] == "there"):
+            return begins
+    return 0
 
 
 def _skip_to(words: list[str], chunk: Chunk, head: str) -> int | None:

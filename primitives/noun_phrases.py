@@ -16,6 +16,7 @@ from typing import Final, Literal
 
 from pseudoris.primitives import english as lexicon
 from pseudoris.primitives import head_nouns as rules
+from pseudoris.primitives.kinds import kind_of, wider_names
 
 # A noun names one thing, a pair that has a plural name, several things, or stuff that is not counted.
 Number = Literal["one", "pair", "several", "stuff"]
@@ -88,7 +89,7 @@ def says_more(words: str, fewer: str) -> bool:
 def noun_phrase(caption: str, noun: str | None) -> NounPhrase | None:
     """Return what a caption says of `noun`, its head as a noun finder has it; None if the caption has no such head."""
     words, named = rules.tokenise(caption), (noun or "").lower().split()
-    start = 0
+    start = rules.subject_start(words)
     # A captioner that repeats itself writes "with a handle handle". Such a caption is not read.
     is_loop = any(each == following and each not in _REPEATED for each, following in pairwise(words))
     # A caption that denies something ("does not have a tail") says nothing that can be composed.
@@ -163,8 +164,10 @@ class _Reading:
         self._words, self._chunk, self._noun, self._start = words, chunk, noun, start
         self._before, self._after = _attributes_before(words, chunk, noun), list[str]()
         self._is_list = False
-        # `_other` is the last noun besides the head, or "and" in a list. A verb without an object is about this noun.
+        # `_other` is the last noun besides the head; "and" in a list, "with" of what has a verb of its own ("with its
+        # tail wagging"). A verb without an object is about this noun.
         self._other = ""
+        self._attribute_end = -1
 
     def phrase(self) -> NounPhrase:
         at = self._chunk.end
@@ -187,10 +190,13 @@ class _Reading:
         word = self._words[at]
         # "Used to be" describes the past, so its "be" does not count.
         is_now = word in lexicon.AUXILIARIES and (self._at(at - 1), word) != ("to", "be")
-        if is_now or (word == "while" and rules.is_progressive(self._at(at + 1))):
+        is_now |= word in ("get", "gets", "getting") and rules.is_past_participle(self._at(at + 1))
+        if is_now or (word in ("while", "whilst") and rules.is_progressive(self._at(at + 1))):
             # The verb is about the head, not about the last noun before it.
             self._other = ""
             opening = "with" if word in lexicon.POSSESSIONS else "doing" if word in ("do", "does") else None
+            if opening == "with" and rules.is_past_participle(self._at(at + 1)):
+                return None  # "has caught a ball"
             return at + 1 if opening is None else self._attribute(at + 1, opening)
         # In "wearing a hat that is red" the hat is red, in "a cup of tea that is red" the cup.
         is_of_object = self._other or (self._after and word != "who" and not self._after[-1].startswith("of "))
@@ -201,14 +207,16 @@ class _Reading:
         if word in lexicon.RELATIVES:
             return at + 1
         if word in lexicon.PREPOSITIONS:
-            return self._verb(at + 1) if word == "to" and self._at(at + 1) in lexicon.VERBS else self._prepositional(at)
+            if word != "to" or self._at(at + 1) not in lexicon.VERBS:
+                return self._prepositional(at)
+            return at + 2 if rules.is_animate(self._other) else self._verb(at + 1)
         return self._verb(at) if rules.is_verb(self._words, at) else self._adjective(at)
 
     def _adjective(self, at: int) -> int | None:
         word, before = self._words[at], self._at(at - 1)
         is_said = before in lexicon.AUXILIARIES or before in lexicon.CONJUNCTIONS or at == self._chunk.end
         if not is_said or not rules.describes(word):
-            return None
+            return at + 1 if self._other == "and" and rules.describes(word) else None
         if not rules.is_adverb(word) and not is_no_attribute(word):
             insert_adjective(self._before, word)
         return at + 1
@@ -220,8 +228,24 @@ class _Reading:
         is_last = is_and or ("and" in self._words[at:] and not rules.describes(further))
         if is_thing and is_last and at == self._chunk.end:
             self._is_list, self._other = True, "and"
-            return self._object_end(at + 1)
+            end = self._object_end(at + 1)
+            self._other = "" if rules.is_progressive(self._at(end or at)) else "and"
+            return end
+        if self._has_subject(at + 1):
+            return None
+        if is_and and rules.describes(further) and rules.noun_follows(self._words, at + 2):
+            return self._object_end(at + 1)  # "and parked cars" is another thing
+        if not is_and and not self._is_list and rules.is_progressive(further):
+            self._other = ""
         return at + 1
+
+    def _has_subject(self, at: int) -> bool:
+        """Whether a clause with a subject of its own begins at a word: "and one is red"."""
+        end = self._object_end(at) if self._at(at) in lexicon.DETERMINERS | lexicon.NUMERALS else None
+        if end is None or self._at(end) in lexicon.AUXILIARIES:
+            return end is not None
+        is_other = self._at(at) in lexicon.NUMERALS | {"another"}  # "and one riding a horse"
+        return rules.is_verb(self._words, end) and (is_other or not rules.is_progressive(self._at(end)))
 
     def _prepositional(self, at: int) -> int | None:
         word, end = self._words[at], self._object_end(at + 1)
@@ -229,44 +253,68 @@ class _Reading:
             return at + 1
         inside = self._words[at + 1 : end]
         is_of_body = inside[0] in lexicon.POSSESSIVES and inside[-1] in lexicon.BODY
-        if self._after and " " in self._after[-1] and is_of_body:
+        is_after_object = bool(self._after) and at == self._attribute_end and " " in self._after[-1]
+        if is_after_object and is_of_body and word != "with":
             # "Holding a phone in her hand" stays one attribute.
             self._after[-1] = " ".join((self._after[-1], word, *inside))
             return end
-        is_worn = word == "in" and inside[-1] in lexicon.CLOTHES
-        if is_worn and self._other in lexicon.PEOPLE:
+        is_worn = word == "in" and (inside[-1] in lexicon.CLOTHES or "clothing" in wider_names(inside[-1]))
+        if is_worn and (self._other == "and" or rules.is_animate(self._other, {"person"})):
             return end
         is_near = lexicon.SURROUNDINGS.intersection(self._words[end : end + 3])
-        is_part = word in ("with", "without") and not self._other and not is_near
+        is_free = not self._other and (at != self._attribute_end or self._after[-1].startswith("with "))
+        is_free &= not (rules.is_verb(self._words, at - 1) and rules.is_animate(inside[-1]))  # "standing with a dog"
+        is_part = word in ("with", "without") and not is_near and (is_free or self._is_held(at, inside))
         is_content = word == "of" and at == self._chunk.end
         if is_worn or is_part or is_content:
             return self._attribute(at + 1, word)
-        self._other = inside[-1]
+        self._other = "with" if word == "with" and self._is_doing(end) else inside[-1]
         return end
+
+    def _is_doing(self, end: int) -> bool:
+        """Whether what ends at a word does what follows: "with its tail wagging", not "with a hat riding a horse"."""
+        is_done_to = self._object_end(end + 1) is not None and not rules.is_animate(self._at(end - 1))
+        return rules.is_progressive(self._at(end)) and not is_done_to
+
+    def _is_held(self, at: int, inside: Sequence[str]) -> bool:
+        """Whether a thing behind a place is the head's: "a dog in a field with a ball", "with its tail up"."""
+        kinds = {inside[-1], *wider_names(inside[-1])}
+        is_its = inside[0] in lexicon.POSSESSIVES or self._at(at + len(inside) + 2) in lexicon.POSSESSIVES
+        is_after_object = bool(self._other) and at == self._attribute_end  # "holding a bottle with a red cap"
+        is_its |= not kinds.isdisjoint(_HELD - _WORN if is_after_object else _HELD)
+        return is_its and (not self._other or self._is_bystander())
+
+    def _is_bystander(self) -> bool:
+        """Whether the noun before is a thing beside a head that is alive, so that what follows is the head's."""
+        is_thing = not rules.is_animate(self._other) and "vehicle" not in wider_names(self._other)
+        return self._other not in ("and", "with") and is_thing and rules.is_animate(self._noun)
 
     def _verb(self, at: int) -> int | None:
         word, following = self._words[at], self._at(at + 1)
         is_done = rules.is_past_participle(word)
         # A sandwich "cut in half" is cut, but a bride who "cut a cake" is cutting.
-        verb = word if is_done and self._object_end(at + 1) is None else rules.progressive(word)
-        if not is_done and not rules.is_progressive(word):
+        verb = word if is_done and self._object_end(at + 1) is None else rules.progressive(word, is_finite=not is_done)
+        is_heads = self._is_bystander() and verb not in lexicon.VERBS_OF_THINGS
+        if not is_done and (is_heads or not rules.is_progressive(word)):
             self._other = ""
         is_needed = f"{verb} {following}" in lexicon.VERBS_WITH_PREPOSITIONS
         is_needed |= following in lexicon.PREPOSITIONS_OF_PARTICIPLES and not verb.endswith("ing")
         if is_needed and self._object_end(at + 2) is not None:
-            is_other = self._other in lexicon.PEOPLE
+            is_other = bool(self._other) and is_done and word not in ("dressed", "looking")  # "in a room painted by"
+            is_other |= rules.is_animate(self._other, {"person"}) or (word, following) == ("seen", "from")
             return self._object_end(at + 2) if is_other else self._attribute(at + 2, f"{verb} {following}")
         if following in lexicon.PREPOSITIONS or self._object_end(at + 1) is None:
             is_particle = following in lexicon.PARTICLES | {"on"} and self._object_end(at + 2) is None
             if not self._other and is_particle and f"{verb} {following}" in lexicon.VERBS_WITH_PREPOSITIONS:
                 self._after.append(f"{verb} {following}")
-            elif not self._other and verb not in lexicon.VERBS_OF_PICTURES:
+            elif not self._other and verb not in lexicon.VERBS_OF_PICTURES and following not in ("him", "them"):
                 # The verb goes before the noun ("parked truck"). Behind it, the next words would seem its object.
                 self._before.insert(0, f"{verb} {following}" if is_particle and is_done else verb)
-            return at + 1
-        return self._object_end(at + 1) if self._other in lexicon.PEOPLE else self._attribute(at + 1, verb)
+            return at + 1 + (following in lexicon.PERSONAL_PRONOUNS)
+        is_others = self._other == "with" or rules.is_animate(self._other, {"person"})
+        return self._object_end(at + 1) if is_others else self._attribute(at + 1, verb)
 
-    def _attribute(self, at: int, opening: str) -> int | None:
+    def _attribute(self, at: int, opening: str, article: Sequence[str] = ()) -> int | None:
         """Add "with a hat" and, after "and" or a comma, "with a tie"."""
         end = self._object_end(at)
         if end is None:
@@ -275,27 +323,36 @@ class _Reading:
         is_done = rules.is_past_participle(self._at(end)) and self._at(end + 1) not in ("by", "with")
         if opening == "with" and (is_state or is_done):
             end += 1
-        inside = self._words[at:end]
+        inside = [*article, *self._words[at:end]]
         if "or" in (*inside, self._at(end)):
             return self._object_end(end + 1) if self._at(end) == "or" else end
         self._after.append(" ".join((opening, *inside)))
         # Clothes, and what follows "of" or "wearing", cannot be the subject of the words that follow.
-        if opening not in ("of", "wearing") and lexicon.CLOTHES.isdisjoint(inside):
-            self._other = inside[-1]
+        if opening not in ("of", "wearing", "dressed in", "dressed as") and lexicon.CLOTHES.isdisjoint(inside):
+            is_doing = opening == "with" and inside[0] in lexicon.POSSESSIVES and inside[-1] in lexicon.BODY
+            self._other = "with" if is_doing and self._is_doing(end) else inside[-1]
+        self._attribute_end = end
         following = end + (self._at(end) == ",")
         following += self._at(following) == "and"
         listed = self._object_end(following) if following > end else None
         last = "" if listed is None else self._words[listed - 1]
         is_counted = self._at(following) in lexicon.DETERMINERS | lexicon.NUMERALS
-        # "In a suit and tie" is not split, because "in tie" is no English.
-        is_listed = last and (opening not in ("in", "wearing") or is_counted or lexicon.is_plural(last))
+        # "In tie" is no English, so "in a suit and tie" gets an article: "in a suit", "in a tie".
+        is_bare = bool(last) and opening in ("in", "wearing") and not is_counted and not lexicon.is_plural(last)
+        is_listed = bool(last) and (not is_bare or "clothing" in wider_names(last))
         is_person = last in lexicon.PEOPLE and inside[-1] not in lexicon.PEOPLE
         if last and is_counted and (opening == "of" or is_person or (opening == "in" and last not in lexicon.CLOTHES)):
             # "A cup of coffee and a spoon" and "a man in blue and a woman" are two things.
             self._is_list, self._other = True, "and"
             return listed
         is_verb = rules.is_verb(self._words, following) and not rules.noun_follows(self._words, following)
-        return self._attribute(following, opening) if is_listed and not is_verb else end
+        word = self._at(following)
+        is_finite = rules.finite_stem(word) not in (None, word) and opening.endswith("ing")
+        is_verb |= is_finite and (kind_of(word) is None or self._at(following + 1) in lexicon.DETERMINERS)
+        if not is_listed or is_verb:
+            return end
+        needs_article = is_bare and inside[0] in ("a", "an") and last not in lexicon.STUFF
+        return self._attribute(following, opening, ("an" if word[0] in "aeiou" else "a",) if needs_article else ())
 
     def _object_end(self, at: int) -> int | None:
         """Return where the noun phrase that begins at a word ends, "of …" included; None if none does."""
@@ -308,6 +365,10 @@ class _Reading:
             if self._at(begins) in _NO_OBJECTS or (is_empty and not chunk.nouns):
                 break
             end = chunk.end
+            words = [self._words[place] for place in chunk.nouns[-2:]]
+            is_several = self._is_list or lexicon.is_plural(self._noun)
+            if is_several and len(words) == 2 and words[1] in lexicon.VERBS:  # "kids in snow gear play"
+                end -= not _BEFORE_VERBS.isdisjoint((words[0], *wider_names(words[0])))
         return end
 
 
@@ -337,6 +398,10 @@ def is_no_attribute(word: str) -> bool:
 
 
 _NO_ATTRIBUTES: Final = (lexicon.DETERMINERS | lexicon.NUMERALS | lexicon.PLACES | {"couple"}) - {"single", "double"}
+# A person or an animal has these things also behind a place: "a man on a beach with a surfboard".
+_WORN: Final = frozenset(("clothing", "hair", "jewelry"))
+_BEFORE_VERBS: Final = lexicon.CLOTHES | _WORN | {"person", "animal", "equipment"}
+_HELD: Final = _WORN | {"sports equipment", "toy", "bag", "weapon", "musical instrument", "stick", "leash"}
 _NO_OBJECTS: Final = lexicon.PREPOSITIONS | lexicon.AUXILIARIES | lexicon.RELATIVES | {"", ","}
 _JOINS: Final = lexicon.CONJUNCTIONS | {",", "-"}
 # These words belong to the word after them ("light blue"), and those of `_JOINED` to the word before ("rolled up").
