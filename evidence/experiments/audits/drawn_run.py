@@ -1,4 +1,4 @@
-"""Audits of a composed run of drawn scenes, whose oracle gives the verdicts: what they promise, and what they fit.
+"""Audits of a composed run of drawn scenes, whose oracle gives the verdicts: what they could fit to the composer.
 
     python -m evidence.experiments.audits.drawn_run --out CACHE --json RESULTS/audits.json --page docs/records/audits.md
 
@@ -20,7 +20,7 @@ from scipy.optimize import minimize
 
 from evidence.experiments.audits.page import BEGIN, DRAWN_RUN, END, as_markdown, put_rows
 from evidence.experiments.audits.populations import PairPopulation
-from evidence.experiments.audits.simulated_audits import as_pairs, draw_sample, kept_by_rule, strata_of, verdicts_of
+from evidence.experiments.audits.simulated_audits import as_pairs, draw_sample, strata_of, verdicts_of
 from evidence.experiments.composing.groups_and_absences import PRESET, SETTING
 from evidence.experiments.listener.judged_scenes import judged_image
 from evidence.experiments.oracle import judged
@@ -40,7 +40,6 @@ from pseudoris.workers.composing.composer import composer_of
 
 NUM_AUDITS: Final = 200
 RATER_ERROR: Final = 0.05
-TARGETS: Final = (0.93, 0.95, 0.97)
 _MIN_FURTHER: Final = 0.6
 _BINS: Final = 10
 # Of what is composed, so much is kept at equal yield.
@@ -80,29 +79,18 @@ def population_of(scenes: Sequence[Scene], images: Sequence[ShardImage]) -> Pair
 
 
 def audited(population: PairPopulation, fresh: PairPopulation, num_audits: int) -> list[dict[str, Any]]:
-    """Return a row for each target, and for each correction of the composer, which is asked of fresh scenes."""
+    """Return a row for each correction of the composer, which is asked of fresh scenes."""
     rng = np.random.default_rng(0)
-    outcomes: dict[float, list[tuple[bool, float, float]]] = {target: [] for target in TARGETS}
     figures: dict[str, list[dict[str, float]]] = defaultdict(list)
     strata = strata_of(population)
     for _ in range(num_audits):
         sample = draw_sample(population, strata, rng)
         verdicts, checks = verdicts_of(population.is_right[sample.rows], RATER_ERROR, rng)
         pairs = as_pairs(population, sample, verdicts)
-        for target in TARGETS:
-            kept = kept_by_rule(population, pairs, sample.rows, target, checks)
-            accuracy = float(population.is_right[kept].mean()) if kept.any() else 1.0
-            outcomes[target].append((bool(kept.any()), accuracy, float(kept.sum() / population.is_kept.sum())))
         for name, lines in _corrections(pairs, population.score[sample.rows], checks).items():
             figures[name].append(_quality(fresh, lines))
     shared = {"question": DRAWN_RUN, "audits": num_audits, "rater_error": RATER_ERROR, "verdicts": 200}
     rows: list[dict[str, Any]] = []
-    for target, found in outcomes.items():
-        chosen, reached, kept = np.array(found, np.float64).T
-        missed = (chosen > 0) & (reached < target)
-        means = {"accuracy": population.accuracy, "missed": missed.mean(), "chosen": chosen.mean(), "kept": kept.mean()}
-        told = {name: round(float(mean), 4) for name, mean in means.items()}
-        rows.append({**shared, "design": "promise", "target": target, **told})
     for name, parts in figures.items():
         told = {key: round(float(np.nanmean([each.get(key, np.nan) for each in parts])), 4) for key in parts[0]}
         rows.append({**shared, "design": name, **told})

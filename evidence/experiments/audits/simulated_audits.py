@@ -16,7 +16,6 @@ import numpy as np
 from evidence.experiments.audits.populations import POPULATIONS, PairPopulation, make_population
 from pseudoris.audit.audit_folder import RIGHT
 from pseudoris.audit.draw import DEFAULT_PAIRS, DrawOptions, PairStratum, draw_images, draw_pairs, make_strata
-from pseudoris.audit.draw_files import DRAWN
 from pseudoris.audit.intervals import (
     RaterChecks,
     RatioEstimate,
@@ -27,16 +26,10 @@ from pseudoris.audit.intervals import (
     share_interval,
 )
 from pseudoris.audit.judged_pairs import KINDS, JudgedPairs
-from pseudoris.audit.rule_search import (
-    BOUND_QUANTILES,
-    COMPOSED_START_ERRORS,
-    choose_rules,
-    composed_groups,
-    composed_sequence,
-)
+from pseudoris.audit.rule_search import BOUND_QUANTILES, choose_rules
 from pseudoris.schemas.estimate import Estimate
 from pseudoris.schemas.fitted import Floats
-from pseudoris.schemas.keep_rule import Flags, Ints, KeepRule
+from pseudoris.schemas.keep_rule import Flags, Ints
 
 ACCURACIES: Final = (0.75, 0.90, 0.97)
 RATER_ERRORS: Final = (0.0, 0.05)
@@ -205,33 +198,6 @@ def as_pairs(population: PairPopulation, sample: Drawn, verdicts: Floats) -> Jud
         is_kept=population.is_kept[rows],
         num_kept_of_mask=population.num_kept_of_mask[rows],
     )
-
-
-def kept_by_rule(
-    population: PairPopulation, judged: JudgedPairs, rows: Ints, target: float, checks: RaterChecks
-) -> Flags:
-    """Return what `refilter --accuracy` keeps of the P pairs, (P,) bool, by an audit's verdicts on some rows."""
-    score, kept = population.score[rows], np.zeros(len(population.score), np.bool_)
-    sequences = [composed_sequence(judged, score, KeepRule(0.0), kinds) for kinds in composed_groups(judged)]
-    parts: list[tuple[Sequence[str], list[float], list[Flags]]] = [
-        (
-            [each.column for each in found[0].bounds],
-            [each.bounds[0].bound for each in found],
-            [each.keeps for each in found],
-        )
-        for found in sequences
-    ]
-    if (drawn := (judged.kind == DRAWN) & judged.is_kept).any():
-        known = np.floor(np.quantile(score[drawn], BOUND_QUANTILES) * 1_000) / 1_000
-        bounds = sorted(set(known.tolist()), reverse=True)
-        parts.append(((DRAWN,), bounds, [drawn & (score > bound) for bound in bounds]))
-    searches = [[("", each) for each in keeps] for _, _, keeps in parts]
-    choices = choose_rules(judged, searches, target=target, checks=checks, start_errors=COMPOSED_START_ERRORS)
-    for (kinds, bounds, _), choice in zip(parts, choices, strict=True):
-        if choice.chosen is not None:
-            is_meant = np.isin(population.kinds, kinds) & population.is_kept
-            kept |= is_meant & (population.score > bounds[choice.chosen])
-    return kept
 
 
 def strata_of(population: PairPopulation) -> list[PairStratum]:
