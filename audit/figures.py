@@ -62,6 +62,7 @@ class AuditFigures:
         num_drawn: Pairs drawn, without follow-ups; `num_judged` of them have a verdict.
         num_verdicts: Verdicts that count, follow-ups included; `raters` has them by rater.
         accuracy: Share of the kept pairs that are right; `corrected` for raters' errors, None if too few were checked.
+        one_mask: Accuracy of the kept pairs of one mask; None if all are. Easy absences would hide its errors.
         masks: Share of all masks that have a right kept expression.
         unkept: Share of right pairs among those that are not kept.
         missed: Missed objects per image; `with_missed` is the share of images with one.
@@ -79,6 +80,7 @@ class AuditFigures:
     raters: dict[str, int]
     accuracy: BoundedFigure
     corrected: CorrectedShare | None
+    one_mask: BoundedFigure | None
     masks: BoundedFigure
     unkept: BoundedFigure
     missed: BoundedFigure
@@ -119,6 +121,7 @@ def audit_figures(
         shares = np.where(total > 0, judged.counts[:, number] / np.maximum(total, 1), np.nan)
         value = share_interval(judged.share_right(judged.is_kept, shares))
         kinds.append(BoundedFigure(kind, num_kept, value, value, value))
+    is_one = judged.is_kept & (judged.mask >= 0)
     return AuditFigures(
         num_drawn=int(judged.is_drawn.sum()),
         num_judged=int((judged.is_drawn & judged.is_judged).sum()),
@@ -126,6 +129,9 @@ def audit_figures(
         raters={rater.rater: len(rater.verdicts) for rater in answers},
         accuracy=_accuracy("accuracy of the kept", judged, judged.is_kept),
         corrected=corrected_share(judged.share_right(judged.is_kept, judged.right), checks),
+        one_mask=_accuracy("accuracy of those of one mask", judged, is_one)
+        if (is_one != judged.is_kept).any()
+        else None,
         masks=_masks(judged, masks_with_kept / max(masks, 1)),
         unkept=_accuracy("right pairs that are not kept", judged, ~judged.is_kept),
         missed=_missed(audit, answers, "missed objects an image", lambda clicks: clicks),
@@ -237,6 +243,7 @@ def report_chart(figures: AuditFigures) -> str:
     rows = rows_of([figures.accuracy])
     if figures.corrected is not None:
         rows.append(IntervalRow("corrected for raters' errors", figures.corrected.share))
+    rows += rows_of([figures.one_mask] if figures.one_mask else [])
     rows += rows_of(each for each in (figures.masks, figures.unkept, figures.with_missed) if each.num)
     parts_of = {"right, by kind": figures.by_kind, "right, by stratum": figures.strata}
     for heading, parts in {**parts_of, "verdicts on the kept": figures.kinds}.items():

@@ -1,13 +1,16 @@
 """Finds the loosest keep rule that an audit shows to reach an accuracy. For `cli/audit_report` and experiments.
 
-Drawn expressions, and each kind of composed ones with enough verdicts, get a bound of their own; the other kinds share
-one. The rules for a bound are tested one after another, from strict to loose. The first one that is not shown to reach
+Drawn expressions, composed ones of one mask, and groups with absences get a bound each, found by a search of its own.
+The rules for a bound are tested one after another, from strict to loose. The first one that is not shown to reach
 the target ends the search, and the one before it is chosen. A wrong choice needs the first rule that misses the target
-to pass its own test, which errs with a probability of 5 %, divided by the number of searches: so what all of them keep
-misses the target with 5 % at most, however many rules are tried. The order of rules must not depend on a verdict.
+to pass its own test. The searches share the 5 % with which such a test may err. A search whose loosest rule passes has
+nothing left to test, and gives its share to the others, as Holm's procedure does: so what all of them keep misses the
+target with 5 % at most, however many rules are tried. The order of rules, and where it starts, depend on no verdict.
 
-Source: P. H. Westfall, A. Krishen, "Optimally weighted, fixed sequence and gatekeeper multiple testing procedures",
-Journal of Statistical Planning and Inference 99 (2001).
+Sources: P. H. Westfall, A. Krishen, "Optimally weighted, fixed sequence and gatekeeper multiple testing procedures",
+Journal of Statistical Planning and Inference 99 (2001). F. Bretz, W. Maurer, W. Brannath, M. Posch, "A graphical
+approach to sequentially rejective multiple test procedures", Statistics in Medicine 28 (2009): each search is a path
+whose last rule leads to the first open one of each other path; docs/records/decisions.md has the argument.
 """
 
 from __future__ import annotations
@@ -26,7 +29,15 @@ from pseudoris.audit.intervals import RaterChecks, corrected_share, exact_share,
 from pseudoris.audit.judged_pairs import JudgedPairs
 from pseudoris.primitives.errors import ConfigError
 from pseudoris.schemas.fitted import Floats
-from pseudoris.schemas.keep_rule import COMPOSED_KINDS, Flags, KeepCondition, KeepRule, ScoreColumn, meets
+from pseudoris.schemas.keep_rule import (
+    COMPOSED_KINDS,
+    ONE_MASK,
+    Flags,
+    KeepCondition,
+    KeepRule,
+    ScoreColumn,
+    meets,
+)
 from pseudoris.schemas.stage_settings import ComposedKind
 
 # The candidate bounds are these quantiles of the drawn pairs' scores.
@@ -36,7 +47,10 @@ _DIGITS: Final = 3
 _LEVEL: Final = 0.9
 # The sequence starts at a rule that passes with this many wrong verdicts. The strictest rules have too few verdicts to
 # show anything, and the first failure ends the search.
-_START_ERRORS: Final = 2
+START_ERRORS: Final = 2
+# On composed runs with this many: a composer writes nothing below its bound, and above it errors are at the low end
+# (measured on drawn scenes). A stricter start has fewer verdicts, and hardly more that is right.
+COMPOSED_START_ERRORS: Final = 6
 _MAX_VERDICTS: Final = 10_000
 _NUM_TRIED: Final = 300
 Rules = Sequence[tuple[str, Flags]]
@@ -55,13 +69,15 @@ class SequencedRule:
     bounds: tuple[KeepCondition, ...] = ()
 
 
-def composed_groups(judged: JudgedPairs, target: float) -> list[tuple[ComposedKind, ...]]:
-    """Return the kinds of composed expressions that share a bound: those with too few verdicts for their own."""
-    is_counted = judged.is_kept & (judged.weights > 0)
-    numbers = {kind: int((is_counted & (judged.kind == kind)).sum()) for kind in COMPOSED_KINDS}
-    least = _least_size(target, _START_ERRORS, _LEVEL)
-    others = tuple(kind for kind, number in numbers.items() if 0 < number < least)
-    return [*((kind,) for kind, number in numbers.items() if number >= least), *([others] if others else [])]
+def composed_groups(judged: JudgedPairs) -> list[tuple[ComposedKind, ...]]:
+    """Return the kinds of composed expressions that share a bound: those of one mask, and those of several or none.
+
+    Apart, because easy absences would hide errors of the texts of one mask. Kinds of which nothing is kept together
+    have no search.
+    """
+    held, kept = ({*judged.kind[rows].tolist()} for rows in (judged.is_drawn, judged.is_drawn & judged.is_kept))
+    parts = (tuple(kind for kind in COMPOSED_KINDS if (kind in ONE_MASK) == is_one) for is_one in (True, False))
+    return [tuple(kind for kind in kinds if kind in held) for kinds in parts if kept.intersection(kinds)]
 
 
 def composed_sequence(
@@ -163,38 +179,68 @@ class RuleChoice:
 
 
 def choose_rules(
-    judged: JudgedPairs, searches: Sequence[Rules], *, target: float, checks: RaterChecks
+    judged: JudgedPairs,
+    searches: Sequence[Rules],
+    *,
+    target: float,
+    checks: RaterChecks,
+    start_errors: int = START_ERRORS,
 ) -> list[RuleChoice]:
     """Return of each search the loosest rule that is shown to reach `target`; searches share the chance to err.
 
     The rules of a search are the name of each and what it keeps of the R verdicts, (R,) bool, from strict to loose; no
-    verdict had a part in their order. With enough `checks` accuracies are corrected.
+    verdict had a part in their order. With enough `checks` accuracies are corrected. A search starts at a rule that
+    passes with `start_errors` wrong verdicts.
     """
-    level = 1 - (1 - _LEVEL) / max(len(searches), 1)
-    return [_choice(judged, rules, target, checks, level) for rules in searches]
+    shares, open_ones = [(1 - _LEVEL) / max(len(searches), 1)] * len(searches), [*range(len(searches))]
+    paths = [_Path(judged, rules, target, checks, start_errors, 1 - shares[0]) for rules in searches]
+    while passed := [each for each in open_ones if paths[each].passes_all(1 - shares[each])]:
+        open_ones = [each for each in open_ones if each not in passed]
+        for each in open_ones:
+            shares[each] += sum(shares[done] for done in passed) / len(open_ones)
+    return [path.choice() for path in paths]
 
 
-def _choice(judged: JudgedPairs, rules: Rules, target: float, checks: RaterChecks, level: float) -> RuleChoice:
-    def test(place: int) -> TestedRule:
-        return judged_rule(judged, *rules[place], target=target, checks=checks, level=level)
+class _Path:
+    """The search for one bound; it goes on where it ended if its share of the chance to err grows."""
 
-    sizes = [_size(judged, keeps) for _, keeps in rules]
-    tested: list[TestedRule] = []
-    chosen = more = None
-    for place in range(first_rule(sizes, target, level), len(rules)):
-        tested.append(test(place))
-        if not tested[-1].passes:
-            break
-        chosen = place
-    if chosen is None:
-        total = int((judged.is_drawn & judged.is_judged).sum())
-        more = _more([test(place) for place in range(len(rules))], sizes, target, total, level)
-        # At most all unjudged pairs are asked for, because nothing is uncertain when all pairs are judged.
-        more = None if more is None else min(more, max(round(judged.weights.sum()) - total, 1))
-    least = math.ceil(math.log((1 - level) / 2) / math.log(target))
-    # Without a verdict all weights are 0, so their sum is not the number of pairs, and `least` is used.
-    most = math.ceil(judged.weights[rules[-1][1]].sum()) or least
-    return RuleChoice(target, tuple(tested), chosen, more, min(least, most))
+    def __init__(
+        self, judged: JudgedPairs, rules: Rules, target: float, checks: RaterChecks, errors: int, level: float
+    ) -> None:
+        self._judged, self._rules, self._target, self._checks = judged, rules, target, checks
+        self._sizes = [_size(judged, keeps) for _, keeps in rules]
+        # By the level before any search has passed: else another search's verdicts would decide about the start.
+        self._first, self._errors, self._level = first_rule(self._sizes, target, level, errors), errors, level
+        self._tested: list[TestedRule] = []
+
+    def passes_all(self, level: float) -> bool:
+        """Return whether all rules pass at a level; those that passed at a stricter one are not tested again."""
+        self._level, self._tested = level, [each for each in self._tested if each.passes]
+        while (place := self._first + len(self._tested)) < len(self._rules):
+            self._tested.append(self._test(place))
+            if not self._tested[-1].passes:
+                return False
+        return True
+
+    def choice(self) -> RuleChoice:
+        """Return what was found."""
+        judged, level, target = self._judged, self._level, self._target
+        num_passed, more = sum(each.passes for each in self._tested), None
+        if not num_passed:
+            total = int((judged.is_drawn & judged.is_judged).sum())
+            tests = [self._test(place) for place in range(len(self._rules))]
+            more = _more(tests, self._sizes, target, total, level, self._errors)
+            # At most all unjudged pairs are asked for, because nothing is uncertain when all pairs are judged.
+            more = None if more is None else min(more, max(round(judged.weights.sum()) - total, 1))
+        least = math.ceil(math.log((1 - level) / 2) / math.log(target))
+        # Without a verdict all weights are 0, so their sum is not the number of pairs, and `least` is used.
+        most = math.ceil(judged.weights[self._rules[-1][1]].sum()) or least
+        chosen = self._first + num_passed - 1 if num_passed else None
+        return RuleChoice(target, tuple(self._tested), chosen, more, min(least, most))
+
+    def _test(self, place: int) -> TestedRule:
+        name, keeps = self._rules[place]
+        return judged_rule(self._judged, name, keeps, target=self._target, checks=self._checks, level=self._level)
 
 
 def judged_rule(
@@ -218,12 +264,12 @@ def _size(judged: JudgedPairs, keeps: Flags) -> float:
     return math.inf if (weights == 1).all() else float(weights.sum() ** 2 / (weights**2).sum())
 
 
-def first_rule(sizes: Sequence[float], target: float, level: float) -> int:
-    """Return the place of the first rule with verdicts enough to pass with `_START_ERRORS` wrong ones, or with fewer.
+def first_rule(sizes: Sequence[float], target: float, level: float, most_errors: int) -> int:
+    """Return the place of the first rule with verdicts enough to pass with `most_errors` wrong ones, or with fewer.
 
     `sizes` are effective numbers of verdicts of the rules, from strict to loose.
     """
-    for errors in range(_START_ERRORS, -1, -1):
+    for errors in range(most_errors, -1, -1):
         least = _least_size(target, errors, level)
         found = [place for place, size in enumerate(sizes) if size >= least]
         if found:
@@ -239,12 +285,14 @@ def _least_size(target: float, errors: int, level: float) -> int:
     return size
 
 
-def _more(tests: Sequence[TestedRule], sizes: Sequence[float], target: float, total: int, level: float) -> int | None:
+def _more(
+    tests: Sequence[TestedRule], sizes: Sequence[float], target: float, total: int, level: float, errors: int
+) -> int | None:
     """Return about how many verdicts, beside `total`, it takes until the first rule passes as accurate as it is."""
     # The lower limit approaches the estimate with the square root of the number of verdicts. With more verdicts the
     # sequence starts at a stricter rule.
     for factor in map(float, np.geomspace(1, max(_MAX_VERDICTS / max(total, 1), 1), _NUM_TRIED)):
-        first = tests[first_rule([size * factor for size in sizes], target, level)]
+        first = tests[first_rule([size * factor for size in sizes], target, level, errors)]
         if first.num and first.estimate - (first.estimate - first.low) / math.sqrt(factor) >= target:
             return max(math.ceil(total * (factor - 1)), 1)
     return None

@@ -21,7 +21,7 @@ from pseudoris.files.location import RunLocation
 from pseudoris.pipeline.run_contract import RunOptions, asked_preset
 from pseudoris.primitives.errors import ConfigError
 from pseudoris.primitives.untrusted import without_secrets
-from pseudoris.schemas.config_layers import load_config
+from pseudoris.schemas.config_layers import composes_for_any_captioner, load_config
 from pseudoris.store.runs.pending_work import Planned, RunEvent, parse_reasons
 
 if TYPE_CHECKING:
@@ -143,7 +143,8 @@ def run(source: str, out: str, config: RunConfig, *, run_options: RunOptions | N
         return FRUITLESS
     if not summary.totals.masks and config.masks.prior.kind == "table":
         console.report("note", "no image has a mask: a file of masks.prior must name images by their keys", "yellow")
-    console.stdout.print(formats.next_lines(out), soft_wrap=True)
+    is_for_any = composes_for_any_captioner(config)
+    console.stdout.print(formats.next_lines(out, composes_for_any_captioner=is_for_any), soft_wrap=True)
     return 0
 
 

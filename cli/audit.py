@@ -39,8 +39,14 @@ def draw(
     pairs: Annotated[int, option("-n", "--pairs", "Number of pairs to judge.", min=2)] = 200,
     seed: Annotated[int, option("The same seed gives the same pairs.", min=0)] = 0,
     unkept: Annotated[
-        float, option("Share of pairs that the run does not keep, to judge other keep rules.", min=0, max=1)
-    ] = 0.15,
+        float | None,
+        option(
+            "Share of pairs that the run does not keep, to judge other keep rules. Default: 0.15; 0 if the run keeps "
+            "composed expressions.",
+            min=0,
+            max=1,
+        ),
+    ] = None,
     images: Annotated[
         int | None, option("Number of images to search for missed objects. Default: a fifth of -n, at least 20.", min=2)
     ] = None,

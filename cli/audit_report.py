@@ -18,6 +18,8 @@ from pseudoris.audit.figures import AuditFigures, BoundedFigure
 from pseudoris.audit.intervals import LEAST_CHECKED, RaterChecks, error_interval
 from pseudoris.audit.judged_pairs import JudgedPairs, apply_to, fitted_pair_weights, join_answers, rater_checks
 from pseudoris.audit.rule_search import (
+    COMPOSED_START_ERRORS,
+    START_ERRORS,
     RuleChoice,
     SequencedRule,
     choose_rules,
@@ -49,7 +51,10 @@ _DIGITS = 4
 
 def print_report(audit: AuditFolder, figures: AuditFigures) -> None:
     """Print all figures of an audit, and notes on what they leave open."""
-    rows = [*map(_cells, (figures.accuracy, figures.masks, figures.unkept, figures.missed, figures.with_missed))]
+    of_one = () if figures.one_mask is None else (figures.one_mask,)
+    rows = [
+        *map(_cells, (figures.accuracy, *of_one, figures.masks, figures.unkept, figures.missed, figures.with_missed))
+    ]
     if figures.corrected is not None:
         rows.insert(1, (*_interval("  corrected for raters' errors", figures.corrected.share), "", ""))
     tables = {"figure": rows, "right, by kind": map(_cells, figures.by_kind)}
@@ -156,23 +161,28 @@ def audited_change(parent: RunLocation, audit: str, accuracy: float) -> RuleChan
     if columns:
         raise ConfigError(f"an audit does not hold {min(columns)}: refilter without the condition on it first")
     folder, judged, checks, num_raters = _judged_of(run, audit)
-    groups, chosen = composed_groups(judged, accuracy), list[SequencedRule]()
+    groups, chosen = composed_groups(judged), list[SequencedRule]()
     # Kept pairs without a score stay kept under every rule.
     others = judged.is_kept & ~np.isin(judged.kind, (DRAWN, *COMPOSED_KINDS))
     sequences, refused, lows = list[list[SequencedRule]](), list[RuleChoice](), list[float]()
-    if (judged.kind == DRAWN).any():
-        try:
-            sequences.append(rule_sequence(folder, judged, rule))
-        except ConfigError as error:
-            if not groups or others.any():
-                raise
-            chosen.append(_keeping_none(SequencedRule("", rule, np.zeros_like(judged.is_kept))))
-            report("note", f"Nothing drawn is kept: {error}.", "yellow")
+    is_drawn = judged.kind == DRAWN
+    # A search for drawn pairs of which none is kept would take its share of the 5 % from what is composed.
+    is_searched = is_drawn.any() and (not groups or (is_drawn & judged.is_kept).any())
+    try:
+        sequences += [rule_sequence(folder, judged, rule)] if is_searched else []
+    except ConfigError as error:
+        if not groups or others.any():
+            raise
+        report("note", f"Nothing drawn is kept: {error}.", "yellow")
+    if is_drawn.any() and not sequences:
+        chosen.append(_keeping_none(SequencedRule("", rule, np.zeros_like(judged.is_kept))))
     confidence = np.array(folder.pairs["confidence"].to_pylist(), np.float64)
     sequences += [composed_sequence(judged, confidence, rule, kinds) for kinds in groups]
     seen = [_seen(folder, run.header, sequence) for sequence in sequences]
     searches = [[(each.name, each.keeps) for each in rules] for rules in seen]
-    for rules, choice in zip(seen, choose_rules(judged, searches, target=accuracy, checks=checks), strict=True):
+    errors = COMPOSED_START_ERRORS if groups else START_ERRORS
+    choices = choose_rules(judged, searches, target=accuracy, checks=checks, start_errors=errors)
+    for rules, choice in zip(seen, choices, strict=True):
         stdout.print(_choice_view(choice))
         if choice.chosen is None:
             refused.append(choice)
@@ -181,7 +191,8 @@ def audited_change(parent: RunLocation, audit: str, accuracy: float) -> RuleChan
             chosen.append(rules[choice.chosen])
             lows += [each.low for each in choice.tested if each.name == chosen[-1].name]
     if not lows or (refused and others.any()):
-        raise ConfigError(_why_not(refused[0], is_judged=bool(judged.is_judged[judged.is_drawn].all())))
+        nearest = max(refused, key=lambda choice: choice.tested[-1].low)
+        raise ConfigError(_why_not(nearest, is_judged=bool(judged.is_judged[judged.is_drawn].all())))
     named = "; ".join(each.name for each in chosen)
     report("chosen", f"{named}: accuracy of at least {accuracy:g}, shown at 95 %", "green")
     for choice in refused:

@@ -32,9 +32,13 @@ def counted(number: int, noun: str) -> str:
     return f"{number:,} {noun}{'' if number == 1 else 's'}"
 
 
-def next_lines(out: str) -> Text:
+def next_lines(out: str, *, composes_for_any_captioner: bool = False) -> Text:
     """Return what to do with a run that is complete; print with `soft_wrap=True`."""
-    return path_lines("next", {"check": command("verify", out), "figures": command("stats", out)})
+    lines = {"check": command("verify", out), "figures": command("stats", out)}
+    if composes_for_any_captioner:
+        lines["composer's units"] = command("calibrate", out, "--composer", "--to", "fitted.yaml")
+        lines["compose anew"] = command("refilter", out, "NEW", "--weights", "fitted.yaml")
+    return path_lines("next", lines)
 
 
 def format_bytes(size_bytes: float) -> str:

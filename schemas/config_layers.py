@@ -27,7 +27,7 @@ from pseudoris.primitives.errors import ConfigError
 from pseudoris.primitives.uris import secret_in, secrets_in
 from pseudoris.primitives.yaml_text import MAX_LETTERS, MAX_LEVELS, fault_of, parse_yaml
 from pseudoris.schemas.config import RunConfig
-from pseudoris.schemas.fitted import for_any_captioner, read_fitted
+from pseudoris.schemas.fitted import PosteriorConfig, for_any_captioner, read_fitted
 from pseudoris.schemas.named_files import read_bank
 
 logger = logging.getLogger(__name__)
@@ -146,6 +146,14 @@ def validate(tree: Mapping[str, Any]) -> RunConfig:
     shipped = for_any_captioner(is_heard=config.captions.listening is not None, is_of_photographs=is_of_photographs)
     part = shipped if config.filtering.fitted is None else {"values": {"posterior": shipped["values"]["posterior"]}}
     return validate_as(RunConfig, merge(tree, {"filtering": {"fitted": part}}), fitted=uri)
+
+
+def composes_for_any_captioner(config: RunConfig) -> bool:
+    """Return whether a run composes with the shipped weights for any captioner, not yet in the units of its scores."""
+    if config.composing is None:
+        return False
+    shipped = for_any_captioner(is_heard=config.captions.listening is not None)
+    return config.filtering.fitted_values.posterior == PosteriorConfig(**shipped["values"]["posterior"])
 
 
 def _with_file(

@@ -72,6 +72,8 @@ Comparison = Literal[">", ">=", "<", "<="]
 SCORE_COLUMNS: Final[tuple[ScoreColumn, ...]] = get_args(ScoreColumn)
 OPTIONAL_COLUMNS: Final[tuple[ScoreColumn, ...]] = get_args(OptionalColumn)
 COMPOSED_KINDS: Final[tuple[ComposedKind, ...]] = get_args(ComposedKind)
+# Those that refer to one mask; the others refer to several, or to none.
+ONE_MASK: Final[tuple[ComposedKind, ...]] = ("attribute", "position", "relation")
 # A condition of `filtering.keep` may bound these names.
 BOUNDED: Final = (*SCORE_COLUMNS, *COMPOSED_KINDS)
 

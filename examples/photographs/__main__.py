@@ -2,8 +2,9 @@
 
     python -m examples.photographs SOURCE OUT [--preset base] [--images 200] [--set KEY=VALUE ...]
 
-The command gets the weights, copies a random sample of SOURCE to OUT/sample, annotates it, runs
-`evidence.benchmarks.gpu_session` where torch sees a GPU, draws an audit, and writes the page on which a person judges.
+The command gets the weights, copies a random sample of SOURCE to OUT/sample, annotates it, composes anew with weights
+in the sample's units where a preset composes for any captioner, runs `evidence.benchmarks.gpu_session` where torch sees
+a GPU, draws an audit, and writes the page on which a person judges.
 Put the file that this page downloads into OUT/judged and give the same command again: OUT/photographs.json and the page
 OUT/photographs.html then have the accuracy, with its interval. Interrupted, the same command goes on. Other settings
 for the same OUT are refused by name.
@@ -29,7 +30,7 @@ from examples.step_log import StepLog, read_record, run_pseudoris, write_record
 from pseudoris.audit.draw_files import DRAW_NAME
 from pseudoris.primitives.errors import ConfigError, ImageError, PseudorisError
 from pseudoris.schemas.config import RunConfig
-from pseudoris.schemas.config_layers import load_config
+from pseudoris.schemas.config_layers import composes_for_any_captioner, load_config
 from pseudoris.schemas.ids import image_id
 from pseudoris.schemas.run_records import Identity
 from pseudoris.store.runs.plan import assign_shards
@@ -47,7 +48,10 @@ _MEASURED: Final = ("base", "paper")
 def main(
     source: Annotated[str, typer.Argument(help="Photographs: what `pseudoris annotate` takes.")],
     out: Annotated[Path, typer.Argument(help="Folder for everything that is written.")],
-    preset: Annotated[str, typer.Option(help="base, paper, tiny, or open (never run with trained weights).")] = "base",
+    preset: Annotated[
+        str,
+        typer.Option(help="base, paper, tiny; open (never run with trained weights); base-composed, open-composed."),
+    ] = "base",
     settings: Annotated[list[str] | None, typer.Option("--set", help="A setting of the annotation.")] = None,
     images: Annotated[int, typer.Option(min=1, help="Number of images, drawn uniformly.")] = 200,
     pairs: Annotated[int, typer.Option(min=2, help="Number of pairs to judge.")] = 200,
@@ -65,6 +69,8 @@ def main(
         log.step("weights", lambda: _get_weights(preset, given))
         log.step("sample", lambda: copy_sample(source, out, config, size=images))
         log.step("annotate", lambda: _annotate(out, ["--preset", preset, *given]))
+        if composes_for_any_captioner(config):
+            log.step("compose", lambda: _compose_anew(out))
         log.step("benchmark", lambda: measure_gpu(out, preset))
         log.step("audit", lambda: _audit(out, pairs))
         judged.mkdir(exist_ok=True)
@@ -148,6 +154,12 @@ def _annotate(out: Path, given: Sequence[str]) -> None:
     write_record(out, "machine", {**machine, "gpu_peak_bytes": max(used_mib) * _MEBIBYTE if used_mib else None})
 
 
+def _compose_anew(out: Path) -> None:
+    """Write OUT/composed: the annotation, composed with weights that have the units and the nouns of its captions."""
+    run_pseudoris("calibrate", out / "annotation", "--composer", "--to", out / "fitted.yaml")
+    run_pseudoris("refilter", out / "annotation", out / "composed", "--weights", out / "fitted.yaml")
+
+
 @contextmanager
 def watched_gpus() -> Iterator[list[int]]:
     """Yield a list that at the end gets the MiB in use on each GPU, once a second; none without a GPU."""
@@ -187,7 +199,9 @@ def measure_gpu(out: Path, preset: str) -> None:
 
 def _audit(out: Path, pairs: int) -> None:
     if not (out / "audit" / DRAW_NAME).exists():
-        run_pseudoris("audit", "draw", out / "annotation", out / "audit", "-n", str(pairs))
+        composed = out / "composed"
+        run = composed if composed.exists() else out / "annotation"
+        run_pseudoris("audit", "draw", run, out / "audit", "-n", str(pairs))
     run_pseudoris("audit", "page", out / "audit", "--to", out / "page")
 
 

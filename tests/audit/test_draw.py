@@ -8,7 +8,7 @@ import pyarrow.compute as pc
 import pytest
 
 from pseudoris.audit.audit_folder import AuditFolder
-from pseudoris.audit.draw import DrawOptions, draw_audit
+from pseudoris.audit.draw import DrawOptions, draw_audit, make_strata
 from pseudoris.audit.draw_files import keeps_no_others, num_unseen
 from pseudoris.files.location import RunLocation
 from pseudoris.primitives.errors import ConfigError
@@ -77,6 +77,21 @@ def test_any_first_part_of_the_order_holds_its_share_of_every_stratum(run, tmp_p
     strata = np.array(audit.pairs.filter(pc.equal(audit.pairs["role"], "drawn"))["stratum"].to_pylist())
     counts = np.bincount(strata)
     assert (np.abs(np.bincount(strata[:20], minlength=len(counts)) - counts / 2) <= 1).all()
+
+
+@pytest.mark.parametrize(("num_absences", "others"), [(900, 40), (60, 30)])
+def test_verdicts_on_a_composed_run_are_on_kept_pairs_most_of_them_of_one_mask(num_absences, others):
+    kinds = {"position": 300, "relation": 40, "none": num_absences}
+    kind = np.repeat([*kinds, "drawn"], [*kinds.values(), 500])
+    facts = {"score": np.linspace(0, 1, len(kind)), "kind": kind, "is_lone": np.zeros(len(kind), bool)}
+    drawn = make_strata(**facts, is_kept=kind != "drawn", num_drawn=200, unkept_share=None)
+    numbers = {name: sum(each.num_drawn for each in drawn if f"kept, {name}" in each.name) for name in kinds}
+    assert sum(each.num_drawn for each in drawn if each.is_kept) == sum(numbers.values()) == 200
+    assert numbers["none"] == others
+    assert numbers["position"] > 7 * numbers["relation"]
+    # Where nothing composed is kept, verdicts are spent on what is not kept too.
+    plain = make_strata(**facts, is_kept=kind == "drawn", num_drawn=200, unkept_share=None)
+    assert sum(each.num_drawn for each in plain if not each.is_kept) == 30
 
 
 def test_an_audit_is_not_drawn_into_a_folder_of_other_files(run, tmp_path):

@@ -6,13 +6,13 @@ import numpy as np
 import pytest
 
 from pseudoris.audit.audit_folder import MissedLine
-from pseudoris.audit.figures import audit_figures
+from pseudoris.audit.figures import audit_figures, report_chart
 from pseudoris.audit.judged_pairs import apply_to
 from pseudoris.files.location import RunLocation
 from pseudoris.store.sessions.refiltered_run import RuleChange, refilter
 from pseudoris.store.tables.open_run import OpenRun
 from pseudoris.store.tables.run_reader import Run
-from tests.builders.audits import add_answers, drawn_audit, judge
+from tests.builders.audits import add_answers, drawn_audit, judge, small_audit
 from tests.builders.scored_runs import scored_run
 
 
@@ -48,6 +48,15 @@ def test_an_audit_of_every_pair_gives_the_runs_own_figures(location, whole):
     kinds = {each.name: each.estimate.value for each in found.kinds}
     assert kinds["several"] == pytest.approx(sum(row["text"] == "a circle" for row in kept) / len(kept))
     assert sum(kinds.values()) == pytest.approx(1)
+
+
+def test_easy_absences_do_not_hide_the_errors_of_texts_of_one_mask(tmp_path, whole):
+    audit = small_audit(tmp_path / "small", absences=("the pen", "the cup"), num_pairs=5_000)
+    found = figures(judge(audit, lambda row: "right" if not row["mask_ids"] or row["position"] % 2 else "untrue"))
+    assert found.one_mask.estimate.value < found.accuracy.estimate.value - 0.05
+    assert found.one_mask.num == found.accuracy.num - 16
+    assert "accuracy of those of one mask" in report_chart(found)
+    assert figures(judge(whole)).one_mask is None
 
 
 def test_what_a_rater_cannot_say_moves_the_bounds_and_not_the_estimate(whole):

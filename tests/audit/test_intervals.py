@@ -134,6 +134,22 @@ def test_searches_of_one_run_share_the_chance_to_err():
     assert [(each.chosen, each.least) for each in found] == [(0, 29), (0, 36), (None, 44)]
 
 
+def test_a_search_whose_rules_all_pass_leaves_its_share_of_the_chance_to_err_to_the_others():
+    places = np.arange(225)
+    verdicts = judged(np.array([1] * 93 + [0] * 4 + [1] * 128, bool))
+    close = [(f"first {size}", places < size) for size in (80, 97)]
+
+    def found(first_of_other):
+        other = [("the rest", places >= first_of_other)]
+        return choose_rules(verdicts, [close, other], target=0.9, checks=RaterChecks(0, 0))
+
+    alone, shared = found(224)[0], found(97)[0]
+    assert [each.passes for each in alone.tested] == [True, False]
+    assert [each.passes for each in shared.tested] == [True, True]
+    # The start stays where it was: another search's verdicts have no part in it.
+    assert [each.name for each in shared.tested] == [each.name for each in alone.tested]
+
+
 def test_a_rule_after_a_failure_is_not_looked_at():
     found = chosen([1] * 60 + [0] * 12 + [1] * 400, 65, 72, 470)
     assert [each.passes for each in found.tested] == [False]

@@ -207,6 +207,10 @@ def test_a_run_that_is_complete_ends_with_what_to_do_next(monkeypatch, tmp_path)
     ended = pseudoris_here("annotate", "--preset=tiny", str(tmp_path), str(tmp_path / "out"), code=0)
     assert "1.0 s for 1 image " in ended.stdout
     assert f"pseudoris verify {tmp_path / 'out'}\n" in ended.stdout.partition("\nnext\n")[2].replace("'", "")
+    for preset in ("tiny-composed", "base-composed"):
+        ended = pseudoris_here("annotate", f"--preset={preset}", str(tmp_path), str(tmp_path / "out"), code=0)
+        shown = [each in ended.stdout for each in ("--composer --to fitted.yaml", "NEW --weights fitted.yaml")]
+        assert shown == [preset == "base-composed"] * 2
 
 
 @pytest.mark.parametrize(

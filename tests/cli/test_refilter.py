@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from functools import partial
 
@@ -20,7 +21,7 @@ from pseudoris.store.tables.open_run import OpenRun
 from tests.builders.audits import drawn_audit, judge
 from tests.builders.command import invoke
 from tests.builders.fitted import fitted
-from tests.builders.scene_runs import scene_run, scenes
+from tests.builders.scene_runs import scene_run, scenes, scored
 from tests.builders.scored_runs import scored_run
 
 
@@ -146,6 +147,36 @@ def test_an_accuracy_is_reached_by_what_is_composed_where_nothing_drawn_can_be_b
     rows = OpenRun.at(RunLocation.open(str(tmp_path / "new"))).table("expressions").to_pylist()
     assert {row["source"] for row in rows if row["kept"]} == {"composer"}
     assert "chosen no drawn caption; position > " in printed
+
+
+def composed_beside_unkept(image):
+    """Return an image of which no drawn caption is kept, with a composed position of each mask and five absences."""
+    drawn = tuple(replace(each, kept=False) for each in scored(image).expressions)
+    facts = {"source": "composer", "kept": True, "samples": (), "uniqueness": None, "distinctiveness": None}
+    facts |= {"correctness": None}
+    of_mask = {each.target_mask_ids: each for each in drawn}.values()
+    said = [
+        replace(each, text=f"{each.text} on the left", kind="position", confidence=0.9, **facts) for each in of_mask
+    ]
+    none = replace(drawn[0], target_mask_ids=(), kind="none", confidence=0.95, rival_mask_id=None, **facts)
+    return replace(image, expressions=(*drawn, *said, *(replace(none, text=f"the pen {at}") for at in range(5))))
+
+
+def test_what_a_composed_run_does_not_keep_is_not_searched_and_the_nearest_search_is_told_of(tmp_path):
+    location = RunLocation.open(str(tmp_path / "out"))
+    config = load_config("tiny", None, ["composing={kinds: [position, none]}", "filtering.keep=['correctness > 1']"])
+    scene_run(location, scenes(12), change=composed_beside_unkept, config=config)
+    write_manifest(location)
+    audit = drawn_audit(location, tmp_path / "audit", num_pairs=60, unkept_share=1 / 3)
+    judge(audit, lambda row: "right" if row["mask_ids"] or row["position"] % 4 else "untrue")
+    words = ("refilter", location.root, tmp_path / "new", "--audit", audit.path, "--accuracy")
+    with pytest.raises(ConfigError, match=r"no rule is shown to reach an accuracy of 0\.99.* there are 3\d: draw a"):
+        invoke(*words, "0.99")
+    printed = invoke(*words, "0.8").output
+    assert not re.search(r"^distinctiveness", printed, re.MULTILINE)
+    assert re.search(r"^position > ", printed, re.MULTILINE)
+    rows = OpenRun.at(RunLocation.open(str(tmp_path / "new"))).table("expressions").to_pylist()
+    assert {row["source"] for row in rows if row["kept"]} == {"composer"}
 
 
 def expressions(run):

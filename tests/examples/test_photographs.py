@@ -65,13 +65,17 @@ def _verdict(known, targets, text) -> str:
 def test_the_kit_runs_whole_on_drawn_scenes_and_has_the_accuracy_once_they_are_judged(tmp_path):
     out = tmp_path / "out"
     given = [write_demo(tmp_path, num_scenes=12), out, "--preset", "tiny", "--images", 14, "--pairs", 20]
+    # As `base-composed` does, it composes with weights for any captioner.
+    given += ["--set", "composing={}", "--set", "filtering.fitted=null"]
     shown = run_example("photographs", *given)
     assert f"put the file that it downloads into {out / 'judged'}" in shown.stdout
     assert "Not judged yet" in (out / "photographs.html").read_text(encoding="utf-8")
     audit = AuditFolder.open(out / "audit")
+    assert audit.draw.run.location == str(out / "composed")
+    assert {row["source"] for row in audit.pairs.to_pylist()} == {"model", "composer"}
     verdicts = judge_as_truth(audit, tmp_path / TRUTH_FILE, out / "judged" / "simulated.jsonl")
     again = run_example("photographs", *given)
-    assert again.stderr.count("finished before") == len(STEPS)
+    assert again.stderr.count("finished before") == len((*STEPS, "compose"))
     assert "Next, judge" not in again.stdout
     found = json.loads((out / "photographs.json").read_text(encoding="utf-8"))
     assert found["judges"] == {"simulated": "simulated"}

@@ -1,4 +1,4 @@
-"""Audits of a composed run of drawn scenes, whose oracle gives the verdicts: what they promise, and what they fit.
+"""Audits of a composed run of drawn scenes, whose oracle gives the verdicts: what they could fit to the composer.
 
     python -m evidence.experiments.audits.drawn_run --out CACHE --json RESULTS/audits.json --page docs/records/audits.md
 
@@ -27,13 +27,12 @@ from evidence.experiments.oracle import judged
 from evidence.experiments.quality.annotated_scenes import SceneSet, annotated_scenes
 from evidence.experiments.quality.markdown_cells import put_into
 from evidence.experiments.quality.parts import Options
-from pseudoris.audit.draw_files import DRAWN, draw_kind
+from pseudoris.audit.draw_files import draw_kind
 from pseudoris.audit.intervals import RaterChecks, error_interval
 from pseudoris.audit.judged_pairs import JudgedPairs, fit_line_to_verdicts
-from pseudoris.audit.rule_search import BOUND_QUANTILES, choose_rules, composed_groups, composed_sequence
 from pseudoris.schemas.config_layers import load_config
 from pseudoris.schemas.fitted import Floats, confidences, log_odds, logistic, ranks
-from pseudoris.schemas.keep_rule import COMPOSED_KINDS, Flags, Ints, KeepRule
+from pseudoris.schemas.keep_rule import COMPOSED_KINDS, Flags
 from pseudoris.schemas.shard import SOURCE_MODEL, ShardImage
 from pseudoris.synthworld.scene_truth import SceneImageTruth
 from pseudoris.synthworld.scenes import Scene, Split
@@ -41,7 +40,6 @@ from pseudoris.workers.composing.composer import composer_of
 
 NUM_AUDITS: Final = 200
 RATER_ERROR: Final = 0.05
-TARGETS: Final = (0.93, 0.95, 0.97)
 _MIN_FURTHER: Final = 0.6
 _BINS: Final = 10
 # Of what is composed, so much is kept at equal yield.
@@ -81,56 +79,22 @@ def population_of(scenes: Sequence[Scene], images: Sequence[ShardImage]) -> Pair
 
 
 def audited(population: PairPopulation, fresh: PairPopulation, num_audits: int) -> list[dict[str, Any]]:
-    """Return a row for each target, and for each correction of the composer, which is asked of fresh scenes."""
+    """Return a row for each correction of the composer, which is asked of fresh scenes."""
     rng = np.random.default_rng(0)
-    outcomes: dict[float, list[tuple[bool, float, float]]] = {target: [] for target in TARGETS}
     figures: dict[str, list[dict[str, float]]] = defaultdict(list)
     strata = strata_of(population)
     for _ in range(num_audits):
         sample = draw_sample(population, strata, rng)
         verdicts, checks = verdicts_of(population.is_right[sample.rows], RATER_ERROR, rng)
         pairs = as_pairs(population, sample, verdicts)
-        for target in TARGETS:
-            outcomes[target].append(_promise(population, pairs, sample.rows, target, checks))
         for name, lines in _corrections(pairs, population.score[sample.rows], checks).items():
             figures[name].append(_quality(fresh, lines))
     shared = {"question": DRAWN_RUN, "audits": num_audits, "rater_error": RATER_ERROR, "verdicts": 200}
     rows: list[dict[str, Any]] = []
-    for target, found in outcomes.items():
-        chosen, reached, kept = np.array(found, np.float64).T
-        missed = (chosen > 0) & (reached < target)
-        means = {"accuracy": population.accuracy, "missed": missed.mean(), "chosen": chosen.mean(), "kept": kept.mean()}
-        told = {name: round(float(mean), 4) for name, mean in means.items()}
-        rows.append({**shared, "design": "promise", "target": target, **told})
     for name, parts in figures.items():
         told = {key: round(float(np.nanmean([each.get(key, np.nan) for each in parts])), 4) for key in parts[0]}
         rows.append({**shared, "design": name, **told})
     return rows
-
-
-def _promise(
-    population: PairPopulation, pairs: JudgedPairs, rows: Ints, target: float, checks: RaterChecks
-) -> tuple[bool, float, float]:
-    """Return whether a rule was chosen, the true accuracy of what it keeps, and its share of what the run keeps."""
-    score = population.score[rows]
-    drawn = (pairs.kind == DRAWN) & pairs.is_kept
-    known = np.floor(np.quantile(score[drawn], BOUND_QUANTILES) * 1_000) / 1_000
-    bounds = sorted(set(known.tolist()), reverse=True)
-    sequences: list[tuple[Sequence[str], list[float], list[Flags]]] = [
-        ((DRAWN,), bounds, [drawn & (score > bound) for bound in bounds])
-    ]
-    for kinds in composed_groups(pairs, target):
-        found = composed_sequence(pairs, score, KeepRule(0.0), kinds)
-        sequences.append((kinds, [each.bounds[0].bound for each in found], [each.keeps for each in found]))
-    kept = np.zeros(len(population.score), np.bool_)
-    searches = [[("", each) for each in keeps] for _, _, keeps in sequences]
-    choices = choose_rules(pairs, searches, target=target, checks=checks)
-    for (meant, of_rules, _), choice in zip(sequences, choices, strict=True):
-        if choice.chosen is not None:
-            is_meant = np.isin(population.kinds, meant) & population.is_kept
-            kept |= is_meant & (population.score > of_rules[choice.chosen])
-    accuracy = float(population.is_right[kept].mean()) if kept.any() else 1.0
-    return bool(kept.any()), accuracy, float(kept.sum() / population.is_kept.sum())
 
 
 def _corrections(pairs: JudgedPairs, score: Floats, checks: RaterChecks) -> Mapping[str, Mapping[str, Floats]]:

@@ -22,7 +22,7 @@ from evidence.experiments.composing.posterior_fit import fitted_weights
 from evidence.experiments.composing.squeezed_tables import SQUEEZES
 from evidence.experiments.listener.judged_scenes import Composed
 from evidence.experiments.quality.annotated_scenes import LISTENED, SceneSet, Setting, annotated_scenes
-from evidence.experiments.quality.markdown_cells import TRIPLE, cell, differences, markdown_table, paired, ratios
+from evidence.experiments.quality.markdown_cells import cell, differences, markdown_table, paired, ratios
 from evidence.experiments.quality.parts import Options
 from pseudoris.schemas.config_layers import load_config
 from pseudoris.schemas.estimate import ImageBootstrap
@@ -42,7 +42,7 @@ CAPTIONERS: Final[Mapping[str, str]] = {
     "coca_clauses": str(_FOLDER / "coca_clauses.safetensors"),
     "coca_brief": str(_FOLDER / "coca_brief.safetensors"),
 }
-_COMPOSING: Final = composer_of(load_config("tiny-composed")).config
+COMPOSING: Final = composer_of(load_config("tiny-composed")).config
 # What weights are fitted to: development scenes of three worlds.
 FITTED_SCENES: Final = (("default", 100), ("second", 60), ("shifted", 60))
 OWN, ANY, UNITS, OTHER, ONES = "own", "any captioner", "… in its units", "other", "ones"
@@ -68,7 +68,7 @@ def compose(
 ) -> Composed:
     """Return what the composer says, as `tiny-composed` composes, or above another bound."""
     bounds = {} if bound is None else {"min_first": bound, "min_further": bound}
-    composer = Composer(_COMPOSING.model_copy(update=bounds), posterior)
+    composer = Composer(COMPOSING.model_copy(update=bounds), posterior)
     return Composed.of(truths, images, composer, num_targets)
 
 
@@ -120,17 +120,12 @@ def rows_of(options: Options, captioner: str, asked: SceneSet, counts: Counted) 
 
 
 def _row(found: ImageBootstrap, name: str, said: Composed) -> dict[str, Any]:
-    error, sums = said.after_verdicts()
-    judged = ImageBootstrap(sums)
     beside = differences(found, f"{name} at yield", f"{OWN} at yield")
     return {
         **ratios(found, name),
         **{f"{figure} - own": difference for figure, difference in beside.items()},
         "calibration error": round(said.calibration_error(), 4),
-        "after 200 verdicts": {
-            "calibration error": round(error, 4),
-            **{figure: round(judged.ratio(figure).value or 0.0, 4) for figure in TRIPLE},
-        },
+        "after 200 verdicts": round(said.after_verdicts(), 4),
     }
 
 

@@ -23,7 +23,7 @@ from evidence.experiments.quality.annotated_scenes import (
     annotate,
     annotated_chunk,
 )
-from evidence.experiments.quality.markdown_cells import TRIPLE, paired
+from evidence.experiments.quality.markdown_cells import paired
 from evidence.experiments.quality.parts import Options
 from evidence.experiments.quality.scene_runs import said_by_annotators
 from pseudoris.schemas.config_layers import load_config
@@ -140,10 +140,8 @@ def _composed(
 
 _BINS: Final = 10
 _NUM_VERDICTS: Final = 200
-# Draws of the verdicts, each with a line of its own; their figures are averaged.
+# Draws of the verdicts, each with a line of its own; their errors are averaged.
 _DRAWS: Final = 50
-# The accuracy that a bound promises which 200 verdicts choose.
-_PROMISED: Final = 0.96
 
 
 @dataclass(frozen=True, eq=False)
@@ -201,23 +199,14 @@ class Composed:
         gaps = [stated[bins == each].sum() - self.is_right[bins == each].sum() for each in range(_BINS)]
         return float(np.abs(gaps).sum() / max(len(stated), 1))
 
-    def after_verdicts(self) -> tuple[float, list[Sums]]:
-        """Return what a line that is fitted to 200 simulated verdicts gives; the mean of 50 draws.
-
-        Returns:
-            The expected calibration error; and `sums` at the bound where the line promises `_PROMISED` on average.
-        """
-        rng, errors, sums = np.random.default_rng(0), [], []
-        falling = np.sort(self.confidence)[::-1]
+    def after_verdicts(self) -> float:
+        """Return the expected calibration error of a line fitted to 200 simulated verdicts, the mean of 50 draws."""
+        rng, errors = np.random.default_rng(0), []
         for _ in range(_DRAWS):
             rows = rng.permutation(len(self.scene))[:_NUM_VERDICTS]
             line = fit_line(self.confidence[rows], self.is_right[rows].astype(np.float64))
             errors.append(self.calibration_error(line))
-            promised = np.cumsum(line_weights(line, falling) if line else falling) / (1 + np.arange(len(falling)))
-            sums.append(self.sums(self.bound_at(int((promised >= _PROMISED).sum()))))
-        # (draws, scenes, figures, 2)
-        pairs = np.mean([[list(each.values()) for each in of_draw] for of_draw in sums], axis=0).tolist()
-        return float(np.mean(errors)), [dict(zip(TRIPLE, map(tuple, each), strict=True)) for each in pairs]
+        return float(np.mean(errors))
 
 
 @dataclass(frozen=True)

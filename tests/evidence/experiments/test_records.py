@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from evidence.experiments.audits import composed_runs
 from evidence.experiments.audits.page import BEGIN, END, as_markdown, coverage_chart
 from evidence.experiments.audits.populations import POPULATIONS
 from evidence.experiments.audits.simulated_audits import (
@@ -211,3 +212,9 @@ def test_an_interval_that_misses_its_coverage_or_width_is_named():
     for broken in ({"interval_coverage": 0.93}, {"mean_width_ratio": 1.2}):
         found = {**row, "interval_coverage": 0.95, "mean_width_ratio": 1.1, **broken}
         assert len(failures([found])) == 1
+
+
+def test_audits_of_composed_runs_keep_their_promise_and_the_page_has_their_table():
+    rows = json.loads((RESULTS / "composed-audits.json").read_text())
+    assert min(row["held"] for row in rows) >= 0.95
+    assert composed_runs.table(rows) in (ROOT / "docs/records/audits.md").read_text()
