@@ -144,6 +144,8 @@ def make_receipt(
         attempts=dict(provenance.attempts),
         degraded=dict(provenance.degraded),
         mixed=provenance.mixed,
+        decisions=shard.decisions,
+        wide_decisions=shard.wide_decisions,
         long_texts=shard.long_texts,
         header_sha256=provenance.header_sha256,
         nodes=shard.nodes,
@@ -197,6 +199,8 @@ def commit_retry(
         seconds={name: base.seconds.get(name, 0.0) + shard.seconds.get(name, 0.0) for name in names},
         nodes=tuple(dict.fromkeys((*base.nodes, *shard.nodes))),
         long_texts=base.long_texts + shard.long_texts,
+        decisions=base.decisions + shard.decisions,
+        wide_decisions=base.wide_decisions + shard.wide_decisions,
     )
     counts = ShardCounts(**table_counts(merged))
     return commit_parts(location, contents, make_receipt(worked, contents, counts, _together(base, provenance)))

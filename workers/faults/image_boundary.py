@@ -55,6 +55,8 @@ class _Records(BaseModel):
 class _Figures(BaseModel):
     seconds: dict[str, float]
     long_texts: int
+    decisions: int
+    wide_decisions: int
 
 
 class ImageBoundary:
