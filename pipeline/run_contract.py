@@ -111,7 +111,7 @@ class DryRun:
         num_to_repair: With `--repair`, how many shards have missing or damaged parts.
         num_excluded: Listed images of a new run that its exclusions by name leave out.
         left_out: What the listing passed over, and the remedies: a sentence each.
-        decoder: On a GPU, what decodes CoCa's captions, and why it is the slower one; else empty.
+        decoder: What decodes CoCa's captions, and why it is the slower one; empty for `auto` on a CPU.
         by_card: What a new run takes from its GPU, `KEY=VALUE, …`; else empty.
     """
 
