@@ -17,7 +17,6 @@ from typing import Final
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-from pydantic import JsonValue
 
 from pseudoris.files.location import RunLocation
 from pseudoris.primitives.errors import ConfigError, TransientError
@@ -39,7 +38,7 @@ class Provenance:
     """What a receipt records besides the shard's content; the fields are those of `Receipt`."""
 
     attempts: Mapping[str, int] = field(default_factory=dict)
-    degraded: Mapping[str, JsonValue] = field(default_factory=dict)
+    degraded: Mapping[str, int | str] = field(default_factory=dict)
     mixed: tuple[str, ...] = ()
     header_sha256: str | None = None
 
