@@ -48,14 +48,7 @@ _TILES: Final[Mapping[str, Mapping[str, int]]] = {
 
 
 class FaultTolerantStages:
-    """The stages of one process, with models loaded once, and with subprocesses that handle faults.
-
-    - An image on which a stage raises gets one more try in a fresh subprocess. It is saved there, or quarantined.
-    - If a shard keeps killing its process, its images are tested one by one in a subprocess to find the cause.
-    - If fixed shapes fail, the shard is set aside, or with `placement.allow_degraded` the tree captions it.
-    - If memory runs out, caches are dropped and the same tiles run once more in a fresh subprocess. If that fails, the
-      run stops, or with `placement.allow_degraded` the tiles are halved.
-    """
+    """The stages of one process, with models loaded once, and with subprocesses for what fails in it."""
 
     def __init__(self, names: tuple[str, ...], config: RunConfig) -> None:
         """Load the models of `names`, in stage order. Raises: ConfigError: A model cannot be loaded."""
