@@ -36,7 +36,7 @@ from pseudoris.store.runs.receipts import Totals
 from pseudoris.store.runs.stored_exclusions import ExcludedItems, check_exclusions
 from pseudoris.store.sources import Source, SourceItem, open_source
 from pseudoris.store.tables.judged_expressions import check_scored
-from pseudoris.workers.stages import DECODER, STAGE_PROPOSE, STAGES, with_check
+from pseudoris.workers.stages import DECODER, STAGE_PROPOSE, STAGES, decoder_words, with_check
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +79,18 @@ class RunPlan:
         has_gpus = any(pool.num_gpus for pool in self.config.model_pools().values())
         return self.identity is None or self.source.root.store != "disk" or has_gpus
 
+    @property
+    def decoder(self) -> str:
+        """What decodes captions, and why it is the slower one: `decoder_words`; before `placed` no GPU has chosen."""
+        if self.identity is None:
+            return decoder_words(self._asked)
+        return decoder_words(self.config, self.identity.versions.get(DECODER, ""), self.slower_decoder)
+
+    @property
+    def _asked(self) -> RunConfig:
+        """The settings with the decoder that the run in OUT began with."""
+        return _with_decoder_of(None if self.header is None else self.header.identity, self.config)
+
     @contextmanager
     def placed(self, on_event: OnEvent = ignore, *, with_ray: bool = True) -> Iterator[RunPlan]:
         """Connect to Ray for the block; yield the plan with its actors and its identity.
@@ -91,14 +103,13 @@ class RunPlan:
         placement = self.config.placement
         with connected(placement.address, placement.start_timeout_s) if with_ray else nullcontext(False) as may_grow:
             actors = plan_actors(node_resources() if with_ray else [lone_node()], self.config)
-            on_event(Step("checking the device"))
+            on_event(Step(", captions by ".join(filter(None, ("checking the device", self.decoder)))))
             # Missing weights on a node are reported before the listing, which may take an hour.
             plan = self if self.identity else self._measured_on_cluster()
             yield replace(plan, actors=actors, may_grow=may_grow, has_ray=with_ray)
 
     def _measured_on_cluster(self) -> RunPlan:
-        asked = _with_decoder_of(None if self.header is None else self.header.identity, self.config)
-        identity, decided, slower = identity_on_cluster(asked, self.stored)
+        identity, decided, slower = identity_on_cluster(self._asked, self.stored)
         # The decoder that `auto` chose as the run began stands among its versions, and is no setting of it.
         captions = decided.captions.model_copy(update={"decoder": self.config.captions.decoder})
         config = decided.model_copy(update={"captions": captions})

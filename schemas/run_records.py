@@ -30,6 +30,8 @@ _LEFT_OUT: Final = {"method.captions.decoder": "auto"}
 
 Origin = Literal["annotate", "refilter", "import", "ppt"]
 _Section = dict[str, JsonValue] | None
+# A count that most receipts lack.
+_Rare = Annotated[int, Field(ge=0, exclude_if=lambda number: not number)]
 _Model = TypeVar("_Model", bound=FrozenModel)
 
 
@@ -276,11 +278,13 @@ class Receipt(SealedRecord):
         attempts: How many times each pool started on the shard, over all sessions of the run. Above 1, the work was
             repeated after the loss of a process, a node or a driver.
         nodes: Ids of the Ray nodes that worked on it.
-        degraded: Settings that were lowered for this shard because the device ran out of memory (`--allow-degraded`),
-            as `captions.cache_bytes`: value. Its bytes may differ from those of other runs.
+        degraded: Settings that were lowered or replaced for this shard (`--allow-degraded`), as `captions.cache_bytes`:
+            value. Its bytes may differ from those of other runs.
         mixed: With `--allow-mixed`, how the machine that computed the shard differed from the run's identity, a line
             for each field. Its bytes may differ from those of other runs.
         long_texts: Draws that are no candidates, because their texts are longer than the filter reads.
+        decisions: What captions in fixed shapes decided: tokens of rows, and steps of searches.
+        wide_decisions: Of these, over the whole vocabulary, because the top logits could not decide.
         header_sha256: `sha256` of the run's header when it was committed, which is that of the last extension of the
             plan.
     """
@@ -292,9 +296,11 @@ class Receipt(SealedRecord):
     seconds: dict[str, float] = Field(default_factory=dict)
     attempts: dict[str, Annotated[int, Field(ge=1)]] = Field(default_factory=dict)
     nodes: tuple[str, ...] = ()
-    degraded: dict[str, JsonValue] = Field(default_factory=dict)
+    degraded: dict[str, int | str] = Field(default_factory=dict)
     mixed: tuple[str, ...] = ()
-    long_texts: int = Field(default=0, ge=0, exclude_if=lambda number: not number)
+    long_texts: _Rare = 0
+    decisions: _Rare = 0
+    wide_decisions: _Rare = 0
     header_sha256: Sha256 | None = None
 
     @property

@@ -35,7 +35,7 @@ from pseudoris.primitives.errors import ConfigError, gather
 from pseudoris.primitives.measures import LOAD_SECONDS, record
 from pseudoris.primitives.untrusted import file_sha256
 from pseudoris.primitives.uris import BUILTIN_PREFIX
-from pseudoris.schemas.card_settings import choices_of_card, decoder_choices
+from pseudoris.schemas.card_settings import AUTO, choices_of_card, decoder_choices
 from pseudoris.schemas.config import (
     CaptionsConfig,
     ComputeConfig,
@@ -296,6 +296,18 @@ def gpu_decoder(config: RunConfig, *, is_proven: bool = False) -> tuple[str, str
         check_named_decoder(config.captions, config.compute)
     choice = chosen_decoder(config.captions, config.compute)
     return choice.name, choice.why
+
+
+def decoder_words(config: RunConfig, name: str = "", why: str = "") -> str:
+    """Return in words what decodes captions; empty for engines with a decoder of their own, and for `auto` on a CPU.
+
+    `name` and `why` are those of `gpu_decoder`; both are empty before a GPU was asked.
+    """
+    captions = config.captions
+    if captions.engine != "coca" or (config.compute.device != "cuda" and captions.decoder == AUTO):
+        return ""
+    asked = f"{AUTO} (by the GPU of the cluster)" if captions.decoder == AUTO else captions.decoder
+    return ": ".join(filter(None, (name or asked, why)))
 
 
 def decided_here(config: RunConfig) -> tuple[RunConfig, str]:

@@ -91,7 +91,9 @@ def test_a_dry_run_tells_what_a_new_run_takes_from_the_card(session, tmp_path):
     console = Console(width=400, record=True, file=StringIO())
     console.print(plan_view(planned))
     line = "by the card masks.points_per_batch=8, captions.cache_bytes=2147483648, captions.crops_together=1, compute."
-    assert line in " ".join(console.export_text().split())
+    text = " ".join(console.export_text().split())
+    assert line in text
+    assert "captions by tree: fixed shapes are off on this card: Triton cannot compile for it" in text
 
 
 def test_an_older_card_computes_in_float32(session):

@@ -5,12 +5,14 @@ from contextlib import nullcontext
 
 import pytest
 
+from pseudoris.cli.doctor import run_checks
 from pseudoris.files.location import RunLocation
 from pseudoris.pipeline import run_plan
 from pseudoris.pipeline.cluster import lone_node
 from pseudoris.pipeline.run_contract import RunOptions
 from pseudoris.primitives.errors import ConfigError
 from pseudoris.schemas.config_layers import load_config
+from pseudoris.store.runs.pending_work import Step, ignore
 from pseudoris.store.runs.planned_run import RunRequest, plan_run
 from pseudoris.store.sources import open_source
 from pseudoris.workers.captions import decoder_choice, static_proof
@@ -56,7 +58,7 @@ def session(monkeypatch, source, tmp_path):
     monkeypatch.setattr(static_proof, "fault_of_fixed_shapes", lambda *_, is_short: faults[0])
     out = str(tmp_path / "out")
 
-    def placed(begun, *words, setting="auto", fault=""):
+    def placed(begun, *words, setting="auto", fault="", on_event=ignore):
         faults[0] = fault
         location, began = (
             RunLocation.open(out),
@@ -67,11 +69,30 @@ def session(monkeypatch, source, tmp_path):
         # A run without a receipt would give way to another one.
         commit(location, planned.header, 0)
         config = load_config("tiny", assignments=[*words_of_test, *words])
-        with run_plan.opened(source, out, config, RunOptions()).placed() as plan:
+        with run_plan.opened(source, out, config, RunOptions()).placed(on_event) as plan:
             plan.check_identity()
             return plan, plan.job(planned, {})
 
     return placed
+
+
+def test_a_plan_that_knows_no_card_says_that_the_gpu_of_the_cluster_chooses_as_doctor_does(session, source, tmp_path):
+    config = load_config("tiny", assignments=ON_GPU)
+    (doctor,) = (each.detail for each in run_checks(config, source=None, out=None) if each.name == "captions by")
+    assert doctor == "auto (by the GPU of the cluster)"
+    found = run_plan.opened(source, str(tmp_path / "new"), config, RunOptions())
+    assert found.decoder == doctor
+    events = []
+    with found.placed(events.append) as placed:
+        assert placed.decoder == "static"
+    assert events == [Step(f"checking the device, captions by {doctor}")]
+
+
+def test_a_plan_names_the_decoder_that_a_run_began_with_before_it_knows_the_card(session):
+    events = []
+    plan, _ = session({DECODER: "tree"}, on_event=events.append)
+    assert events == [Step("checking the device, captions by tree")]
+    assert plan.decoder == "tree"
 
 
 def test_a_run_goes_on_with_the_decoder_that_it_began_with(session):

@@ -76,8 +76,7 @@ class StaticEngine(CachedEngine):
 
     Attributes:
         shape: The slots, by the settings and the models alone.
-        num_wide: Decisions of rows and searches over the whole vocabulary so far. For tests, as the next.
-        num_waits: Refills that one of them waited.
+        num_waits: Refills that a wide decision waited so far. For tests.
     """
 
     towers: CachedCocaTowers
@@ -92,7 +91,7 @@ class StaticEngine(CachedEngine):
         # The slots of texts that are scored.
         of_texts = SlotShape(0, 0, _CROPS_A_TEXT, 0, 0, towers.max_prefix_length)
         self._texts = _filled(towers.blocks, of_texts, 1, self._config)
-        self.num_wide = self.num_waits = 0
+        self.num_waits = 0
         # Decoder and reader share this memory. Recorded steps use its addresses, so they are dropped with it.
         self._memory: CacheMemory | None = None
         self._decoder: StaticDecoder | None = None
@@ -143,6 +142,7 @@ class StaticEngine(CachedEngine):
         found = self._decoder.decode(self._targets(others), rows.uniform, np.asarray(searched, np.int64), tokens)
         self.towers.num_pairs += found.num_pairs
         self.towers.num_asked += found.num_needed
+        self.num_decisions += found.num_decisions
         self.num_wide += found.num_wide
         self.num_waits += found.num_waits
         return found.captions.__getitem__, found.beams.__getitem__

@@ -23,10 +23,9 @@ from pseudoris.workers.faults.freed_memory import free_memory
 from pseudoris.workers.faults.image_boundary import refuse_one_fault
 from pseudoris.workers.faults.quarantine import (
     BAD_OUTPUT,
-    COMPILERS,
     STAGE_ERROR,
     is_broken_device,
-    is_of_gpu_libraries,
+    is_of_libraries,
     is_out_of_memory,
 )
 from pseudoris.workers.faults.subprocess_stages import ChildDiedError, ChildOutOfMemoryError, SubprocessStages
@@ -49,14 +48,7 @@ _TILES: Final[Mapping[str, Mapping[str, int]]] = {
 
 
 class FaultTolerantStages:
-    """The stages of one process, with models loaded once, and with subprocesses that handle faults.
-
-    - An image on which a stage raises gets one more try in a fresh subprocess. It is saved there, or quarantined.
-    - If a shard keeps killing its process, its images are tested one by one in a subprocess to find the cause.
-    - If fixed shapes fail, the shard is set aside, or with `placement.allow_degraded` the tree captions it.
-    - If memory runs out, caches are dropped and the same tiles run once more in a fresh subprocess. If that fails, the
-      run stops, or with `placement.allow_degraded` the tiles are halved.
-    """
+    """The stages of one process, with models loaded once, and with subprocesses for what fails in it."""
 
     def __init__(self, names: tuple[str, ...], config: RunConfig) -> None:
         """Load the models of `names`, in stage order. Raises: ConfigError: A model cannot be loaded."""
@@ -101,12 +93,11 @@ class FaultTolerantStages:
             # Of a shard that was computed with smaller tiles, only the same tiles give the bytes again.
             done = None if lowered else stage(shard)
         except Exception as error:
-            is_of_compiler = type(error).__module__.startswith(COMPILERS)
-            if is_broken_device(error) and not is_of_compiler:
+            if is_broken_device(error):
                 raise BrokenDeviceError(f"the accelerator failed in stage {kind.name}: {error}") from error
             if is_out_of_memory(error):
                 logger.warning("stage %s ran out of memory on shard %d: %s", kind.name, shard.shard, error)
-            elif is_of_compiler or is_of_gpu_libraries(error):
+            elif is_of_libraries(error):
                 lowered = self._without_fixed_shapes(kind, shard, error)
             else:
                 raise
@@ -122,14 +113,12 @@ class FaultTolerantStages:
             TransientError: There is none.
             ConfigError: It needs `placement.allow_degraded`.
         """
-        config = self._config
-        has_other = kind.name == stages.STAGE_CAPTION and config.captions.engine == "coca"
-        if has_other:
-            # Imported here, because most processes that import this module load no captioner.
-            from pseudoris.workers.captions.decoder_choice import chosen_decoder
+        # Imported here, because most processes that import this module load no captioner.
+        from pseudoris.workers.captions.decoder_choice import chosen_decoder
 
-            has_other = chosen_decoder(config.captions, config.compute).is_static
-        if not has_other:
+        config = self._config
+        is_coca = kind.name == stages.STAGE_CAPTION and config.captions.engine == "coca"
+        if not is_coca or not chosen_decoder(config.captions, config.compute).is_static:
             raise TransientError(f"stage {kind.name} cannot be compiled or run here: {error}") from error
         if not config.placement.allow_degraded:
             raise ConfigError(
@@ -223,12 +212,11 @@ def retry_in_subprocess(shard: Shard, image: ShardImage, child: SubprocessStages
             return child(shard.with_images((image,))).images[0]
         except ChildOutOfMemoryError as error:
             raise NoSubprocessError(f"no memory for a subprocess with image {image.key}: {error}") from error
-        except BrokenDeviceError as error:
-            # The image is probably not to blame, but the log should name it.
-            logger.warning("with image %s alone: %s", image.key, error)
-            raise
-        except ChildDiedError as death:
+        except (BrokenDeviceError, ChildDiedError) as death:
+            # The image may not be to blame, but the log should name it.
             logger.warning("with image %s alone: %s", image.key, death)
+            if isinstance(death, BrokenDeviceError):
+                raise
             if death.stage is None:
                 raise NoSubprocessError(
                     f"the subprocess ended with status {death.status} while it loaded the models; its log says why"
