@@ -131,12 +131,12 @@ class MaskGenerator:
             found.append(self._merged(parts, of_image))
         codes, proposals = batch.codes(np.concatenate([each.bits[:, 0] for each in found])), []
         for each in found:
-            counts, scores = [codes[row] for row in each.bits[:, 0].tolist()], (each.predicted_iou, each.stability)
+            counts = [codes[row] for row in each.bits[:, 0].tolist()]
             if self._config.min_mask_region_area and counts:
                 bits = [pack_bits(torch.from_numpy(rle.decode([one], each.size))) for one in counts]
                 proposals.append(self._encoded(replace(each, bits=torch.cat(bits))))
             else:
-                proposals.append(Proposals.of_masks(each.size, counts, *(score.numpy() for score in scores)))
+                proposals.append(Proposals.of_masks(each.size, counts, *to_host(each.predicted_iou, each.stability)))
         return proposals
 
     @torch.inference_mode()
@@ -264,8 +264,7 @@ class SamProposer:
 
     def __call__(self, shard: Shard) -> Shard:
         """Return the shard with `masks` set on every image that is not quarantined; () if no mask survives."""
-        sound = [image for image in shard.images if not image.failure]
-        with prefetched_pixels(sound, self._device) as decode:
+        with prefetched_pixels(shard.images, self._device) as decode:
             return apply_to_groups(shard, STAGE_PROPOSE, partial(self._propose, decode), fits=self._fits)
 
     def _fits(self, images: Sequence[ShardImage]) -> bool:
@@ -317,7 +316,7 @@ class MaskBatch:
                 del answers
         parts += self._kept(held)
         numbers, logits, predicted = zip(*parts, strict=True)
-        self._low = torch.cat([part for parts in logits for part in parts])
+        self._low = torch.cat([part for of_pass in logits for part in of_pass])
         self._predicted_iou = torch.from_numpy(np.concatenate(predicted))
         of_row = np.repeat(numbers, [len(iou) for iou in predicted])
         self._rows = [np.flatnonzero(of_row == number) for number in range(len(self._places))]

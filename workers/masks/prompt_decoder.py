@@ -288,13 +288,6 @@ class SamPromptDecoder:
         self._final_norm: nn.LayerNorm = transformer.norm_final_attn
         self._own = torch.cat([self._heads.iou_token.weight, self._heads.mask_tokens.weight]).detach()
 
-    @property
-    def _num_fitting(self) -> int:
-        """As many prompts per pass as fit in with their images, attentions and logits; at least 1."""
-        (length, width), num_tokens, num_heads = self._position.shape, len(self._own) + 2, len(self._final_keys)
-        held = self._position.element_size() * length * (3 * width + 2 * num_heads * num_tokens)
-        return max(1, int(PROMPT_BYTES[self._position.device.type] // held))
-
     def share(self, embedding: torch.Tensor) -> SharedImage:
         """Return an image's encoding (C, h, w) float32 with the projections that all prompts share."""
         tokens = embedding.flatten(1).t() + self._prompts.no_mask_embed.weight
@@ -325,7 +318,11 @@ class SamPromptDecoder:
 
     def ask(self, image: SharedImage, points_xy: torch.Tensor) -> Iterator[Answers]:
         """Yield the answers to points (P, 2), in order, in as many passes as memory asks for."""
-        prompt, step = self._prompt(points_xy), self._num_fitting
+        prompt = self._prompt(points_xy)
+        # A pass has as many prompts as fit in with their images, attentions and logits, but at least one.
+        (length, width), num_heads = self._position.shape, len(self._final_keys)
+        held = self._position.element_size() * length * (3 * width + 2 * num_heads * prompt.shape[1])
+        step = max(1, PROMPT_BYTES[prompt.device.type] // held)
         # The first layer updates the tokens of all prompts at once, while the image is still the same for all prompts.
         first = self._layers[0]
         tokens = first.attend_to_tokens(prompt, prompt)
