@@ -222,9 +222,9 @@ def opened(source: str, out: str, config: RunConfig, options: RunOptions, on_eve
     gives_way = header is not None and not is_old and may_give_way(location, header, options.exclusions)
     # What was `auto` as a run began is what it has, whatever it would be on this card. One without results that was
     # begun on another card gives way.
-    held = None if header is None or gives_way else header.config.model_dump()
+    held = {} if header is None or gives_way else header.config.model_dump()
     try:
-        return _opened(source, location, config.with_chosen(held or {}), options, header, on_event)
+        return _opened(source, location, config.with_chosen(held), options, header, on_event)
     except ConfigError:
         if not gives_way:
             raise
