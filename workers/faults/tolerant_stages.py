@@ -128,7 +128,7 @@ class FaultTolerantStages:
             # Imported here, because most processes that import this module load no captioner.
             from pseudoris.workers.captions.decoder_choice import chosen_decoder
 
-            has_other = chosen_decoder(config.captions, config.compute).is_static
+            has_other = chosen_decoder(config.captions, config.compute)[0] == "static"
         if not has_other:
             raise TransientError(f"stage {kind.name} cannot be compiled or run here: {error}") from error
         if not config.placement.allow_degraded:
