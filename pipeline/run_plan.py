@@ -22,7 +22,7 @@ from pseudoris.pipeline.shard_tasks import Job
 from pseudoris.pipeline.stored_masks import StoredMasks, masks_parent, with_masks_of
 from pseudoris.primitives.errors import ConfigError
 from pseudoris.primitives.uris import writable
-from pseudoris.schemas.card_settings import AUTO
+from pseudoris.schemas.card_settings import AUTO, SLOTS
 from pseudoris.schemas.config import RunConfig, WeightsConfig
 from pseudoris.schemas.run_records import Identity, RunHeader
 from pseudoris.store.runs.extension import ExtensionTally, new_entries
@@ -110,9 +110,9 @@ class RunPlan:
 
     def _measured_on_cluster(self) -> RunPlan:
         identity, decided, slower = identity_on_cluster(self._asked, self.stored)
-        # The decoder that `auto` chose as the run began stands among its versions, and is no setting of it.
-        captions = decided.captions.model_copy(update={"decoder": self.config.captions.decoder})
-        config = decided.model_copy(update={"captions": captions})
+        # Decoder and slots that were chosen as the run began stand among its versions, and are no settings of it.
+        own = {"decoder": self.config.captions.decoder, "slots": self.config.captions.slots}
+        config = decided.model_copy(update={"captions": decided.captions.model_copy(update=own)})
         identity = identity.model_copy(update={"method": config.method()})
         by_card = config.decided(self.config)
         return replace(self, config=config, identity=identity, slower_decoder=slower, by_card=by_card)
@@ -255,10 +255,13 @@ def _opened(
 
 
 def _with_decoder_of(identity: Identity | None, config: RunConfig) -> RunConfig:
-    """Return the config with the decoder of a run; with --allow-mixed each card chooses in place of fixed shapes."""
-    held = AUTO if identity is None else identity.versions.get(DECODER, AUTO)
-    may_choose = held == "static" and config.placement.allow_mixed
-    return config.with_chosen({"captions": {"decoder": AUTO if may_choose else held}})
+    """Return the config with decoder and slots of a run; with --allow-mixed each card chooses instead of `static`."""
+    captions, versions = config.captions, {} if identity is None else identity.versions
+    may_choose = versions.get(DECODER) == "static" and config.placement.allow_mixed
+    decoder = AUTO if may_choose else versions.get(DECODER, captions.decoder)
+    slots = captions.slots or versions.get(SLOTS)
+    update = {"decoder": decoder, "slots": None if slots is None else int(slots)}
+    return config.model_copy(update={"captions": captions.model_copy(update=update)})
 
 
 def _weights(config: RunConfig) -> list[WeightsConfig]:

@@ -14,6 +14,7 @@ from pydantic import Field, JsonValue, ValidationError, model_validator
 from pseudoris.primitives.errors import ConfigError
 from pseudoris.primitives.untrusted import parse_json
 from pseudoris.primitives.uris import NO_FIELDS, masked
+from pseudoris.schemas.card_settings import SLOTS
 from pseudoris.schemas.config import DRAWN_PRESETS, RunConfig
 from pseudoris.schemas.frozen import FrozenModel, Sha256, UnitInterval
 from pseudoris.schemas.tables import SCHEMAS
@@ -27,6 +28,8 @@ MANIFEST_FOLDER: Final = "_manifest"
 HEADER_NAME: Final = "_run.json"
 # What settings of the method mean that it leaves out; all others are absent.
 _LEFT_OUT: Final = {"method.captions.decoder": "auto"}
+# If its versions name the slots of a run, these settings decide no bit.
+_OF_SLOTS: Final = {f"method.captions.{name}" for name in ("cache_bytes", "crops_together", "slots")}
 
 Origin = Literal["annotate", "refilter", "import", "ppt"]
 _Section = dict[str, JsonValue] | None
@@ -84,7 +87,8 @@ class Identity(FrozenModel):
     def differences(self, other: Identity) -> list[str]:
         """Return one line for each field that differs, `compute.seed: 0 in the run, 1 now`; empty if equal."""
         mine, theirs = (_LEFT_OUT | _flat(each.model_dump(mode="json")) for each in (self, other))
-        keys = [key for key in sorted(mine.keys() | theirs.keys()) if mine.get(key) != theirs.get(key)]
+        compared = (mine.keys() | theirs.keys()) - (_OF_SLOTS if SLOTS in self.versions else set())
+        keys = [key for key in sorted(compared) if mine.get(key) != theirs.get(key)]
         before, now = ([masked(each.get(key, "absent"), NO_FIELDS, key) for key in keys] for each in (mine, theirs))
         names = [key.removeprefix("method.") for key in keys]
         return [f"{key}: {old!r} in the run, {new!r} now" for key, old, new in zip(names, before, now, strict=True)]

@@ -35,7 +35,7 @@ from pseudoris.primitives.errors import ConfigError, gather
 from pseudoris.primitives.measures import LOAD_SECONDS, record
 from pseudoris.primitives.untrusted import file_sha256
 from pseudoris.primitives.uris import BUILTIN_PREFIX
-from pseudoris.schemas.card_settings import AUTO, choices_of_card, decoder_choices
+from pseudoris.schemas.card_settings import AUTO, SLOTS, choices_of_card, decoder_choices
 from pseudoris.schemas.config import (
     CaptionsConfig,
     ComputeConfig,
@@ -279,6 +279,10 @@ def device_versions(config: RunConfig) -> dict[str, str]:
 
     name, _ = gpu_decoder(config)
     decoder = {DECODER: name} if name else {}
+    if name == "static":
+        from pseudoris.workers.captions.static_engine import num_slots
+
+        decoder[SLOTS] = str(num_slots(config.captions, compute))
     return {**sizes, "pseudoris.cuda": _CUDA_REVISION, "triton": triton_version()[0], **decoder}
 
 
@@ -294,8 +298,7 @@ def gpu_decoder(config: RunConfig, *, is_proven: bool = False) -> tuple[str, str
 
     if is_proven:
         check_named_decoder(config.captions, config.compute)
-    choice = chosen_decoder(config.captions, config.compute)
-    return choice.name, choice.why
+    return chosen_decoder(config.captions, config.compute)
 
 
 def decoder_words(config: RunConfig, name: str = "", why: str = "") -> str:

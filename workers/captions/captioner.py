@@ -231,7 +231,7 @@ class CocaCaptioner(TreeCaptioner):
             config,
             seed=compute.seed,
             is_compiled=compute.is_compiled,
-            is_static=chosen_decoder(config, compute).is_static,
+            is_static=chosen_decoder(config, compute)[0] == "static",
         )
         size, antialiasing = model.visual.image_size[0], config.has_antialiasing
         crop_format = CropFormat(size, OPENAI_DATASET_MEAN, OPENAI_DATASET_STD, antialiasing)

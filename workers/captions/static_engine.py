@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 
 from pseudoris.primitives.measures import CACHE_BYTES, record
-from pseudoris.schemas.config import CaptionsConfig
+from pseudoris.schemas.config import CaptionsConfig, ComputeConfig
 from pseudoris.schemas.fitted import Floats
 from pseudoris.workers.captions.cached_towers import CachedCocaTowers, CocaBlocks
 from pseudoris.workers.captions.decoding_rules import Beam, Bools, Ints, SampledCaption
@@ -29,7 +29,8 @@ from pseudoris.workers.captions.static_decoder import StaticDecoder
 from pseudoris.workers.captions.static_slots import RowSlots, Targets, run_slots
 from pseudoris.workers.captions.static_towers import CacheMemory, SlotShape, StaticTowers, slot_elements
 from pseudoris.workers.captions.vocabulary_logits import SpecialTokens, Vocabulary, check_finite, score_dtype
-from pseudoris.workers.device import to_device, to_host
+from pseudoris.workers.checkpoints.openclip import build_from_config, read_model_config
+from pseudoris.workers.device import compute_dtype, to_device, to_host
 from pseudoris.workers.faults.freed_memory import OWNERS
 from pseudoris.workers.pass_sizes import LISTENER_ROWS
 
@@ -42,33 +43,43 @@ _QUEUED_TEXTS = 4096
 
 
 def caption_slots(blocks: CocaBlocks, config: CaptionsConfig) -> SlotShape:
-    """Return how many slots captions have, by the settings and the models alone."""
+    """Return how many slots captions have: by `slots`, or if that is None by the other settings and the model."""
     num_others = config.sampling.max_others if config.sampling.is_distinctive else 0
     num_beams, num_rules = config.beam.num_beams // config.beam.num_groups, len(config.decoding_rules())
+    num_rules -= num_beams > 0
     shape = SlotShape(0, 0, 1 + num_others, 0, num_beams, config.max_length - 1)
-    return _filled(blocks, shape, num_rules - (num_beams > 0), config)
+    grains = (config.slots or 0) // _PAIR_GRAIN
+    if not grains:
+        one, itemsize = _scaled(shape, 1, num_rules), blocks.like.element_size()
+        # A step's temporaries, which a recording keeps: the MLP before and after activation and some states of each
+        # pair, logits and their order of each prefix.
+        of_pairs = one.all_pairs * 14 * blocks.width * itemsize
+        of_vocabulary = one.prefixes * blocks.text.vocab_size * 2 * score_dtype(blocks.like.dtype).itemsize
+        num_bytes = slot_elements(blocks, one) * itemsize + of_pairs + of_vocabulary
+        # Image tokens may take half of the bytes.
+        grains = min(
+            prefix_budget(config, image_bytes=config.cache_bytes // 2) // num_bytes, _MOST_PAIRS // _PAIR_GRAIN
+        )
+    # A row has room in any case.
+    return _scaled(shape, max(grains, -(-shape.members // _PAIR_GRAIN)), num_rules)
 
 
-def _filled(blocks: CocaBlocks, shape: SlotShape, num_rules: int, config: CaptionsConfig) -> SlotShape:
-    """Return a shape with as many slots as there are bytes for, at least those of one row.
+def num_slots(config: CaptionsConfig, compute: ComputeConfig) -> int:
+    """Return `captions.slots`, or if that is None how many there are, by the description of the model alone."""
+    if config.slots is not None:
+        return config.slots
+    with torch.device("meta"):
+        model: Any = build_from_config(read_model_config(config.architecture, is_captioner=True))
+    shape = caption_slots(CocaBlocks(model.to(compute_dtype(compute))), config)
+    return shape.pairs or shape.searches * _PAIR_GRAIN
 
-    Image tokens may take half of the bytes. Rows and searches come in the ratio in which crops need them.
-    """
 
-    def of(grains: int) -> SlotShape:
-        pairs = grains * _PAIR_GRAIN if num_rules else 0
-        rows = pairs // _PAIRS_A_ROW
-        searches = -(-rows // num_rules) if num_rules else grains
-        return replace(shape, rows=rows, pairs=pairs, searches=searches if shape.beams else 0)
-
-    one, itemsize = of(1), blocks.like.element_size()
-    # A step's temporaries, which a recording keeps: the MLP before and after activation and some states of each pair,
-    # logits and their order of each prefix.
-    of_pairs = one.all_pairs * 14 * blocks.width * itemsize
-    of_vocabulary = one.prefixes * blocks.text.vocab_size * 2 * score_dtype(blocks.like.dtype).itemsize
-    num_bytes = slot_elements(blocks, one) * itemsize + of_pairs + of_vocabulary
-    budget = prefix_budget(config, image_bytes=config.cache_bytes // 2)
-    return of(min(max(budget // num_bytes, -(-shape.members // _PAIR_GRAIN)), _MOST_PAIRS // _PAIR_GRAIN))
+def _scaled(shape: SlotShape, grains: int, num_rules: int) -> SlotShape:
+    """Return a shape with so many slots. Rows and searches come in the ratio in which crops need them."""
+    pairs = grains * _PAIR_GRAIN if num_rules else 0
+    rows = pairs // _PAIRS_A_ROW
+    searches = -(-rows // num_rules) if num_rules else grains
+    return replace(shape, rows=rows, pairs=pairs, searches=searches if shape.beams else 0)
 
 
 class StaticEngine(CachedEngine):
@@ -88,9 +99,13 @@ class StaticEngine(CachedEngine):
         """As `CachedEngine`."""
         super().__init__(towers, *arguments, **named)
         self.shape = caption_slots(towers.blocks, self._config)
-        # The slots of texts that are scored.
+        # Texts that are scored take no more memory than captions.
         of_texts = SlotShape(0, 0, _CROPS_A_TEXT, 0, 0, towers.max_prefix_length)
-        self._texts = _filled(towers.blocks, of_texts, 1, self._config)
+        num_positions = self.shape.all_pairs * self.shape.positions
+        self._texts = _scaled(of_texts, max(num_positions // of_texts.positions // _PAIR_GRAIN, 1), 1)
+        # 1 is meant for the tree.
+        if self._config.crops_together > 1:
+            self.crops_together = self._config.crops_together
         self.num_waits = 0
         # Decoder and reader share this memory. Recorded steps use its addresses, so they are dropped with it.
         self._memory: CacheMemory | None = None
