@@ -50,18 +50,20 @@ def caption_slots(blocks: CocaBlocks, config: CaptionsConfig) -> SlotShape:
     shape = SlotShape(0, 0, 1 + num_others, 0, num_beams, config.max_length - 1)
     grains = (config.slots or 0) // _PAIR_GRAIN
     if not grains:
-        one, itemsize = _scaled(shape, 1, num_rules), blocks.like.element_size()
-        # A step's temporaries, which a recording keeps: the MLP before and after activation and some states of each
-        # pair, logits and their order of each prefix.
-        of_pairs = one.all_pairs * 14 * blocks.width * itemsize
-        of_vocabulary = one.prefixes * blocks.text.vocab_size * 2 * score_dtype(blocks.like.dtype).itemsize
-        num_bytes = slot_elements(blocks, one) * itemsize + of_pairs + of_vocabulary
         # Image tokens may take half of the bytes.
-        grains = min(
-            prefix_budget(config, image_bytes=config.cache_bytes // 2) // num_bytes, _MOST_PAIRS // _PAIR_GRAIN
-        )
+        budget = prefix_budget(config, image_bytes=config.cache_bytes // 2)
+        grains = min(budget // _num_bytes(blocks, _scaled(shape, 1, num_rules)), _MOST_PAIRS // _PAIR_GRAIN)
     # A row has room in any case.
     return _scaled(shape, max(grains, -(-shape.members // _PAIR_GRAIN)), num_rules)
+
+
+def _num_bytes(blocks: CocaBlocks, shape: SlotShape) -> int:
+    """Return the bytes of caches and of a step's temporaries, which a recording keeps."""
+    itemsize: int = blocks.like.element_size()
+    # The MLP before and after activation and some states of each pair, logits and their order of each prefix.
+    of_pairs = shape.all_pairs * 14 * blocks.width * itemsize
+    of_vocabulary = shape.prefixes * int(blocks.text.vocab_size) * 2 * score_dtype(blocks.like.dtype).itemsize
+    return slot_elements(blocks, shape) * itemsize + of_pairs + of_vocabulary
 
 
 def num_slots(config: CaptionsConfig, compute: ComputeConfig) -> int:
@@ -99,10 +101,10 @@ class StaticEngine(CachedEngine):
         """As `CachedEngine`."""
         super().__init__(towers, *arguments, **named)
         self.shape = caption_slots(towers.blocks, self._config)
-        # Texts that are scored take no more memory than captions.
+        # Texts that are scored take about the memory of captions.
         of_texts = SlotShape(0, 0, _CROPS_A_TEXT, 0, 0, towers.max_prefix_length)
-        num_positions = self.shape.all_pairs * self.shape.positions
-        self._texts = _scaled(of_texts, max(num_positions // of_texts.positions // _PAIR_GRAIN, 1), 1)
+        num_bytes, of_a_grain = (_num_bytes(towers.blocks, each) for each in (self.shape, _scaled(of_texts, 1, 1)))
+        self._texts = _scaled(of_texts, -(-num_bytes // of_a_grain), 1)
         # 1 is meant for the tree.
         if self._config.crops_together > 1:
             self.crops_together = self._config.crops_together
