@@ -123,8 +123,9 @@ def run_checks(config: RunConfig, *, source: str | None, out: str | None) -> Ite
     """Yield one check after the other. A problem that a check finds is its result, not an error."""
     yield _attempt("python and packages", _versions)
     yield _attempt("device", lambda: _device(config))
-    is_named = config.captions.decoder != "auto"
-    if config.captions.engine == "coca" and (is_named or config.compute.device == "cuda"):
+    from pseudoris.workers.stages import decoder_words
+
+    if decoder_words(config):
         yield _attempt("captions by", lambda: _decoder(config))
     yield _attempt("memory", _memory)
     from pseudoris.pipeline.cluster import temporary_folder
@@ -213,12 +214,10 @@ def _device(config: RunConfig) -> str:
 def _decoder(config: RunConfig) -> str:
     import torch
 
-    from pseudoris.workers.stages import gpu_decoder
+    from pseudoris.workers.stages import decoder_words, gpu_decoder
 
-    name = config.captions.decoder
-    if config.compute.device != "cuda" or not torch.cuda.is_available():
-        return "auto (by the GPU of the cluster)" if name == "auto" else name
-    return ": ".join(filter(None, gpu_decoder(config, is_proven=True)))
+    sees_gpu = config.compute.device == "cuda" and torch.cuda.is_available()
+    return decoder_words(config, *(gpu_decoder(config, is_proven=True) if sees_gpu else ()))
 
 
 def _memory() -> str:

@@ -37,7 +37,7 @@ from pseudoris.store.runs.planned_run import PlannedRun, plan_run
 from pseudoris.store.runs.receipts import Totals, latest_receipts
 from pseudoris.store.sessions.session import Executor, Outcome, RunSession, trim_memory
 from pseudoris.store.tables.parts import damaged_receipts
-from pseudoris.workers.stages import DECODER, STAGE_PROPOSE, STAGES, with_check
+from pseudoris.workers.stages import STAGE_PROPOSE, STAGES, with_check
 
 
 def annotate(
@@ -197,6 +197,6 @@ def dry_run(source: str, out: str, config: RunConfig, *, options: RunOptions | N
         num_to_repair=None if damaged is None else sum(1 for _ in damaged),
         num_excluded=excluded.total,
         left_out=(*(excluded.notices() if plan.header is None else ()), *listing.left_out.notices()),
-        decoder=": ".join(filter(None, (identity.versions.get(DECODER), plan.slower_decoder))),
+        decoder=plan.decoder,
         by_card=plan.by_card,
     )

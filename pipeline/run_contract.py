@@ -1,8 +1,8 @@
 """What a caller of `annotate` gives and gets: options, the preset, the summary, and what a run would take.
 
 Used by most modules here, by `cli` and by `pseudoris.annotate`, whose users read the fields of `RunSummary`. It imports
-neither Ray nor torch, so that the command line starts quickly. The bytes of a
-run's tables are told without running a model; what a sample measures is in `sample_estimate`.
+neither Ray nor torch, so that the command line starts quickly. The bytes of a run's tables are told without running a
+model; what a sample measures is in `sample_estimate`.
 """
 
 from __future__ import annotations
@@ -111,7 +111,7 @@ class DryRun:
         num_to_repair: With `--repair`, how many shards have missing or damaged parts.
         num_excluded: Listed images of a new run that its exclusions by name leave out.
         left_out: What the listing passed over, and the remedies: a sentence each.
-        decoder: On a GPU, what decodes CoCa's captions, and why it is the slower one; else empty.
+        decoder: What decodes CoCa's captions, and why it is the slower one; empty for `auto` on a CPU.
         by_card: What a new run takes from its GPU, `KEY=VALUE, …`; else empty.
     """
 
@@ -222,9 +222,7 @@ def output_size(tally: PlanTally, committed: RunTotals, config: RunConfig) -> tu
         basis = f"from the {committed.images} images committed so far, {each} bytes each"
         return committed.output_bytes * tally.num_images // committed.images, basis
     captions = config.captions
-    # A mask gets this many captions per crop: one by beam search, and one for each sampling setting.
-    draws = bool(captions.beam.num_beams) + len(captions.sampling.top_k) + len(captions.sampling.top_p)
-    draws *= len(captions.context_scales) + captions.has_masked_crop
+    draws = len(captions.decoding_rules()) * len(captions.crop_kinds())
     per_mask = BYTES_PER_MASK + draws * BYTES_PER_DRAW
     tables = tally.num_shards * BYTES_PER_SHARD
     tables += tally.num_images * (BYTES_PER_IMAGE + ASSUMED_MASKS_PER_IMAGE * per_mask)

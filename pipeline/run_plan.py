@@ -22,7 +22,7 @@ from pseudoris.pipeline.shard_tasks import Job
 from pseudoris.pipeline.stored_masks import StoredMasks, masks_parent, with_masks_of
 from pseudoris.primitives.errors import ConfigError
 from pseudoris.primitives.uris import writable
-from pseudoris.schemas.card_settings import AUTO
+from pseudoris.schemas.card_settings import AUTO, SLOTS
 from pseudoris.schemas.config import RunConfig, WeightsConfig
 from pseudoris.schemas.run_records import Identity, RunHeader
 from pseudoris.store.runs.extension import ExtensionTally, new_entries
@@ -36,7 +36,7 @@ from pseudoris.store.runs.receipts import Totals
 from pseudoris.store.runs.stored_exclusions import ExcludedItems, check_exclusions
 from pseudoris.store.sources import Source, SourceItem, open_source
 from pseudoris.store.tables.judged_expressions import check_scored
-from pseudoris.workers.stages import DECODER, STAGE_PROPOSE, STAGES, with_check
+from pseudoris.workers.stages import DECODER, STAGE_PROPOSE, STAGES, decoder_words, with_check
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +79,18 @@ class RunPlan:
         has_gpus = any(pool.num_gpus for pool in self.config.model_pools().values())
         return self.identity is None or self.source.root.store != "disk" or has_gpus
 
+    @property
+    def decoder(self) -> str:
+        """What decodes captions, and why it is the slower one: `decoder_words`; before `placed` no GPU has chosen."""
+        if self.identity is None:
+            return decoder_words(self._asked)
+        return decoder_words(self.config, self.identity.versions.get(DECODER, ""), self.slower_decoder)
+
+    @property
+    def _asked(self) -> RunConfig:
+        """The settings with the decoder that the run in OUT began with."""
+        return _with_decoder_of(None if self.header is None else self.header.identity, self.config)
+
     @contextmanager
     def placed(self, on_event: OnEvent = ignore, *, with_ray: bool = True) -> Iterator[RunPlan]:
         """Connect to Ray for the block; yield the plan with its actors and its identity.
@@ -91,17 +103,16 @@ class RunPlan:
         placement = self.config.placement
         with connected(placement.address, placement.start_timeout_s) if with_ray else nullcontext(False) as may_grow:
             actors = plan_actors(node_resources() if with_ray else [lone_node()], self.config)
-            on_event(Step("checking the device"))
+            on_event(Step(", captions by ".join(filter(None, ("checking the device", self.decoder)))))
             # Missing weights on a node are reported before the listing, which may take an hour.
             plan = self if self.identity else self._measured_on_cluster()
             yield replace(plan, actors=actors, may_grow=may_grow, has_ray=with_ray)
 
     def _measured_on_cluster(self) -> RunPlan:
-        asked = _with_decoder_of(None if self.header is None else self.header.identity, self.config)
-        identity, decided, slower = identity_on_cluster(asked, self.stored)
-        # The decoder that `auto` chose as the run began stands among its versions, and is no setting of it.
-        captions = decided.captions.model_copy(update={"decoder": self.config.captions.decoder})
-        config = decided.model_copy(update={"captions": captions})
+        identity, decided, slower = identity_on_cluster(self._asked, self.stored)
+        # Decoder and slots that were chosen as the run began stand among its versions, and are no settings of it.
+        own = {"decoder": self.config.captions.decoder, "slots": self.config.captions.slots}
+        config = decided.model_copy(update={"captions": decided.captions.model_copy(update=own)})
         identity = identity.model_copy(update={"method": config.method()})
         by_card = config.decided(self.config)
         return replace(self, config=config, identity=identity, slower_decoder=slower, by_card=by_card)
@@ -211,9 +222,9 @@ def opened(source: str, out: str, config: RunConfig, options: RunOptions, on_eve
     gives_way = header is not None and not is_old and may_give_way(location, header, options.exclusions)
     # What was `auto` as a run began is what it has, whatever it would be on this card. One without results that was
     # begun on another card gives way.
-    held = None if header is None or gives_way else header.config.model_dump()
+    held = {} if header is None or gives_way else header.config.model_dump()
     try:
-        return _opened(source, location, config.with_chosen(held or {}), options, header, on_event)
+        return _opened(source, location, config.with_chosen(held), options, header, on_event)
     except ConfigError:
         if not gives_way:
             raise
@@ -244,10 +255,13 @@ def _opened(
 
 
 def _with_decoder_of(identity: Identity | None, config: RunConfig) -> RunConfig:
-    """Return the config with the decoder of a run; with --allow-mixed each card chooses in place of fixed shapes."""
-    held = AUTO if identity is None else identity.versions.get(DECODER, AUTO)
-    may_choose = held == "static" and config.placement.allow_mixed
-    return config.with_chosen({"captions": {"decoder": AUTO if may_choose else held}})
+    """Return the config with decoder and slots of a run; with --allow-mixed each card chooses instead of `static`."""
+    captions, versions = config.captions, {} if identity is None else identity.versions
+    may_choose = versions.get(DECODER) == "static" and config.placement.allow_mixed
+    decoder = AUTO if may_choose else versions.get(DECODER, captions.decoder)
+    slots = captions.slots or versions.get(SLOTS)
+    update = {"decoder": decoder, "slots": None if slots is None else int(slots)}
+    return config.model_copy(update={"captions": captions.model_copy(update=update)})
 
 
 def _weights(config: RunConfig) -> list[WeightsConfig]:

@@ -236,10 +236,8 @@ def _read(job: Job, shard: int) -> Shard:
     if job.masks is not None:
         shard_read = job.masks.onto(shard_read)
     if work.receipt is not None:
-        degraded = {
-            name: value if isinstance(value, str) else int(str(value)) for name, value in work.receipt.degraded.items()
-        }
-        shard_read = replace(as_quarantined(job.location, shard_read, work.receipt), degraded=degraded)
+        shard_read = as_quarantined(job.location, shard_read, work.receipt)
+        shard_read = replace(shard_read, degraded=work.receipt.degraded)
     return replace(shard_read, planned_ids=tuple(entry.image_id for entry in work.planned))
 
 

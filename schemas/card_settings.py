@@ -28,6 +28,8 @@ OR_AUTO: Final = GetPydanticSchema(
 # From so many GiB on: `masks.points_per_batch`, and GiB of `captions.cache_bytes`. A card reports up to a tenth less
 # than its name says. Source: tests/pipeline/test_card_memory.py adds up weights, caches and passes.
 _CARDS: Final = {125: (64, 32), 70: (64, 16), 38: (64, 8), 21.5: (32, 4), 0: (8, 2)}
+# The number of slots that a run in fixed shapes was begun with, among the versions of its identity.
+SLOTS: Final = "pseudoris.slots"
 # Values by setting, by section.
 Choices = Mapping[str, Mapping[str, Any]]
 

@@ -296,11 +296,9 @@ class RunConfig(FrozenModel):
                 return {**tree, "source": {**source, "extensions": (*EXTENSIONS, *HEIF_EXTENSIONS)}}
         return tree
 
-    @model_validator(mode="wrap")
-    @classmethod
-    def _waits_for_a_card_alone(cls, tree: Any, validate: Any) -> Self:
-        config: Self = validate(tree)
-        return config if config.compute.device == "cuda" else config.without_card()
+    @model_validator(mode="after")
+    def _waits_for_a_card_alone(self) -> Self:
+        return self if self.compute.device == "cuda" else self.without_card()
 
     def without_card(self) -> Self:
         """Return the tree with the defaults, those of 0.6.0, where it says `auto`: no card decides."""

@@ -14,6 +14,7 @@ from pydantic import Field, JsonValue, ValidationError, model_validator
 from pseudoris.primitives.errors import ConfigError
 from pseudoris.primitives.untrusted import parse_json
 from pseudoris.primitives.uris import NO_FIELDS, masked
+from pseudoris.schemas.card_settings import SLOTS
 from pseudoris.schemas.config import DRAWN_PRESETS, RunConfig
 from pseudoris.schemas.frozen import FrozenModel, Sha256, UnitInterval
 from pseudoris.schemas.tables import SCHEMAS
@@ -27,9 +28,13 @@ MANIFEST_FOLDER: Final = "_manifest"
 HEADER_NAME: Final = "_run.json"
 # What settings of the method mean that it leaves out; all others are absent.
 _LEFT_OUT: Final = {"method.captions.decoder": "auto"}
+# If its versions name the slots of a run, these settings decide no bit.
+_OF_SLOTS: Final = {f"method.captions.{name}" for name in ("cache_bytes", "crops_together", "slots")}
 
 Origin = Literal["annotate", "refilter", "import", "ppt"]
 _Section = dict[str, JsonValue] | None
+# A count that most receipts lack.
+_Rare = Annotated[int, Field(ge=0, exclude_if=lambda number: not number)]
 _Model = TypeVar("_Model", bound=FrozenModel)
 
 
@@ -82,7 +87,8 @@ class Identity(FrozenModel):
     def differences(self, other: Identity) -> list[str]:
         """Return one line for each field that differs, `compute.seed: 0 in the run, 1 now`; empty if equal."""
         mine, theirs = (_LEFT_OUT | _flat(each.model_dump(mode="json")) for each in (self, other))
-        keys = [key for key in sorted(mine.keys() | theirs.keys()) if mine.get(key) != theirs.get(key)]
+        compared = (mine.keys() | theirs.keys()) - (_OF_SLOTS if SLOTS in self.versions else set())
+        keys = [key for key in sorted(compared) if mine.get(key) != theirs.get(key)]
         before, now = ([masked(each.get(key, "absent"), NO_FIELDS, key) for key in keys] for each in (mine, theirs))
         names = [key.removeprefix("method.") for key in keys]
         return [f"{key}: {old!r} in the run, {new!r} now" for key, old, new in zip(names, before, now, strict=True)]
@@ -276,11 +282,13 @@ class Receipt(SealedRecord):
         attempts: How many times each pool started on the shard, over all sessions of the run. Above 1, the work was
             repeated after the loss of a process, a node or a driver.
         nodes: Ids of the Ray nodes that worked on it.
-        degraded: Settings that were lowered for this shard because the device ran out of memory (`--allow-degraded`),
-            as `captions.cache_bytes`: value. Its bytes may differ from those of other runs.
+        degraded: Settings that were lowered or replaced for this shard (`--allow-degraded`), as `captions.cache_bytes`:
+            value. Its bytes may differ from those of other runs.
         mixed: With `--allow-mixed`, how the machine that computed the shard differed from the run's identity, a line
             for each field. Its bytes may differ from those of other runs.
         long_texts: Draws that are no candidates, because their texts are longer than the filter reads.
+        decisions: What captions in fixed shapes decided: tokens of rows, and steps of searches.
+        wide_decisions: Of these, over the whole vocabulary, because the top logits could not decide.
         header_sha256: `sha256` of the run's header when it was committed, which is that of the last extension of the
             plan.
     """
@@ -292,9 +300,11 @@ class Receipt(SealedRecord):
     seconds: dict[str, float] = Field(default_factory=dict)
     attempts: dict[str, Annotated[int, Field(ge=1)]] = Field(default_factory=dict)
     nodes: tuple[str, ...] = ()
-    degraded: dict[str, JsonValue] = Field(default_factory=dict)
+    degraded: dict[str, int | str] = Field(default_factory=dict)
     mixed: tuple[str, ...] = ()
-    long_texts: int = Field(default=0, ge=0, exclude_if=lambda number: not number)
+    long_texts: _Rare = 0
+    decisions: _Rare = 0
+    wide_decisions: _Rare = 0
     header_sha256: Sha256 | None = None
 
     @property

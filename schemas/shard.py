@@ -249,6 +249,8 @@ class Shard:
         mixed: With `placement.allow_mixed`, how the processes that worked on it differ from the run's identity, a line
             for each field, for the receipt.
         long_texts: Draws that are no candidates, because their texts are longer than the filter reads, for the receipt.
+        decisions: What the captioner decided in fixed shapes, tokens of rows and steps of searches, for the receipt.
+        wide_decisions: Of these, over the whole vocabulary, because the top logits could not decide.
         is_committed: Whether its receipt existed before any work. The shard then has no images and passes every stage.
         planned_ids: All image ids of the shard in the plan, in order; the commit checks `images` against them. In a
             retry `images` has only some of them. Empty in a committed shard, and if there is no plan.
@@ -264,6 +266,8 @@ class Shard:
     degraded: Mapping[str, int | str] = field(default_factory=dict)
     mixed: tuple[str, ...] = ()
     long_texts: int = 0
+    decisions: int = 0
+    wide_decisions: int = 0
     is_committed: bool = False
     planned_ids: tuple[str, ...] = ()
     fault: ShardFault | None = None

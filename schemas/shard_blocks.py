@@ -72,7 +72,7 @@ _TYPES: Final[dict[str, pa.DataType]] = {
     **dict.fromkeys(("is_config", "is_proven", "is_committed"), pa.bool_()),
     **dict.fromkeys(("planned_ids", "nodes", "mixed"), pa.list_(pa.string())),
     "generation": pa.int32(),
-    "long_texts": pa.int64(),
+    **dict.fromkeys(("long_texts", "decisions", "wide_decisions"), pa.int64()),
     "seconds": pa.map_(pa.string(), pa.float64()),
     # Values are JSON: numbers and names.
     "degraded": pa.map_(pa.string(), pa.string()),

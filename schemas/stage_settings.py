@@ -280,13 +280,16 @@ class CaptionsConfig(FrozenModel):
     sampling: SamplingConfig = SamplingConfig()
     # Bound on the cached keys and values of image tokens and prefixes. An eighth is kept for temporaries; prefixes are
     # decoded in chunks that fit. A lower bound costs time. It changes results by float rounding only, so it is part of
-    # the identity. The bound is exceeded if the image tokens of one crop kind alone need more. auto: by the card's
-    # memory; 2 GiB without a GPU.
+    # the identity; in fixed shapes on a GPU only the number of slots is. The bound is exceeded if the image tokens of
+    # one crop kind alone need more. auto: by the card's memory; 2 GiB without a GPU.
     cache_bytes: Annotated[int, Field(ge=2**20, le=2**44), OR_AUTO] = 2 * 2**30
     # Successive images of a shard are captioned together up to this number of crops. At 1 the tree captions each image
-    # alone; above 1 the last bits of a probability depend there on the neighbours in the shard. Fixed shapes take at
-    # least 640 together, by which no neighbour changes a bit (not yet run on a GPU). auto: 640 in fixed shapes, else 1.
+    # alone; above 1 the last bits of a probability depend there on the neighbours in the shard. In fixed shapes no
+    # neighbour changes a bit (not yet run on a GPU): 1 is 640 there. auto: 640 in fixed shapes, else 1.
     crops_together: Annotated[int, Field(ge=1, le=MAX_BATCH), OR_AUTO] = 1
+    # Slots of fixed shapes, each for a prefix under a crop; without sampling, 64 for each search. More fill a GPU
+    # better. None: as many as `cache_bytes` has room for; a run on a GPU keeps the number that it began with.
+    slots: int | None = Field(default=None, ge=64, le=8192, multiple_of=64, exclude_if=lambda slots: slots is None)
     # What decodes captions of coca: `static`, many images in fixed shapes, or `tree`, over a prefix tree. `auto` is the
     # tree on a CPU, and on a GPU where the proof of fixed shapes fails. A run keeps what `auto` chose as it began; a
     # card that fails the proof continues it by the tree with --allow-mixed. Another setting is another run.

@@ -35,7 +35,7 @@ from pseudoris.primitives.errors import ConfigError, gather
 from pseudoris.primitives.measures import LOAD_SECONDS, record
 from pseudoris.primitives.untrusted import file_sha256
 from pseudoris.primitives.uris import BUILTIN_PREFIX
-from pseudoris.schemas.card_settings import choices_of_card, decoder_choices
+from pseudoris.schemas.card_settings import AUTO, SLOTS, choices_of_card, decoder_choices
 from pseudoris.schemas.config import (
     CaptionsConfig,
     ComputeConfig,
@@ -279,6 +279,10 @@ def device_versions(config: RunConfig) -> dict[str, str]:
 
     name, _ = gpu_decoder(config)
     decoder = {DECODER: name} if name else {}
+    if name == "static":
+        from pseudoris.workers.captions.static_engine import num_slots
+
+        decoder[SLOTS] = str(num_slots(config.captions, compute))
     return {**sizes, "pseudoris.cuda": _CUDA_REVISION, "triton": triton_version()[0], **decoder}
 
 
@@ -294,8 +298,19 @@ def gpu_decoder(config: RunConfig, *, is_proven: bool = False) -> tuple[str, str
 
     if is_proven:
         check_named_decoder(config.captions, config.compute)
-    choice = chosen_decoder(config.captions, config.compute)
-    return choice.name, choice.why
+    return chosen_decoder(config.captions, config.compute)
+
+
+def decoder_words(config: RunConfig, name: str = "", why: str = "") -> str:
+    """Return in words what decodes captions; empty for engines with a decoder of their own, and for `auto` on a CPU.
+
+    `name` and `why` are those of `gpu_decoder`; both are empty before a GPU was asked.
+    """
+    captions = config.captions
+    if captions.engine != "coca" or (config.compute.device != "cuda" and captions.decoder == AUTO):
+        return ""
+    asked = f"{AUTO} (by the GPU of the cluster)" if captions.decoder == AUTO else captions.decoder
+    return ": ".join(filter(None, (name or asked, why)))
 
 
 def decided_here(config: RunConfig) -> tuple[RunConfig, str]:

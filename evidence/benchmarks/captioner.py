@@ -196,7 +196,7 @@ def _measure(
 ) -> tuple[Row, Timed | None]:
     captions, special = config.captions, special_tokens(model)
     image = crops_for(config, num_masks, model.visual.image_size[0])
-    is_static = chosen_decoder(captions, config.compute).is_static
+    is_static = chosen_decoder(captions, config.compute)[0] == "static"
     engine = coca_engine(model, special, captions, seed=config.compute.seed, is_static=is_static)
     ours = [caption.tokens for caption in engine.generate(image) if caption.sample.decoder != "beam"]
     share = engine.towers.num_pairs / engine.towers.num_asked

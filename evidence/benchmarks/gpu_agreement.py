@@ -74,7 +74,7 @@ def caption_sides(
         captions,
         seed=seed,
         is_compiled=config.compute.is_compiled,
-        is_static=chosen_decoder(captions, config.compute).is_static,
+        is_static=chosen_decoder(captions, config.compute)[0] == "static",
     )
 
     def ours() -> list[tuple[int, ...]]:

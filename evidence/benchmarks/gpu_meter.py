@@ -226,8 +226,10 @@ class Meter(TorchDispatchMode):  # type: ignore[no-untyped-call]
             if dtype not in {"bfloat16", "float16"}:
                 tiles = flops
         elif name == "attend_newest":
-            # No tile is wasted: a program has one query.
-            flops = 4 * args[1][0].numel()
+            # A row reads no position behind its newest one. No tile is wasted: a program has one query.
+            cache, position = args[1], args[2]
+            read = (int(position.sum()) + len(position)) * cache.shape[2] * cache.shape[4]
+            flops, moved = 4 * read, moved - 2 * (cache[0].numel() - read) * cache.element_size()
             self.counts["useful"], self.counts["tiles"] = self.counts["useful"] + flops, self.counts["tiles"] + flops
             # It sums in float32 at least.
             dtype = "float64" if dtype == "float64" else "float32"

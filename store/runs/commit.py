@@ -17,7 +17,6 @@ from typing import Final
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-from pydantic import JsonValue
 
 from pseudoris.files.location import RunLocation
 from pseudoris.primitives.errors import ConfigError, TransientError
@@ -39,7 +38,7 @@ class Provenance:
     """What a receipt records besides the shard's content; the fields are those of `Receipt`."""
 
     attempts: Mapping[str, int] = field(default_factory=dict)
-    degraded: Mapping[str, JsonValue] = field(default_factory=dict)
+    degraded: Mapping[str, int | str] = field(default_factory=dict)
     mixed: tuple[str, ...] = ()
     header_sha256: str | None = None
 
@@ -144,6 +143,8 @@ def make_receipt(
         attempts=dict(provenance.attempts),
         degraded=dict(provenance.degraded),
         mixed=provenance.mixed,
+        decisions=shard.decisions,
+        wide_decisions=shard.wide_decisions,
         long_texts=shard.long_texts,
         header_sha256=provenance.header_sha256,
         nodes=shard.nodes,
@@ -197,6 +198,8 @@ def commit_retry(
         seconds={name: base.seconds.get(name, 0.0) + shard.seconds.get(name, 0.0) for name in names},
         nodes=tuple(dict.fromkeys((*base.nodes, *shard.nodes))),
         long_texts=base.long_texts + shard.long_texts,
+        decisions=base.decisions + shard.decisions,
+        wide_decisions=base.wide_decisions + shard.wide_decisions,
     )
     counts = ShardCounts(**table_counts(merged))
     return commit_parts(location, contents, make_receipt(worked, contents, counts, _together(base, provenance)))

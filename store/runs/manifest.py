@@ -33,7 +33,9 @@ logger = logging.getLogger(__name__)
 SNAPSHOT_NAME: Final = re.compile(r"^([0-9]{4}|[1-9][0-9]{4,})\.parquet$")
 _COUNTS: Final = tuple(name for name in ShardCounts.model_fields if name != "reasons")
 _DIGESTS: Final = ("header_sha256", "sha256")
-_COPIED: Final = {"version", "shard", "generation", "seconds", "attempts", "nodes", "mixed", "long_texts", *_DIGESTS}
+# Manifests of versions before 0.5 lack these columns, and before 0.7 the decisions.
+_LATER: Final = ("long_texts", "decisions", "wide_decisions")
+_COPIED: Final = {"version", "shard", "generation", "seconds", "attempts", "nodes", "mixed", *_LATER, *_DIGESTS}
 _PART_TYPES: Final = {"name": pa.string(), "rows": pa.int64(), "size_bytes": pa.int64(), "sha256": pa.string()}
 # This many receipts are converted at a time, because each takes 15 KB as Python objects, but 1 KB in Arrow.
 ROWS_AT_ONCE: Final = 200
@@ -67,8 +69,7 @@ MANIFEST_SCHEMA: Final = pa.schema(
             for table in SCHEMAS
             for name, kind in _PART_TYPES.items()
         ),
-        # Manifests of versions before 0.5 lack this column.
-        pa.field("long_texts", pa.int64()),
+        *(pa.field(name, pa.int64()) for name in _LATER),
     ],
     metadata={_VERSION_KEY: str(_VERSION)},
 )
@@ -181,6 +182,7 @@ def read_snapshot(location: RunLocation, number: int) -> Iterator[Receipt]:
         try:
             for batch in parquet.iter_batches(batch_size=ROWS_AT_ONCE, use_threads=False):
                 for row in batch.to_pylist(maps_as_pydicts="lossy"):
+                    row |= {name: row.get(name) or 0 for name in _LATER}
                     parts = {
                         table: PartRecord(**{name: row[f"{table}_part_{name}"] for name in _PART_TYPES})
                         for table in SCHEMAS
@@ -189,8 +191,7 @@ def read_snapshot(location: RunLocation, number: int) -> Iterator[Receipt]:
                         parts=parts,
                         counts=ShardCounts(**{name: row[name] for name in ShardCounts.model_fields}),
                         degraded=parse_json(row["degraded"]),
-                        **{name: row[name] for name in _COPIED if name != "long_texts"},
-                        long_texts=row.get("long_texts") or 0,
+                        **{name: row[name] for name in _COPIED},
                     )
         except (LookupError, TypeError, ValueError) as error:
             # These errors mean that a column has another name or type, or that a page is damaged.

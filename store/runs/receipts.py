@@ -25,6 +25,8 @@ from pseudoris.store.runs.header import header_digests, parse_record
 _NAME: Final = re.compile(rf"{SHARD_NAME}\.json")
 # This many threads read receipts, because a read of a kilobyte from a bucket is nearly all latency.
 READERS: Final = 16
+# Above this share a run is told of its wide decisions.
+_MANY_WIDE: Final = 0.05
 _ANEW: Final = (
     "Restore it from a copy, or delete all receipts of the shard ({}.g*.json): the run's command then computes it again"
 )
@@ -161,6 +163,7 @@ class RunTotals:
         degraded: Shards for which settings were lowered.
         mixed: Shards computed under another identity than the run's.
         long_texts: Draws whose texts are longer than the filter reads; no candidates.
+        decisions: What captions in fixed shapes decided; `wide_decisions`, over the whole vocabulary.
         seconds: Wall seconds of the stages by name, summed over shards and so over actors.
     """
 
@@ -180,6 +183,8 @@ class RunTotals:
     degraded: int = 0
     mixed: int = 0
     long_texts: int = 0
+    decisions: int = 0
+    wide_decisions: int = 0
     reasons: Mapping[str, int] = field(default_factory=dict)
     seconds: Mapping[str, float] = field(default_factory=dict)
 
@@ -187,6 +192,14 @@ class RunTotals:
     def is_fruitless(self) -> bool:
         """Whether images were committed, and all of them are quarantined."""
         return self.images == self.quarantined > 0
+
+    @property
+    def wide_sentence(self) -> str:
+        """What many wide decisions of captions mean for the run; empty if they are few."""
+        if self.wide_decisions <= _MANY_WIDE * self.decisions:
+            return ""
+        share = f"{100 * self.wide_decisions / self.decisions:.0f} %"
+        return f"{share} of the decisions needed the whole vocabulary: this costs time and changes no result."
 
 
 class Totals:
@@ -211,8 +224,9 @@ class Totals:
         counts = receipt.counts.model_dump(exclude={"reasons"})
         size = sum(part.size_bytes for part in receipt.parts.values())
         outside = {"repeats": receipt.num_repeats, "degraded": bool(receipt.degraded), "mixed": bool(receipt.mixed)}
-        retried = {"retried": receipt.generation > 0, "long_texts": receipt.long_texts}
-        whole = {"shards": 1, "output_bytes": size, **retried, **outside, **counts}
+        retried = {"retried": receipt.generation > 0}
+        of_captions = receipt.model_dump(include={"long_texts", "decisions", "wide_decisions"})
+        whole = {"shards": 1, "output_bytes": size, **retried, **of_captions, **outside, **counts}
         self._counts.update({name: sign * value for name, value in whole.items()})
         self._reasons.update({reason: sign * count for reason, count in receipt.counts.reasons.items()})
         for stage, seconds in receipt.seconds.items():

@@ -13,13 +13,25 @@ import pyarrow.dataset as ds
 import pytest
 
 from pseudoris.files.location import RunLocation
+from pseudoris.schemas.shard import Shard
 from pseudoris.schemas.tables import SCHEMAS
 from pseudoris.store.checks.verification import verify_run
-from pseudoris.store.runs.commit import Provenance
+from pseudoris.store.runs.commit import Provenance, commit_retry
 from pseudoris.store.runs.garbage import remove_run
 from pseudoris.store.runs.lock import RunLock
+from pseudoris.store.runs.manifest import write_manifest
+from pseudoris.store.runs.plan import read_shard_plan
 from tests.builders.command import invoke, pseudoris_here
-from tests.store.builders import commit, parts, start_run
+from tests.store.builders import (
+    commit,
+    commit_images,
+    commit_made,
+    empty,
+    make_entries,
+    parts,
+    quarantined,
+    start_run,
+)
 
 
 def shown(*words: object) -> str:
@@ -46,6 +58,22 @@ def test_a_live_run_shows_its_driver_speed_what_is_left_and_the_bottleneck(tmp_p
         "all except 0 degraded and 1 mixed shards",
     ):
         assert words in printed
+
+
+@pytest.mark.parametrize(("wide", "is_told"), [(4, False), (5, False), (6, True)])
+def test_many_wide_decisions_of_captions_are_told_with_those_of_a_retry_and_from_a_manifest(tmp_path, wide, is_told):
+    location = RunLocation.open(str(tmp_path))
+    header = start_run(location, make_entries(1))
+    commit_images(location, header, quarantined, decisions=60, wide_decisions=1)
+    images = tuple(map(empty, read_shard_plan(location, header, 0)))
+    again = Shard(0, 1, images, decisions=40, wide_decisions=wide - 1)
+    commit_made(location, header, again, write=commit_retry)
+    told = (
+        f"wide decisions {wide} % of the decisions needed the whole vocabulary: this costs time and changes no result"
+    )
+    for _ in range(2):
+        assert (told in " ".join(shown(tmp_path).split())) == is_told
+        write_manifest(location)
 
 
 def test_json_has_every_figure(whole):

@@ -14,11 +14,13 @@ from pseudoris.pipeline.annotation import dry_run
 from pseudoris.pipeline.cluster import lone_node
 from pseudoris.pipeline.run_contract import RunOptions
 from pseudoris.primitives.errors import ConfigError
+from pseudoris.schemas.card_settings import SLOTS
 from pseudoris.schemas.config_layers import load_config
 from pseudoris.store.runs.header import require_header
 from pseudoris.store.runs.lock import RunLock
 from pseudoris.store.runs.planned_run import plan_run
 from pseudoris.workers.captions import static_proof
+from pseudoris.workers.captions.static_engine import num_slots
 from pseudoris.workers.device import compute_dtype
 from tests.builders.images import png
 from tests.builders.seals import forge_header
@@ -91,7 +93,9 @@ def test_a_dry_run_tells_what_a_new_run_takes_from_the_card(session, tmp_path):
     console = Console(width=400, record=True, file=StringIO())
     console.print(plan_view(planned))
     line = "by the card masks.points_per_batch=8, captions.cache_bytes=2147483648, captions.crops_together=1, compute."
-    assert line in " ".join(console.export_text().split())
+    text = " ".join(console.export_text().split())
+    assert line in text
+    assert "captions by tree: fixed shapes are off on this card: Triton cannot compile for it" in text
 
 
 def test_an_older_card_computes_in_float32(session):
@@ -105,6 +109,23 @@ def test_an_explicit_value_wins(session):
     # In fixed shapes no neighbour changes a bit, so images go together.
     assert chosen(job.config) == (48, 3, 640, "float16")
     assert plan.by_card == "captions.crops_together=640"
+
+
+def test_a_new_run_in_fixed_shapes_names_the_slots_for_which_there_is_memory(session):
+    _, job = session(T4, f"captions.cache_bytes={2**25}", "captions.decoder=static")
+    header = require_header(session.location)
+    few = num_slots(header.config.captions, header.config.compute)
+    assert (header.identity.versions[SLOTS], job.config.captions.slots) == (str(few), few)
+    assert 64 <= few < num_slots(load_config("tiny").captions, header.config.compute)
+    # They stay what they were, whatever memory there is.
+    _, job = session(T4, f"captions.cache_bytes={3 * GIB}", is_committed=False)
+    assert job.config.captions.slots == few
+
+
+def test_a_new_run_that_names_fixed_shapes_is_refused_where_they_fail_also_mixed(session, monkeypatch):
+    monkeypatch.setattr(static_proof, "fault_of_fixed_shapes", lambda *_, is_short: "the norm differs")
+    with pytest.raises(ConfigError, match=r"captions\.decoder=static: .* the norm differs"):
+        session(H100, "captions.decoder=static", "compute.seed=7", MIXED)
 
 
 def test_another_card_needs_allow_mixed_and_takes_the_values_of_the_header(session):

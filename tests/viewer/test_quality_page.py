@@ -7,10 +7,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pseudoris.files.location import RunLocation
 from pseudoris.store.tables.open_run import OpenRun
 from pseudoris.viewer.gallery_sample import read_summary
 from pseudoris.viewer.quality_page import MIN_JACCARD, Duplicates, Growth, iter_quality, quality_of_run, word_set
-from tests.store.builders import empty
+from tests.store.builders import commit_images, empty, start_run
 from tests.viewer.builders import annotated, write_run
 
 HOSTILE = "</td><script>document.title='owned'</script>"
@@ -68,6 +69,14 @@ def test_what_strangers_wrote_is_escaped(run):
     assert HOSTILE not in text
     assert "&lt;/td&gt;&lt;script&gt;" in text
     assert text.count("<script") == 1
+
+
+@pytest.mark.parametrize(("wide", "is_told"), [(4, False), (6, True)])
+def test_many_wide_decisions_of_captions_are_told_beside_the_seconds(tmp_path, wide, is_told):
+    location = RunLocation.open(str(tmp_path))
+    commit_images(location, start_run(location), empty, seconds={"caption": 1.0}, decisions=100, wide_decisions=wide)
+    said = f"Captions: {wide} % of the decisions needed the whole vocabulary: this costs time and changes no result"
+    assert (said in page_of(location)) == is_told
 
 
 def test_a_run_without_anything_still_has_a_page(tmp_path):

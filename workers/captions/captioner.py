@@ -146,13 +146,16 @@ class TreeCaptioner:
     def __call__(self, shard: Shard) -> Shard:
         """Return the shard with `expressions` set, unscored, on every image that is not quarantined."""
         with_masks = [image for image in shard.images if image.masks and not image.failure]
+        decisions, wide = self._engine.num_decisions, self._engine.num_wide
         with prefetched_pixels(with_masks, self._device) as decode:
-            return apply_to_groups(
+            done = apply_to_groups(
                 shard,
                 STAGE_CAPTION,
                 partial(self._caption_or_fewer if self._engine.is_static else self._caption, decode=decode),
                 fits=lambda images: self._num_crops(images) <= self._crops_together,
             )
+        decisions, wide = self._engine.num_decisions - decisions, self._engine.num_wide - wide
+        return replace(done, decisions=decisions, wide_decisions=wide)
 
     def _num_crops(self, images: Sequence[ShardImage]) -> int:
         return self._num_kinds * sum(len(image.masks) for image in images)
@@ -228,7 +231,7 @@ class CocaCaptioner(TreeCaptioner):
             config,
             seed=compute.seed,
             is_compiled=compute.is_compiled,
-            is_static=chosen_decoder(config, compute).is_static,
+            is_static=chosen_decoder(config, compute)[0] == "static",
         )
         size, antialiasing = model.visual.image_size[0], config.has_antialiasing
         crop_format = CropFormat(size, OPENAI_DATASET_MEAN, OPENAI_DATASET_STD, antialiasing)

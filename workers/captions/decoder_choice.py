@@ -6,9 +6,6 @@ is measured (`workers/stages.py`, `pipeline/identity.py`), by `captioner`, and b
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Literal
-
 from pseudoris.primitives.errors import BrokenDeviceError, ConfigError
 from pseudoris.schemas.config import CaptionsConfig, ComputeConfig
 from pseudoris.workers.captions.row_kernels import PLAIN, triton_version
@@ -18,33 +15,23 @@ _OFF = "fixed shapes are off on this card:"
 _FAULTS: dict[str, str] = {}
 
 
-@dataclass(frozen=True, slots=True)
-class DecoderChoice:
-    """A decoder, and why `auto` takes the slower one; one sentence, empty where nothing is to say."""
+def chosen_decoder(captions: CaptionsConfig, compute: ComputeConfig) -> tuple[str, str]:
+    """Return the decoder that `captions.decoder` names, or for `auto` the one that this process's device proves.
 
-    name: Literal["static", "tree"]
-    why: str = ""
-
-    @property
-    def is_static(self) -> bool:
-        """Whether it decodes in fixed shapes."""
-        return self.name == "static"
-
-
-def chosen_decoder(captions: CaptionsConfig, compute: ComputeConfig) -> DecoderChoice:
-    """Return the decoder that `captions.decoder` names, or for `auto` the one that this process's device proves."""
+    With it comes why `auto` takes the slower one; one sentence, empty where nothing is to say.
+    """
     if captions.decoder != "auto":
-        return DecoderChoice(captions.decoder)
+        return captions.decoder, ""
     if compute.device != "cuda":
-        return DecoderChoice("tree")
+        return "tree", ""
     version, why = triton_version()
     if version == PLAIN:
-        return DecoderChoice("tree", f"{_OFF} Triton cannot compile for it ({why})")
+        return "tree", f"{_OFF} Triton cannot compile for it ({why})"
     try:
         fault = _fault(captions, compute)
     except BrokenDeviceError as error:
         fault = str(error)
-    return DecoderChoice("tree", f"{_OFF} {fault}") if fault else DecoderChoice("static")
+    return ("tree", f"{_OFF} {fault}") if fault else ("static", "")
 
 
 def check_named_decoder(captions: CaptionsConfig, compute: ComputeConfig, *, is_short: bool = False) -> None:
@@ -58,8 +45,8 @@ def check_named_decoder(captions: CaptionsConfig, compute: ComputeConfig, *, is_
         return
     if fault := _fault(captions, compute, is_short=is_short):
         raise ConfigError(
-            f"captions.decoder=static: {_OFF} {fault}. Begin a new run with --set captions.decoder=tree; a run whose "
-            "decoder was `auto` goes on with --allow-mixed, by the tree"
+            f"captions.decoder=static: {_OFF} {fault}. Begin a new run with --set captions.decoder=tree; one that has "
+            "begun goes on with --allow-mixed, by the tree"
         )
 
 

@@ -116,10 +116,13 @@ class CachedEngine:
     Attributes:
         is_static: Whether it decodes in fixed shapes, in which no neighbour changes a bit (`StaticEngine`).
         crops_together: Crops of successive images that this engine wants together, whatever the configuration says.
+        num_decisions: Decisions of rows and searches so far; counted in fixed shapes alone.
+        num_wide: Of these, over the whole vocabulary, because the top logits could not decide.
     """
 
     is_static = False
     crops_together = 1
+    num_decisions = num_wide = 0
 
     def __init__(
         self,

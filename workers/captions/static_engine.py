@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 
 from pseudoris.primitives.measures import CACHE_BYTES, record
-from pseudoris.schemas.config import CaptionsConfig
+from pseudoris.schemas.config import CaptionsConfig, ComputeConfig
 from pseudoris.schemas.fitted import Floats
 from pseudoris.workers.captions.cached_towers import CachedCocaTowers, CocaBlocks
 from pseudoris.workers.captions.decoding_rules import Beam, Bools, Ints, SampledCaption
@@ -29,7 +29,8 @@ from pseudoris.workers.captions.static_decoder import StaticDecoder
 from pseudoris.workers.captions.static_slots import RowSlots, Targets, run_slots
 from pseudoris.workers.captions.static_towers import CacheMemory, SlotShape, StaticTowers, slot_elements
 from pseudoris.workers.captions.vocabulary_logits import SpecialTokens, Vocabulary, check_finite, score_dtype
-from pseudoris.workers.device import to_device, to_host
+from pseudoris.workers.checkpoints.openclip import build_from_config, read_model_config
+from pseudoris.workers.device import compute_dtype, to_device, to_host
 from pseudoris.workers.faults.freed_memory import OWNERS
 from pseudoris.workers.pass_sizes import LISTENER_ROWS
 
@@ -42,33 +43,45 @@ _QUEUED_TEXTS = 4096
 
 
 def caption_slots(blocks: CocaBlocks, config: CaptionsConfig) -> SlotShape:
-    """Return how many slots captions have, by the settings and the models alone."""
+    """Return how many slots captions have: by `slots`, or if that is None by the other settings and the model."""
     num_others = config.sampling.max_others if config.sampling.is_distinctive else 0
     num_beams, num_rules = config.beam.num_beams // config.beam.num_groups, len(config.decoding_rules())
+    num_rules -= num_beams > 0
     shape = SlotShape(0, 0, 1 + num_others, 0, num_beams, config.max_length - 1)
-    return _filled(blocks, shape, num_rules - (num_beams > 0), config)
+    grains = (config.slots or 0) // _PAIR_GRAIN
+    if not grains:
+        # Image tokens may take half of the bytes.
+        budget = prefix_budget(config, image_bytes=config.cache_bytes // 2)
+        grains = min(budget // _num_bytes(blocks, _scaled(shape, 1, num_rules)), _MOST_PAIRS // _PAIR_GRAIN)
+    # A row has room in any case.
+    return _scaled(shape, max(grains, -(-shape.members // _PAIR_GRAIN)), num_rules)
 
 
-def _filled(blocks: CocaBlocks, shape: SlotShape, num_rules: int, config: CaptionsConfig) -> SlotShape:
-    """Return a shape with as many slots as there are bytes for, at least those of one row.
+def _num_bytes(blocks: CocaBlocks, shape: SlotShape) -> int:
+    """Return the bytes of caches and of a step's temporaries, which a recording keeps."""
+    itemsize: int = blocks.like.element_size()
+    # The MLP before and after activation and some states of each pair, logits and their order of each prefix.
+    of_pairs = shape.all_pairs * 14 * blocks.width * itemsize
+    of_vocabulary = shape.prefixes * int(blocks.text.vocab_size) * 2 * score_dtype(blocks.like.dtype).itemsize
+    return slot_elements(blocks, shape) * itemsize + of_pairs + of_vocabulary
 
-    Image tokens may take half of the bytes. Rows and searches come in the ratio in which crops need them.
-    """
 
-    def of(grains: int) -> SlotShape:
-        pairs = grains * _PAIR_GRAIN if num_rules else 0
-        rows = pairs // _PAIRS_A_ROW
-        searches = -(-rows // num_rules) if num_rules else grains
-        return replace(shape, rows=rows, pairs=pairs, searches=searches if shape.beams else 0)
+def num_slots(config: CaptionsConfig, compute: ComputeConfig) -> int:
+    """Return `captions.slots`, or if that is None how many there are, by the description of the model alone."""
+    if config.slots is not None:
+        return config.slots
+    with torch.device("meta"):
+        model: Any = build_from_config(read_model_config(config.architecture, is_captioner=True))
+    shape = caption_slots(CocaBlocks(model.to(compute_dtype(compute))), config)
+    return shape.pairs or shape.searches * _PAIR_GRAIN
 
-    one, itemsize = of(1), blocks.like.element_size()
-    # A step's temporaries, which a recording keeps: the MLP before and after activation and some states of each pair,
-    # logits and their order of each prefix.
-    of_pairs = one.all_pairs * 14 * blocks.width * itemsize
-    of_vocabulary = one.prefixes * blocks.text.vocab_size * 2 * score_dtype(blocks.like.dtype).itemsize
-    num_bytes = slot_elements(blocks, one) * itemsize + of_pairs + of_vocabulary
-    budget = prefix_budget(config, image_bytes=config.cache_bytes // 2)
-    return of(min(max(budget // num_bytes, -(-shape.members // _PAIR_GRAIN)), _MOST_PAIRS // _PAIR_GRAIN))
+
+def _scaled(shape: SlotShape, grains: int, num_rules: int) -> SlotShape:
+    """Return a shape with so many slots. Rows and searches come in the ratio in which crops need them."""
+    pairs = grains * _PAIR_GRAIN if num_rules else 0
+    rows = pairs // _PAIRS_A_ROW
+    searches = -(-rows // num_rules) if num_rules else grains
+    return replace(shape, rows=rows, pairs=pairs, searches=searches if shape.beams else 0)
 
 
 class StaticEngine(CachedEngine):
@@ -76,8 +89,7 @@ class StaticEngine(CachedEngine):
 
     Attributes:
         shape: The slots, by the settings and the models alone.
-        num_wide: Decisions of rows and searches over the whole vocabulary so far. For tests, as the next.
-        num_waits: Refills that one of them waited.
+        num_waits: Refills that a wide decision waited so far. For tests.
     """
 
     towers: CachedCocaTowers
@@ -89,10 +101,14 @@ class StaticEngine(CachedEngine):
         """As `CachedEngine`."""
         super().__init__(towers, *arguments, **named)
         self.shape = caption_slots(towers.blocks, self._config)
-        # The slots of texts that are scored.
+        # Texts that are scored take about the memory of captions.
         of_texts = SlotShape(0, 0, _CROPS_A_TEXT, 0, 0, towers.max_prefix_length)
-        self._texts = _filled(towers.blocks, of_texts, 1, self._config)
-        self.num_wide = self.num_waits = 0
+        num_bytes, of_a_grain = (_num_bytes(towers.blocks, each) for each in (self.shape, _scaled(of_texts, 1, 1)))
+        self._texts = _scaled(of_texts, -(-num_bytes // of_a_grain), 1)
+        # 1 is meant for the tree.
+        if self._config.crops_together > 1:
+            self.crops_together = self._config.crops_together
+        self.num_waits = 0
         # Decoder and reader share this memory. Recorded steps use its addresses, so they are dropped with it.
         self._memory: CacheMemory | None = None
         self._decoder: StaticDecoder | None = None
@@ -143,6 +159,7 @@ class StaticEngine(CachedEngine):
         found = self._decoder.decode(self._targets(others), rows.uniform, np.asarray(searched, np.int64), tokens)
         self.towers.num_pairs += found.num_pairs
         self.towers.num_asked += found.num_needed
+        self.num_decisions += found.num_decisions
         self.num_wide += found.num_wide
         self.num_waits += found.num_waits
         return found.captions.__getitem__, found.beams.__getitem__

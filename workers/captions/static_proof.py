@@ -25,6 +25,7 @@ from pseudoris.workers.captions.cached_towers import CocaBlocks
 from pseudoris.workers.captions.captioner import coca_engine
 from pseudoris.workers.captions.decoding_rules import ImageCrops
 from pseudoris.workers.captions.recorded_step import launched
+from pseudoris.workers.captions.static_engine import num_slots
 from pseudoris.workers.captions.vocabulary_logits import SpecialTokens
 from pseudoris.workers.checkpoints.openclip import build_from_config, read_model_config
 from pseudoris.workers.device import compute_dtype, prepare_device
@@ -38,8 +39,8 @@ _CROPS, _IMAGE_TOKENS = 5, 80
 # Captions of up to eight tokens, and logits times eight: rounding then changed 11 to 16 of 88 captions in bfloat16, and
 # none in float32 (`tiny` on a CPU, four and two models). A fault changes nearly all, so half of them must be equal.
 _MIN_LENGTH, _MAX_LENGTH, _SURENESS = 4, 8, 8.0
-# The short proof has caches of these bytes, the whole one about as many rows as the run.
-_SHORT_BYTES: Final = 2**26
+# Of the short proof; the whole one has the slots of the run.
+_SHORT: Final = {"slots": 64, "crops_together": 16}
 
 
 def fault_of_fixed_shapes(captions: CaptionsConfig, compute: ComputeConfig, *, is_short: bool = False) -> str:
@@ -53,23 +54,22 @@ def fault_of_fixed_shapes(captions: CaptionsConfig, compute: ComputeConfig, *, i
     """
     device, dtype = prepare_device(compute), compute_dtype(compute)
     config = read_model_config(captions.architecture, is_captioner=True)
-    least, layers = _LAYERS["multimodal_cfg"], config["multimodal_cfg"].get("layers", 12)
-    num_bytes = min(captions.cache_bytes * least // layers, _SHORT_BYTES if is_short else captions.cache_bytes)
     longest = min(captions.max_length, _MAX_LENGTH)
     lengths = {"min_length": min(_MIN_LENGTH, longest), "max_length": longest}
-    few = captions.model_copy(update={**lengths, "cache_bytes": num_bytes})
+    shapes = _SHORT if is_short else {"slots": num_slots(captions, compute)}
+    few = captions.model_copy(update={**lengths, **shapes})
     try:
         model = _random_model(config).to(device, dtype)
         kernels = _kernel_faults(CocaBlocks(model), captions.max_length - 1)
         with torch.inference_mode():
             return next(chain(kernels, _decoding_faults(model, few, is_short=is_short)), "")
+    except ConfigError:
+        raise
+    # The device may still be used: slots stand still, because a step is wrong.
+    except BrokenDeviceError as error:
+        return str(error)
     # Compilers, drivers and libraries may raise anything.
     except Exception as error:
-        if isinstance(error, ConfigError):
-            raise
-        # The device may still be used: slots stand still, because a step is wrong.
-        if isinstance(error, BrokenDeviceError):
-            return str(error)
         if is_broken_device(error):
             raise BrokenDeviceError(row_kernels.in_one_line(error)) from error
         return row_kernels.in_one_line(error)

@@ -88,10 +88,12 @@ def held_pixels() -> Iterator[None]:
 def prefetched_pixels(images: Sequence[ShardImage], device: torch.device) -> Iterator[Decode]:
     """Yield a function that returns the pixels of one of `images`, and starts decoding the next ones in threads.
 
-    Pixels are (H, W, 3) uint8 RGB; other stages may get the same array, so nobody writes into it. On a CPU nothing is
-    decoded before it is requested, because it would take cores from the models. If an image fails to decode, the
-    function raises when that image is requested, like `decode_proven`; a second request decodes it again.
+    Quarantined images are not decoded ahead. Pixels are (H, W, 3) uint8 RGB; other stages may get the same array, so
+    nobody writes into it. On a CPU nothing is decoded before it is requested, because it would take cores from the
+    models. If an image fails to decode, the function raises when that image is requested, like `decode_proven`; a
+    second request decodes it again.
     """
+    images = [image for image in images if not image.failure]
     place_of = {image.image_id: place for place, image in enumerate(images)}
     with nullcontext(_SHARED[0]) if _SHARED else _opened(is_shared=False) as pixels:
 

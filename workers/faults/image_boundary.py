@@ -55,6 +55,8 @@ class _Records(BaseModel):
 class _Figures(BaseModel):
     seconds: dict[str, float]
     long_texts: int
+    decisions: int
+    wide_decisions: int
 
 
 class ImageBoundary:
@@ -120,11 +122,17 @@ class ImageBoundary:
         if before.failure is not None:
             return before
         try:
-            if len(found) != 1:
-                raise ValueError(f"the image {len(found)} times")
-            return self._checked(before, found[0])
+            _require(len(found) == 1, f"the image {len(found)} times")
+            done = replace(before, **vars(_Records.model_validate(found[0], from_attributes=True)))
+            if done.failure is not None:
+                _require(done.failure.reason in FAILURE_REASONS, f"the unknown reason {done.failure.reason!r}")
+                done = before.quarantined(replace(done.failure, stage=self._name))
+            elif done.masks != before.masks:
+                _check_masks(done)
+            _check_expressions(done, is_scored=self._is_scored)
         except _OUTPUT_ERRORS as error:
             return self._refused(before, error)
+        return done
 
     def _held_by_tables(self, before: Sequence[ShardImage], after: tuple[ShardImage, ...]) -> tuple[ShardImage, ...]:
         """Return the images `after`; one with what no type of the tables holds is quarantined (a lone surrogate)."""
@@ -142,16 +150,6 @@ class ImageBoundary:
         message = f"the {self._name} stage returned {_told(error)}"
         logger.warning("image %s (%s): %s", before.image_id, before.key, message)
         return before.quarantined(Failure(self._name, BAD_OUTPUT, message))
-
-    def _checked(self, before: ShardImage, after: ShardImage) -> ShardImage:
-        done = replace(before, **vars(_Records.model_validate(after, from_attributes=True)))
-        if done.failure is not None:
-            _require(done.failure.reason in FAILURE_REASONS, f"the unknown reason {done.failure.reason!r}")
-            done = before.quarantined(replace(done.failure, stage=self._name))
-        elif done.masks != before.masks:
-            _check_masks(done)
-        _check_expressions(done, is_scored=self._is_scored)
-        return done
 
 
 def refuse_one_fault(failures: Sequence[Failure | None], reason: str) -> None:

@@ -11,7 +11,7 @@ import logging
 import sys
 import time
 import traceback
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Final
 
 from pseudoris.primitives.errors import ImageError, PseudorisError
@@ -26,7 +26,7 @@ BAD_OUTPUT: Final = "bad_output"
 _MEMORY_WORDS: Final = ("out of memory", "_ALLOC_FAILED", "allocate memory", "allocate pinned memory", "std::bad_alloc")
 _DEVICE_WORDS: Final = ("CUDA", "cuDNN", "CUBLAS", "cublas")
 # Exceptions of these modules come from `compute.is_compiled`, if the machine lacks a compiler. No image is to blame.
-COMPILERS: Final = ("torch._dynamo", "torch._inductor", "triton.")
+_COMPILERS: Final = ("torch._dynamo", "torch._inductor", "triton.")
 
 
 def may_blame_image(error: Exception) -> bool:
@@ -35,9 +35,9 @@ def may_blame_image(error: Exception) -> bool:
     Errors of files, memory, the accelerator, its libraries or the compiler never are, nor errors that the project
     raises on purpose. Those end the attempt: the shard runs again elsewhere, or the run stops.
     """
-    if isinstance(error, OSError | PseudorisError) or type(error).__module__.startswith(COMPILERS):
+    if isinstance(error, OSError | PseudorisError):
         return False
-    return not is_out_of_memory(error) and not is_broken_device(error) and not is_of_gpu_libraries(error)
+    return not is_out_of_memory(error) and not is_broken_device(error) and not is_of_libraries(error)
 
 
 def is_out_of_memory(error: BaseException) -> bool:
@@ -49,19 +49,21 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 def is_broken_device(error: BaseException) -> bool:
     """Return whether the accelerator failed for another reason than memory: its process cannot be used any further."""
-    if is_out_of_memory(error):
+    if is_out_of_memory(error) or type(error).__module__.startswith(_COMPILERS):
         return False
     return isinstance(error, _torch_error("AcceleratorError")) or (
         isinstance(error, RuntimeError) and any(word in str(error) for word in _DEVICE_WORDS)
     )
 
 
-def is_of_gpu_libraries(error: BaseException) -> bool:
-    """Return whether torch, a library below it, or Triton raised an error in a process that uses a GPU.
+def is_of_libraries(error: BaseException) -> bool:
+    """Return whether a compiler raised an error, or on a GPU torch, a library below it, or Triton.
 
     Cards, drivers and versions word their errors differently, so the place counts and not the text. A RuntimeError that
     no `raise` statement of Python raised comes out of C++.
     """
+    if type(error).__module__.startswith(_COMPILERS):
+        return True
     torch, last = sys.modules.get("torch"), error.__traceback__
     if torch is None or last is None or not torch.cuda.is_initialized():
         return False
@@ -113,7 +115,13 @@ def apply_to_groups(
     """
     started = time.perf_counter()
     done: dict[int, ShardImage] = {}
-    for group in _groups([image for image in shard.images if not image.failure], fits):
+    waiting = [image for image in shard.images if not image.failure]
+    while waiting:
+        size = 1
+        # Asked group by group, because what fits may be less after memory has run out.
+        while size < len(waiting) and fits(waiting[: size + 1]):
+            size += 1
+        group, waiting = waiting[:size], waiting[size:]
         done |= zip([image.position for image in group], guarded(group, stage, work), strict=True)
     images = tuple(done.get(image.position, image) for image in shard.images)
     return shard.with_images(images).with_seconds(stage, time.perf_counter() - started)
@@ -144,19 +152,6 @@ def together_or_fewer(
         message = "%d images do not fit into the GPU's memory together: continuing with %d, which changes no result"
         logger.warning(f"{message}; to make room, lower %s in a new run", len(few), most, lower)
     return done
-
-
-def _groups(
-    images: Sequence[ShardImage], fits: Callable[[Sequence[ShardImage]], bool]
-) -> Iterator[Sequence[ShardImage]]:
-    group: list[ShardImage] = []
-    for image in images:
-        if group and not fits([*group, image]):
-            yield group
-            group = []
-        group.append(image)
-    if group:
-        yield group
 
 
 def guarded(

@@ -66,8 +66,12 @@ class SubprocessStages:
             TransientError: A stage raised an error that is not an image's fault: of files, of the machine, or a bug.
             PseudorisError: A stage raised one.
         """
-        child = self._running_child()
-        stage: str | None = None
+        if self._child is None:
+            try:
+                self._child = start_child(_MAIN, ",".join(self._names), self._config.model_dump_json())
+            except OSError as error:
+                raise NoSubprocessError(f"no subprocess can be started: {error}") from error
+        child, stage = self._child, None
         try:
             send(cast("IO[bytes]", child.stdin), shard)
             while True:
@@ -82,14 +86,6 @@ class SubprocessStages:
             raise ChildDiedError(stage, self._reap()) from None
         self._reap()
         raise answer
-
-    def _running_child(self) -> subprocess.Popen[bytes]:
-        if self._child is None:
-            try:
-                self._child = start_child(_MAIN, ",".join(self._names), self._config.model_dump_json())
-            except OSError as error:
-                raise NoSubprocessError(f"no subprocess can be started: {error}") from error
-        return self._child
 
     def _reap(self) -> int:
         child, self._child = self._child, None

@@ -7,6 +7,7 @@ first try, unless `placement.allow_degraded` lets it halve them.
 from __future__ import annotations
 
 import logging
+import math
 import time
 from collections.abc import Mapping
 from contextlib import nullcontext
@@ -23,10 +24,9 @@ from pseudoris.workers.faults.freed_memory import free_memory
 from pseudoris.workers.faults.image_boundary import refuse_one_fault
 from pseudoris.workers.faults.quarantine import (
     BAD_OUTPUT,
-    COMPILERS,
     STAGE_ERROR,
     is_broken_device,
-    is_of_gpu_libraries,
+    is_of_libraries,
     is_out_of_memory,
 )
 from pseudoris.workers.faults.subprocess_stages import ChildDiedError, ChildOutOfMemoryError, SubprocessStages
@@ -46,17 +46,12 @@ _TILES: Final[Mapping[str, Mapping[str, int]]] = {
     stages.STAGE_CAPTION: {"cache_bytes": 2**20, "crops_together": 1},
     stages.STAGE_FILTER: {"batch_size": 1},
 }
+# In fixed shapes tiles are halved so often at most.
+_MAX_HALVINGS: Final = 2
 
 
 class FaultTolerantStages:
-    """The stages of one process, with models loaded once, and with subprocesses that handle faults.
-
-    - An image on which a stage raises gets one more try in a fresh subprocess. It is saved there, or quarantined.
-    - If a shard keeps killing its process, its images are tested one by one in a subprocess to find the cause.
-    - If fixed shapes fail, the shard is set aside, or with `placement.allow_degraded` the tree captions it.
-    - If memory runs out, caches are dropped and the same tiles run once more in a fresh subprocess. If that fails, the
-      run stops, or with `placement.allow_degraded` the tiles are halved.
-    """
+    """The stages of one process, with models loaded once, and with subprocesses for what fails in it."""
 
     def __init__(self, names: tuple[str, ...], config: RunConfig) -> None:
         """Load the models of `names`, in stage order. Raises: ConfigError: A model cannot be loaded."""
@@ -101,12 +96,11 @@ class FaultTolerantStages:
             # Of a shard that was computed with smaller tiles, only the same tiles give the bytes again.
             done = None if lowered else stage(shard)
         except Exception as error:
-            is_of_compiler = type(error).__module__.startswith(COMPILERS)
-            if is_broken_device(error) and not is_of_compiler:
+            if is_broken_device(error):
                 raise BrokenDeviceError(f"the accelerator failed in stage {kind.name}: {error}") from error
             if is_out_of_memory(error):
                 logger.warning("stage %s ran out of memory on shard %d: %s", kind.name, shard.shard, error)
-            elif is_of_compiler or is_of_gpu_libraries(error):
+            elif is_of_libraries(error):
                 lowered = self._without_fixed_shapes(kind, shard, error)
             else:
                 raise
@@ -122,16 +116,9 @@ class FaultTolerantStages:
             TransientError: There is none.
             ConfigError: It needs `placement.allow_degraded`.
         """
-        config = self._config
-        has_other = kind.name == stages.STAGE_CAPTION and config.captions.engine == "coca"
-        if has_other:
-            # Imported here, because most processes that import this module load no captioner.
-            from pseudoris.workers.captions.decoder_choice import chosen_decoder
-
-            has_other = chosen_decoder(config.captions, config.compute).is_static
-        if not has_other:
+        if not self._has_fixed_shapes(kind):
             raise TransientError(f"stage {kind.name} cannot be compiled or run here: {error}") from error
-        if not config.placement.allow_degraded:
+        if not self._config.placement.allow_degraded:
             raise ConfigError(
                 f"captions in fixed shapes failed on shard {shard.shard} ({type(error).__name__}: {error}): set "
                 "captions.decoder=tree in a new run, or pass --allow-degraded, by which the tree captions such shards"
@@ -139,9 +126,20 @@ class FaultTolerantStages:
         logger.warning("captions in fixed shapes failed on shard %d, the tree takes over: %s", shard.shard, error)
         return {"decoder": "tree"}
 
+    def _has_fixed_shapes(self, kind: StageKind) -> bool:
+        captions, compute = self._config.captions, self._config.compute
+        if kind.name != stages.STAGE_CAPTION or captions.engine != "coca":
+            return False
+        # Imported here, because most processes that import this module load no captioner.
+        from pseudoris.workers.captions.decoder_choice import chosen_decoder
+
+        return chosen_decoder(captions, compute)[0] == "static"
+
     def _run_with_less_memory(self, kind: StageKind, shard: Shard, halved: Mapping[str, Any]) -> Shard:
         free_memory()
         config, lowered = self._config, dict(shard.degraded)
+        is_static = halved.get("decoder") != "tree" and self._has_fixed_shapes(kind)
+        num_left = _MAX_HALVINGS if is_static else math.inf
         while True:
             lowered |= {f"{kind.section}.{name}": value for name, value in halved.items()}
             config = config.model_copy(update={kind.section: kind.settings(config).model_copy(update=halved)})
@@ -151,9 +149,11 @@ class FaultTolerantStages:
             except ChildDiedError as death:
                 raise TransientError(f"{death}, on shard {shard.shard}, after memory had run out") from death
             except ChildOutOfMemoryError as error:
-                halved = _halved(config, kind)
+                tiles = _tiles(kind, config, is_static=is_static)
+                halved = _halved(tiles) if num_left else {}
                 if not self._config.placement.allow_degraded or not halved:
-                    raise ConfigError(_memory_message(kind, shard, config, can_halve=bool(halved))) from error
+                    raise ConfigError(_memory_message(kind, shard, tiles, can_halve=bool(halved))) from error
+                num_left -= 1
             logger.warning("shard %d continues with %s", shard.shard, halved)
 
     def _retry_raised(self, kind: StageKind, before: Shard, after: Shard) -> Shard:
@@ -223,12 +223,11 @@ def retry_in_subprocess(shard: Shard, image: ShardImage, child: SubprocessStages
             return child(shard.with_images((image,))).images[0]
         except ChildOutOfMemoryError as error:
             raise NoSubprocessError(f"no memory for a subprocess with image {image.key}: {error}") from error
-        except BrokenDeviceError as error:
-            # The image is probably not to blame, but the log should name it.
-            logger.warning("with image %s alone: %s", image.key, error)
-            raise
-        except ChildDiedError as death:
+        except (BrokenDeviceError, ChildDiedError) as death:
+            # The image may not be to blame, but the log should name it.
             logger.warning("with image %s alone: %s", image.key, death)
+            if isinstance(death, BrokenDeviceError):
+                raise
             if death.stage is None:
                 raise NoSubprocessError(
                     f"the subprocess ended with status {death.status} while it loaded the models; its log says why"
@@ -247,18 +246,31 @@ def retry_in_subprocess(shard: Shard, image: ShardImage, child: SubprocessStages
                 has_died = True
 
 
-def _halved(config: RunConfig, kind: StageKind) -> dict[str, Any]:
-    """Return the stage's tile settings halved; empty if all are at their smallest."""
+def _tiles(kind: StageKind, config: RunConfig, *, is_static: bool) -> dict[str, tuple[int, int]]:
+    """Return what the stage's tile settings are, and what each may be lowered to."""
     settings = kind.settings(config)
-    now = {name: (getattr(settings, name), least) for name, least in _TILES[kind.name].items()}
-    return {name: max(value // 2, least) for name, (value, least) in now.items() if value > least}
+    tiles = {name: (getattr(settings, name), least) for name, least in _TILES[kind.name].items()}
+    if is_static:
+        from pseudoris.workers.captions.static_engine import StaticEngine, num_slots
+
+        # 1 is meant for the tree.
+        together = settings.crops_together if settings.crops_together > 1 else StaticEngine.crops_together
+        tiles |= {"crops_together": (together, 2), "slots": (num_slots(settings, config.compute), 64)}
+    return tiles
 
 
-def _memory_message(kind: StageKind, shard: Shard, config: RunConfig, *, can_halve: bool) -> str:
-    settings = kind.settings(config)
-    tiles = ", ".join(f"{kind.section}.{name} (now {getattr(settings, name)})" for name in _TILES[kind.name])
+def _halved(tiles: Mapping[str, tuple[int, int]]) -> dict[str, Any]:
+    """Return the tile settings halved; empty if all are at their smallest."""
+    halved = {name: max(value // 2, least) for name, (value, least) in tiles.items() if value > least}
+    if "slots" in halved:
+        halved["slots"] -= halved["slots"] % tiles["slots"][1]
+    return halved
+
+
+def _memory_message(kind: StageKind, shard: Shard, tiles: Mapping[str, tuple[int, int]], *, can_halve: bool) -> str:
+    named = ", ".join(f"{kind.section}.{name} (now {value})" for name, (value, _) in tiles.items())
     remedy = " (they are part of a run's identity), or pass --allow-degraded" if can_halve else ""
     return (
         f"the {kind.name} stage ran out of memory on shard {shard.shard}, and again in a fresh process: give its actor "
-        f"more memory, or lower {tiles} in a new run{remedy}"
+        f"more memory, or lower {named} in a new run{remedy}"
     )

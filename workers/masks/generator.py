@@ -15,7 +15,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
-from itertools import pairwise
 
 import numpy as np
 import torch
@@ -88,9 +87,10 @@ def measured(
 _EDGE_TOLERANCE_PX = 20
 # This many bytes of logits are upsampled at once. On a CPU they fit into its caches. Results do not depend on it.
 _UPSAMPLE_BYTES = {"cpu": 8 * 2**20, "cuda": 2**30}
-# A batch on a GPU holds at most `_MOST_IMAGES` images, and `_HELD_BYTES` bytes of what prompts made of them: 128 MiB
-# for each of `points_per_batch`, which a smaller card has less of. The number of images changes no bit.
-_MOST_IMAGES, _HELD_BYTES, _HELD_A_POINT = 16, 8 * 2**30, 128 * 2**20
+# A batch on a GPU holds at most `_MOST_IMAGES` images. For each of `points_per_batch`, which a smaller card has less
+# of, but for `_MOST_POINTS` at most, it holds `_HELD_A_POINT` bytes of what prompts made of images, and upsamples
+# `_UPSAMPLED_A_POINT` bytes of logits at once. None of it changes a bit.
+_MOST_IMAGES, _MOST_POINTS, _HELD_A_POINT, _UPSAMPLED_A_POINT = 16, 64, 128 * 2**20, 32 * 2**20
 # Pixels that share an edge or a corner belong to one region.
 _EIGHT_NEIGHBOURS = np.ones((3, 3), dtype=np.int8)
 
@@ -131,12 +131,12 @@ class MaskGenerator:
             found.append(self._merged(parts, of_image))
         codes, proposals = batch.codes(np.concatenate([each.bits[:, 0] for each in found])), []
         for each in found:
-            counts, scores = [codes[row] for row in each.bits[:, 0].tolist()], (each.predicted_iou, each.stability)
+            counts = [codes[row] for row in each.bits[:, 0].tolist()]
             if self._config.min_mask_region_area and counts:
                 bits = [pack_bits(torch.from_numpy(rle.decode([one], each.size))) for one in counts]
                 proposals.append(self._encoded(replace(each, bits=torch.cat(bits))))
             else:
-                proposals.append(Proposals.of_masks(each.size, counts, *(score.numpy() for score in scores)))
+                proposals.append(Proposals.of_masks(each.size, counts, *to_host(each.predicted_iou, each.stability)))
         return proposals
 
     @torch.inference_mode()
@@ -264,8 +264,7 @@ class SamProposer:
 
     def __call__(self, shard: Shard) -> Shard:
         """Return the shard with `masks` set on every image that is not quarantined; () if no mask survives."""
-        sound = [image for image in shard.images if not image.failure]
-        with prefetched_pixels(sound, self._device) as decode:
+        with prefetched_pixels(shard.images, self._device) as decode:
             return apply_to_groups(shard, STAGE_PROPOSE, partial(self._propose, decode), fits=self._fits)
 
     def _fits(self, images: Sequence[ShardImage]) -> bool:
@@ -279,12 +278,8 @@ class SamProposer:
         ]
 
 
-# A `MaskBatch` upsamples this many bytes of logits at once, or less on a smaller card. Results do not depend on it.
-_BATCH_BYTES, _BATCH_A_POINT = 2 * 2**30, 32 * 2**20
-
-
 def _held_points(model: PromptableSam, config: MasksConfig) -> int:
-    return min(_HELD_BYTES, config.points_per_batch * _HELD_A_POINT) // model.bytes_a_point
+    return min(_MOST_POINTS, config.points_per_batch) * _HELD_A_POINT // model.bytes_a_point
 
 
 class MaskBatch:
@@ -292,8 +287,8 @@ class MaskBatch:
 
     The CPU waits for it three times, whatever the images hold: it reads what SAM predicts of all masks, then areas and
     boxes of those above the threshold, and last the few masks that survive the rules of the generator. Until then masks
-    stay on the GPU, as SAM's low-resolution logits. What prompts made of images is held until predictions are read, so
-    where memory is short, or an image has many crops, they are read more often.
+    stay on the GPU, as SAM's low-resolution logits, a row each. What prompts made of images is held until predictions
+    are read, so where memory is short, or an image has many crops, they are read more often.
     """
 
     def __init__(
@@ -309,54 +304,45 @@ class MaskBatch:
         self._places = [(image, *crop) for image, of_image in zip(images, crops, strict=True) for crop in of_image]
         pixels = [np.ascontiguousarray(image[y0:y1, x0:x1]) for image, (x0, y0, x1, y1), _ in self._places]
         self._encoded = list(model.encode(pixels))
-        # Of each crop, the logits (K, h, w) and predicted IoU (K,) of the masks above the threshold.
-        found = [(list[torch.Tensor](), list[NDArray[np.float32]]()) for _ in self._places]
-        held: list[tuple[int, Answers]] = []
-        num_points, most_points = 0, _held_points(model, config)
+        held, num_points = list[tuple[int, Answers]](), 0
+        parts: list[tuple[int, list[torch.Tensor], NDArray[np.float32]]] = []
         for number, (crop, (*_, layer)) in enumerate(zip(self._encoded, self._places, strict=True)):
             for answers in model.ask(crop, grids[layer], config.points_per_batch):
-                if held and num_points + len(answers.predicted_iou) > most_points:
-                    self._keep(held, found)
+                if held and num_points + len(answers.predicted_iou) > _held_points(model, config):
+                    parts += self._kept(held)
                     num_points = 0
                 held.append((number, answers))
                 num_points += len(answers.predicted_iou)
                 del answers
-        self._keep(held, found)
-        self._low = [torch.cat(logits) for logits, _ in found]
-        self._predicted_iou = [torch.from_numpy(np.concatenate(predicted)) for _, predicted in found]
-        ends = np.cumsum([0, *map(len, self._low)])
-        self._rows = [np.arange(start, end) for start, end in pairwise(ends.tolist())]
-        self._num_changes: dict[int, int] = {}
+        parts += self._kept(held)
+        numbers, logits, predicted = zip(*parts, strict=True)
+        self._low = torch.cat([part for of_pass in logits for part in of_pass])
+        self._predicted_iou = torch.from_numpy(np.concatenate(predicted))
+        of_row = np.repeat(numbers, [len(iou) for iou in predicted])
+        self._rows = [np.flatnonzero(of_row == number) for number in range(len(self._places))]
+        # Of each row, how often its mask changes along the columns; `measured` reads it.
+        self._num_changes = np.zeros(0, dtype=np.int64)
 
-    def _keep(
-        self,
-        held: list[tuple[int, Answers]],
-        found: Sequence[tuple[list[torch.Tensor], list[NDArray[np.float32]]]],
-    ) -> None:
-        """Make the masks whose predicted IoU is above the threshold, by the number of their crop; empty `held`."""
+    def _kept(self, held: list[tuple[int, Answers]]) -> Iterator[tuple[int, list[torch.Tensor], NDArray[np.float32]]]:
+        """Yield the masks whose predicted IoU is above the threshold, with the number of their crop; empty `held`."""
         least = self._config.pred_iou_thresh
-        predicted = to_host(*[answers.predicted_iou for _, answers in held])
-        for iou in predicted:
+        for iou in to_host(*[answers.predicted_iou for _, answers in held]):
             number, answers = held.pop(0)
             kept = iou > least if least > 0 else np.ones_like(iou, dtype=np.bool_)
-            logits, of_crop = found[number]
-            logits += self._model.masks(answers, kept)
-            of_crop.append(iou[kept])
+            yield number, list(self._model.masks(answers, kept)), iou[kept]
 
     def measured(self) -> list[MaskCandidates]:
         """Return the masks of each crop that are stable enough, in host memory; none is empty."""
         parts = [self._figures(logits) for _, _, logits in self._upsampled(self._rows)]
         figures = torch.from_numpy(to_host(torch.cat(parts))[0] if parts else np.zeros((0, 7), dtype=np.int64))
-        self._num_changes = dict(zip(np.concatenate(self._rows).tolist(), figures[:, 2].tolist(), strict=True))
-        found = []
-        of_crops = torch.split(figures, [len(rows) for rows in self._rows])
-        for crop, rows, iou, of_crop in zip(self._encoded, self._rows, self._predicted_iou, of_crops, strict=True):
-            stability, is_kept = of_crop[:, 0] / of_crop[:, 1], of_crop[:, 2] > 0
-            if self._config.stability_score_thresh > 0:
-                is_kept &= stability >= self._config.stability_score_thresh
-            every = MaskCandidates(crop.size, torch.from_numpy(rows)[:, None], of_crop[:, 3:], iou, stability)
-            found.append(every.take(is_kept))
-        return found
+        self._num_changes = figures[:, 2].numpy()
+        stability, is_kept = figures[:, 0] / figures[:, 1], figures[:, 2] > 0
+        if self._config.stability_score_thresh > 0:
+            is_kept &= stability >= self._config.stability_score_thresh
+        columns = torch.arange(len(figures))[:, None], figures[:, 3:], self._predicted_iou, stability
+        kept = [of_crop[is_kept[of_crop]] for of_crop in map(torch.from_numpy, self._rows)]
+        sizes = [crop.size for crop in self._encoded]
+        return [MaskCandidates(size, *columns).take(rows) for size, rows in zip(sizes, kept, strict=True)]
 
     def _figures(self, logits: torch.Tensor) -> torch.Tensor:
         """Return the areas of both stability thresholds, the changes along the columns, and the boxes, (N, 7) int64."""
@@ -366,29 +352,27 @@ class MaskBatch:
 
     def _upsampled(self, rows: Sequence[rle.Int64Array]) -> Iterator[tuple[int, rle.Int64Array, torch.Tensor]]:
         """Yield a crop, some of its rows, and their logits (N, H, W) float32 at its size: as many at once as fit."""
-        in_crops = [of_crop - every[:1] for of_crop, every in zip(rows, self._rows, strict=True)]
-        on_gpu, first = to_device(np.concatenate(in_crops), self._encoded[0].embedding.device), 0
+        on_gpu, first = to_device(np.concatenate(rows), self._low.device), 0
+        allowed = min(_MOST_POINTS, self._config.points_per_batch) * _UPSAMPLED_A_POINT
         for number, (crop, of_crop) in enumerate(zip(self._encoded, rows, strict=True)):
             # The image's pixels are counted too, because `codes` makes masks of its size, which may exceed the crop's.
             height, width, _ = self._places[number][0].shape
-            allowed = min(_BATCH_BYTES, self._config.points_per_batch * _BATCH_A_POINT)
             step = max(1, allowed // (4 * max(self._model.side**2, height * width)))
             for start in range(0, len(of_crop), step):
                 some = of_crop[start : start + step]
-                low = self._low[number][on_gpu[first : first + len(some)]].float()
+                low = self._low[on_gpu[first : first + len(some)]].float()
                 first += len(some)
                 yield number, some, self._model.upsample(low, crop)
 
     def codes(self, rows: rle.Int64Array) -> dict[int, str]:
         """Return the run-length codes of masks by their rows, in the frames of their images."""
         sent, parts = [], []
-        chosen = [of_crop[np.isin(of_crop, rows)] for of_crop in self._rows]
-        for number, some, logits in self._upsampled(chosen):
+        for number, some, logits in self._upsampled([of_crop[np.isin(of_crop, rows)] for of_crop in self._rows]):
             image, (x0, y0, x1, y1), _ = self._places[number]
             masks = F.pad(logits > MASK_THRESHOLD, (x0, image.shape[1] - x1, y0, image.shape[0] - y1))
             # In a larger frame a mask may have two more changes a column, at the crop's edges. `most` must count them.
             further = 2 * (x1 - x0) * len(some) if masks.shape != logits.shape else 0
-            most = further + sum(self._num_changes[row] for row in some.tolist())
+            most = further + int(self._num_changes[some].sum())
             sent.append(torch.nonzero_static(rle.changes(masks).flatten(), size=most, fill_value=-1)[:, 0])
             parts.append((some, masks[0].numel()))
         found: dict[int, str] = {}

@@ -44,8 +44,6 @@ from pseudoris.workers.masks.proposals import Kept, Proposals, reduce_proposals
 
 logger = logging.getLogger(__name__)
 
-Entry = Mapping[str, Any]
-
 _PARQUET_MAGIC = b"PAR1"
 _NAME_COLUMNS = ("image_id", "key", "file_name")
 _MASK_COLUMNS = ("segmentation", "box_xyxy_px")
@@ -144,7 +142,7 @@ def _from_coco_json(data: bytes, where: str, min_score: float) -> InstanceTable:
 
 
 def _names(
-    annotations: list[Any], images: Mapping[int | str, Entry], where: str, min_score: float
+    annotations: list[Any], images: Mapping[int | str, Mapping[str, Any]], where: str, min_score: float
 ) -> Iterator[tuple[int, str]]:
     for row, annotation in enumerate(annotations):
         image = annotation.get("image_id") if isinstance(annotation, dict) else None

@@ -80,7 +80,7 @@ class SamCrossAttention:
 
     def read(self, placed: torch.Tensor, image: torch.Tensor, position_keys: torch.Tensor) -> torch.Tensor:
         """Return the tokens' attention to images (n, L, C), one per prompt, whose positions have these keys."""
-        scores = self._scores(self._heads_first(self._q(placed)), self._k_by_head, image, position_keys, len(image))
+        scores = self._scores(self._q(placed), self._k_by_head, image, position_keys)
         mixed = torch.bmm(_softmax(scores, 2), image)
         mixed = mixed.view(len(image), self._heads, -1, image.shape[2]).transpose(0, 1).flatten(1, 2)
         taken = torch.bmm(mixed, self._v_by_head.transpose(1, 2)).transpose(0, 1)
@@ -94,8 +94,7 @@ class SamCrossAttention:
 
         `queries` are those of the positions; of an image that is the same for all prompts, its own.
         """
-        by_head = self._heads_first(self._k(placed))
-        scores = self._scores(by_head, self._q_by_head, None if is_shared else image, queries, len(image))
+        scores = self._scores(self._k(placed), self._q_by_head, None if is_shared else image, queries)
         # For each head and pixel, attention sums to 1 over the tokens.
         attention = _softmax(scores.view(len(scores), self._heads, -1, scores.shape[2]), 2).flatten(1, 2)
         # Each token contributes this to a pixel, after the output projection. The projection's bias is split among the
@@ -104,14 +103,10 @@ class SamCrossAttention:
         return image.baddbmm_(attention.transpose(1, 2), self._prompts_first(outputs, len(tokens)))
 
     def _scores(
-        self,
-        by_head: torch.Tensor,
-        weight: torch.Tensor,
-        image: torch.Tensor | None,
-        position: torch.Tensor,
-        num_prompts: int,
+        self, tokens: torch.Tensor, weight: torch.Tensor, image: torch.Tensor | None, position: torch.Tensor
     ) -> torch.Tensor:
-        """Return tokens (H, n·T, d) times the projections of image, if any, and position, (n, H·T, L)."""
+        """Return tokens (n, T, H·d) times the projections of image, if any, and position, (n, H·T, L)."""
+        by_head, num_prompts = self._heads_first(tokens), len(tokens)
         if by_head.is_cuda:
             # One product of all heads writes the scores in their order. It multiplies each by the others' zeros.
             cut = by_head.view(self._heads, num_prompts, -1, self._width).permute(1, 2, 3, 0)
@@ -153,7 +148,7 @@ class Upscaling:
     its neighbours, so a few pixels can be computed at a time.
     """
 
-    def __init__(self, decoder: MaskDecoder, *, dtype: torch.dtype | None = None) -> None:
+    def __init__(self, decoder: MaskDecoder, dtype: torch.dtype | None) -> None:
         """Share the weights, which must not change afterwards; with a `dtype`, keep copies in it."""
         first, norm, self._activate, second, self._activate_again = decoder.output_upscaling
         self._norm_eps = norm.eps
@@ -280,7 +275,7 @@ class SamPromptDecoder:
         self._prompts = sam.prompt_encoder
         self._heads = sam.mask_decoder
         # On a GPU, where it moves most bytes, upscaling computes in `dtype` too.
-        self._upscaling = Upscaling(sam.mask_decoder, dtype=dtype if sam.device.type == "cuda" else None)
+        self._upscaling = Upscaling(sam.mask_decoder, dtype if sam.device.type == "cuda" else None)
         self._dtype = dtype
         transformer: TwoWayTransformer = sam.mask_decoder.transformer
         if dtype != torch.float32:
@@ -291,15 +286,7 @@ class SamPromptDecoder:
             self._final = SamCrossAttention(transformer.final_attn_token_to_image)
             self._final_keys = self._final.of_image("keys", self._position)
         self._final_norm: nn.LayerNorm = transformer.norm_final_attn
-        self._logit_size = tuple(4 * side for side in sam.prompt_encoder.image_embedding_size)
         self._own = torch.cat([self._heads.iou_token.weight, self._heads.mask_tokens.weight]).detach()
-
-    @property
-    def _num_fitting(self) -> int:
-        """As many prompts per pass as fit in with their images, attentions and logits; at least 1."""
-        (length, width), num_tokens, num_heads = self._position.shape, len(self._own) + 2, len(self._final_keys)
-        held = self._position.element_size() * length * (3 * width + 2 * num_heads * num_tokens)
-        return max(1, int(PROMPT_BYTES[self._position.device.type] // held))
 
     def share(self, embedding: torch.Tensor) -> SharedImage:
         """Return an image's encoding (C, h, w) float32 with the projections that all prompts share."""
@@ -331,7 +318,11 @@ class SamPromptDecoder:
 
     def ask(self, image: SharedImage, points_xy: torch.Tensor) -> Iterator[Answers]:
         """Yield the answers to points (P, 2), in order, in as many passes as memory asks for."""
-        prompt, step = self._prompt(points_xy), self._num_fitting
+        prompt = self._prompt(points_xy)
+        # A pass has as many prompts as fit in with their images, attentions and logits, but at least one.
+        (length, width), num_heads = self._position.shape, len(self._final_keys)
+        held = self._position.element_size() * length * (3 * width + 2 * num_heads * prompt.shape[1])
+        step = max(1, PROMPT_BYTES[prompt.device.type] // held)
         # The first layer updates the tokens of all prompts at once, while the image is still the same for all prompts.
         first = self._layers[0]
         tokens = first.attend_to_tokens(prompt, prompt)
@@ -366,18 +357,16 @@ class SamPromptDecoder:
         """Return the low-resolution logits (K, 4h, 4w) of the masks that are `kept`, (n, 3) bool."""
         needed = np.flatnonzero(kept.any(axis=1))
         if not len(needed):
-            return answers.predicted_iou.new_zeros((0, *self._logit_size), dtype=self._upscaling.dtype)
+            return answers.predicted_iou.new_zeros((0, *self._prompts.mask_input_size), dtype=self._upscaling.dtype)
         image = answers.image
         rows, of_rows = (to_device(index, image.device) for index in (needed, np.flatnonzero(kept[needed])))
         asked = slice(_FIRST_MASK_TOKEN + _FIRST_MULTIMASK, len(self._own))
         image = image[rows]
-        weights = self._mask_weights(self._finish(answers.tokens[rows], answers.prompt[rows], image, asked))
-        return self._upscaling(image.to(self._upscaling.dtype), weights).flatten(0, 1)[of_rows]
-
-    def _mask_weights(self, masks: torch.Tensor) -> torch.Tensor:
-        """Return the weights of the upscaled features for each mask token, (n, 3, C / 8)."""
+        finished = self._finish(answers.tokens[rows], answers.prompt[rows], image, asked)
         heads = self._heads.output_hypernetworks_mlps[_FIRST_MULTIMASK:]
-        return torch.stack([head(masks[:, number]) for number, head in enumerate(heads)], dim=1)
+        # Each mask token has a head of its own, which makes the weights of the upscaled features.
+        weights = torch.stack([head(finished[:, number]) for number, head in enumerate(heads)], dim=1)
+        return self._upscaling(image.to(self._upscaling.dtype), weights).flatten(0, 1)[of_rows]
 
     def _finish(self, tokens: torch.Tensor, prompt: torch.Tensor, image: torch.Tensor, asked: slice) -> torch.Tensor:
         """Return the tokens `asked` for after the final attention, (n, A, C)."""

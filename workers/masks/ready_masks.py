@@ -84,8 +84,7 @@ class ReadyProposer:
 
     def __call__(self, shard: Shard) -> Shard:
         """Return the shard with `masks` set on every image that is not quarantined; () where none survives."""
-        sound = [image for image in shard.images if not image.failure]
-        with prefetched_pixels(sound, self._device) as decode:
+        with prefetched_pixels(shard.images, self._device) as decode:
             return apply_to_images(shard, STAGE_PROPOSE, lambda image: self._propose(image, decode(image)))
 
     def _propose(self, image: ShardImage, pixels: NDArray[np.uint8]) -> ShardImage:
@@ -128,10 +127,9 @@ class ReadyMasks:
         rows = _rows(self._read(path, name), name, size)
         if len(rows) > (most := self._options.max_masks):
             raise _damaged(f"{name} holds {len(rows):,} masks, masks.options.max_masks allows {most:,}")
-        counts = [_counts(row, size, f"{name}: mask {number}") for number, row in enumerate(rows)]
-        scores = [
-            [_score(row, field, f"{name}: mask {number}") for field in _SCORES] for number, row in enumerate(rows)
-        ]
+        named = [(row, f"{name}: mask {number}") for number, row in enumerate(rows)]
+        counts = [_counts(row, size, where) for row, where in named]
+        scores = [[_score(row, field, where) for field in _SCORES] for row, where in named]
         return Proposals.of_masks(size, counts, *np.asarray(scores, dtype=np.float64).reshape(-1, len(_SCORES)).T)
 
     def _read(self, path: str, name: str) -> bytes:

@@ -263,8 +263,7 @@ class PromptableSam:
         """
         step = max(1, UPSCALED_BYTES["cuda"] // (2 * self.bytes_a_point))
         needed = np.flatnonzero(kept.any(axis=1))
-        for first in range(0, max(1, len(needed)), step):
-            some = needed[first : first + step]
+        for some in np.split(needed, range(step, len(needed), step)):
             of_part = np.zeros_like(kept)
             of_part[some] = kept[some]
             yield self._decode.masks(answers, of_part)

@@ -61,7 +61,15 @@ NO_ROWS = {
         *(f"{at}.weights.uri" for at in ("masks", "ppt:sam", "recipes:run.masks")),
     ),
     "the machine: what computes, and how much at once": (
-        *("compute.device", "compute.threads", "compute.is_compiled", "captions.decoder", "shards.*", "placement.*"),
+        *(
+            "compute.device",
+            "compute.threads",
+            "compute.is_compiled",
+            "captions.decoder",
+            "captions.slots",
+            "shards.*",
+            "placement.*",
+        ),
         *("masks.points_per_batch", "captions.cache_bytes", "captions.crops_together", "filtering.batch_size"),
         *("ppt:data.num_workers", "ppt:data.cache_bytes", "ppt:data.max_memory_bytes", "ppt:data.moved"),
         *("ppt:training.device", "ppt:training.num_devices", "ppt:training.num_threads", "ppt:data.on_bad_image"),

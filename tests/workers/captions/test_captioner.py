@@ -11,13 +11,16 @@ import torch
 from open_clip.constants import OPENAI_DATASET_MEAN, OPENAI_DATASET_STD
 
 from evidence.recipes.scene_shards import scene_image, scene_shard
+from pseudoris.files.location import RunLocation
 from pseudoris.images.pixels import decode_proven
 from pseudoris.primitives import rle
 from pseudoris.primitives.errors import ImageError
 from pseudoris.schemas.config import WeightsConfig
 from pseudoris.schemas.config_layers import load_config
 from pseudoris.schemas.ids import image_id
+from pseudoris.schemas.run_records import PlanEntry
 from pseudoris.schemas.shard import CaptionSample, MaskRecord, Shard, ShardImage
+from pseudoris.schemas.shard_blocks import block_to_shard, shard_to_block
 from pseudoris.schemas.stage_settings import ListeningConfig
 from pseudoris.synthworld.scenes import Split, make_scene
 from pseudoris.workers.captions import CocaCaptioner
@@ -30,10 +33,12 @@ from pseudoris.workers.captions.vocabulary_logits import Vocabulary
 from pseudoris.workers.checkpoints.openclip import load_clip
 from pseudoris.workers.crops.crops import grow_box
 from pseudoris.workers.filtering.clip_embedder import crop_format
-from tests.builders.coca import CONTEXT_LENGTH, SPECIAL, captions_config, image_crops, small_coca
+from pseudoris.workers.stages import STAGES
+from tests.builders.coca import CONTEXT_LENGTH, SPECIAL, captions_config, image_crops, narrow_config, small_coca
 from tests.builders.crops import plain_crop
 from tests.builders.images import encode
 from tests.builders.scene_runs import mask_records
+from tests.store.builders import commit_made, start_run
 
 WORDS = {1: "A Red circle . ", 2: "a red circle ", 3: " . ", 4: "a dog "}
 MASKS = [MaskRecord(f"00ab-000{n}", n, (4, 4), "", (0, 0, 1, 1), 1) for n in (2, 5)]
@@ -75,6 +80,23 @@ def shard_image(position, *, num_masks=3):
     key = f"{position}.png"
     records = mask_records(image_id(key), masks)
     return ShardImage(position, image_id(key), key, encode(pixels), height=SIDE, width=SIDE, masks=records)
+
+
+@pytest.mark.parametrize(("decoder", "wide"), [("static", 36), ("tree", 0)])
+def test_a_receipt_has_the_decisions_of_fixed_shapes_and_how_many_were_wide(tmp_path, decoder, wide):
+    on_cpu = ["compute.device=cpu", "placement.fused.num_gpus=0", "captions.max_length=5"]
+    config = narrow_config(tmp_path, *on_cpu, f"captions.decoder={decoder}")
+    shard = Shard(0, 0, (shard_image(0, num_masks=2), shard_image(1, num_masks=1)))
+    location = RunLocation.open(str(tmp_path / "run"))
+    entries = [PlanEntry(0, image.position, image.image_id, image.key) for image in shard.images]
+    header = start_run(location, entries)
+    stage = STAGES[1].build(config)
+    first = stage(shard)
+    receipt = commit_made(location, header, block_to_shard(shard_to_block(first)))
+    # Random weights have flat logits: all three tokens of the top-p rows are wide, of three masks in four crops.
+    assert receipt.wide_decisions == wide
+    assert (receipt.decisions > wide) == (decoder == "static")
+    assert stage(shard).decisions == first.decisions
 
 
 @pytest.fixture(scope="module")

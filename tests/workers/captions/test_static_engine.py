@@ -120,10 +120,22 @@ def test_beams_wider_than_the_top_logits_and_ties_are_decided_on_the_device():
     assert engine.num_wide > 0
 
 
+def test_slots_decide_the_bits_and_not_the_memory_that_was_there_for_them():
+    images = ragged((3, 5, 2), torch.float32)
+
+    def captions(**settings):
+        engine = static(small_coca(dtype=torch.float32), max_length=8, slots=128, **settings)
+        assert engine.shape.pairs == 128
+        return engine.generate_together(images)
+
+    assert captions() == captions(cache_bytes=2**26, crops_together=4)
+
+
 def living_bytes():
     """Return the bytes of all tensors that live."""
     gc.collect()
-    memories = (each.untyped_storage() for each in gc.get_objects() if isinstance(each, torch.Tensor))
+    tensors = (each for each in gc.get_objects() if isinstance(each, torch.Tensor) and each.layout == torch.strided)
+    memories = (each.untyped_storage() for each in tensors)
     return sum({memory.data_ptr(): memory.nbytes() for memory in memories}.values())
 
 

@@ -1,5 +1,6 @@
 """The proof of fixed shapes on a pretended GPU: that it holds, that it ends soon, and that each part of it can fail."""
 
+import json
 import re
 from unittest import mock
 
@@ -9,8 +10,11 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from pseudoris.primitives.errors import ConfigError
 from pseudoris.workers.captions import CocaCaptioner, decoder_choice, row_kernels
-from pseudoris.workers.captions.decoder_choice import DecoderChoice, chosen_decoder
+from pseudoris.workers.captions.cached_towers import CocaBlocks
+from pseudoris.workers.captions.decoder_choice import chosen_decoder
+from pseudoris.workers.captions.static_engine import caption_slots
 from pseudoris.workers.captions.static_proof import fault_of_fixed_shapes
+from pseudoris.workers.checkpoints.openclip import build_from_config
 from tests.builders.coca import narrow_config
 from tests.oracles.pretended_gpu import pretended_gpu
 from tests.oracles.pretended_graph import PretendedGraph
@@ -187,6 +191,32 @@ def test_what_a_kernel_raises_is_told_in_one_line(config, put):
     assert fault(config) == "RuntimeError: PassManager::run failed at 3"
 
 
+def test_the_whole_proof_has_as_many_slots_as_the_run_and_the_short_one_few(tmp_path, config, put):
+    path = tmp_path / "coca.json"
+    deep = json.loads(path.read_text())
+    deep["multimodal_cfg"]["layers"] = 6
+    path.write_text(json.dumps(deep))
+    captions = config.captions.model_copy(update={"cache_bytes": 2**28})
+    with torch.device("meta"):
+        of_run = caption_slots(CocaBlocks(build_from_config(deep)), captions)
+    seen = []
+
+    def attend(projected, *given):
+        if len(projected) != 65:
+            seen.append(len(projected))
+            raise RuntimeError("a step of decoding")
+        return row_kernels.plain_attend_newest(projected, *given)
+
+    put("attend_newest", attend)
+    for is_short in (False, True):
+        with pretended_gpu():
+            fault_of_fixed_shapes(captions, config.compute, is_short=is_short)
+    # The first attention of a step is of the text tower, over prefixes.
+    assert seen[0] == of_run.prefixes
+    assert of_run.pairs > 256
+    assert seen[1] < of_run.prefixes // 4
+
+
 class Counted(TorchDispatchMode):
     """Counts what the host launches, and programs that Triton would compile: by function, type and constants."""
 
@@ -242,22 +272,22 @@ def chosen(config, decoder, seed):
 @pytest.mark.slow
 @pytest.mark.usefixtures("a_compiler")
 def test_auto_is_fixed_shapes_where_the_proof_holds_and_a_process_proves_them_once(config, put):
-    assert chosen(config, "auto", 1) == DecoderChoice("static")
+    assert chosen(config, "auto", 1) == ("static", "")
     put("add_norm", norm_of_the_sum_alone)
-    assert chosen(config, "auto", 1) == DecoderChoice("static")
+    assert chosen(config, "auto", 1) == ("static", "")
 
 
 @pytest.mark.usefixtures("a_compiler")
 def test_auto_is_the_tree_and_one_sentence_where_the_proof_fails(config, put):
     put("attend_newest", stale)
-    choice = chosen(config, "auto", 2)
-    assert choice.name == "tree"
-    assert re.fullmatch("fixed shapes are off on this card: " + ATTENTION + "float32", choice.why)
+    name, why = chosen(config, "auto", 2)
+    assert name == "tree"
+    assert re.fullmatch("fixed shapes are off on this card: " + ATTENTION + "float32", why)
 
 
 def test_without_a_compiler_auto_is_the_tree_and_nothing_is_proven(config, put):
     put("add_norm", norm_of_the_sum_alone)
-    assert chosen(config, "auto", 3).why.startswith("fixed shapes are off on this card: Triton cannot compile for it (")
+    assert chosen(config, "auto", 3)[1].startswith("fixed shapes are off on this card: Triton cannot compile for it (")
 
 
 def test_a_captioner_in_fixed_shapes_is_refused_on_a_card_that_fails_the_short_proof(config, put):
