@@ -24,6 +24,7 @@ from pseudoris.primitives.errors import ConfigError
 from pseudoris.primitives.uris import writable
 from pseudoris.schemas.card_settings import AUTO, SLOTS
 from pseudoris.schemas.config import RunConfig, WeightsConfig
+from pseudoris.schemas.config_layers import as_begun
 from pseudoris.schemas.run_records import Identity, RunHeader
 from pseudoris.store.runs.extension import ExtensionTally, new_entries
 from pseudoris.store.runs.garbage import refuse_unexpected_files
@@ -224,7 +225,8 @@ def opened(source: str, out: str, config: RunConfig, options: RunOptions, on_eve
     # begun on another card gives way.
     held = {} if header is None or gives_way else header.config.model_dump()
     try:
-        return _opened(source, location, config.with_chosen(held), options, header, on_event)
+        begun = config if header is None or gives_way else as_begun(config, header.config)
+        return _opened(source, location, begun.with_chosen(held), options, header, on_event)
     except ConfigError:
         if not gives_way:
             raise

@@ -79,6 +79,30 @@ def load_config(
     return config
 
 
+def as_begun(config: RunConfig, begun: RunConfig) -> RunConfig:
+    """Return the config of a session with what its preset meant when the run in OUT began, whose config is `begun`.
+
+    0.7.0 composes for photographs in two presets. A setting that is not the preset's stays as it is given.
+    """
+    now, then, fitted = config.composing, begun.composing, begun.filtering.fitted
+    if now is None or then is None or config.preset != begun.preset or (now.places, then.places) != _PLACES:
+        return config
+    preset = load_config(config.preset).composing
+    kept = {name: getattr(then, name) for name in _SINCE_0_7 if getattr(now, name) == getattr(preset, name)}
+    given = config.filtering.fitted
+    is_shipped = given is not None and fitted is not None and given.uri in _weights_of_photographs()
+    filtering = config.filtering.model_copy(update={"fitted": fitted} if is_shipped else {})
+    return config.model_copy(update={"composing": now.model_copy(update=kept), "filtering": filtering})
+
+
+_PLACES: Final = ("photographs", "drawings")
+_SINCE_0_7: Final = ("places", "has_needed_words", "min_group_or_none", "min_further")
+
+
+def _weights_of_photographs() -> list[str]:
+    return [for_any_captioner(is_heard=is_heard, is_of_photographs=True)["uri"] for is_heard in (True, False)]
+
+
 @dataclass(frozen=True, slots=True)
 class Layer:
     """A part of the tree, and who set it: `preset tiny`, `--config FILE` or `--set`."""

@@ -10,6 +10,7 @@ from pseudoris.primitives.errors import ConfigError
 from pseudoris.primitives.uris import RECORDED
 from pseudoris.schemas import config
 from pseudoris.schemas.config_layers import (
+    as_begun,
     config_hash,
     load_config,
     own_layers,
@@ -308,3 +309,24 @@ def test_options_are_refused_of_an_engine_that_takes_none_and_read_in_a_run_that
     tree = load_config("tiny").model_dump()
     tree[section]["options"] = {"sleep": 3}
     assert config.RunConfig.model_validate(tree, context=RECORDED)
+
+
+OF_0_6_0 = [
+    *("composing.places=drawings", "composing.has_needed_words=false", "composing.min_group_or_none=null"),
+    "composing.min_further=0.9",
+]
+
+
+@pytest.mark.parametrize("preset", ["base-composed", "open-composed"])
+@pytest.mark.parametrize("own", [[], ["captions.listening=null"], ["composing.min_first=0.4"]])
+def test_a_run_that_began_with_0_6_0_goes_on_with_what_its_preset_meant(preset, own):
+    begun = load_config(preset, None, [*OF_0_6_0, *own])
+    assert begun.filtering.fitted.uri.startswith("builtin:any-")
+    now = load_config(preset, None, own)
+    assert now.method() != begun.method()
+    assert as_begun(now, begun).method() == begun.method()
+    # What a user sets otherwise than the run and the preset is another run.
+    other = load_config(preset, None, [*own, "composing.min_further=0.6"])
+    assert as_begun(other, begun).composing.min_further == 0.6
+    # A run that began with today's preset has it.
+    assert as_begun(now, now) == now
