@@ -37,8 +37,10 @@ _MAX_IMAGES: Final = 5_000
 _LEAST_STD: Final = 1e-6
 # A name counts for a mask if at least this share of the mask's sampled captions contain it.
 _SAID: Final = 0.1
-# A name is judged only if it counts for at least this many masks.
+# A name is judged only if it counts for at least this many masks; for more, where the table of kinds knows names:
+# captions of 33 photographs taught that a table is a bench.
 _LEAST_MASKS: Final = 5
+_MASKS_BESIDE_KINDS: Final = 50
 # Chosen on drawn scenes whose captioner has three names a category, and on captions with planted wrong nouns. `share`
 # was 0.52 or more for names of one thing, at most 0.19 for confused names, and 0.22 to 1 for a wider name. In a few
 # dozen masks a wider name can have more than 0.52 by chance, hence the margin of `_SAME`.
@@ -74,7 +76,7 @@ def corrected(weights: PosteriorConfig, images: Iterable[ShardImage]) -> Posteri
         evidence += [evidence_of(said, "draws") for said in drawn.values()]
         rated = [mask for mask in image.masks if mask.predicted_iou is not None and mask.stability_score is not None]
         scores.append(object_features(rated)[:, :2])
-    names = noun_relations(evidence)
+    names = noun_relations(evidence, _MASKS_BESIDE_KINDS if weights.has_kinds else _LEAST_MASKS)
     found = in_units_of(weights, np.array(correctness, np.float64), np.concatenate(scores))
     return found.model_copy(update={"names": names if names.same or names.wider else None})
 
@@ -103,10 +105,10 @@ def _ratio_and_mean(std: float, values: Floats) -> tuple[float, float]:
     return std / spread if spread > _LEAST_STD else 0.0, float(known.mean())
 
 
-def noun_relations(masks: Sequence[Evidence]) -> NounRelations:
-    """Return the relations of the nouns that were drawn for the masks of a run."""
-    same = NounRelations(same=_names(_Together(masks)))
-    merged = _Together(by_names(each, same) for each in masks)
+def noun_relations(masks: Sequence[Evidence], least_masks: int = _LEAST_MASKS) -> NounRelations:
+    """Return the relations of the nouns that were drawn for the masks of a run, of those of at least some masks."""
+    same = NounRelations(same=_names(_Together(masks, least_masks)))
+    merged = _Together((by_names(each, same) for each in masks), least_masks)
     wider: defaultdict[str, list[str]] = defaultdict(list)
     for name, other in sorted(merged.both):
         is_covered = merged.share(name, other) > max(_WIDER, merged.share(other, name))
@@ -145,7 +147,8 @@ def _names(together: _Together) -> tuple[tuple[str, ...], ...]:
 class _Together:
     """Sums over masks: `said` of each name's share of the draws, `both` of the products of two names' shares."""
 
-    def __init__(self, masks: Iterable[Evidence]) -> None:
+    def __init__(self, masks: Iterable[Evidence], least_masks: int) -> None:
+        self._least_masks = least_masks
         self.said, self.both = defaultdict[str, float](float), defaultdict[tuple[str, str], float](float)
         self._num_masks, self._gaps = Counter[str](), defaultdict[tuple[str, str], list[float]](list)
         known: list[float] = []
@@ -166,7 +169,7 @@ class _Together:
 
         0 if too few masks have `name`.
         """
-        if self._num_masks[name] < _LEAST_MASKS or (name, other) not in self.both:
+        if self._num_masks[name] < self._least_masks or (name, other) not in self.both:
             return 0.0
         return self.both[name, other] / self.said[name] * self.said[other] / self.both[other, other]
 

@@ -290,7 +290,7 @@ def likelihood_of(
     """
     drawn = drawn_by_mask(image)
     evidence = [evidence_of(drawn.get(mask.mask_id, ()), weights.counts, read) for mask in image.masks]
-    if weights.names is not None and not weights.has_kinds:
+    if weights.names is not None:
         evidence = [by_names(each, weights.names) for each in evidence]
     are_objects = is_object(image.masks, weights, evidence)
     if weights.has_kinds:

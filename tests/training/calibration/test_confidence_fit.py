@@ -321,3 +321,9 @@ def test_names_are_one_or_wider(case):
     # What is drawn of a thing is as true of a name that covers it.
     for name, names in wider.items():
         assert found.truth[name] == dict.fromkeys((*names, name), 1.0)
+
+
+def test_beside_the_table_of_kinds_only_names_of_many_masks_teach_something():
+    few, many = (list(masks_of(number, {"man": 0.6, "guy": 0.4}, flat("man", "guy"))) for number in (40, 60))
+    assert noun_relations(few).same == noun_relations(many, 50).same == (("man", "guy"),)
+    assert noun_relations(few, 50).same == ()

@@ -2,6 +2,7 @@
 
 import pytest
 
+from pseudoris.schemas.fitted import NounRelations
 from tests.workers.composing.builders import make_image, texts
 
 WORDS = {"kinds": ["attribute"], "min_first": 0.8, "min_further": 0.8, "max_per_form": 9}
@@ -22,6 +23,13 @@ def test_names_of_one_kind_count_together_and_the_basic_one_is_said():
 @pytest.mark.parametrize("rival", [{"a vehicle": 14}, {"a van": 4, "a truck": 3, "a dog": 3, "a box": 4}, {"cars": 14}])
 def test_a_wider_name_scattered_names_and_several_things_are_rivals(rival):
     assert "the car" not in texts(make_image(((20, 50), SEDAN), ((80, 50), rival)), 0, **KINDS)
+
+
+def test_names_that_a_run_taught_count_together_beside_the_table():
+    image = make_image(((20, 50), {"a zorb": 7, "a blick": 7}), ((80, 50), DOG))
+    taught = {**KINDS["posterior"], "names": NounRelations(same=(("zorb", "blick"),))}
+    assert not texts(image, 0, **KINDS)
+    assert "the zorb" in texts(image, 0, **{**KINDS, "posterior": taught})
 
 
 def test_a_narrower_name_tells_no_two_things_apart():
