@@ -107,6 +107,9 @@ def are_opposed(first: str, second: str) -> bool:
     if says_more(first, second) or says_more(second, first):
         return False
     one, other = first.split(), second.split()
+    if ("without" in one) != ("without" in other):
+        lacking, having = (one, other) if "without" in one else (other, one)
+        return {*lacking} - {"without"} <= {*having}
     worn = _WORN.get(one[-1], {}), _WORN.get(other[-1], {})
     if any(worn[0][slot] != worn[1][slot] for slot in worn[0].keys() & worn[1].keys()):
         return True

@@ -101,7 +101,8 @@ def is_wider(wide: str, narrow: str) -> bool:
 
 def is_same(noun: str, other: str) -> bool:
     """Return whether two nouns name one kind, as "sofa" and "couches" do."""
-    return noun == other or (kind_of(noun) is not None and kind_of(noun) == kind_of(other))
+    kinds = kind_of(noun), kind_of(other)
+    return kinds[0] == kinds[1] if any(kinds) else plural_of(noun) == plural_of(other)
 
 
 def fits_anything(noun: str) -> bool:
@@ -122,8 +123,9 @@ def stands_on_ground(noun: str) -> bool:
 
 
 def is_wide(noun: str) -> bool:
-    """Return whether a noun names things of several basic names: "vehicle"."""
-    return kind_of(noun) in _wider_than_basic()
+    """Return whether a noun that is no basic name is wider than some: "vehicle"."""
+    kind = kind_of(noun)
+    return kind in _wider_than_basic() and kind not in _table().marks["basic"]
 
 
 @cache
@@ -159,7 +161,9 @@ def truth(name: str, said: str) -> float:
     if is_same(name, said) or is_wider(name, said):
         return 1.0
     is_likeness = kind_of(said) in _table().marks["likeness"]
-    return 0.5 if is_likeness or is_wider(said, name) or fits_anything(said) or _leaves_open(said, name) else 0.0
+    # "Glasses" are eyeglasses, or several of a glass.
+    is_open = is_likeness or plural_of(name) == said or _leaves_open(said, name)
+    return 0.5 if is_open or is_wider(said, name) or fits_anything(said) else 0.0
 
 
 def _leaves_open(said: str, name: str) -> bool:

@@ -166,8 +166,7 @@ def validate(tree: Mapping[str, Any]) -> RunConfig:
     if config.composing is None or config.filtering.fitted_values.posterior is not None:
         return config
     # No posterior was fitted for this run's models, so a shipped one is used. It is for any captioner.
-    is_of_photographs = config.composing.places == "photographs"
-    shipped = for_any_captioner(is_heard=config.captions.listening is not None, is_of_photographs=is_of_photographs)
+    shipped = _shipped(config)
     part = shipped if config.filtering.fitted is None else {"values": {"posterior": shipped["values"]["posterior"]}}
     return validate_as(RunConfig, merge(tree, {"filtering": {"fitted": part}}), fitted=uri)
 
@@ -176,8 +175,13 @@ def composes_for_any_captioner(config: RunConfig) -> bool:
     """Return whether a run composes with the shipped weights for any captioner, not yet in the units of its scores."""
     if config.composing is None:
         return False
-    shipped = for_any_captioner(is_heard=config.captions.listening is not None)
-    return config.filtering.fitted_values.posterior == PosteriorConfig(**shipped["values"]["posterior"])
+    return config.filtering.fitted_values.posterior == PosteriorConfig(**_shipped(config)["values"]["posterior"])
+
+
+def _shipped(config: RunConfig) -> dict[str, Any]:
+    """Return the shipped weights for any captioner, of what a run composes."""
+    is_of_photographs = config.composing is not None and config.composing.places == "photographs"
+    return for_any_captioner(is_heard=config.captions.listening is not None, is_of_photographs=is_of_photographs)
 
 
 def _with_file(

@@ -143,7 +143,7 @@ class PosteriorConfig(FrozenModel):
     # `probability` reads the column `caption_score`, so it needs `captions.listening`.
     counts: Counted
     # P(noun), a softmax over the nouns drawn for a mask. Weights of the log of the noun's share, and of its
-    # correctness.
+    # correctness. With `has_kinds` noun_share multiplies the log-odds of the draws for a name beside those against it.
     noun_share: NonNegative
     noun_correctness: NonNegative
     # Log-odds of P(word). Weights of log(the word's share / the share of the words that replace it), and of the log of

@@ -348,7 +348,8 @@ class ComposingConfig(FrozenModel):
     max_per_mask: int = Field(default=2, ge=1, le=1_000)
     # A mask's likeliest expression is written if its probability of being right is above this. Lower it to get more.
     min_first: UnitInterval = 0.63
-    # Any other expression, also of a group or of no target, is written if its probability of being right is above this.
+    # Any other expression is written if its probability of being right is above this, also of a group or of no target
+    # where `min_group_or_none` is null.
     min_further: UnitInterval = 0.9
     # An expression of a group or of no target is written if its probability of being right is above this; null:
     # `min_further`. Headers omit null, so that older runs keep their hash.

@@ -61,7 +61,10 @@ def posterior_of_run(run: OpenRun) -> PosteriorConfig:
         return own
     if own is None or fitted.models:
         is_heard = config.captions.listening is not None if own is None else own.counts == "probability"
-        own = PosteriorConfig(**for_any_captioner(is_heard=is_heard)["values"]["posterior"])
+        is_of_photographs = config.composing.places == "photographs" if own is None and config.composing else False
+        is_of_photographs |= own is not None and own.has_kinds
+        shipped = for_any_captioner(is_heard=is_heard, is_of_photographs=is_of_photographs)
+        own = PosteriorConfig(**shipped["values"]["posterior"])
     joined = (each.joined(SHARD_COLUMNS[IMAGES], None, SHARD_COLUMNS[EXPRESSIONS]) for each in run.shards())
     return corrected(own, islice(chain.from_iterable(map(shard_images, joined)), _MAX_IMAGES))
 

@@ -2,7 +2,7 @@
 
     P(right)  =  P(object | t) · P(phrase | t) · P(position | t)
                  · Π (1 − P(object | k) · P(phrase | k) · P(same position | k))     over the other masks k
-                 · exp(−unseen · 0.3 ^ words)
+                 · exp(−(unseen + hidden) · 0.3 ^ words)
 
 "The left of the three" and "the second from the left" presuppose the other members of a row. For each member, (1 − …)
 is replaced by the probability that it is a member, and the last factor (objects without a mask or with a wrong noun) is
@@ -235,8 +235,7 @@ class Likelihood:
     @cached_property
     def blurred(self) -> Callable[[NounPhrase], Floats]:
         """By phrase, the probability that it may fit each mask, (N,) float64, below 1: as a rival of another one."""
-        posterior = self.posterior
-        return cache(lambda phrase: np.minimum(posterior.is_object * posterior.may_fit(phrase), MAX_RIVAL))
+        return cache(lambda phrase: np.minimum(self.posterior.may_be(phrase, self.rivals), MAX_RIVAL))
 
     def members(self, phrase: NounPhrase, mask: int) -> Ints:
         """Return the numbers of the other masks that a phrase is probably true of."""

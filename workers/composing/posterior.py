@@ -49,7 +49,7 @@ from pseudoris.schemas.shard import SOURCE_MODEL, ExpressionRecord, MaskRecord, 
 MIN_SHARE: Final = 1e-4
 # Words replace each other in images where at least so many captions would join them if they were said independently.
 _LEAST_JOINED: Final = 3.0
-# What these say of a person, the name says; and only who is alive holds or wears something.
+# What these say of a person, the name says; and only what is alive holds or wears something.
 _SEXES, _OF_PERSONS = frozenset({"male", "female"}), ("holding ", "wearing ")
 # A mask above this probability is one of a kind, and in a crowd each lets expect so many without a mask. Set by hand.
 _LIKELY, _HIDDEN_IN_CROWD = 0.5, 0.1
@@ -230,7 +230,9 @@ class Posterior:
             shares: defaultdict[str, float] = defaultdict(float)
             for word, share in evidence.words.items():
                 shares[self.named(word)] += share
-            found.append({word: shares[word] for word in sorted(shares)})
+            # A caption may say the same twice: "a dark haired woman with dark hair".
+            most = 1.0 if self.config.has_slots else math.inf
+            found.append({word: min(shares[word], most) for word in sorted(shares)})
         return found
 
     def named(self, word: str) -> str:
@@ -252,11 +254,11 @@ class Posterior:
         likely = (sum(share * nouns.get(noun, 0.0) for noun, share in true_of.items()) for nouns in self.nouns)
         return self.with_words(phrase, [_UNSAID_NOUN + (1.0 - _UNSAID_NOUN) * each for each in likely])
 
-    def may_fit(self, phrase: NounPhrase) -> Floats:
-        """As `fits`, where several things are rivals of one: "two dogs" of "the dog"."""
+    def may_be(self, phrase: NounPhrase, rivals: Callable[[NounPhrase], Floats]) -> Floats:
+        """As `rivals` by phrase, where several things are rivals of one: "two dogs" of "the dog"."""
         true_of = self.config.true_of(phrase.noun)
         several = {replace(phrase, noun=plural_of(noun)): share for noun, share in true_of.items()}
-        return reduce(np.maximum, (share * self.fits(each) for each, share in several.items()), self.fits(phrase))
+        return reduce(np.maximum, (share * rivals(each) for each, share in several.items()), rivals(phrase))
 
     def with_words(self, phrase: NounPhrase, named: Sequence[float]) -> Floats:
         """Return the probability of a phrase by that of its noun: of both."""
@@ -309,7 +311,7 @@ class Posterior:
     def _implies(self, said: str, word: str, mask: int) -> bool:
         if not self.config.has_slots:
             return implies(said, word)
-        return fits_also(said, word, is_person=not PEOPLE.isdisjoint(self.nouns[mask]))
+        return fits_also(said, word, is_person=any(map(_is_person, self.nouns[mask])))
 
 
 @dataclass(frozen=True, eq=False)
@@ -331,11 +333,10 @@ class KindPosterior(Posterior):
     def names(self, mask: int) -> Sequence[str]:
         """Return what a mask is called: the name that most draws support, or less likely; and a wider one without it.
 
-        A mask of several things has a plural.
+        A mask of several things has none.
         """
         found = [supported_name(self.nouns[mask], support) for support in (_LIKELY, MIN_SUPPORT)]
-        named = (plural_of(each.name) if each.is_several else each.name for each in found if each is not None)
-        return list(dict.fromkeys(named))
+        return list(dict.fromkeys(each.name for each in found if each is not None and not each.is_several))
 
     def phrases(self, mask: int, name: str) -> Sequence[NounPhrase]:
         """Return what is drawn of a mask by nouns that may fit it, under one of its names."""
@@ -343,8 +344,14 @@ class KindPosterior(Posterior):
         return list(dict.fromkeys(self._called(each, name) for each in drawn))
 
     def _called(self, phrase: NounPhrase, name: str) -> NounPhrase:
-        """Return a phrase under another name, without what says it again ("female woman"), or is said of who lives."""
-        before = tuple(each for each in phrase.before if each not in _SEXES and truth(name, each) != 1.0)
+        """Return a phrase under another name, without what says it again ("female woman"), or is said of what lives."""
+        before = tuple(
+            each
+            for each in phrase.before
+            if each not in _SEXES
+            and truth(name, each) != 1.0
+            and (name == phrase.noun or not _is_of_compound(each, phrase))
+        )
         is_alive = not {"person", "animal"}.isdisjoint({kind_of(name), *wider_names(name)})
         after = tuple(each for each in phrase.after if is_alive or not each.startswith(_OF_PERSONS))
         return replace(phrase, noun=name, before=before, after=after)
@@ -353,9 +360,10 @@ class KindPosterior(Posterior):
         """As `Posterior.fits`, of draws that say something for or against the noun."""
         return self.with_words(phrase, self._named[0](phrase.noun))
 
-    def may_fit(self, phrase: NounPhrase) -> Floats:
-        """As `Posterior.may_fit`; a mask whose draws scatter may be anything."""
-        return np.maximum(self.with_words(phrase, self._named[1](phrase.noun)), self.fits(phrase))
+    def may_be(self, phrase: NounPhrase, rivals: Callable[[NounPhrase], Floats]) -> Floats:
+        """As `Posterior.may_be`; a mask whose draws scatter may be anything."""
+        found = self.is_object * self.with_words(phrase, self._named[1](phrase.noun))
+        return np.maximum(found, rivals(phrase))
 
     @cached_property
     def _named(self) -> tuple[Callable[[str], Sequence[float]], Callable[[str], Sequence[float]]]:
@@ -364,7 +372,9 @@ class KindPosterior(Posterior):
         def is_named(noun: str) -> Sequence[float]:
             likely = []
             for nouns in self.nouns:
-                speaks = [(share, truth(noun, said)) for said, share in nouns.items()]
+                # Of several things a name for one is not true, nor the other way round. It may be a rival.
+                own = {said: share for said, share in nouns.items() if says_several(said) == says_several(noun)}
+                speaks = [(share, truth(noun, said)) for said, share in own.items()]
                 right, wrong = (sum(share for share, is_true in speaks if is_true == value) for value in (1.0, 0.0))
                 share = math.log(right + _LEAST_AGAINST) - math.log(wrong + _LEAST_AGAINST)
                 odds = self.config.noun_bias + self.config.noun_share * share
@@ -406,13 +416,23 @@ class KindPosterior(Posterior):
         return frozenset().union(*(phrase.words for phrase in phrases))
 
 
+def _is_person(noun: str) -> bool:
+    return noun in PEOPLE or "person" in {kind_of(noun), *wider_names(noun)}
+
+
+def _is_of_compound(attribute: str, phrase: NounPhrase) -> bool:
+    """Return whether an attribute names a kind with the noun: "police" of "police officer", "golden" of a retriever."""
+    whole = kind_of(f"{attribute} {phrase.noun}")
+    return whole != kind_of(phrase.noun) or (kind_of(attribute) is not None and not fills_slot(attribute))
+
+
 def kinds_of_several(candidates: Sequence[ExpressionRecord]) -> Mapping[str, float]:
     """Return, by kind, the share of a mask's draws that mention several of it: "people" of "in a crowd of people"."""
     found: defaultdict[str, float] = defaultdict(float)
     for candidate in candidates:
         for kind in {kind_of(word) for word in tokenise(candidate.text) if says_several(word)} - {None}:
             found[str(kind)] += len(candidate.samples)
-    return _shares(found, sum(len(candidate.samples) for candidate in candidates))
+    return _shares(found, max(sum(len(candidate.samples) for candidate in candidates), 1))
 
 
 def nouns_of(evidence: Evidence, config: PosteriorConfig) -> Mapping[str, float]:

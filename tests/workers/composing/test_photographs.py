@@ -54,7 +54,7 @@ def test_words_of_other_slots_leave_a_word_certain_and_those_of_its_own_do_not()
     assert "the black car" not in texts(parked, 0, **WORDS)
 
 
-def test_someone_in_red_clothes_is_a_rival_of_who_is_in_red():
+def test_someone_in_red_clothes_is_a_rival_of_someone_in_red():
     rival = ((80, 50), {"a woman in a red dress": 14})
     assert not texts(make_image(((20, 50), {"a woman in red": 14}), rival), 0, **KINDS)
 
@@ -82,3 +82,26 @@ def test_of_what_stands_on_the_ground_the_lower_and_larger_is_in_front():
     # What hangs or flies is not nearer because it is lower.
     birds = make_image(((30, 40), {"a bird": 14}, 10), ((60, 70), {"a bird": 14}, 30))
     assert "the bird at the bottom" in texts(birds, 1, **PLACES, places="photographs")
+
+
+def test_of_several_things_a_mask_has_no_text_and_counts_as_none():
+    two = make_image(((20, 50), DOG), ((80, 50), {"three brown dogs": 14}))
+    found = texts(two, **{**PLACES, "kinds": ["attribute", "position", "group"]})
+    assert not any("two" in text or "dogs" in text for text in found)
+    # They are rivals all the same, also of names that no table has.
+    assert "the dog" not in found
+    assert not texts(make_image(((20, 50), {"a gizmo": 14}), ((80, 50), {"two gizmos": 14})), **KINDS)
+    assert not texts(make_image(((20, 50), {"a glass": 14}), ((80, 50), {"two glasses": 14})), **KINDS)
+
+
+def test_a_wider_name_takes_nothing_over_from_a_compound():
+    officers = {"a police officer": 6, "a woman": 3, "a person": 5}
+    found = texts(make_image(((20, 50), officers), ((80, 50), DOG)), 0, **{**KINDS, "min_first": 0.3})
+    assert found
+    assert not any("police person" in text or "police woman" in text for text in found)
+
+
+def test_a_garment_opposes_the_lack_of_it():
+    clothed = ((80, 50), {"a man in a red shirt": 14})
+    image = make_image(((20, 50), {"a man without a shirt": 14}), clothed)
+    assert "the man without a shirt" in texts(image, 0, **KINDS)
