@@ -123,9 +123,8 @@ def stands_on_ground(noun: str) -> bool:
 
 
 def is_wide(noun: str) -> bool:
-    """Return whether a noun that is no basic name is wider than some: "vehicle"."""
-    kind = kind_of(noun)
-    return kind in _wider_than_basic() and kind not in _table().marks["basic"]
+    """Return whether a noun is wider than some basic name: "vehicle", but "truck" of a van too."""
+    return kind_of(noun) in _wider_than_basic()
 
 
 @cache

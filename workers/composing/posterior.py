@@ -53,7 +53,7 @@ _LEAST_JOINED: Final = 3.0
 _SEXES, _OF_PERSONS = frozenset({"male", "female"}), ("holding ", "wearing ")
 # A mask above this probability is one of a kind, and in a crowd each lets expect so many without a mask. Set by hand.
 _LIKELY, _HIDDEN_IN_CROWD = 0.5, 0.1
-# So many things without a mask a name fits that is wider than basic names, such as "appliance". Set by hand.
+# So many things without a mask a name fits that is wider than some basic name, as "appliance" and "truck". By hand.
 _HIDDEN_OF_WIDE: Final = 1.0
 # Draws for and against a name count as at least this share, because no number of captions leaves no doubt.
 _LEAST_AGAINST: Final = 0.02
