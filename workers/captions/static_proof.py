@@ -19,6 +19,7 @@ from open_clip.coca_model import CoCa
 
 from pseudoris.primitives.clip_tokenizer import byte_pair_encoder
 from pseudoris.primitives.errors import BrokenDeviceError, ConfigError
+from pseudoris.schemas.card_settings import decoder_choices
 from pseudoris.schemas.config import CaptionsConfig, ComputeConfig
 from pseudoris.workers.captions import row_kernels
 from pseudoris.workers.captions.cached_towers import CocaBlocks
@@ -57,7 +58,7 @@ def fault_of_fixed_shapes(captions: CaptionsConfig, compute: ComputeConfig, *, i
     longest = min(captions.max_length, _MAX_LENGTH)
     lengths = {"min_length": min(_MIN_LENGTH, longest), "max_length": longest}
     shapes = _SHORT if is_short else {"slots": num_slots(captions, compute)}
-    few = captions.model_copy(update={**lengths, **shapes})
+    few = captions.model_copy(update={**_together(captions), **lengths, **shapes})
     try:
         model = _random_model(config).to(device, dtype)
         kernels = _kernel_faults(CocaBlocks(model), captions.max_length - 1)
@@ -76,6 +77,12 @@ def fault_of_fixed_shapes(captions: CaptionsConfig, compute: ComputeConfig, *, i
     finally:
         gc.collect()
         torch.cuda.empty_cache()
+
+
+def _together(captions: CaptionsConfig) -> Mapping[str, Any]:
+    """Return `crops_together` as fixed shapes have it where it is `auto`: what `auto` is follows from this proof."""
+    of_fixed_shapes = decoder_choices("static")["captions"]["crops_together"]
+    return {} if isinstance(captions.crops_together, int) else {"crops_together": of_fixed_shapes}
 
 
 def _random_model(config: Mapping[str, Any]) -> CoCa:

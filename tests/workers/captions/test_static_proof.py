@@ -45,6 +45,11 @@ def fault(config, precision="float32", **short):
 
 
 @pytest.mark.slow
+def test_the_proof_holds_before_it_is_decided_how_many_crops_go_together(tmp_path):
+    assert fault(narrow_config(tmp_path, "captions.crops_together=auto")) == ""
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("precision", ["bfloat16", "float16"])
 def test_the_proof_holds_where_nothing_is_wrong(config, precision):
     assert fault(config, precision) == ""
