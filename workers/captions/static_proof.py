@@ -7,6 +7,7 @@ of launches and of compiled kernels is fixed, and the first part that fails is n
 
 from __future__ import annotations
 
+import contextlib
 import gc
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
@@ -76,7 +77,9 @@ def fault_of_fixed_shapes(captions: CaptionsConfig, compute: ComputeConfig, *, i
         return row_kernels.in_one_line(error)
     finally:
         gc.collect()
-        torch.cuda.empty_cache()
+        # On a broken device this fails too, and would hide the error that broke it.
+        with contextlib.suppress(RuntimeError):
+            torch.cuda.empty_cache()
 
 
 def _together(captions: CaptionsConfig) -> Mapping[str, Any]:
