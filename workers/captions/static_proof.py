@@ -27,7 +27,7 @@ from pseudoris.workers.captions.cached_towers import CocaBlocks
 from pseudoris.workers.captions.captioner import coca_engine
 from pseudoris.workers.captions.decoding_rules import ImageCrops
 from pseudoris.workers.captions.recorded_step import launched
-from pseudoris.workers.captions.static_engine import num_slots
+from pseudoris.workers.captions.static_engine import least_slots, num_slots
 from pseudoris.workers.captions.vocabulary_logits import SpecialTokens
 from pseudoris.workers.checkpoints.openclip import build_from_config, read_model_config
 from pseudoris.workers.device import compute_dtype, prepare_device
@@ -41,8 +41,8 @@ _CROPS, _IMAGE_TOKENS = 5, 80
 # Captions of up to eight tokens, and logits times eight: rounding then changed 11 to 16 of 88 captions in bfloat16, and
 # none in float32 (`tiny` on a CPU, four and two models). A fault changes nearly all, so half of them must be equal.
 _MIN_LENGTH, _MAX_LENGTH, _SURENESS = 4, 8, 8.0
-# Of the short proof; the whole one has the slots of the run.
-_SHORT: Final = {"slots": 64, "crops_together": 16}
+# Crops of the short proof, which has the fewest slots; the whole one has those of the run.
+_SHORT_TOGETHER: Final = 16
 
 
 def fault_of_fixed_shapes(captions: CaptionsConfig, compute: ComputeConfig, *, is_short: bool = False) -> str:
@@ -58,8 +58,9 @@ def fault_of_fixed_shapes(captions: CaptionsConfig, compute: ComputeConfig, *, i
     config = read_model_config(captions.architecture, is_captioner=True)
     longest = min(captions.max_length, _MAX_LENGTH)
     lengths = {"min_length": min(_MIN_LENGTH, longest), "max_length": longest}
-    shapes = _SHORT if is_short else {"slots": num_slots(captions, compute)}
-    few = captions.model_copy(update={**_together(captions), **lengths, **shapes})
+    slots = least_slots(captions) if is_short else num_slots(captions, compute)
+    together = {"crops_together": _SHORT_TOGETHER} if is_short else _together(captions)
+    few = captions.model_copy(update={**lengths, **together, "slots": slots})
     try:
         model = _random_model(config).to(device, dtype)
         kernels = _kernel_faults(CocaBlocks(model), captions.max_length - 1)
