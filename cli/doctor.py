@@ -214,10 +214,12 @@ def _device(config: RunConfig) -> str:
 def _decoder(config: RunConfig) -> str:
     import torch
 
-    from pseudoris.workers.stages import decoder_words, gpu_decoder
+    from pseudoris.workers.stages import decided_here, decoder_words
 
-    sees_gpu = config.compute.device == "cuda" and torch.cuda.is_available()
-    return decoder_words(config, *(gpu_decoder(config, is_proven=True) if sees_gpu else ()))
+    if config.compute.device != "cuda" or not torch.cuda.is_available():
+        return decoder_words(config)
+    decided, why = decided_here(config)
+    return decoder_words(config, decided.captions.decoder, why)
 
 
 def _memory() -> str:

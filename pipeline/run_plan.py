@@ -137,7 +137,7 @@ class RunPlan:
         """
         nodes, header = node_resources(), planned.header
         config = with_readers(nodes, self.config, self.actors, header, may_grow=self.may_grow)
-        config = _with_decoder_of(self.identity, config)
+        config = _with_decoder_of(self.identity, config, begun=header.identity)
         check_object_store(nodes, config, self.actors, header.max_shard_bytes)
         masks = None if self.parent is None else StoredMasks.pinned(self.parent, planned.parent)
         job = Job(self.source.name, self.location, header, config, may_grow=self.may_grow, masks=masks)
@@ -256,13 +256,18 @@ def _opened(
     return RunPlan(listing, out, config, options, header, parent, stored).measured()
 
 
-def _with_decoder_of(identity: Identity | None, config: RunConfig) -> RunConfig:
-    """Return the config with decoder and slots of a run; with --allow-mixed each card chooses instead of `static`."""
+def _with_decoder_of(identity: Identity | None, config: RunConfig, *, begun: Identity | None = None) -> RunConfig:
+    """Return the config with decoder and slots of a run; with --allow-mixed each card chooses instead of `static`.
+
+    If the run has `begun` in fixed shapes and goes on by the tree, that captions each image alone, as elsewhere.
+    """
     captions, versions = config.captions, {} if identity is None else identity.versions
     may_choose = versions.get(DECODER) == "static" and config.placement.allow_mixed
     decoder = AUTO if may_choose else versions.get(DECODER, captions.decoder)
     slots = captions.slots or versions.get(SLOTS)
     update = {"decoder": decoder, "slots": None if slots is None else int(slots)}
+    if begun is not None and begun.versions.get(DECODER) == "static" and decoder == "tree":
+        update["crops_together"] = 1
     return config.model_copy(update={"captions": captions.model_copy(update=update)})
 
 

@@ -7,11 +7,14 @@ import sys
 from types import SimpleNamespace
 
 import pytest
+import torch
 
 from pseudoris.cli.doctor import run_checks
 from pseudoris.files.location import RunLocation
 from pseudoris.schemas.config_layers import load_config
 from pseudoris.synthworld.demo import write_demo
+from pseudoris.workers.captions import decoder_choice, static_proof
+from pseudoris.workers.device import compute_dtype
 from tests.builders.command import invoke, pseudoris
 from tests.builders.images import png
 from tests.builders.scored_runs import scored_run
@@ -134,6 +137,17 @@ def test_on_a_gpu_one_line_says_which_attention_runs_and_why_and_one_what_follow
     # Without a compiler for it, Triton decodes nothing in fixed shapes, and images stay alone.
     chosen = f"captions.cache_bytes={16 * 2**30}, captions.crops_together=1, compute.precision=bfloat16"
     assert f"By the card: masks.points_per_batch=64, {chosen}" in line
+
+
+def test_what_the_card_decides_is_decided_before_fixed_shapes_are_proven(a_gpu, monkeypatch):
+    def fault(captions, compute, *, is_short):
+        assert (compute_dtype(compute), captions.cache_bytes) == (torch.bfloat16, 16 * 2**30)
+        return ""
+
+    monkeypatch.setattr(decoder_choice, "triton_version", lambda: ("3.5.1", ""))
+    monkeypatch.setattr(static_proof, "fault_of_fixed_shapes", fault)
+    config = load_config("base", assignments=["compute.seed=11"])
+    assert check_of("captions by", config).detail == "static"
 
 
 def test_mps_that_is_asked_for_without_its_daemon_is_one_sentence(a_gpu, tmp_path, monkeypatch):

@@ -27,6 +27,7 @@ OFF = "attention by Triton differs from torch by 0.3 at width 64 in bfloat16"
 ASKED = {"pseudoris.cuda": "2", "triton": "3.5.1"}
 # By the settings there are 1,152 slots.
 FIXED = {DECODER: "static", SLOTS: "512"}
+MIXED_640 = ("placement.allow_mixed=true", "captions.crops_together=640")
 
 
 @pytest.fixture
@@ -151,6 +152,15 @@ def test_with_allow_mixed_the_tree_continues_it_there_also_if_it_names_fixed_sha
     plan, job = session(FIXED, "placement.allow_mixed=true", setting=setting, fault=OFF)
     assert plan.slower_decoder == f"fixed shapes are off on this card: {OFF}"
     assert plan.identity.versions[DECODER] == job.config.captions.decoder == "tree"
+
+
+def test_where_the_tree_continues_fixed_shapes_it_captions_each_image_alone(session):
+    plan, job = session(FIXED, *MIXED_640, fault=OFF)
+    assert (plan.config.captions.crops_together, job.config.captions.crops_together) == (640, 1)
+
+
+def test_where_fixed_shapes_continue_they_keep_their_crops_together(session):
+    assert session(FIXED, *MIXED_640)[1].config.captions.crops_together == 640
 
 
 def test_with_allow_mixed_each_process_chooses_for_itself_where_the_first_card_passes(session):

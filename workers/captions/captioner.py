@@ -20,6 +20,7 @@ from open_clip.constants import OPENAI_DATASET_MEAN, OPENAI_DATASET_STD
 from pseudoris.primitives.clip_tokenizer import byte_pair_encoder
 from pseudoris.primitives.errors import ImageError
 from pseudoris.primitives.measures import BATCH_FILL, record
+from pseudoris.schemas.card_settings import AUTO
 from pseudoris.schemas.config import CaptionsConfig, ComputeConfig
 from pseudoris.schemas.shard import CaptionSample, ExpressionRecord, MaskRecord, Shard, ShardImage, clean_text
 from pseudoris.workers.captions.cached_towers import CachedCocaTowers
@@ -167,6 +168,8 @@ class TreeCaptioner:
             self._crops_together = max(
                 1, min(self._crops_together, self._num_crops(images) * num_images // len(images))
             )
+            # By it the engine sizes its caches.
+            self._engine.crops_together = self._crops_together
 
         lower = f"captions.cache_bytes (now {self._cache_bytes})"
         work = partial(self._caption_or_launched, decode=decode)
@@ -222,6 +225,11 @@ class CocaCaptioner(TreeCaptioner):
         """
         check_named_decoder(config, compute, is_short=True)
         device, dtype = prepare_device(compute), compute_dtype(compute)
+        decoder = chosen_decoder(config, compute)[0]
+        if compute.device == "cuda" and config.decoder == AUTO and decoder == "tree":
+            # Only a run in fixed shapes that may be mixed lets a process choose, and its crops together are not for
+            # the tree.
+            config = config.model_copy(update={"crops_together": 1})
         model = load_coca(config.architecture, config.weights).requires_grad_(False).to(device, dtype)
         tokenizer = byte_pair_encoder()
         special = SpecialTokens(tokenizer.sot_token_id, tokenizer.eot_token_id, model.text.pad_id)
@@ -231,7 +239,7 @@ class CocaCaptioner(TreeCaptioner):
             config,
             seed=compute.seed,
             is_compiled=compute.is_compiled,
-            is_static=chosen_decoder(config, compute)[0] == "static",
+            is_static=decoder == "static",
         )
         size, antialiasing = model.visual.image_size[0], config.has_antialiasing
         crop_format = CropFormat(size, OPENAI_DATASET_MEAN, OPENAI_DATASET_STD, antialiasing)

@@ -16,6 +16,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
+from pseudoris.primitives.errors import ConfigError
 from pseudoris.primitives.measures import CACHE_BYTES, record
 from pseudoris.schemas.config import CaptionsConfig, ComputeConfig
 from pseudoris.schemas.fitted import Floats
@@ -43,7 +44,11 @@ _QUEUED_TEXTS = 4096
 
 
 def caption_slots(blocks: CocaBlocks, config: CaptionsConfig) -> SlotShape:
-    """Return how many slots captions have: by `slots`, or if that is None by the other settings and the model."""
+    """Return how many slots captions have: by `slots`, or if that is None by the other settings and the model.
+
+    Raises:
+        ConfigError: A row has no room.
+    """
     num_others = config.sampling.max_others if config.sampling.is_distinctive else 0
     num_beams, num_rules = config.beam.num_beams // config.beam.num_groups, len(config.decoding_rules())
     num_rules -= num_beams > 0
@@ -53,8 +58,25 @@ def caption_slots(blocks: CocaBlocks, config: CaptionsConfig) -> SlotShape:
         # Image tokens may take half of the bytes.
         budget = prefix_budget(config, image_bytes=config.cache_bytes // 2)
         grains = min(budget // _num_bytes(blocks, _scaled(shape, 1, num_rules)), _MOST_PAIRS // _PAIR_GRAIN)
-    # A row has room in any case.
-    return _scaled(shape, max(grains, -(-shape.members // _PAIR_GRAIN)), num_rules)
+    return _scaled(shape, max(grains, least_slots(config) // _PAIR_GRAIN), num_rules)
+
+
+def least_slots(config: CaptionsConfig) -> int:
+    """Return the least `captions.slots` in which a row has room: a caption is drawn under all its crops at once.
+
+    Raises:
+        ConfigError: `captions.slots` is lower, or can never be so high.
+    """
+    most = config.sampling.max_others if config.sampling.is_distinctive else 0
+    least, slots = -(-(1 + most) // _PAIR_GRAIN) * _PAIR_GRAIN, config.slots or _MOST_PAIRS
+    if least <= slots:
+        return least
+    named = f"captions.slots is {slots}" if config.slots else f"captions.slots is at most {slots}"
+    raised = f"set captions.slots to {least} at least, " if least <= _MOST_PAIRS else ""
+    raise ConfigError(
+        f"captions.sampling.max_others={most}: fixed shapes need a slot for a mask and each other, but {named}: "
+        f"{raised}lower max_others to {slots - 1}, or set captions.decoder=tree"
+    )
 
 
 def _num_bytes(blocks: CocaBlocks, shape: SlotShape) -> int:
@@ -67,7 +89,12 @@ def _num_bytes(blocks: CocaBlocks, shape: SlotShape) -> int:
 
 
 def num_slots(config: CaptionsConfig, compute: ComputeConfig) -> int:
-    """Return `captions.slots`, or if that is None how many there are, by the description of the model alone."""
+    """Return `captions.slots`, or if that is None how many there are, by the description of the model alone.
+
+    Raises:
+        ConfigError: As `least_slots`.
+    """
+    least_slots(config)
     if config.slots is not None:
         return config.slots
     with torch.device("meta"):

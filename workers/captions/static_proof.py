@@ -7,6 +7,7 @@ of launches and of compiled kernels is fixed, and the first part that fails is n
 
 from __future__ import annotations
 
+import contextlib
 import gc
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
@@ -19,13 +20,14 @@ from open_clip.coca_model import CoCa
 
 from pseudoris.primitives.clip_tokenizer import byte_pair_encoder
 from pseudoris.primitives.errors import BrokenDeviceError, ConfigError
+from pseudoris.schemas.card_settings import decoder_choices
 from pseudoris.schemas.config import CaptionsConfig, ComputeConfig
 from pseudoris.workers.captions import row_kernels
 from pseudoris.workers.captions.cached_towers import CocaBlocks
 from pseudoris.workers.captions.captioner import coca_engine
 from pseudoris.workers.captions.decoding_rules import ImageCrops
 from pseudoris.workers.captions.recorded_step import launched
-from pseudoris.workers.captions.static_engine import num_slots
+from pseudoris.workers.captions.static_engine import least_slots, num_slots
 from pseudoris.workers.captions.vocabulary_logits import SpecialTokens
 from pseudoris.workers.checkpoints.openclip import build_from_config, read_model_config
 from pseudoris.workers.device import compute_dtype, prepare_device
@@ -39,8 +41,8 @@ _CROPS, _IMAGE_TOKENS = 5, 80
 # Captions of up to eight tokens, and logits times eight: rounding then changed 11 to 16 of 88 captions in bfloat16, and
 # none in float32 (`tiny` on a CPU, four and two models). A fault changes nearly all, so half of them must be equal.
 _MIN_LENGTH, _MAX_LENGTH, _SURENESS = 4, 8, 8.0
-# Of the short proof; the whole one has the slots of the run.
-_SHORT: Final = {"slots": 64, "crops_together": 16}
+# Crops of the short proof, which has the fewest slots; the whole one has those of the run.
+_SHORT_TOGETHER: Final = 16
 
 
 def fault_of_fixed_shapes(captions: CaptionsConfig, compute: ComputeConfig, *, is_short: bool = False) -> str:
@@ -56,8 +58,9 @@ def fault_of_fixed_shapes(captions: CaptionsConfig, compute: ComputeConfig, *, i
     config = read_model_config(captions.architecture, is_captioner=True)
     longest = min(captions.max_length, _MAX_LENGTH)
     lengths = {"min_length": min(_MIN_LENGTH, longest), "max_length": longest}
-    shapes = _SHORT if is_short else {"slots": num_slots(captions, compute)}
-    few = captions.model_copy(update={**lengths, **shapes})
+    slots = least_slots(captions) if is_short else num_slots(captions, compute)
+    together = {"crops_together": _SHORT_TOGETHER} if is_short else _together(captions)
+    few = captions.model_copy(update={**lengths, **together, "slots": slots})
     try:
         model = _random_model(config).to(device, dtype)
         kernels = _kernel_faults(CocaBlocks(model), captions.max_length - 1)
@@ -75,7 +78,15 @@ def fault_of_fixed_shapes(captions: CaptionsConfig, compute: ComputeConfig, *, i
         return row_kernels.in_one_line(error)
     finally:
         gc.collect()
-        torch.cuda.empty_cache()
+        # On a broken device this fails too, and would hide the error that broke it.
+        with contextlib.suppress(RuntimeError):
+            torch.cuda.empty_cache()
+
+
+def _together(captions: CaptionsConfig) -> Mapping[str, Any]:
+    """Return `crops_together` as fixed shapes have it where it is `auto`: what `auto` is follows from this proof."""
+    of_fixed_shapes = decoder_choices("static")["captions"]["crops_together"]
+    return {} if isinstance(captions.crops_together, int) else {"crops_together": of_fixed_shapes}
 
 
 def _random_model(config: Mapping[str, Any]) -> CoCa:

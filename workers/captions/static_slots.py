@@ -134,12 +134,12 @@ class SearchSlots:
         is_open: (S,) bool, whether it is unfinished.
     """
 
-    def __init__(self, num_slots: int, capacity: int, device: torch.device) -> None:
+    def __init__(self, num_searches: int, capacity: int, device: torch.device) -> None:
         """Allocate slots, and a queue of up to `capacity` searches."""
         self.capacity, self.queue = capacity, Queue(device)
         ints = partial(torch.zeros, dtype=torch.int64, device=device)
-        self._crops, self.number, self.crops = ints(capacity + 1), ints(num_slots), ints(num_slots)
-        self.is_open = torch.zeros(num_slots, dtype=torch.bool, device=device)
+        self._crops, self.number, self.crops = ints(capacity + 1), ints(num_searches), ints(num_searches)
+        self.is_open = torch.zeros(num_searches, dtype=torch.bool, device=device)
 
     def restart(self, crops: Ints) -> None:
         """Empty all slots, and queue a search of each of `crops`, numbers of encodings."""

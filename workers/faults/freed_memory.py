@@ -6,6 +6,7 @@ result. Imports no torch.
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import sys
 from typing import Final, Protocol
@@ -30,4 +31,6 @@ def free_memory() -> None:
     # If torch was never imported, there are no caches to free.
     torch = sys.modules.get("torch")
     if torch is not None and torch.cuda.is_available():
-        torch.cuda.empty_cache()
+        # On a broken device this fails too, and would hide the error that broke it.
+        with contextlib.suppress(RuntimeError):
+            torch.cuda.empty_cache()

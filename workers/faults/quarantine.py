@@ -48,25 +48,44 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 
 def is_broken_device(error: BaseException) -> bool:
-    """Return whether the accelerator failed for another reason than memory: its process cannot be used any further."""
+    """Return whether the accelerator failed for another reason than memory: its process cannot be used any further.
+
+    Where only the text says so, the device is asked: libraries also name it where they do not support a call.
+    """
     if is_out_of_memory(error) or type(error).__module__.startswith(_COMPILERS):
         return False
-    return isinstance(error, _torch_error("AcceleratorError")) or (
-        isinstance(error, RuntimeError) and any(word in str(error) for word in _DEVICE_WORDS)
-    )
+    return isinstance(error, _torch_error("AcceleratorError")) or (_names_device(error) and not _device_answers())
+
+
+def _names_device(error: BaseException) -> bool:
+    return isinstance(error, RuntimeError) and any(word in str(error) for word in _DEVICE_WORDS)
+
+
+def _device_answers() -> bool:
+    """Return whether this process has begun to use a GPU and can still use it: a broken one fails all later calls."""
+    torch = sys.modules.get("torch")
+    if torch is None or not torch.cuda.is_initialized():
+        return False
+    try:
+        torch.cuda.synchronize()
+    except RuntimeError:
+        return False
+    return True
 
 
 def is_of_libraries(error: BaseException) -> bool:
     """Return whether a compiler raised an error, or on a GPU torch, a library below it, or Triton.
 
     Cards, drivers and versions word their errors differently, so the place counts and not the text. A RuntimeError that
-    no `raise` statement of Python raised comes out of C++.
+    no `raise` statement of Python raised comes out of C++. Of texts only one that names the device counts, wherever.
     """
     if type(error).__module__.startswith(_COMPILERS):
         return True
     torch, last = sys.modules.get("torch"), error.__traceback__
     if torch is None or last is None or not torch.cuda.is_initialized():
         return False
+    if _names_device(error):
+        return True
     packages = [str(frame.f_globals.get("__name__")).partition(".")[0] for frame, _ in traceback.walk_tb(last)]
     while last.tb_next is not None:
         last = last.tb_next

@@ -46,7 +46,7 @@ _TILES: Final[Mapping[str, Mapping[str, int]]] = {
     stages.STAGE_CAPTION: {"cache_bytes": 2**20, "crops_together": 1},
     stages.STAGE_FILTER: {"batch_size": 1},
 }
-# In fixed shapes tiles are halved so often at most.
+# In fixed shapes tiles are halved so often at most, in the first attempt that halves them.
 _MAX_HALVINGS: Final = 2
 
 
@@ -124,7 +124,8 @@ class FaultTolerantStages:
                 "captions.decoder=tree in a new run, or pass --allow-degraded, by which the tree captions such shards"
             ) from error
         logger.warning("captions in fixed shapes failed on shard %d, the tree takes over: %s", shard.shard, error)
-        return {"decoder": "tree"}
+        # In the tree other crops change bits and take memory, so each image is alone.
+        return {"decoder": "tree", "crops_together": 1}
 
     def _has_fixed_shapes(self, kind: StageKind) -> bool:
         captions, compute = self._config.captions, self._config.compute
@@ -140,6 +141,8 @@ class FaultTolerantStages:
         config, lowered = self._config, dict(shard.degraded)
         is_static = halved.get("decoder") != "tree" and self._has_fixed_shapes(kind)
         num_left = _MAX_HALVINGS if is_static else math.inf
+        if is_static and f"{kind.section}.slots" in lowered:
+            num_left = 0
         while True:
             lowered |= {f"{kind.section}.{name}": value for name, value in halved.items()}
             config = config.model_copy(update={kind.section: kind.settings(config).model_copy(update=halved)})
@@ -251,11 +254,14 @@ def _tiles(kind: StageKind, config: RunConfig, *, is_static: bool) -> dict[str, 
     settings = kind.settings(config)
     tiles = {name: (getattr(settings, name), least) for name, least in _TILES[kind.name].items()}
     if is_static:
-        from pseudoris.workers.captions.static_engine import StaticEngine, num_slots
+        from pseudoris.workers.captions.static_engine import StaticEngine, least_slots, num_slots
 
         # 1 is meant for the tree.
         together = settings.crops_together if settings.crops_together > 1 else StaticEngine.crops_together
-        tiles |= {"crops_together": (together, 2), "slots": (num_slots(settings, config.compute), 64)}
+        tiles |= {
+            "crops_together": (together, 2),
+            "slots": (num_slots(settings, config.compute), least_slots(settings)),
+        }
     return tiles
 
 
@@ -268,8 +274,12 @@ def _halved(tiles: Mapping[str, tuple[int, int]]) -> dict[str, Any]:
 
 
 def _memory_message(kind: StageKind, shard: Shard, tiles: Mapping[str, tuple[int, int]], *, can_halve: bool) -> str:
-    named = ", ".join(f"{kind.section}.{name} (now {value})" for name, (value, _) in tiles.items())
-    remedy = " (they are part of a run's identity), or pass --allow-degraded" if can_halve else ""
+    said = {name: f"{kind.section}.{name} (now {value})" for name, (value, _) in tiles.items()}
+    # In fixed shapes only the number of slots is part of a run's identity.
+    slots = said.pop("slots", "")
+    named = ", ".join(said.values()) + (f" when the run goes on, or {slots}" if slots else "")
+    which = "it is" if slots else "they are"
+    remedy = f" ({which} part of a run's identity), or pass --allow-degraded" if can_halve else ""
     return (
         f"the {kind.name} stage ran out of memory on shard {shard.shard}, and again in a fresh process: give its actor "
         f"more memory, or lower {named} in a new run{remedy}"

@@ -15,6 +15,7 @@ from pseudoris.files.location import RunLocation
 from pseudoris.images.pixels import decode_proven
 from pseudoris.primitives import rle
 from pseudoris.primitives.errors import ImageError
+from pseudoris.primitives.measures import BATCH_FILL, CACHE_BYTES, collecting
 from pseudoris.schemas.config import WeightsConfig
 from pseudoris.schemas.config_layers import load_config
 from pseudoris.schemas.ids import image_id
@@ -38,6 +39,7 @@ from tests.builders.coca import CONTEXT_LENGTH, SPECIAL, captions_config, image_
 from tests.builders.crops import plain_crop
 from tests.builders.images import encode
 from tests.builders.scene_runs import mask_records
+from tests.oracles.pretended_gpu import pretended_gpu
 from tests.store.builders import commit_made, start_run
 
 WORDS = {1: "A Red circle . ", 2: "a red circle ", 3: " . ", 4: "a dog "}
@@ -212,11 +214,16 @@ def test_a_gpu_without_memory_for_all_crops_takes_fewer_images_together_and_equa
             raise torch.OutOfMemoryError("CUDA out of memory")
         return encode_crops(model, crops, **named)
 
-    expected = all_expressions(fixed(encode)(shard))
+    with collecting() as measures:
+        expected = all_expressions(fixed(encode)(shard))
+    all_cached = measures[CACHE_BYTES, ""][-1]
     kinds = len(run.captions.crop_kinds())
     most[0] = 4 * kinds
     captioner = fixed(encode)
-    assert all_expressions(captioner(shard)) == expected
+    with collecting() as measures:
+        assert all_expressions(captioner(shard)) == expected
+    # Caches are for what fits, too, and not for all that went together before.
+    assert measures[CACHE_BYTES, ""][-1] < all_cached
     assert "lower captions.cache_bytes (now 268435456)" in caplog.text
     caplog.clear()
     # It has learnt.
@@ -225,6 +232,15 @@ def test_a_gpu_without_memory_for_all_crops_takes_fewer_images_together_and_equa
     most[0] = kinds
     with pytest.raises(torch.OutOfMemoryError):
         captioner(shard)
+
+
+def test_a_gpu_that_leaves_fixed_shapes_to_its_processes_captions_each_image_alone_in_the_tree(tmp_path):
+    # Triton has no compiler here, so `auto` is the tree.
+    config = narrow_config(tmp_path, "captions.crops_together=640", "captions.max_length=5")
+    shard = Shard(0, 0, tuple(shard_image(n, num_masks=1) for n in range(2)))
+    with pretended_gpu(), collecting() as measures:
+        CocaCaptioner(config.captions, config.compute)(shard)
+    assert len(measures[BATCH_FILL, "caption crops"]) == 2
 
 
 @pytest.mark.slow

@@ -6,8 +6,11 @@ from dataclasses import replace
 import pytest
 import torch
 
+from pseudoris.primitives.errors import ConfigError
+from pseudoris.schemas.config_layers import load_config
 from pseudoris.workers.captions.captioner import coca_engine
 from pseudoris.workers.captions.recorded_step import RecordedStep
+from pseudoris.workers.captions.static_engine import num_slots
 from pseudoris.workers.faults.freed_memory import free_memory
 from tests.builders.coca import SPECIAL, captions_config, image_crops, small_coca
 from tests.oracles.plain_captioner import ReferenceEngine
@@ -129,6 +132,27 @@ def test_slots_decide_the_bits_and_not_the_memory_that_was_there_for_them():
         return engine.generate_together(images)
 
     assert captions() == captions(cache_bytes=2**26, crops_together=4)
+
+
+@pytest.mark.parametrize(
+    ("slots", "others", "message"),
+    [
+        (
+            64,
+            64,
+            r"others=64: .*captions\.slots is 64: set captions\.slots to 128 at least, lower max_others to 63, or",
+        ),
+        (None, 8192, r"others=8192: .*captions\.slots is at most 8192: lower max_others to 8191, or set .*=tree"),
+    ],
+)
+def test_a_mask_and_its_others_that_have_no_slots_are_refused(slots, others, message):
+    config = load_config("tiny").captions
+    sampling = config.sampling.model_copy(update={"max_others": others})
+    config = config.model_copy(update={"slots": slots, "sampling": sampling})
+    with pytest.raises(ConfigError, match=message):
+        num_slots(config, load_config("tiny").compute)
+    with pytest.raises(ConfigError, match=message):
+        static(slots=slots, sampling={"max_others": others})
 
 
 def living_bytes():

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from pseudoris.primitives.errors import ConfigError
+from pseudoris.primitives.errors import BrokenDeviceError, ConfigError
 from pseudoris.workers.captions import CocaCaptioner, decoder_choice, row_kernels
 from pseudoris.workers.captions.cached_towers import CocaBlocks
 from pseudoris.workers.captions.decoder_choice import chosen_decoder
@@ -42,6 +42,11 @@ def fault(config, precision="float32", **short):
     compute = config.compute.model_copy(update={"precision": precision})
     with pretended_gpu():
         return fault_of_fixed_shapes(config.captions, compute, **short)
+
+
+@pytest.mark.slow
+def test_the_proof_holds_before_it_is_decided_how_many_crops_go_together(tmp_path):
+    assert fault(narrow_config(tmp_path, "captions.crops_together=auto")) == ""
 
 
 @pytest.mark.slow
@@ -189,6 +194,15 @@ def test_what_a_kernel_raises_is_told_in_one_line(config, put):
 
     put("add_norm", refused)
     assert fault(config) == "RuntimeError: PassManager::run failed at 3"
+
+
+def test_a_broken_device_is_told_also_where_its_caches_cannot_be_freed(config, put):
+    def broken(*_):
+        raise torch.AcceleratorError("CUDA error: an illegal memory access was encountered")
+
+    put("add_norm", broken)
+    with mock.patch.object(torch.cuda, "empty_cache", broken), pytest.raises(BrokenDeviceError, match="illegal memory"):
+        fault(config)
 
 
 def test_the_whole_proof_has_as_many_slots_as_the_run_and_the_short_one_few(tmp_path, config, put):

@@ -14,8 +14,15 @@ from pseudoris.schemas.shard import CaptionSample, ExpressionRecord, Failure, Sh
 from pseudoris.store.checks.content import TABLE_CHECKS
 from pseudoris.store.checks.expressions import expression_problems
 from pseudoris.store.tables.shard_tables import shard_tables, table_bytes
+from pseudoris.workers.faults.freed_memory import free_memory
 from pseudoris.workers.faults.image_boundary import MAX_TEXT_LENGTH, ImageBoundary
-from pseudoris.workers.faults.quarantine import apply_to_groups, apply_to_images, is_broken_device, is_out_of_memory
+from pseudoris.workers.faults.quarantine import (
+    apply_to_groups,
+    apply_to_images,
+    is_broken_device,
+    is_of_libraries,
+    is_out_of_memory,
+)
 from pseudoris.workers.stages import STAGES
 from tests.builders.command import python_says
 from tests.builders.runs import stub_config
@@ -313,6 +320,35 @@ def test_on_a_gpu_what_torch_or_triton_raises_blames_no_image_whatever_it_says(m
     # A plug-in's own code may still say that an image is wrong.
     own = apply_to_images(shard, "caption", Mock(side_effect=RuntimeError("no mask has a colour")))
     assert own.images[0].failure.reason == "stage_error"
+
+
+NOT_SUPPORTED = (
+    "Triton Error [CUDA]: device kernel image is invalid",
+    "CUDA error: CUBLAS_STATUS_NOT_SUPPORTED when calling `cublasGemmEx`",
+    "cuDNN error: CUDNN_STATUS_NOT_SUPPORTED",
+)
+
+
+@pytest.mark.parametrize("text", NOT_SUPPORTED)
+def test_a_text_that_names_the_device_is_believed_where_the_device_does_not_answer(monkeypatch, text):
+    error, shard = RuntimeError(text), shard_of("a", "b")
+    # No GPU is in use.
+    assert is_broken_device(error)
+    monkeypatch.setattr("torch.cuda.is_initialized", lambda: True)
+    monkeypatch.setattr("torch.cuda.synchronize", Mock(side_effect=torch.AcceleratorError("illegal access")))
+    assert is_broken_device(error)
+    monkeypatch.setattr("torch.cuda.synchronize", lambda: None)
+    assert not is_broken_device(error)
+    assert is_broken_device(torch.AcceleratorError("CUDA error: illegal access"))
+    with pytest.raises(RuntimeError, match=re.escape(text)):
+        apply_to_images(shard, "caption", Mock(side_effect=error))
+    assert is_of_libraries(error)
+
+
+def test_what_a_broken_device_raises_as_its_caches_are_freed_hides_no_error(monkeypatch):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    monkeypatch.setattr("torch.cuda.empty_cache", Mock(side_effect=torch.AcceleratorError("illegal access")))
+    free_memory()
 
 
 def test_what_work_returns_is_kept_whatever_position_it_says():

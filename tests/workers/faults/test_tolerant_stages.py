@@ -3,6 +3,7 @@
 import os
 import signal
 from dataclasses import replace
+from typing import ClassVar
 from unittest.mock import Mock
 
 import pytest
@@ -11,8 +12,9 @@ from pseudoris.primitives.errors import BrokenDeviceError, ConfigError, NoSubpro
 from pseudoris.schemas.shard import Shard
 from pseudoris.schemas.shard_blocks import block_to_shard, shard_to_block
 from pseudoris.workers.captions import row_kernels
+from pseudoris.workers.faults import tolerant_stages
 from pseudoris.workers.faults.image_boundary import ImageBoundary
-from pseudoris.workers.faults.subprocess_stages import ChildDiedError
+from pseudoris.workers.faults.subprocess_stages import ChildDiedError, ChildOutOfMemoryError
 from pseudoris.workers.faults.tolerant_stages import FaultTolerantStages, quarantine_crashing_images
 from pseudoris.workers.process_memory import MEMORY_ENVIRONMENT
 from tests.builders.coca import narrow_config
@@ -180,10 +182,47 @@ def test_fixed_shapes_that_fail_set_the_shard_aside_or_degraded_the_tree_caption
     message = r"captions in fixed shapes failed on shard 3 \(CompilationError: .*captions\.decoder=tree.*degraded"
     with pytest.raises(ConfigError, match=message):
         fixed("captions.decoder=static")
-    done = fixed("captions.decoder=static", "placement.allow_degraded=true")
-    assert done.degraded == {"captions.decoder": "tree"}
+    done = fixed("captions.decoder=static", "placement.allow_degraded=true", "captions.crops_together=640")
+    assert done.degraded == {"captions.decoder": "tree", "captions.crops_together": 1}
     assert block_to_shard(shard_to_block(done)).degraded == done.degraded
     assert done.images == fixed("captions.decoder=tree").images
+
+
+class FullChild:
+    """A subprocess without memory for any settings; `slots` are those that it was asked for."""
+
+    slots: ClassVar[list] = []
+
+    def __init__(self, names, config):
+        self.slots.append(config.captions.slots)
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        pass
+
+    def __call__(self, shard):
+        raise ChildOutOfMemoryError("caption")
+
+
+def test_in_fixed_shapes_tiles_are_halved_twice_and_by_a_repair_never_again(tmp_path, monkeypatch):
+    words = ["compute.device=cpu", "placement.fused.num_gpus=0", "captions.decoder=static", "captions.slots=512"]
+    stages = FaultTolerantStages(("caption",), narrow_config(tmp_path, *words, "placement.allow_degraded=true"))
+    monkeypatch.setattr(tolerant_stages, "SubprocessStages", FullChild)
+    monkeypatch.setattr(FullChild, "slots", [])
+    monkeypatch.setattr(ImageBoundary, "__call__", Mock(side_effect=MemoryError))
+    shard = Shard(3, 0, (shard_image(0, num_masks=2),))
+    message = (
+        r"cache_bytes \(now \d+\), captions\.crops_together \(now \d+\) when the run goes on, or captions\.slots "
+        r"\(now 128\) in a new run$"
+    )
+    with pytest.raises(ConfigError, match=message):
+        stages(shard)
+    assert FullChild.slots == [512, 256, 128]
+    with pytest.raises(ConfigError, match=message):
+        stages(replace(shard, degraded={"captions.slots": 128}))
+    assert FullChild.slots == [512, 256, 128, 128]
 
 
 @pytest.mark.slow
