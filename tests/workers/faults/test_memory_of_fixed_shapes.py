@@ -98,9 +98,10 @@ def test_memory_that_runs_out_in_a_step_frees_the_caches_and_a_fresh_process_giv
     done = stages(SHARD)
     assert done.images == expected
     assert done.degraded == {}
-    # Three images, then one: each time the caches are there again.
-    assert len(most) == 2
-    assert min(most) > before + 2**22
+    # Three images, then one, whose caches are smaller: each time the caches are there again.
+    three, one = most
+    assert three > before + 2**22
+    assert before + 2**21 < one < three - 2**20
     (held,) = Weighed.held
     assert held < before + 2**20
 
@@ -135,7 +136,9 @@ def test_memory_that_runs_out_in_a_recording_frees_the_caches_and_fresh_stages_g
         done = stages(SHARD)
     assert done.images == expected
     assert done.degraded == {}
-    assert min(tries) > before + 2**21
+    three, one = tries[0], tries[-1]
+    assert three > before + 2**21
+    assert before + 2**17 < one < three - 2**20
     (held,) = Here.held
     assert held < before + 2**18
 
@@ -195,9 +198,9 @@ def test_after_two_halvings_or_unasked_at_once_the_shard_is_set_aside_and_settin
     config = narrow_config(tmp_path, *WIDE, f"placement.allow_degraded={is_allowed}", "captions.slots=512")
     told, asked = lowered(config, attend, monkeypatch, most_rows=1)
     by = 4 if is_allowed else 1
-    named = f"captions.cache_bytes (now {2**26 // by}), captions.crops_together (now {64 // by}), "
+    named = f"captions.cache_bytes (now {2**26 // by}), captions.crops_together (now {64 // by}) when the run goes on"
     assert f"shard 3, and again in a fresh process: give its actor more memory, or lower {named}" in told
-    assert f"captions.slots (now {512 // by})" in told
+    assert f", or captions.slots (now {512 // by}) in a new run" in told
     assert ("--allow-degraded" in told) == (not is_allowed)
     assert len(asked) == (3 if is_allowed else 1)
 
