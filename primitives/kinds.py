@@ -94,6 +94,11 @@ def wider_names(noun: str) -> Set[str]:
     return _table().wider.get(kind_of(noun) or "", frozenset())
 
 
+def kinds_of(noun: str) -> Set[str]:
+    """Return a noun's kind, or the noun itself if that is unknown, and all wider kinds."""
+    return {kind_of(noun) or noun, *wider_names(noun)}
+
+
 def is_wider(wide: str, narrow: str) -> bool:
     """Return whether a name is true of all that has another name, and of more."""
     return kind_of(wide) in wider_names(narrow)
@@ -118,7 +123,7 @@ def says_several(noun: str) -> bool:
 
 def stands_on_ground(noun: str) -> bool:
     """Return whether what a noun names stands on the ground, so that it is further away where it is higher."""
-    kinds = {kind_of(noun) or noun, *wider_names(noun)}
+    kinds = kinds_of(noun)
     return not kinds.isdisjoint(_ON_GROUND) and kinds.isdisjoint(_OFF_GROUND)
 
 

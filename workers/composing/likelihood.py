@@ -37,15 +37,8 @@ from pseudoris.schemas.fitted import Floats, PosteriorConfig
 from pseudoris.schemas.keep_rule import Flags, Ints
 from pseudoris.schemas.shard import MaskRecord, ShardImage
 from pseudoris.schemas.stage_settings import ComposingConfig
-from pseudoris.workers.composing.posterior import (
-    KindPosterior,
-    Posterior,
-    by_names,
-    drawn_by_mask,
-    evidence_of,
-    is_object,
-    kinds_of_several,
-)
+from pseudoris.workers.composing.kind_posterior import KindPosterior, kinds_of_several
+from pseudoris.workers.composing.posterior import Posterior, by_names, drawn_by_mask, evidence_of, is_object
 
 SIDES: Final[tuple[Side, ...]] = ("left", "right", "top", "bottom")
 # A side of the picture is this share of its width or height.

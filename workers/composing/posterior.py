@@ -32,8 +32,7 @@ import numpy as np
 from pseudoris.primitives import rle
 from pseudoris.primitives.attribute_slots import canonical, fills_slot, fits_also, opposed_among
 from pseudoris.primitives.english import PEOPLE, plural_of
-from pseudoris.primitives.head_nouns import tokenise
-from pseudoris.primitives.kinds import MIN_SUPPORT, is_wide, kind_of, says_several, supported_name, truth, wider_names
+from pseudoris.primitives.kinds import kinds_of
 from pseudoris.primitives.noun_phrases import (
     NounPhrase,
     PhraseReader,
@@ -49,18 +48,8 @@ from pseudoris.schemas.shard import SOURCE_MODEL, ExpressionRecord, MaskRecord, 
 MIN_SHARE: Final = 1e-4
 # Words replace each other in images where at least so many captions would join them if they were said independently.
 _LEAST_JOINED: Final = 3.0
-# What these say of a person, the name says; and only what is alive holds or wears something.
-_SEXES, _OF_PERSONS = frozenset({"male", "female"}), ("holding ", "wearing ")
-# A mask above this probability is one of a kind, and in a crowd each lets expect so many without a mask. Set by hand.
-_LIKELY, _HIDDEN_IN_CROWD = 0.5, 0.1
-# So many things without a mask a name fits that is wider than some basic name, as "appliance" and "truck". By hand.
-_HIDDEN_OF_WIDE: Final = 1.0
-# Draws for and against a name count as at least this share, because no number of captions leaves no doubt.
-_LEAST_AGAINST: Final = 0.02
-# Of a mask whose captions name other kinds with this squared share, an unsaid kind has this probability. Set by hand.
-_SCATTERED: Final = 0.3
 # Words that were not drawn have these probabilities, set by hand: a noun, a word that a drawn one replaces, any other.
-_UNSAID_NOUN: Final = 0.006
+UNSAID_NOUN: Final = 0.006
 _UNSAID_WORD: Final = 0.01
 _SILENT_WORD: Final = 0.1
 # Log-odds of SAM's scores are clipped to ± this, a probability of 0.9999: beyond it a mask is almost certain.
@@ -132,7 +121,7 @@ def evidence_of(
         # "Two red dogs" shows that the dogs are red, but it is no phrase for a single mask.
         if phrase.number != "several":
             phrases[phrase] += weight
-    of_nouns, of_words = _shares(nouns, sum(nouns.values())), _shares(words, num_read)
+    of_nouns, of_words = shares_of(nouns, sum(nouns.values())), shares_of(words, num_read)
     heaviest_first = sorted(phrases, key=lambda phrase: (-phrases[phrase], len(phrase.text), phrase.text))
     return Evidence(of_nouns, correctness, of_words, tuple(heaviest_first))
 
@@ -157,11 +146,12 @@ def by_names(evidence: Evidence, names: NounRelations) -> Evidence:
             said = {noun: likeliest if name == wide else name for noun, name in said.items()}
             del nouns[wide], correctness[wide]
     phrases = (replace(each, noun=said.get(each.noun, each.noun)) for each in evidence.phrases)
-    shares = _shares(nouns, sum(nouns.values()))
+    shares = shares_of(nouns, sum(nouns.values()))
     return replace(evidence, nouns=shares, correctness=correctness, phrases=tuple(dict.fromkeys(phrases)))
 
 
-def _shares(weights: Mapping[str, float], total: float) -> dict[str, float]:
+def shares_of(weights: Mapping[str, float], total: float) -> dict[str, float]:
+    """Return the share of each name in a total, by name."""
     return {name: weights[name] / total for name in sorted(weights)}
 
 
@@ -252,7 +242,7 @@ class Posterior:
         """Return the probability that a phrase is true of each mask, (N,) float64."""
         true_of = self.config.true_of(phrase.noun)
         likely = (sum(share * nouns.get(noun, 0.0) for noun, share in true_of.items()) for nouns in self.nouns)
-        return self.with_words(phrase, [_UNSAID_NOUN + (1.0 - _UNSAID_NOUN) * each for each in likely])
+        return self.with_words(phrase, [UNSAID_NOUN + (1.0 - UNSAID_NOUN) * each for each in likely])
 
     def may_be(self, phrase: NounPhrase, rivals: Callable[[NounPhrase], Floats]) -> Floats:
         """As `rivals` by phrase, where several things are rivals of one: "two dogs" of "the dog"."""
@@ -270,10 +260,10 @@ class Posterior:
         """By word, the probability that it is true of each mask."""
         return cache(lambda word: [self._word(word, mask) for mask in range(len(self.evidence))])
 
-    def hidden(self, noun: str) -> float:
-        """Return how many things without a mask captions let expect that a noun fits; 0 without kinds."""
-        del noun
-        return 0.0
+    @cached_property
+    def hidden(self) -> Callable[[str], float]:
+        """By noun, how many things without a mask captions let expect that it fits; 0 without kinds."""
+        return lambda _: 0.0
 
     def told(self, noun: str) -> Set[str]:
         """Return the words that captions say of what has a noun, or another name of its thing, as `words`."""
@@ -297,7 +287,7 @@ class Posterior:
 
     def _said(self, shares: Mapping[str, float], word: str) -> float:
         against, both = word_features(shares, word, self.replaced_by, self.config.least_opposed)
-        return _logistic(self.config.word_bias + self.config.word_against * against + self.config.word_share * both)
+        return logistic(self.config.word_bias + self.config.word_against * against + self.config.word_share * both)
 
     def _word(self, word: str, mask: int) -> float:
         said, word = self.words[mask], self.named(word)
@@ -311,128 +301,12 @@ class Posterior:
     def _implies(self, said: str, word: str, mask: int) -> bool:
         if not self.config.has_slots:
             return implies(said, word)
-        return fits_also(said, word, is_person=any(map(_is_person, self.nouns[mask])))
-
-
-@dataclass(frozen=True, eq=False)
-class KindPosterior(Posterior):
-    """As `Posterior`, where names of one kind of thing count together (`primitives.kinds`).
-
-    A mask has the basic name that its draws support: narrower names and synonyms count for it, wider ones say nothing.
-    Of another mask a wider name says that it may be a rival.
-    """
-
-    several: Sequence[Mapping[str, float]]  # by mask, as of `kinds_of_several`
+        return fits_also(said, word, is_person=self.are_persons[mask])
 
     @cached_property
-    def nouns(self) -> Sequence[Mapping[str, float]]:
-        """By mask, the share of each noun drawn for it, weighed by its correctness; they add up to 1."""
-        linear = self.config.model_copy(update={"noun_share": 1.0})
-        return [nouns_of(each, linear) for each in self.evidence]
-
-    def names(self, mask: int) -> Sequence[str]:
-        """Return what a mask is called: the name that most draws support, or less likely; and a wider one without it.
-
-        A mask of several things has none.
-        """
-        found = [supported_name(self.nouns[mask], support) for support in (_LIKELY, MIN_SUPPORT)]
-        return list(dict.fromkeys(each.name for each in found if each is not None and not each.is_several))
-
-    def phrases(self, mask: int, name: str) -> Sequence[NounPhrase]:
-        """Return what is drawn of a mask by nouns that may fit it, under one of its names."""
-        drawn = (each for each in self.evidence[mask].phrases if truth(name, each.noun))
-        return list(dict.fromkeys(self._called(each, name) for each in drawn))
-
-    def _called(self, phrase: NounPhrase, name: str) -> NounPhrase:
-        """Return a phrase under another name, without what says it again ("female woman"), or is said of what lives."""
-        before = tuple(
-            each
-            for each in phrase.before
-            if each not in _SEXES
-            and truth(name, each) != 1.0
-            and (name == phrase.noun or not _is_of_compound(each, phrase))
-        )
-        is_alive = not {"person", "animal"}.isdisjoint({kind_of(name), *wider_names(name)})
-        after = tuple(each for each in phrase.after if is_alive or not each.startswith(_OF_PERSONS))
-        return replace(phrase, noun=name, before=before, after=after)
-
-    def fits(self, phrase: NounPhrase) -> Floats:
-        """As `Posterior.fits`, of draws that say something for or against the noun."""
-        return self.with_words(phrase, self._named[0](phrase.noun))
-
-    def may_be(self, phrase: NounPhrase, rivals: Callable[[NounPhrase], Floats]) -> Floats:
-        """As `Posterior.may_be`; a mask whose draws scatter may be anything."""
-        found = self.is_object * self.with_words(phrase, self._named[1](phrase.noun))
-        return np.maximum(found, rivals(phrase))
-
-    @cached_property
-    def _named(self) -> tuple[Callable[[str], Sequence[float]], Callable[[str], Sequence[float]]]:
-        """By noun, the probabilities that it is true of each mask, and that it may be."""
-
-        def is_named(noun: str) -> Sequence[float]:
-            likely = []
-            for nouns in self.nouns:
-                # Of several things a name for one is not true, nor the other way round. It may be a rival.
-                own = {said: share for said, share in nouns.items() if says_several(said) == says_several(noun)}
-                speaks = [(share, truth(noun, said)) for said, share in own.items()]
-                right, wrong = (sum(share for share, is_true in speaks if is_true == value) for value in (1.0, 0.0))
-                share = math.log(right + _LEAST_AGAINST) - math.log(wrong + _LEAST_AGAINST)
-                odds = self.config.noun_bias + self.config.noun_share * share
-                likely.append(_UNSAID_NOUN + (1.0 - _UNSAID_NOUN) * (_logistic(odds) if right else 0.0))
-            return likely
-
-        def may_be(noun: str) -> Sequence[float]:
-            said = (sum(share for said, share in nouns.items() if truth(noun, said)) for nouns in self.nouns)
-            return [unsaid + (1.0 - unsaid) * each for unsaid, each in zip(self._unsaid, said, strict=True)]
-
-        return cache(is_named), cache(may_be)
-
-    @cached_property
-    def _unsaid(self) -> Sequence[float]:
-        """By mask, the probability of a kind that no caption names."""
-        found = []
-        for nouns in self.nouns:
-            kinds: defaultdict[str, float] = defaultdict(float)
-            for noun, share in nouns.items():
-                kinds[kind_of(noun) or noun] += share
-            found.append(max(_UNSAID_NOUN, _SCATTERED * (1.0 - max(kinds.values(), default=0.0)) ** 2))
-        return found
-
-    def hidden(self, noun: str) -> float:
-        """As `Posterior.hidden`: where captions of a lone thing mention several, in a crowd, and of a wide name."""
-        alike = [mask for mask, probability in enumerate(self._named[1](noun)) if probability > _LIKELY]
-        told = [
-            max((share for kind, share in self.several[mask].items() if truth(noun, kind)), default=0.0)
-            for mask in alike
-        ]
-        # Several that have masks explain the plural, until they are a crowd.
-        expected = 1.0 if len(alike) == 1 else _HIDDEN_IN_CROWD * len(alike)
-        found = expected * sum(told) / max(len(told), 1)
-        return self.config.hidden * (found + _HIDDEN_OF_WIDE * is_wide(noun))
-
-    def told(self, noun: str) -> Set[str]:
-        """As `Posterior.told`."""
-        phrases = (each for evidence in self.evidence for each in evidence.phrases if truth(noun, each.noun))
-        return frozenset().union(*(phrase.words for phrase in phrases))
-
-
-def _is_person(noun: str) -> bool:
-    return noun in PEOPLE or "person" in {kind_of(noun), *wider_names(noun)}
-
-
-def _is_of_compound(attribute: str, phrase: NounPhrase) -> bool:
-    """Return whether an attribute names a kind with the noun: "police" of "police officer", "golden" of a retriever."""
-    whole = kind_of(f"{attribute} {phrase.noun}")
-    return whole != kind_of(phrase.noun) or (kind_of(attribute) is not None and not fills_slot(attribute))
-
-
-def kinds_of_several(candidates: Sequence[ExpressionRecord]) -> Mapping[str, float]:
-    """Return, by kind, the share of a mask's draws that mention several of it: "people" of "in a crowd of people"."""
-    found: defaultdict[str, float] = defaultdict(float)
-    for candidate in candidates:
-        for kind in {kind_of(word) for word in tokenise(candidate.text) if says_several(word)} - {None}:
-            found[str(kind)] += len(candidate.samples)
-    return _shares(found, max(sum(len(candidate.samples) for candidate in candidates), 1))
+    def are_persons(self) -> Sequence[bool]:
+        """By mask, whether some caption calls it a person."""
+        return [any(each in PEOPLE or "person" in kinds_of(each) for each in nouns) for nouns in self.nouns]
 
 
 def nouns_of(evidence: Evidence, config: PosteriorConfig) -> Mapping[str, float]:
@@ -471,7 +345,7 @@ def is_object(masks: Sequence[MaskRecord], config: PosteriorConfig, evidence: Se
         is_scored = mask.predicted_iou is not None and mask.stability_score is not None
         scores = config.object_predicted_iou * iou + config.object_stability * stability
         odds = config.object_bias + scores + config.object_overlap * overlap
-        found.append(_logistic(odds) if is_scored else 1.0)
+        found.append(logistic(odds) if is_scored else 1.0)
     return np.array(found, np.float64) * np.maximum(1.0 - config.object_nested * nested, _LEAST)
 
 
@@ -511,5 +385,6 @@ def _log_odds(probability: float | None) -> float:
     return min(max(math.log(bounded) - math.log1p(-bounded), -_MAX_LOG_ODDS), _MAX_LOG_ODDS)
 
 
-def _logistic(value: float) -> float:
+def logistic(value: float) -> float:
+    """Return the probability of log-odds, one by one: other ways to sum give other bits."""
     return 1.0 / (1.0 + math.exp(-min(max(value, -700.0), 700.0)))

@@ -1,0 +1,158 @@
+"""What the masks of an image probably are, where names of one kind of thing count together. For `likelihood`.
+
+    P(name | mask)   =  logistic(noun_bias + noun_share · log((for + 0.02) / (against + 0.02)))
+
+`for` and `against` are shares of the draws, by `primitives.kinds.truth`; all else is as of `posterior`, whose rules on
+formulas and bits hold here too.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence, Set
+from dataclasses import dataclass, replace
+from functools import cache, cached_property
+from typing import Final
+
+import numpy as np
+
+from pseudoris.primitives.attribute_slots import fills_slot
+from pseudoris.primitives.head_nouns import tokenise
+from pseudoris.primitives.kinds import MIN_SUPPORT, is_wide, kind_of, kinds_of, says_several, supported_name, truth
+from pseudoris.primitives.noun_phrases import NounPhrase
+from pseudoris.schemas.fitted import Floats
+from pseudoris.schemas.shard import ExpressionRecord
+from pseudoris.workers.composing.posterior import UNSAID_NOUN, Posterior, logistic, nouns_of, shares_of
+
+# What these say of a person, the name says; and only what is alive holds or wears something.
+_SEXES, _OF_PERSONS = frozenset({"male", "female"}), ("holding ", "wearing ")
+# A mask above this probability is one of a kind, and in a crowd each lets expect so many without a mask. Set by hand.
+_LIKELY, _HIDDEN_IN_CROWD = 0.5, 0.1
+# So many things without a mask a name fits that is wider than some basic name, as "appliance" and "truck". By hand.
+_HIDDEN_OF_WIDE: Final = 1.0
+# Draws for and against a name count as at least this share, because no number of captions leaves no doubt.
+_LEAST_AGAINST: Final = 0.02
+# Of a mask whose captions name other kinds with this squared share, an unsaid kind has this probability. Set by hand.
+_SCATTERED: Final = 0.3
+
+
+@dataclass(frozen=True, eq=False)
+class KindPosterior(Posterior):
+    """As `Posterior`, where names of one kind of thing count together (`primitives.kinds`).
+
+    A mask has the basic name that its draws support: narrower names and synonyms count for it, wider ones say nothing.
+    Of another mask a wider name says that it may be a rival.
+    """
+
+    several: Sequence[Mapping[str, float]]  # by mask, as of `kinds_of_several`
+
+    @cached_property
+    def nouns(self) -> Sequence[Mapping[str, float]]:
+        """By mask, the share of each noun drawn for it, weighed by its correctness; they add up to 1."""
+        linear = self.config.model_copy(update={"noun_share": 1.0})
+        return [nouns_of(each, linear) for each in self.evidence]
+
+    def names(self, mask: int) -> Sequence[str]:
+        """Return what a mask is called: the name that most draws support, or less likely; and a wider one without it.
+
+        A mask of several things has none.
+        """
+        found = [supported_name(self.nouns[mask], support) for support in (_LIKELY, MIN_SUPPORT)]
+        return list(dict.fromkeys(each.name for each in found if each is not None and not each.is_several))
+
+    def phrases(self, mask: int, name: str) -> Sequence[NounPhrase]:
+        """Return what is drawn of a mask by nouns that may fit it, under one of its names."""
+        drawn = (each for each in self.evidence[mask].phrases if truth(name, each.noun))
+        return list(dict.fromkeys(self._called(each, name) for each in drawn))
+
+    def _called(self, phrase: NounPhrase, name: str) -> NounPhrase:
+        """Return a phrase under another name, without what says it again ("female woman"), or is said of what lives."""
+        before = tuple(
+            each
+            for each in phrase.before
+            if each not in _SEXES
+            and truth(name, each) != 1.0
+            and (name == phrase.noun or not _is_of_compound(each, phrase))
+        )
+        is_alive = not kinds_of(name).isdisjoint({"person", "animal"})
+        after = tuple(each for each in phrase.after if is_alive or not each.startswith(_OF_PERSONS))
+        return replace(phrase, noun=name, before=before, after=after)
+
+    def fits(self, phrase: NounPhrase) -> Floats:
+        """As `Posterior.fits`, of draws that say something for or against the noun."""
+        return self.with_words(phrase, self._named[0](phrase.noun))
+
+    def may_be(self, phrase: NounPhrase, rivals: Callable[[NounPhrase], Floats]) -> Floats:
+        """As `Posterior.may_be`; a mask whose draws scatter may be anything."""
+        found = self.is_object * self.with_words(phrase, self._named[1](phrase.noun))
+        return np.maximum(found, rivals(phrase))
+
+    @cached_property
+    def _named(self) -> tuple[Callable[[str], Sequence[float]], Callable[[str], Sequence[float]]]:
+        """By noun, the probabilities that it is true of each mask, and that it may be."""
+
+        def is_named(noun: str) -> Sequence[float]:
+            likely = []
+            for nouns in self.nouns:
+                # Of several things a name for one is not true, nor the other way round. It may be a rival.
+                own = {said: share for said, share in nouns.items() if says_several(said) == says_several(noun)}
+                speaks = [(share, truth(noun, said)) for said, share in own.items()]
+                right, wrong = (sum(share for share, is_true in speaks if is_true == value) for value in (1.0, 0.0))
+                share = math.log(right + _LEAST_AGAINST) - math.log(wrong + _LEAST_AGAINST)
+                odds = self.config.noun_bias + self.config.noun_share * share
+                likely.append(UNSAID_NOUN + (1.0 - UNSAID_NOUN) * (logistic(odds) if right else 0.0))
+            return likely
+
+        def may_be(noun: str) -> Sequence[float]:
+            said = (sum(share for said, share in nouns.items() if truth(noun, said)) for nouns in self.nouns)
+            return [unsaid + (1.0 - unsaid) * each for unsaid, each in zip(self._unsaid, said, strict=True)]
+
+        return cache(is_named), cache(may_be)
+
+    @cached_property
+    def _unsaid(self) -> Sequence[float]:
+        """By mask, the probability of a kind that no caption names."""
+        found = []
+        for nouns in self.nouns:
+            kinds: defaultdict[str, float] = defaultdict(float)
+            for noun, share in nouns.items():
+                kinds[kind_of(noun) or noun] += share
+            found.append(max(UNSAID_NOUN, _SCATTERED * (1.0 - max(kinds.values(), default=0.0)) ** 2))
+        return found
+
+    @cached_property
+    def hidden(self) -> Callable[[str], float]:
+        """As `Posterior.hidden`: where captions of a lone thing mention several, in a crowd, and of a wide name."""
+        return cache(self._hidden)
+
+    def _hidden(self, noun: str) -> float:
+        alike = [mask for mask, probability in enumerate(self._named[1](noun)) if probability > _LIKELY]
+        told = [
+            max((share for kind, share in self.several[mask].items() if truth(noun, kind)), default=0.0)
+            for mask in alike
+        ]
+        # Several that have masks explain the plural, until they are a crowd.
+        expected = 1.0 if len(alike) == 1 else _HIDDEN_IN_CROWD * len(alike)
+        found = expected * sum(told) / max(len(told), 1)
+        return self.config.hidden * (found + _HIDDEN_OF_WIDE * is_wide(noun))
+
+    def told(self, noun: str) -> Set[str]:
+        """As `Posterior.told`."""
+        phrases = (each for evidence in self.evidence for each in evidence.phrases if truth(noun, each.noun))
+        return frozenset().union(*(phrase.words for phrase in phrases))
+
+
+def _is_of_compound(attribute: str, phrase: NounPhrase) -> bool:
+    """Return whether an attribute names a kind with the noun: "police" of "police officer", "golden" of a retriever."""
+    whole = kind_of(f"{attribute} {phrase.noun}")
+    return whole != kind_of(phrase.noun) or (kind_of(attribute) is not None and not fills_slot(attribute))
+
+
+def kinds_of_several(candidates: Sequence[ExpressionRecord]) -> Mapping[str, float]:
+    """Return, by kind, the share of a mask's draws that mention several of it: "people" of "in a crowd of people"."""
+    found: defaultdict[str, float] = defaultdict(float)
+    for candidate in candidates:
+        for kind in {kind_of(word) for word in tokenise(candidate.text) if says_several(word)} - {None}:
+            found[str(kind)] += len(candidate.samples)
+    return shares_of(found, max(sum(len(candidate.samples) for candidate in candidates), 1))
