@@ -19,10 +19,11 @@ import torch
 
 from evidence.benchmarks.captioner import mixed_counts
 from evidence.benchmarks.measurement import options, print_table, write_json
+from pseudoris.schemas.card_settings import AUTO, crops_in_fixed_shapes
 from pseudoris.schemas.config import RunConfig
 from pseudoris.schemas.config_layers import load_config
 from pseudoris.workers.captions.cached_towers import CocaBlocks
-from pseudoris.workers.captions.static_engine import StaticEngine, caption_slots
+from pseudoris.workers.captions.static_engine import caption_slots
 from pseudoris.workers.captions.static_slots import STEPS_A_REFILL, RowSlots, SearchSlots, Targets, run_slots
 from pseudoris.workers.checkpoints.openclip import build_from_config, read_model_config
 from pseudoris.workers.device import compute_dtype
@@ -92,7 +93,7 @@ def measured(config: RunConfig, gib: float, counts: Sequence[int]) -> dict[str, 
     with torch.device("meta"):
         model: Any = build_from_config(described).to(compute_dtype(config.compute))
     blocks = CocaBlocks(model)
-    shape, together = caption_slots(blocks, captions), StaticEngine.crops_together
+    shape, together = caption_slots(blocks, captions), crops_in_fixed_shapes(AUTO)
     tokens = model.visual.attn_pool.query.shape[0] - 1
     crop_bytes = tokens * 2 * len(blocks.layers) * blocks.width * blocks.like.element_size()
     most = min(captions.cache_bytes // 2 // crop_bytes, together)

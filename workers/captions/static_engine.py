@@ -18,6 +18,7 @@ import torch.nn.functional as F
 
 from pseudoris.primitives.errors import ConfigError
 from pseudoris.primitives.measures import CACHE_BYTES, record
+from pseudoris.schemas.card_settings import crops_in_fixed_shapes
 from pseudoris.schemas.config import CaptionsConfig, ComputeConfig
 from pseudoris.schemas.fitted import Floats
 from pseudoris.workers.captions.cached_towers import CachedCocaTowers, CocaBlocks
@@ -121,8 +122,6 @@ class StaticEngine(CachedEngine):
 
     towers: CachedCocaTowers
     is_static = True
-    # This many crops are captioned together: 16 images of ten masks and four kinds, 1.4 GB of pixels and encodings.
-    crops_together = 640
 
     def __init__(self, towers: CachedCocaTowers, *arguments: Any, **named: Any) -> None:
         """As `CachedEngine`."""
@@ -132,9 +131,7 @@ class StaticEngine(CachedEngine):
         of_texts = SlotShape(0, 0, _CROPS_A_TEXT, 0, 0, towers.max_prefix_length)
         num_bytes, of_a_grain = (_num_bytes(towers.blocks, each) for each in (self.shape, _scaled(of_texts, 1, 1)))
         self._texts = _scaled(of_texts, -(-num_bytes // of_a_grain), 1)
-        # 1 is meant for the tree.
-        if self._config.crops_together > 1:
-            self.crops_together = self._config.crops_together
+        self.crops_together = crops_in_fixed_shapes(self._config.crops_together)
         self.num_waits = 0
         # Decoder and reader share this memory. Recorded steps use its addresses, so they are dropped with it.
         self._memory: CacheMemory | None = None

@@ -20,7 +20,7 @@ from open_clip.coca_model import CoCa
 
 from pseudoris.primitives.clip_tokenizer import byte_pair_encoder
 from pseudoris.primitives.errors import BrokenDeviceError, ConfigError
-from pseudoris.schemas.card_settings import decoder_choices
+from pseudoris.schemas.card_settings import crops_in_fixed_shapes
 from pseudoris.schemas.config import CaptionsConfig, ComputeConfig
 from pseudoris.workers.captions import row_kernels
 from pseudoris.workers.captions.cached_towers import CocaBlocks
@@ -59,8 +59,9 @@ def fault_of_fixed_shapes(captions: CaptionsConfig, compute: ComputeConfig, *, i
     longest = min(captions.max_length, _MAX_LENGTH)
     lengths = {"min_length": min(_MIN_LENGTH, longest), "max_length": longest}
     slots = least_slots(captions) if is_short else num_slots(captions, compute)
-    together = {"crops_together": _SHORT_TOGETHER} if is_short else _together(captions)
-    few = captions.model_copy(update={**lengths, **together, "slots": slots})
+    # It may still be `auto`: what that is follows from this proof.
+    together = _SHORT_TOGETHER if is_short else crops_in_fixed_shapes(captions.crops_together)
+    few = captions.model_copy(update={**lengths, "crops_together": together, "slots": slots})
     try:
         model = _random_model(config).to(device, dtype)
         kernels = _kernel_faults(CocaBlocks(model), captions.max_length - 1)
@@ -81,12 +82,6 @@ def fault_of_fixed_shapes(captions: CaptionsConfig, compute: ComputeConfig, *, i
         # On a broken device this fails too, and would hide the error that broke it.
         with contextlib.suppress(RuntimeError):
             torch.cuda.empty_cache()
-
-
-def _together(captions: CaptionsConfig) -> Mapping[str, Any]:
-    """Return `crops_together` as fixed shapes have it where it is `auto`: what `auto` is follows from this proof."""
-    of_fixed_shapes = decoder_choices("static")["captions"]["crops_together"]
-    return {} if isinstance(captions.crops_together, int) else {"crops_together": of_fixed_shapes}
 
 
 def _random_model(config: Mapping[str, Any]) -> CoCa:

@@ -16,6 +16,7 @@ from typing import Any, Final
 
 from pseudoris.images.child_process import is_external_signal
 from pseudoris.primitives.errors import BrokenDeviceError, ConfigError, NoSubprocessError, TransientError
+from pseudoris.schemas.card_settings import crops_in_fixed_shapes
 from pseudoris.schemas.config import RunConfig
 from pseudoris.schemas.shard import Failure, Shard, ShardImage
 from pseudoris.workers import stages
@@ -254,12 +255,10 @@ def _tiles(kind: StageKind, config: RunConfig, *, is_static: bool) -> dict[str, 
     settings = kind.settings(config)
     tiles = {name: (getattr(settings, name), least) for name, least in _TILES[kind.name].items()}
     if is_static:
-        from pseudoris.workers.captions.static_engine import StaticEngine, least_slots, num_slots
+        from pseudoris.workers.captions.static_engine import least_slots, num_slots
 
-        # 1 is meant for the tree.
-        together = settings.crops_together if settings.crops_together > 1 else StaticEngine.crops_together
         tiles |= {
-            "crops_together": (together, 2),
+            "crops_together": (crops_in_fixed_shapes(settings.crops_together), 2),
             "slots": (num_slots(settings, config.compute), least_slots(settings)),
         }
     return tiles
