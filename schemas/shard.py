@@ -122,6 +122,8 @@ class MaskRecord:
     predicted_iou: float | None = None
     stability_score: float | None = None
     prior: str = "none"
+    is_cut: bool | None = None
+    colours: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -228,6 +230,15 @@ class ShardImage:
     failure: Failure | None = None
     masks: tuple[MaskRecord, ...] = ()
     expressions: tuple[ExpressionRecord, ...] = ()
+    split: str | None = None
+    phash: str | None = None
+    picture: str | None = None
+    picture_size: tuple[int, ...] = ()
+    tile_xyxy_px: tuple[int, ...] = ()
+    picture_sha256: str | None = None
+    picture_phash: str | None = None
+    num_too_small: int | None = None
+    whole_picture: tuple[str, ...] = ()
 
     def quarantined(self, failure: Failure) -> ShardImage:
         """Return the image quarantined: with the reason, without its bytes, masks and expressions."""

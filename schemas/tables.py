@@ -11,7 +11,11 @@ from typing import Final
 
 import pyarrow as pa
 
-TABLES_VERSION: Final = 5
+TABLES_VERSION: Final = 6
+# Earlier tables that are read: version 6 added null columns and changed two texts.
+READ_VERSIONS: Final = frozenset({5, TABLES_VERSION})
+# The plan is as it was, so a run that an earlier version planned goes on with equal bytes.
+PLAN_VERSION: Final = 5
 
 IMAGES: Final = "images"
 MASKS: Final = "masks"
@@ -60,8 +64,8 @@ def _null(name: str, kind: pa.DataType, doc: str) -> pa.Field:
     return _field(name, kind, doc, nullable=True)
 
 
-def _schema(table: str, fields: list[pa.Field], doc: str) -> pa.Schema:
-    metadata = {"pseudoris.table": table, "pseudoris.version": str(TABLES_VERSION), "doc": doc}
+def _schema(table: str, fields: list[pa.Field], doc: str, version: int = TABLES_VERSION) -> pa.Schema:
+    metadata = {"pseudoris.table": table, "pseudoris.version": str(version), "doc": doc}
     return pa.schema(fields, metadata=metadata)
 
 
@@ -111,6 +115,19 @@ IMAGES_SCHEMA: Final = _schema(
         _null("sha256", pa.string(), "The sha256 of the encoded bytes. Null if they could not be read."),
         _null("note", pa.string(), "A fault of the file that does not prevent decoding. Null if there is none."),
         _null("bytes", pa.large_binary(), "The encoded image if `shards.embed_images` is set, else null."),
+        _null("split", pa.string(), "Split of the image: `train`, `val`, `test`, `testA` or `testB`. Null without."),
+        _null("phash", pa.string(), "Perceptual hash of the upright image: 64 bits as 16 hex digits."),
+        _null("picture", pa.string(), "Name of the picture that the image is a tile of. Null if it is no tile."),
+        _null("picture_size", _list(pa.int32()), "[height, width] of that picture, upright, in pixels."),
+        _null(
+            "tile_xyxy_px",
+            _list(pa.int32()),
+            "Box of the tile [x0, y0, x1, y1] in pixels of that picture; x1 and y1 are exclusive.",
+        ),
+        _null("picture_sha256", pa.string(), "The sha256 of the encoded bytes of that picture."),
+        _null("picture_phash", pa.string(), "Perceptual hash of that picture, as `phash`."),
+        _null("num_too_small", pa.int32(), "How many masks were dropped because they are below `masks.min_area`."),
+        _null("whole_picture", _list(pa.string()), "Captions drawn of the whole image. Null without."),
     ],
     "One row per input image, in plan order.",
 )
@@ -136,6 +153,13 @@ MASKS_SCHEMA: Final = _schema(
             pa.string(),
             "Why the mask was chosen: `none` (no prior), a row of the instance prior (`table:17`), a human annotation "
             "(`human:431`), or a recipe of PPT (`recipe:objects`).",
+        ),
+        _null("is_cut", pa.bool_(), "True if an inner edge of the tile cuts the mask. Null if the image is no tile."),
+        _null(
+            "colours",
+            _list(pa.float64()),
+            "Shares of the mask's pixels that may be called black, white, grey, red, orange, yellow, green, blue, "
+            "purple, pink and brown, in this order. A pixel may have several. Null if they were not measured.",
         ),
     ],
     "One row per mask, ordered by image in plan order, then by mask id.",
@@ -211,11 +235,11 @@ EXPRESSIONS_SCHEMA: Final = _schema(
         _field(
             "kept",
             pa.bool_(),
-            "True if distinctiveness > tau and all of `filtering.keep` hold; a null score passes. Always true for "
-            "`human` and `composer`. For `recipe`: true if the mask is the referent.",
+            "True if the expression is kept. DATACARD.md says by which rule. Always true for `human`. For `recipe`: "
+            "true if the mask is the referent.",
         ),
         _field("weight", pa.float64(), "Weight of this pair of mask and text in training."),
-        _null("split", pa.string(), "Split of an imported text, such as `testA`, else null."),
+        _null("split", pa.string(), "Split of the text, imported or of its image, such as `testA`. Null without."),
     ],
     "One row per expression, kept or not, ordered by image, mask, then first draw; composed ones last.",
 )
@@ -242,6 +266,27 @@ SCHEMAS: Final[dict[str, pa.Schema]] = {
     FAILURES: FAILURES_SCHEMA,
 }
 
+_KEPT_IN_5: Final = (
+    "True if distinctiveness > tau and all of `filtering.keep` hold; a null score passes. Always true for `human` and "
+    "`composer`. For `recipe`: true if the mask is the referent."
+)
+_TEXTS_OF_5: Final = {"kept": _KEPT_IN_5, "split": "Split of an imported text, such as `testA`, else null."}
+# Columns of version 6 follow these.
+_LAST_OF_5: Final = {IMAGES: "bytes", MASKS: "prior"}
+
+
+def _of_version_5(table: str, schema: pa.Schema) -> pa.Schema:
+    num_fields = schema.get_field_index(_LAST_OF_5[table]) + 1 if table in _LAST_OF_5 else len(schema)
+    fields = [
+        field.with_metadata({"doc": _TEXTS_OF_5.get(field.name, field.metadata[b"doc"])})
+        for field in list(schema)[:num_fields]
+    ]
+    return pa.schema(fields, metadata={**schema.metadata, b"pseudoris.version": b"5"})
+
+
+# What versions 0.5 and 0.6 wrote.
+SCHEMAS_OF_5: Final[dict[str, pa.Schema]] = {name: _of_version_5(name, schema) for name, schema in SCHEMAS.items()}
+
 PLAN_SCHEMA: Final = _schema(
     "plan",
     [
@@ -257,4 +302,5 @@ PLAN_SCHEMA: Final = _schema(
         _null("row", pa.int64(), "Row in its Parquet file. Null if it is in none."),
     ],
     "The plan of the run: one row per input image, ordered by shard, then position.",
+    PLAN_VERSION,
 )

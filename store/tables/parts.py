@@ -22,9 +22,10 @@ from pseudoris.primitives.errors import ConfigError, refuse_other_version
 from pseudoris.primitives.threads import map_in_threads
 from pseudoris.schemas.ids import PART_NAME, sha256_hex
 from pseudoris.schemas.run_records import HEADER_NAME, PartRecord, Receipt, RunHeader
-from pseudoris.schemas.tables import SCHEMAS, TABLES_VERSION
+from pseudoris.schemas.tables import READ_VERSIONS, SCHEMAS, SCHEMAS_OF_5, TABLES_VERSION
 from pseudoris.store.runs.header import RESTORE, read_header
 from pseudoris.store.runs.receipts import part_path, read_receipt, receipt_path
+from pseudoris.store.tables.shard_tables import bytes_of_version_5
 
 _SNAPSHOT: Final = "take a new snapshot of the run (refresh() of the dataset, or Snapshot.shared with another turn)"
 # Few threads read parts, because each holds a whole part: with embedded images, up to `shards.max_bytes`.
@@ -107,11 +108,16 @@ class RowFilter:
 def read_part(file: BinaryIO, schema: pa.Schema, name: str, keep: RowFilter | None = None) -> pa.Table:
     """Return the columns of `schema` from a part, cast to that schema; a damaged one is a `DamagedError`.
 
-    Row groups in which `keep` can accept no row, by their statistics, are left out.
+    Columns that its version did not have are null. Row groups in which `keep` can accept no row, by their statistics,
+    are left out.
     """
     parquet = open_parquet(file, name)
     metadata = parquet.schema_arrow.metadata or {}
-    refuse_other_version(name, int(metadata.get(b"pseudoris.version", b"0")), TABLES_VERSION)
+    version = int(metadata.get(b"pseudoris.version", b"0"))
+    if version not in READ_VERSIONS:
+        refuse_other_version(name, version, TABLES_VERSION)
+    before = SCHEMAS_OF_5.get(metadata.get(b"pseudoris.table", b"").decode()) if version != TABLES_VERSION else None
+    had = [each for each in schema.names if before is None or each in before.names]
     groups = list(range(parquet.num_row_groups))
     try:
         if keep is not None:
@@ -122,8 +128,12 @@ def read_part(file: BinaryIO, schema: pa.Schema, name: str, keep: RowFilter | No
             groups = [group.id for group in fragment.subset(filter=keep.expression, schema=schema).row_groups]
         if not groups:
             return schema.empty_table()
-        found = parquet.read_row_groups(groups, columns=schema.names, use_threads=False)
-        return pa.table([found[field.name].cast(field.type) for field in schema], schema=schema)
+        found = parquet.read_row_groups(groups, columns=had, use_threads=False)
+        columns = [
+            found[field.name].cast(field.type) if field.name in had else pa.nulls(found.num_rows, field.type)
+            for field in schema
+        ]
+        return pa.table(columns, schema=schema)
     except (pa.ArrowException, OSError, KeyError) as error:
         raise DamagedError(damaged(name, error)) from error
 
@@ -184,9 +194,14 @@ def damaged_receipts(location: RunLocation, receipts: Iterable[Receipt]) -> Iter
 def restore_parts(location: RunLocation, receipt: Receipt, contents: Mapping[str, bytes]) -> None:
     """Write the damaged parts of a committed shard from `contents`, its tables computed again; sound ones stay.
 
+    A part of a shard that version 0.5 or 0.6 committed is written as these did.
+
     ConfigError, and nothing is written, if `contents` has other bytes than the receipt names.
     """
     damaged = damaged_tables(location, receipt)
+    earlier = {name: bytes_of_version_5(name, contents[name]) for name in damaged}
+    named = {name for name in damaged if sha256_hex(earlier[name]) == receipt.parts[name].sha256}
+    contents = {name: earlier[name] if name in named else contents[name] for name in damaged}
     if other := [table for table in damaged if sha256_hex(contents[table]) != receipt.parts[table].sha256]:
         paths = ", ".join(location.uri(part_path(table, receipt.parts[table])) for table in other)
         receipts = location.uri(receipt_path(receipt.shard, receipt.generation)).rpartition(".g")[0]

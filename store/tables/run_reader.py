@@ -24,7 +24,7 @@ from pseudoris.primitives.templates import html_text
 from pseudoris.primitives.threads import map_in_threads
 from pseudoris.primitives.uris import whole_number
 from pseudoris.schemas.run_records import PartRecord, RunHeader
-from pseudoris.schemas.tables import EXPRESSIONS, FAILURES, IMAGES, MASKS, SCHEMAS
+from pseudoris.schemas.tables import EXPRESSIONS, FAILURES, IMAGES, MASKS, SCHEMAS, SCHEMAS_OF_5
 from pseudoris.store.runs.receipts import READERS, RunTotals, Totals, part_path
 from pseudoris.store.tables.annotations import AnnotatedImage, iter_annotations
 from pseudoris.store.tables.image_bytes import PlannedImages
@@ -275,12 +275,13 @@ class _PartsDataset(ds.FileSystemDataset):  # type: ignore[misc]  # pyarrow has 
     def _told(self, end: int = sys.maxsize) -> Iterator[None]:
         """Compare the footers before `end`, once, with what their parts must hold: footers have no checksums."""
         location, table, parts = self._made_of
+        known = (SCHEMAS[table], SCHEMAS_OF_5[table])
         try:
             # Footers are compared before the scan, which reuses them, because Arrow returns nulls for a renamed column.
             some = {number: each for number, each in tuple(self._unproven.items()) if number < end}
             read = map_in_threads(lambda each: (each.physical_schema, each.metadata), some.values(), READERS)
             for number, (schema, metadata) in zip(some, read, strict=True):
-                if schema.equals(SCHEMAS[table]) and metadata.num_rows == parts[number].rows:
+                if any(map(schema.equals, known)) and metadata.num_rows == parts[number].rows:
                     self._unproven.pop(number, None)
                 else:
                     read_whole(location, table, parts[number])

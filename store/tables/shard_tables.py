@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import fields
@@ -10,7 +11,7 @@ from typing import Any, Final, NamedTuple
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pseudoris.files.parquet_files import ROW_GROUP_SIZE, parquet_bytes
+from pseudoris.files.parquet_files import ROW_GROUP_SIZE, open_parquet, parquet_bytes
 from pseudoris.schemas.shard import ExpressionRecord, Shard
 from pseudoris.schemas.shard_blocks import to_array
 from pseudoris.schemas.tables import (
@@ -19,12 +20,20 @@ from pseudoris.schemas.tables import (
     IMAGES,
     MASKS,
     SCHEMAS,
+    SCHEMAS_OF_5,
     STATUS_ANNOTATED,
     STATUS_EMPTY,
     STATUS_QUARANTINED,
 )
 from pseudoris.store.tables.judged_expressions import num_kept_lone
 
+_IMAGE_FIELDS: Final = (
+    *("image_id", "key", "height", "width", "sha256", "note", "split", "phash"),
+    *("picture", "picture_sha256", "picture_phash", "num_too_small"),
+)
+# An empty list of a record is a null.
+_LISTS_OF_IMAGES: Final = ("picture_size", "tile_xyxy_px", "whole_picture")
+_MASK_FIELDS: Final = (*("mask_id", "box_xyxy_px", "area_px", "predicted_iou", "stability_score", "prior", "is_cut"),)
 _EXPRESSION_FIELDS: Final = tuple(field.name for field in fields(ExpressionRecord))
 
 
@@ -49,7 +58,8 @@ def shard_tables(shard: Shard, *, embed_images: bool) -> dict[str, pa.Table]:
     of_first = ("decoder", "top_k", "top_p", "crop", "log_prob")
     columns: dict[str, dict[str, Sequence[Any]]] = {
         IMAGES: {
-            **_columns(images, ("image_id", "key", "height", "width", "sha256", "note")),
+            **_columns(images, _IMAGE_FIELDS),
+            **{name: [getattr(image, name) or None for image in images] for name in _LISTS_OF_IMAGES},
             "status": [
                 STATUS_QUARANTINED if image.failure else STATUS_ANNOTATED if image.masks else STATUS_EMPTY
                 for image in images
@@ -58,7 +68,8 @@ def shard_tables(shard: Shard, *, embed_images: bool) -> dict[str, pa.Table]:
         },
         MASKS: {
             "image_id": [image.image_id for image in images for _ in image.masks],
-            **_columns(masks, ("mask_id", "box_xyxy_px", "area_px", "predicted_iou", "stability_score", "prior")),
+            **_columns(masks, _MASK_FIELDS),
+            "colours": [mask.colours or None for mask in masks],
             "segmentation": [_Segmentation(mask.rle_size, mask.rle_counts) for mask in masks],
         },
         EXPRESSIONS: {
@@ -82,6 +93,12 @@ def table_bytes(table: pa.Table) -> bytes:
     """Return the table as Parquet; equal content gives equal bytes, however the table is divided into chunks."""
     starts = range(0, table.num_rows, ROW_GROUP_SIZE)
     return parquet_bytes((table.slice(start, ROW_GROUP_SIZE) for start in starts), table.schema)
+
+
+def bytes_of_version_5(table: str, data: bytes) -> bytes:
+    """Return a part as versions 0.5 and 0.6 wrote it: without the columns and texts that came after them."""
+    found = open_parquet(io.BytesIO(data), table).read(columns=SCHEMAS_OF_5[table].names, use_threads=False)
+    return table_bytes(found.cast(SCHEMAS_OF_5[table]))
 
 
 def table_counts(tables: Mapping[str, pa.Table]) -> dict[str, Any]:

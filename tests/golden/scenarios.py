@@ -15,7 +15,9 @@ import pyarrow.dataset as ds
 import torch
 
 from evidence.recipes.object_centric import write_object_centric
+from pseudoris.schemas.ids import PART_NAME, part_name, sha256_hex
 from pseudoris.schemas.tables import SCHEMAS
+from pseudoris.store.tables.shard_tables import bytes_of_version_5
 from pseudoris.synthworld.demo import write_demo
 from pseudoris.training.learning.checkpoint_folder import CHECKPOINT_NAME, load_checkpoint
 from tests.builders.command import pseudoris_here
@@ -56,10 +58,15 @@ def digest_of(files: Mapping[str, bytes]) -> str:
 
 
 def run_digests(name: str, out: Path) -> Digests:
-    return {
-        f"{name}/{table}": digest_of({path.name: path.read_bytes() for path in (out / table).glob("*.parquet")})
-        for table in SCHEMAS
-    }
+    """The digests of a run's tables, and of what version 0.6.0 would have written: its bytes must not change."""
+    found: Digests = {}
+    for table in SCHEMAS:
+        parts = {path.name: path.read_bytes() for path in (out / table).glob("*.parquet")}
+        found[f"{name}/{table}"] = digest_of(parts)
+        before = [(PART_NAME.fullmatch(part), bytes_of_version_5(table, data)) for part, data in parts.items()]
+        named = {part_name(int(at[1]), int(at[2]), sha256_hex(data)): data for at, data in before if at}
+        found[f"{name}/{table} of 0.6.0"] = digest_of(named)
+    return found
 
 
 def folder_digest(folder: Path) -> str:

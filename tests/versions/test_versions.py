@@ -10,13 +10,21 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import duckdb
+import pandas as pd
+import polars as pl
+import pyarrow as pa
 import pyarrow.dataset as ds
+import pyarrow.parquet as pq
 import pytest
 
-from pseudoris import RisDataset, SampleSpec
+from pseudoris import RisDataset, SampleSpec, open_run
 from pseudoris.files.location import RunLocation
+from pseudoris.schemas.tables import IMAGES_SCHEMA, SCHEMAS
 from pseudoris.store.runs.header import require_header
 from pseudoris.store.runs.manifest import write_manifest
+from pseudoris.store.tables.parts import read_part
+from pseudoris.store.tables.shard_tables import bytes_of_version_5, table_bytes
 from tests.builders.command import pseudoris_here
 from tests.builders.seals import forge_header
 from tests.versions.__main__ import annotation, put_images
@@ -155,8 +163,27 @@ def resume(kept: Path, half: str, *words: str) -> str:
 
 
 @pytest.mark.ray
-def test_its_half_is_resumed(kept, ray_session, s3_server):
+def test_its_half_is_resumed_and_every_reader_takes_parts_of_both_versions(kept, ray_session, s3_server):
     resume(kept, "half", *annotation("half"), "--set", f"source.endpoint_url={s3_server.endpoint_url}")
+    glob, ids = str(kept / "half" / "images" / "*.parquet"), [row["image_id"] for row in rows(kept / "half", "images")]
+    tables = [
+        open_run(str(kept / "half")).images().to_table(),
+        pa.Table.from_pandas(pd.read_parquet(kept / "half" / "images", schema=IMAGES_SCHEMA)),
+        pl.scan_parquet(glob, missing_columns="insert", extra_columns="ignore").collect().to_arrow(),
+        duckdb.sql(f"SELECT * FROM read_parquet('{glob}', union_by_name = true)").to_arrow_table(),
+    ]
+    assert {tuple(sorted(each["image_id"].to_pylist())) for each in tables} == {tuple(sorted(ids))}
+    versions = {pq.read_schema(part).metadata[b"pseudoris.version"] for part in Path(glob).parent.iterdir()}
+    assert versions == {b"5", b"6"}
+    assert [each["phash"].null_count for each in (tables[0], tables[1], tables[3])] == [len(ids)] * 3
+
+
+def test_a_part_as_this_version_writes_it_holds_the_bytes_of_its_version(kept):
+    for run, table in ((run, table) for run in ("finished", "half") for table in SCHEMAS):
+        for part in (kept / run / table).iterdir():
+            with part.open("rb") as file:
+                now = table_bytes(read_part(file, SCHEMAS[table], part.name))
+            assert (now != part.read_bytes(), bytes_of_version_5(table, now)) == (True, part.read_bytes())
 
 
 @pytest.fixture

@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
 
 import pytest
 
 from pseudoris.files.location import RunLocation
 from pseudoris.primitives.errors import ConfigError
-from pseudoris.schemas.shard import ShardImage
+from pseudoris.schemas.shard import Shard, ShardImage
+from pseudoris.schemas.tables import SCHEMAS
 from pseudoris.store.checks.verification import verify_run
-from pseudoris.store.runs.commit import as_quarantined, commit_retry
+from pseudoris.store.runs.commit import as_quarantined, commit_retry, make_receipt
 from pseudoris.store.runs.garbage import run_gc
 from pseudoris.store.runs.plan import read_shard_plan
 from pseudoris.store.runs.receipts import latest_receipts
 from pseudoris.store.sessions.refiltered_run import RuleChange, refilter
-from pseudoris.store.tables.parts import damaged_tables, lost_part, restore_parts
+from pseudoris.store.tables.parts import damaged_tables, lost_part, read_part, restore_parts
+from pseudoris.store.tables.shard_tables import bytes_of_version_5, table_bytes
 from tests.builders.scored_runs import commit_scored, scored_run
 from tests.store.builders import commit, commit_made, make_shard, parts, quarantined, start_run
 
@@ -56,10 +59,22 @@ def test_other_bytes_than_the_receipt_names_are_never_written(shard, lost):
         location.delete(f"{table}/{receipt.parts[table].name}")
     left = parts(location)
     said = rf"shard 1 cannot be repaired: .* Restore .*{lost}/shard-00000001.* from a copy"
+    other = table_bytes(read_part(io.BytesIO(contents[lost]), SCHEMAS[lost], lost).slice(1))
     with pytest.raises(ConfigError, match=said):
-        restore_parts(location, receipt, {**contents, lost: contents[lost] + b"?"})
+        restore_parts(location, receipt, {**contents, lost: other})
     # Nor the part that would fit: half of a shard from another version helps nobody.
     assert parts(location) == left
+
+
+def test_parts_that_an_earlier_version_wrote_come_back_as_it_wrote_them(location):
+    header = scored_run(location, num_shards=1)
+    receipt = commit_scored(location, header, 0)
+    contents = {table: location.read_bytes(f"{table}/{part.name}") for table, part in receipt.parts.items()}
+    before = {table: bytes_of_version_5(table, data) for table, data in contents.items()}
+    earlier = make_receipt(Shard(0, 0, ()), before, receipt.counts)
+    restore_parts(location, earlier, contents)
+    assert {table: location.read_bytes(f"{table}/{part.name}") for table, part in earlier.parts.items()} == before
+    assert before != contents
 
 
 def test_a_folder_in_the_place_of_a_part_has_one_remedy(shard):
