@@ -10,6 +10,7 @@ import gc
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
+from heapq import heappop, heappush
 from typing import Any
 
 import numpy as np
@@ -28,7 +29,7 @@ from pseudoris.workers.captions.engine import CachedEngine, CropSet, EncodedImag
 from pseudoris.workers.captions.prefix_tree_decoder import prefix_budget
 from pseudoris.workers.captions.recorded_step import RecordedStep
 from pseudoris.workers.captions.static_decoder import StaticDecoder
-from pseudoris.workers.captions.static_slots import RowSlots, Targets, run_slots
+from pseudoris.workers.captions.static_slots import STEPS_A_REFILL, RowSlots, Targets, run_slots
 from pseudoris.workers.captions.static_towers import CacheMemory, SlotShape, StaticTowers, slot_elements
 from pseudoris.workers.captions.vocabulary_logits import SpecialTokens, Vocabulary, check_finite, score_dtype
 from pseudoris.workers.checkpoints.openclip import build_from_config, read_model_config
@@ -271,9 +272,21 @@ class StaticReader:
         self._tokens[: len(rows)].copy_(to_device(tokens, device))
         self._lengths[: len(rows)].copy_(to_device(lengths, device))
         self._rows.restart(Targets(crops, sizes, self._sums.new_zeros(crops.shape)))
-        least = max(int(sizes @ lengths) // shape.pairs, int(lengths.max(initial=0)))
-        run_slots(self._step, self._refill, self._rows, least=least)
+        run_slots(self._step, self._refill, self._rows, least=self._num_steps(sizes, lengths))
         return to_host(self._results[: len(rows)])[0]
+
+    def _num_steps(self, sizes: Ints, lengths: Ints) -> int:
+        """Return after how many steps all rows have ended. No draw decides it, so the host looks once, at the end."""
+        shape, now, ends = self._towers.shape, 0, list[tuple[int, int]]()
+        num_free = shape.pairs
+        for size, length in zip(sizes.tolist(), lengths.tolist(), strict=True):
+            # Rows enter in this order, each at the first refill with a free slot and enough free pairs.
+            while len(ends) == shape.rows or num_free < size:
+                now, freed = heappop(ends)
+                num_free += freed
+            heappush(ends, (now - (-length // STEPS_A_REFILL) * STEPS_A_REFILL, size))
+            num_free -= size
+        return max(ends)[0]
 
     def _one_refill(self) -> None:
         rows = self._rows

@@ -3,6 +3,7 @@
 import gc
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 
@@ -191,6 +192,22 @@ def test_a_gpu_records_its_steps_once_and_is_read_seldom():
     assert max(waits) <= 6
     # A step, the decisions over the whole vocabulary, and a refill.
     assert recordings == [3, 3, 3]
+
+
+@pytest.mark.slow
+def test_texts_are_scored_with_one_look_at_the_gpu_and_one_read():
+    numbers = np.random.default_rng(5)
+    texts = [numbers.integers(3, 20, length) for length in numbers.integers(1, 9, 100)]
+    asked = numbers.random((len(texts), 6)) < 0.6
+    with pretended_gpu() as gpu:
+        engine = coca_engine(small_coca().to("cuda"), SPECIAL, captions_config(slots=64), seed=3, is_static=True)
+        (image,) = ragged((6,))
+        tokens = engine.encode([replace(image, pixels=image.pixels[:1].to("cuda"), kinds=image.kinds[:1])])[0].tokens
+        before = len(gpu.waits)
+        sums = engine.read(list(tokens), texts, asked)
+        assert len(gpu.waits) - before == 2
+    assert (sums[asked] < 0).all()
+    assert not sums[~asked].any()
 
 
 def test_a_step_that_raises_while_it_is_recorded_is_recorded_anew():
