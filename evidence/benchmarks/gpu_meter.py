@@ -172,7 +172,8 @@ class Meter(TorchDispatchMode):  # type: ignore[no-untyped-call]
         given = tree_map(self._shape_of, (args, kwargs)) if self._pools else (args, kwargs)
         is_kept = is_ours and name.endswith("_") and self._stays(name, first)
         # Caches, which a machine without a GPU may not hold.
-        is_hollow = is_ours and (name in _HOLLOW or (name == "new_empty" and math.prod(args[1]) > _POOL))
+        is_large = name in _HOLLOW or (name == "new_empty" and math.prod(args[1]) > _POOL)
+        is_hollow = is_ours and is_large and "out" not in kwargs
         made = () if is_kept else function(*tree_map(_on_meta, args) if is_hollow else args, **kwargs)
         self.counts["aten"] += 1
         leaves = tree_leaves(made)

@@ -60,6 +60,15 @@ def test_operations_that_are_only_seen_count_as_those_that_are_computed():
     assert not torch.equal(result, made)
 
 
+@pytest.mark.parametrize("is_hollow", [False, True])
+def test_a_product_into_memory_that_is_there_is_computed(is_hollow):
+    x, out = torch.ones(3, 2, 4), torch.zeros(3, 2, 4)
+    with torch.inference_mode(), Meter([torch.float32] if is_hollow else []) as meter:
+        torch.bmm(x, torch.ones(3, 4, 4), out=out)
+    assert out.eq(4).all()
+    assert meter.flops == {"float32": 2 * 3 * 2 * 4 * 4}
+
+
 def test_kernels_operations_and_bytes_are_those_of_the_shapes():
     meter, _ = metered(is_hollow=True)
     product, attention, rows = 2 * 32 * 64 * 64, 2 * (16 * 2 * 2) * (64 + 64), 2 * 32 * 64
