@@ -37,7 +37,8 @@ from pseudoris.workers.device import compute_dtype, to_device, to_host
 from pseudoris.workers.faults.freed_memory import OWNERS
 from pseudoris.workers.pass_sizes import LISTENER_ROWS
 
-# Pairs come in multiples of this number, up to what fills an H200; a row has so many of them on average.
+# Pairs come in multiples of this number, up to what fills an H200. A row has so many of them on average, or as many as
+# it may have, if that is less.
 _PAIR_GRAIN, _MOST_PAIRS, _PAIRS_A_ROW = 64, 8192, 8
 # A row of a text has at most so many pairs: the text's other crops are read by further rows.
 _CROPS_A_TEXT = 16
@@ -51,10 +52,9 @@ def caption_slots(blocks: CocaBlocks, config: CaptionsConfig) -> SlotShape:
     Raises:
         ConfigError: A row has no room.
     """
-    num_others = config.sampling.max_others if config.sampling.is_distinctive else 0
     num_beams, num_rules = config.beam.num_beams // config.beam.num_groups, len(config.decoding_rules())
     num_rules -= num_beams > 0
-    shape = SlotShape(0, 0, 1 + num_others, 0, num_beams, config.max_length - 1)
+    shape = SlotShape(0, 0, 1 + config.sampling.num_others, 0, num_beams, config.max_length - 1)
     grains = (config.slots or 0) // _PAIR_GRAIN
     if not grains:
         # Image tokens may take half of the bytes.
@@ -69,7 +69,7 @@ def least_slots(config: CaptionsConfig) -> int:
     Raises:
         ConfigError: `captions.slots` is lower, or can never be so high.
     """
-    most = config.sampling.max_others if config.sampling.is_distinctive else 0
+    most = config.sampling.num_others
     least, slots = -(-(1 + most) // _PAIR_GRAIN) * _PAIR_GRAIN, config.slots or _MOST_PAIRS
     if least <= slots:
         return least
@@ -108,7 +108,7 @@ def num_slots(config: CaptionsConfig, compute: ComputeConfig) -> int:
 def _scaled(shape: SlotShape, grains: int, num_rules: int) -> SlotShape:
     """Return a shape with so many slots. Rows and searches come in the ratio in which crops need them."""
     pairs = grains * _PAIR_GRAIN if num_rules else 0
-    rows = pairs // _PAIRS_A_ROW
+    rows = pairs // min(_PAIRS_A_ROW, shape.members)
     searches = -(-rows // num_rules) if num_rules else grains
     return replace(shape, rows=rows, pairs=pairs, searches=searches if shape.beams else 0)
 

@@ -136,6 +136,14 @@ def test_slots_decide_the_bits_and_not_the_memory_that_was_there_for_them():
 
 
 @pytest.mark.parametrize(
+    ("sampling", "rows"), [({"is_distinctive": False}, 128), ({"max_others": 3}, 32), ({"max_others": 30}, 16)]
+)
+def test_rows_of_few_crops_have_as_many_slots_as_fill_all_pairs(sampling, rows):
+    engine = static(slots=128, sampling=sampling)
+    assert (engine.shape.pairs, engine.shape.rows) == (128, rows)
+
+
+@pytest.mark.parametrize(
     ("slots", "others", "message"),
     [
         (
