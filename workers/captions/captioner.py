@@ -225,7 +225,7 @@ class CocaCaptioner(TreeCaptioner):
         """
         check_named_decoder(config, compute, is_short=True)
         device, dtype = prepare_device(compute), compute_dtype(compute)
-        decoder = chosen_decoder(config, compute)[0]
+        decoder = chosen_decoder(config, compute, is_short=True)[0]
         if compute.device == "cuda" and config.decoder == AUTO and decoder == "tree":
             # Only a run in fixed shapes that may be mixed lets a process choose.
             config = config.model_copy(update=decoder_choices(decoder)["captions"])

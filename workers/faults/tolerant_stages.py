@@ -134,7 +134,7 @@ class FaultTolerantStages:
         # Imported here, because most processes that import this module load no captioner.
         from pseudoris.workers.captions.decoder_choice import chosen_decoder
 
-        return chosen_decoder(captions, compute)[0] == "static"
+        return chosen_decoder(captions, compute, is_short=True)[0] == "static"
 
     def _run_with_less_memory(self, kind: StageKind, shard: Shard, halved: Mapping[str, Any]) -> Shard:
         free_memory()
