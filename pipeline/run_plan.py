@@ -22,7 +22,7 @@ from pseudoris.pipeline.shard_tasks import Job
 from pseudoris.pipeline.stored_masks import StoredMasks, masks_parent, with_masks_of
 from pseudoris.primitives.errors import ConfigError
 from pseudoris.primitives.uris import writable
-from pseudoris.schemas.card_settings import AUTO, SLOTS
+from pseudoris.schemas.card_settings import AUTO, SLOTS, decoder_choices
 from pseudoris.schemas.config import RunConfig, WeightsConfig
 from pseudoris.schemas.config_layers import as_begun
 from pseudoris.schemas.run_records import Identity, RunHeader
@@ -267,7 +267,7 @@ def _with_decoder_of(identity: Identity | None, config: RunConfig, *, begun: Ide
     slots = captions.slots or versions.get(SLOTS)
     update = {"decoder": decoder, "slots": None if slots is None else int(slots)}
     if begun is not None and begun.versions.get(DECODER) == "static" and decoder == "tree":
-        update["crops_together"] = 1
+        update |= decoder_choices(decoder)["captions"]
     return config.model_copy(update={"captions": captions.model_copy(update=update)})
 
 

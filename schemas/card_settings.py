@@ -46,7 +46,11 @@ def choices_of_card(total_bytes: float, *, has_bfloat16: bool) -> Choices:
 
 
 def decoder_choices(decoder: str) -> Choices:
-    """Return what `auto` is in `captions` under the decoder that a card has; the name is empty for `vlm`."""
+    """Return what `auto` is in `captions` under the decoder that a card has; the name is empty for `vlm`.
+
+    The tree takes over from fixed shapes with these settings too: in it other crops change bits and take memory, so
+    each image is alone.
+    """
     together = crops_in_fixed_shapes(AUTO) if decoder == "static" else 1
     return {"captions": {"crops_together": together, "decoder": decoder or AUTO}}
 

@@ -254,6 +254,11 @@ class SamplingConfig(FrozenModel):
     # loop takes it for padding.
     pad_ends_caption: bool = False
 
+    @property
+    def num_others(self) -> int:
+        """The most other masks that a caption is contrasted with."""
+        return self.max_others if self.is_distinctive else 0
+
 
 class CaptionsConfig(FrozenModel):
     """Candidate captions for each mask: crops, beam search and sampling."""

@@ -289,8 +289,8 @@ def device_versions(config: RunConfig) -> dict[str, str]:
 def gpu_decoder(config: RunConfig, *, is_proven: bool = False) -> tuple[str, str]:
     """Return the decoder of CoCa's captions on this process's GPU, and why `auto` takes the slower one, one sentence.
 
-    Both are empty on a CPU, and for other engines, which have a decoder of their own. With `is_proven` the whole proof
-    is made for a decoder that the configuration names, too; ConfigError: it fails.
+    Both are empty on a CPU, and for other engines, which have a decoder of their own. With `is_proven`, before a run,
+    the whole proof is made, for a decoder that the configuration names too; ConfigError: it fails.
     """
     if config.compute.device != "cuda" or config.captions.engine != "coca":
         return "", ""
@@ -298,7 +298,7 @@ def gpu_decoder(config: RunConfig, *, is_proven: bool = False) -> tuple[str, str
 
     if is_proven:
         check_named_decoder(config.captions, config.compute)
-    return chosen_decoder(config.captions, config.compute)
+    return chosen_decoder(config.captions, config.compute, is_short=not is_proven)
 
 
 def decoder_words(config: RunConfig, name: str = "", why: str = "") -> str:

@@ -18,6 +18,7 @@ from torch.utils._pytree import tree_leaves, tree_map
 from torch.utils.flop_counter import flop_registry
 
 from evidence.benchmarks.operation_counts import added_product, attention, bytes_moved, memory_bytes
+from pseudoris.workers.captions.row_kernels import ROWS_A_PROGRAM
 
 _ATTENTION: Final = "scaled_dot_product_attention"
 # One kernel each on CUDA, though a CPU may compose them.
@@ -171,7 +172,8 @@ class Meter(TorchDispatchMode):  # type: ignore[no-untyped-call]
         given = tree_map(self._shape_of, (args, kwargs)) if self._pools else (args, kwargs)
         is_kept = is_ours and name.endswith("_") and self._stays(name, first)
         # Caches, which a machine without a GPU may not hold.
-        is_hollow = is_ours and (name in _HOLLOW or (name == "new_empty" and math.prod(args[1]) > _POOL))
+        is_large = name in _HOLLOW or (name == "new_empty" and math.prod(args[1]) > _POOL)
+        is_hollow = is_ours and is_large and "out" not in kwargs
         made = () if is_kept else function(*tree_map(_on_meta, args) if is_hollow else args, **kwargs)
         self.counts["aten"] += 1
         leaves = tree_leaves(made)
@@ -234,9 +236,15 @@ class Meter(TorchDispatchMode):  # type: ignore[no-untyped-call]
             # It sums in float32 at least.
             dtype = "float64" if dtype == "float64" else "float32"
         elif name == "attend_image":
-            # A product of these sums in float32 has the rate of its operands.
-            flops = 4 * args[0].numel() * args[1].shape[3]
-            self.counts["useful"], self.counts["tiles"] = self.counts["useful"] + flops, self.counts["tiles"] + flops
+            # A program of Triton's reads each crop of its rows once, and computes all its rows under it. A product of
+            # these sums in float32 has the rate of its operands.
+            queries, cache, crops, by_crop = args
+            programs = torch.arange(len(by_crop)) // ROWS_A_PROGRAM
+            num_read = len(torch.unique(programs * cache.shape[1] + crops[by_crop]))
+            moved += (num_read - cache.shape[1]) * cache[:, 0].numel() * cache.element_size()
+            flops = 4 * queries.numel() * cache.shape[3]
+            tiles = 2 * num_read * ROWS_A_PROGRAM * cache[:, 0].numel()
+            self.counts["useful"], self.counts["tiles"] = self.counts["useful"] + flops, self.counts["tiles"] + tiles
         elif name == "project":
             flops = 2 * result.numel() * args[0].shape[1] * self._words.stretch(result.shape)
         elif packet in flop_registry or name == "baddbmm_":

@@ -20,7 +20,7 @@ from open_clip.constants import OPENAI_DATASET_MEAN, OPENAI_DATASET_STD
 from pseudoris.primitives.clip_tokenizer import byte_pair_encoder
 from pseudoris.primitives.errors import ImageError
 from pseudoris.primitives.measures import BATCH_FILL, record
-from pseudoris.schemas.card_settings import AUTO
+from pseudoris.schemas.card_settings import AUTO, decoder_choices
 from pseudoris.schemas.config import CaptionsConfig, ComputeConfig
 from pseudoris.schemas.shard import CaptionSample, ExpressionRecord, MaskRecord, Shard, ShardImage, clean_text
 from pseudoris.workers.captions.cached_towers import CachedCocaTowers
@@ -225,11 +225,10 @@ class CocaCaptioner(TreeCaptioner):
         """
         check_named_decoder(config, compute, is_short=True)
         device, dtype = prepare_device(compute), compute_dtype(compute)
-        decoder = chosen_decoder(config, compute)[0]
+        decoder = chosen_decoder(config, compute, is_short=True)[0]
         if compute.device == "cuda" and config.decoder == AUTO and decoder == "tree":
-            # Only a run in fixed shapes that may be mixed lets a process choose, and its crops together are not for
-            # the tree.
-            config = config.model_copy(update={"crops_together": 1})
+            # Only a run in fixed shapes that may be mixed lets a process choose.
+            config = config.model_copy(update=decoder_choices(decoder)["captions"])
         model = load_coca(config.architecture, config.weights).requires_grad_(False).to(device, dtype)
         tokenizer = byte_pair_encoder()
         special = SpecialTokens(tokenizer.sot_token_id, tokenizer.eot_token_id, model.text.pad_id)

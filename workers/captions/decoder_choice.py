@@ -15,10 +15,11 @@ _OFF = "fixed shapes are off on this card:"
 _FAULTS: dict[str, str] = {}
 
 
-def chosen_decoder(captions: CaptionsConfig, compute: ComputeConfig) -> tuple[str, str]:
+def chosen_decoder(captions: CaptionsConfig, compute: ComputeConfig, *, is_short: bool = False) -> tuple[str, str]:
     """Return the decoder that `captions.decoder` names, or for `auto` the one that this process's device proves.
 
-    With it comes why `auto` takes the slower one; one sentence, empty where nothing is to say.
+    With it comes why `auto` takes the slower one; one sentence, empty where nothing is to say. The short proof is for
+    a process of a run whose whole proof planning has made.
     """
     if captions.decoder != "auto":
         return captions.decoder, ""
@@ -28,7 +29,7 @@ def chosen_decoder(captions: CaptionsConfig, compute: ComputeConfig) -> tuple[st
     if version == PLAIN:
         return "tree", f"{_OFF} Triton cannot compile for it ({why})"
     try:
-        fault = _fault(captions, compute)
+        fault = _fault(captions, compute, is_short=is_short)
     except BrokenDeviceError as error:
         fault = str(error)
     return ("tree", f"{_OFF} {fault}") if fault else ("static", "")
@@ -50,7 +51,7 @@ def check_named_decoder(captions: CaptionsConfig, compute: ComputeConfig, *, is_
         )
 
 
-def _fault(captions: CaptionsConfig, compute: ComputeConfig, *, is_short: bool = False) -> str:
+def _fault(captions: CaptionsConfig, compute: ComputeConfig, *, is_short: bool) -> str:
     key = f"{captions.model_dump_json()} {compute.model_dump_json()} {is_short}"
     if key not in _FAULTS:
         # Imported here: the proof builds the captioner's engine, and the captioner imports this module.

@@ -16,6 +16,8 @@ import torch.nn.functional as F
 
 # `triton_version` returns this if plain torch is used.
 PLAIN = "absent"
+# A program of `attend_image` attends from so many rows, and reads each of their crops once.
+ROWS_A_PROGRAM = 32
 _SHOWN_LETTERS = 200
 # Plain torch gathers the image tokens of so many rows at once.
 _ROWS_A_GATHER = 64

@@ -10,6 +10,7 @@ import gc
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
+from heapq import heappop, heappush
 from typing import Any
 
 import numpy as np
@@ -28,7 +29,7 @@ from pseudoris.workers.captions.engine import CachedEngine, CropSet, EncodedImag
 from pseudoris.workers.captions.prefix_tree_decoder import prefix_budget
 from pseudoris.workers.captions.recorded_step import RecordedStep
 from pseudoris.workers.captions.static_decoder import StaticDecoder
-from pseudoris.workers.captions.static_slots import RowSlots, Targets, run_slots
+from pseudoris.workers.captions.static_slots import STEPS_A_REFILL, RowSlots, Targets, run_slots
 from pseudoris.workers.captions.static_towers import CacheMemory, SlotShape, StaticTowers, slot_elements
 from pseudoris.workers.captions.vocabulary_logits import SpecialTokens, Vocabulary, check_finite, score_dtype
 from pseudoris.workers.checkpoints.openclip import build_from_config, read_model_config
@@ -36,7 +37,8 @@ from pseudoris.workers.device import compute_dtype, to_device, to_host
 from pseudoris.workers.faults.freed_memory import OWNERS
 from pseudoris.workers.pass_sizes import LISTENER_ROWS
 
-# Pairs come in multiples of this number, up to what fills an H200; a row has so many of them on average.
+# Pairs come in multiples of this number, up to what fills an H200. A row has so many of them on average, or as many as
+# it may have, if that is less.
 _PAIR_GRAIN, _MOST_PAIRS, _PAIRS_A_ROW = 64, 8192, 8
 # A row of a text has at most so many pairs: the text's other crops are read by further rows.
 _CROPS_A_TEXT = 16
@@ -50,10 +52,9 @@ def caption_slots(blocks: CocaBlocks, config: CaptionsConfig) -> SlotShape:
     Raises:
         ConfigError: A row has no room.
     """
-    num_others = config.sampling.max_others if config.sampling.is_distinctive else 0
     num_beams, num_rules = config.beam.num_beams // config.beam.num_groups, len(config.decoding_rules())
     num_rules -= num_beams > 0
-    shape = SlotShape(0, 0, 1 + num_others, 0, num_beams, config.max_length - 1)
+    shape = SlotShape(0, 0, 1 + config.sampling.num_others, 0, num_beams, config.max_length - 1)
     grains = (config.slots or 0) // _PAIR_GRAIN
     if not grains:
         # Image tokens may take half of the bytes.
@@ -68,7 +69,7 @@ def least_slots(config: CaptionsConfig) -> int:
     Raises:
         ConfigError: `captions.slots` is lower, or can never be so high.
     """
-    most = config.sampling.max_others if config.sampling.is_distinctive else 0
+    most = config.sampling.num_others
     least, slots = -(-(1 + most) // _PAIR_GRAIN) * _PAIR_GRAIN, config.slots or _MOST_PAIRS
     if least <= slots:
         return least
@@ -107,7 +108,7 @@ def num_slots(config: CaptionsConfig, compute: ComputeConfig) -> int:
 def _scaled(shape: SlotShape, grains: int, num_rules: int) -> SlotShape:
     """Return a shape with so many slots. Rows and searches come in the ratio in which crops need them."""
     pairs = grains * _PAIR_GRAIN if num_rules else 0
-    rows = pairs // _PAIRS_A_ROW
+    rows = pairs // min(_PAIRS_A_ROW, shape.members)
     searches = -(-rows // num_rules) if num_rules else grains
     return replace(shape, rows=rows, pairs=pairs, searches=searches if shape.beams else 0)
 
@@ -271,9 +272,21 @@ class StaticReader:
         self._tokens[: len(rows)].copy_(to_device(tokens, device))
         self._lengths[: len(rows)].copy_(to_device(lengths, device))
         self._rows.restart(Targets(crops, sizes, self._sums.new_zeros(crops.shape)))
-        least = max(int(sizes @ lengths) // shape.pairs, int(lengths.max(initial=0)))
-        run_slots(self._step, self._refill, self._rows, least=least)
+        run_slots(self._step, self._refill, self._rows, least=self._num_steps(sizes, lengths))
         return to_host(self._results[: len(rows)])[0]
+
+    def _num_steps(self, sizes: Ints, lengths: Ints) -> int:
+        """Return after how many steps all rows have ended. No draw decides it, so the host looks once, at the end."""
+        shape, now, ends = self._towers.shape, 0, list[tuple[int, int]]()
+        num_free = shape.pairs
+        for size, length in zip(sizes.tolist(), lengths.tolist(), strict=True):
+            # Rows enter in this order, each at the first refill with a free slot and enough free pairs.
+            while len(ends) == shape.rows or num_free < size:
+                now, freed = heappop(ends)
+                num_free += freed
+            heappush(ends, (now - (-length // STEPS_A_REFILL) * STEPS_A_REFILL, size))
+            num_free -= size
+        return max(ends)[0]
 
     def _one_refill(self) -> None:
         rows = self._rows

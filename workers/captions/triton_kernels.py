@@ -9,9 +9,10 @@ import torch
 import triton
 import triton.language as tl
 
-# A program attends from so many rows to an image, and holds so many bytes of a column of its tokens at once. `tl.dot`
-# takes no width below 16.
-_TILE, _BLOCK_BYTES, _LEAST_WIDTH = 32, 128, 16
+from pseudoris.workers.captions.row_kernels import ROWS_A_PROGRAM
+
+# A program holds so many bytes of a column of an image's tokens at once. `tl.dot` takes no width below 16.
+_BLOCK_BYTES, _LEAST_WIDTH = 128, 16
 
 
 def attend_newest(
@@ -88,7 +89,7 @@ def attend_image(
     """As `row_kernels.attend_image`; contiguous tensors."""
     num_rows, heads, width = queries.shape
     mixed = queries.new_empty(num_rows, heads * width)
-    attend_image_kernel[triton.cdiv(num_rows, _TILE), heads](
+    attend_image_kernel[triton.cdiv(num_rows, ROWS_A_PROGRAM), heads](
         queries.contiguous(),
         cache[0],
         cache[1],
@@ -100,7 +101,7 @@ def attend_image(
         cache.shape[3],
         width,
         padded_width=max(triton.next_power_of_2(width), _LEAST_WIDTH),
-        tile=_TILE,
+        tile=ROWS_A_PROGRAM,
         block=_BLOCK_BYTES // cache.element_size(),
         scale=width**-0.5,
         sums=_sums(queries.dtype),

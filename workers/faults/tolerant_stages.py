@@ -16,7 +16,7 @@ from typing import Any, Final
 
 from pseudoris.images.child_process import is_external_signal
 from pseudoris.primitives.errors import BrokenDeviceError, ConfigError, NoSubprocessError, TransientError
-from pseudoris.schemas.card_settings import crops_in_fixed_shapes
+from pseudoris.schemas.card_settings import crops_in_fixed_shapes, decoder_choices
 from pseudoris.schemas.config import RunConfig
 from pseudoris.schemas.shard import Failure, Shard, ShardImage
 from pseudoris.workers import stages
@@ -125,8 +125,7 @@ class FaultTolerantStages:
                 "captions.decoder=tree in a new run, or pass --allow-degraded, by which the tree captions such shards"
             ) from error
         logger.warning("captions in fixed shapes failed on shard %d, the tree takes over: %s", shard.shard, error)
-        # In the tree other crops change bits and take memory, so each image is alone.
-        return {"decoder": "tree", "crops_together": 1}
+        return dict(decoder_choices("tree")["captions"])
 
     def _has_fixed_shapes(self, kind: StageKind) -> bool:
         captions, compute = self._config.captions, self._config.compute
@@ -135,7 +134,7 @@ class FaultTolerantStages:
         # Imported here, because most processes that import this module load no captioner.
         from pseudoris.workers.captions.decoder_choice import chosen_decoder
 
-        return chosen_decoder(captions, compute)[0] == "static"
+        return chosen_decoder(captions, compute, is_short=True)[0] == "static"
 
     def _run_with_less_memory(self, kind: StageKind, shard: Shard, halved: Mapping[str, Any]) -> Shard:
         free_memory()

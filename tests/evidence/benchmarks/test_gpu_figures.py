@@ -19,6 +19,7 @@ from evidence.benchmarks.synchronisations import measure
 from pseudoris.primitives import rle
 from pseudoris.schemas.config_layers import load_config
 from pseudoris.workers.captions import CocaCaptioner
+from pseudoris.workers.captions.row_kernels import attend_image
 from pseudoris.workers.checkpoints.openclip import load_coca
 from pseudoris.workers.filtering import ClipScorer
 from pseudoris.workers.filtering.clip_embedder import ClipEmbedder
@@ -59,6 +60,15 @@ def test_operations_that_are_only_seen_count_as_those_that_are_computed():
     assert not torch.equal(result, made)
 
 
+@pytest.mark.parametrize("is_hollow", [False, True])
+def test_a_product_into_memory_that_is_there_is_computed(is_hollow):
+    x, out = torch.ones(3, 2, 4), torch.zeros(3, 2, 4)
+    with torch.inference_mode(), Meter([torch.float32] if is_hollow else []) as meter:
+        torch.bmm(x, torch.ones(3, 4, 4), out=out)
+    assert out.eq(4).all()
+    assert meter.flops == {"float32": 2 * 3 * 2 * 4 * 4}
+
+
 def test_kernels_operations_and_bytes_are_those_of_the_shapes():
     meter, _ = metered(is_hollow=True)
     product, attention, rows = 2 * 32 * 64 * 64, 2 * (16 * 2 * 2) * (64 + 64), 2 * 32 * 64
@@ -71,6 +81,22 @@ def test_kernels_operations_and_bytes_are_those_of_the_shapes():
     assert meter.card_s["H200"] == 3 * 2.5e-6
     # An L4 moves a sixteenth of the bytes a second, and a T4 computes the fewest operations.
     assert meter.card_s["T4"] >= meter.card_s["L4"] >= meter.card_s["H200"]
+
+
+@pytest.mark.parametrize("is_hollow", [False, True])
+def test_attention_to_crops_reads_a_crop_once_for_each_program_that_has_a_row_of_it(is_hollow):
+    heads, length, width = 2, 5, 16
+    # Of seven crops three are read. Three programs of up to 32 rows: of crops 0 and 1, of 1 and 3, of 3.
+    crops = torch.tensor([0] * 30 + [1] * 10 + [3] * 30)[torch.randperm(70)]
+    queries = torch.ones(70, heads, width, dtype=torch.bfloat16)
+    cache = torch.ones(2, 7, heads, length, width, dtype=torch.bfloat16)
+    meter = Meter([torch.bfloat16] if is_hollow else [])
+    with torch.inference_mode(), meter:
+        attend_image(queries, cache, crops, crops.argsort(stable=True))
+    assert meter.bytes_by["attend_image"] == 5 * cache[:, 0].nbytes + 2 * queries.nbytes + 2 * 8 * 70
+    assert meter.counts["useful"] == meter.flops["bfloat16"] == 70 * 4 * heads * length * width
+    # A program computes all its rows under each of their crops.
+    assert meter.counts["tiles"] == 5 * 32 * 4 * heads * length * width
 
 
 def test_a_vocabulary_of_few_live_tokens_counts_as_the_whole_one():

@@ -3,6 +3,7 @@
 import gc
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 
@@ -135,6 +136,14 @@ def test_slots_decide_the_bits_and_not_the_memory_that_was_there_for_them():
 
 
 @pytest.mark.parametrize(
+    ("sampling", "rows"), [({"is_distinctive": False}, 128), ({"max_others": 3}, 32), ({"max_others": 30}, 16)]
+)
+def test_rows_of_few_crops_have_as_many_slots_as_fill_all_pairs(sampling, rows):
+    engine = static(slots=128, sampling=sampling)
+    assert (engine.shape.pairs, engine.shape.rows) == (128, rows)
+
+
+@pytest.mark.parametrize(
     ("slots", "others", "message"),
     [
         (
@@ -191,6 +200,22 @@ def test_a_gpu_records_its_steps_once_and_is_read_seldom():
     assert max(waits) <= 6
     # A step, the decisions over the whole vocabulary, and a refill.
     assert recordings == [3, 3, 3]
+
+
+@pytest.mark.slow
+def test_texts_are_scored_with_one_look_at_the_gpu_and_one_read():
+    numbers = np.random.default_rng(5)
+    texts = [numbers.integers(3, 20, length) for length in numbers.integers(1, 9, 100)]
+    asked = numbers.random((len(texts), 6)) < 0.6
+    with pretended_gpu() as gpu:
+        engine = coca_engine(small_coca().to("cuda"), SPECIAL, captions_config(slots=64), seed=3, is_static=True)
+        (image,) = ragged((6,))
+        tokens = engine.encode([replace(image, pixels=image.pixels[:1].to("cuda"), kinds=image.kinds[:1])])[0].tokens
+        before = len(gpu.waits)
+        sums = engine.read(list(tokens), texts, asked)
+        assert len(gpu.waits) - before == 2
+    assert (sums[asked] < 0).all()
+    assert not sums[~asked].any()
 
 
 def test_a_step_that_raises_while_it_is_recorded_is_recorded_anew():

@@ -9,12 +9,13 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from pseudoris.primitives.errors import BrokenDeviceError, ConfigError
-from pseudoris.workers.captions import CocaCaptioner, decoder_choice, row_kernels
+from pseudoris.workers.captions import CocaCaptioner, decoder_choice, row_kernels, static_proof
 from pseudoris.workers.captions.cached_towers import CocaBlocks
 from pseudoris.workers.captions.decoder_choice import chosen_decoder
 from pseudoris.workers.captions.static_engine import caption_slots
 from pseudoris.workers.captions.static_proof import fault_of_fixed_shapes
 from pseudoris.workers.checkpoints.openclip import build_from_config
+from pseudoris.workers.stages import gpu_decoder
 from tests.builders.coca import narrow_config
 from tests.oracles.pretended_gpu import pretended_gpu
 from tests.oracles.pretended_graph import PretendedGraph
@@ -302,6 +303,25 @@ def test_auto_is_the_tree_and_one_sentence_where_the_proof_fails(config, put):
 def test_without_a_compiler_auto_is_the_tree_and_nothing_is_proven(config, put):
     put("add_norm", norm_of_the_sum_alone)
     assert chosen(config, "auto", 3)[1].startswith("fixed shapes are off on this card: Triton cannot compile for it (")
+
+
+@pytest.mark.usefixtures("a_compiler")
+def test_planning_makes_the_whole_proof_and_a_process_of_the_run_the_short_one(config, monkeypatch):
+    compute, proofs = config.compute.model_copy(update={"seed": 5}), []
+    config = config.model_copy(update={"compute": compute})
+
+    def proof(captions, compute, *, is_short):
+        proofs.append("short" if is_short else "whole")
+        return "something"
+
+    monkeypatch.setattr(static_proof, "fault_of_fixed_shapes", proof)
+    with pretended_gpu():
+        # A run that may be mixed leaves the decoder to each card.
+        assert gpu_decoder(config)[0] == "tree"
+        CocaCaptioner(config.captions, compute)
+        assert proofs == ["short"]
+        assert gpu_decoder(config, is_proven=True)[0] == "tree"
+    assert proofs == ["short", "whole"]
 
 
 def test_a_captioner_in_fixed_shapes_is_refused_on_a_card_that_fails_the_short_proof(config, put):
