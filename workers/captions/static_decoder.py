@@ -7,22 +7,20 @@ compute the same step again. No tensor of a decoder may be replaced, because rec
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from pseudoris.schemas.config import CaptionsConfig
 from pseudoris.workers.captions.beam_search import BeamSearches, beam_of
-from pseudoris.workers.captions.decoding_rules import Beam, DecodingRule, Ints, SampledCaption, until_eos
-from pseudoris.workers.captions.distinctive import count_kept, draw_from_all, draw_from_top
+from pseudoris.workers.captions.decoding_rules import Beam, Ints, SampledCaption, until_eos
+from pseudoris.workers.captions.distinctive import SamplerRows, count_kept, draw_from_all, draw_from_top
 from pseudoris.workers.captions.recorded_step import RecordedStep
 from pseudoris.workers.captions.static_slots import STEPS_A_REFILL, RowSlots, SearchSlots, Targets, run_slots
 from pseudoris.workers.captions.static_towers import StaticTowers
-from pseudoris.workers.captions.vocabulary_logits import SpecialTokens, TopLogits, Vocabulary, check_finite, score_dtype
+from pseudoris.workers.captions.vocabulary_logits import TopLogits, Vocabulary, check_finite, score_dtype
 from pseudoris.workers.device import to_device, to_host
 
 # Before a refill one of so many slots is decided over the whole vocabulary.
@@ -53,25 +51,23 @@ class Decoded:
 
 
 class StaticDecoder:
-    """Decodes up to `num_targets` crops at a time, with their rows by all rules and a search of each."""
+    """Decodes up to `num_targets` crops at a time, with their rows by all sampling rules and a search of each."""
 
     def __init__(
         self,
         towers: StaticTowers,
         vocabulary: Vocabulary,
-        special: SpecialTokens,
         config: CaptionsConfig,
         *,
-        samplers: Sequence[DecodingRule],
+        num_rules: int,
         num_targets: int,
     ) -> None:
         """Allocate the state of the slots of `towers`."""
-        self._towers, self._vocabulary, self._special, self._config = towers, vocabulary, special, config
-        self._shape = shape = towers.shape
-        like = towers.blocks.like
-        self._device = device = like.device
+        self._towers, self._vocabulary, self._config = towers, vocabulary, config
+        self._shape, self._special = shape, special = towers.shape, vocabulary.special
+        like, device = towers.blocks.like, towers.blocks.like.device
         new, ints = partial(torch.zeros, device=device), partial(torch.zeros, dtype=torch.int64, device=device)
-        self._rows = RowSlots(shape, num_targets, max(len(samplers), 1), like)
+        self._rows = RowSlots(shape, num_targets, max(num_rules, 1), like)
         self._searches = SearchSlots(shape.searches, num_targets, device)
         # Of each prefix (N + S · B) the sum of its scores, which is not finite if one of them is not.
         self._totals = new(shape.prefixes, dtype=score_dtype(like.dtype))
@@ -82,26 +78,20 @@ class StaticDecoder:
         self._has_moved = new(shape.prefixes, dtype=torch.bool)
         # Of each row: its tokens, and the log-probability of them.
         self._tokens, self._log_probs = ints((shape.rows, config.max_length)), new(shape.rows, dtype=torch.float64)
-        # By what it is drawn: k and p, as of `count_kept`, the random numbers, and the weights of its members.
-        self._top_k, self._top_p = ints(shape.rows), new(shape.rows, dtype=torch.float64)
-        self._uniform = new((shape.rows, config.max_length), dtype=torch.float64)
+        # By what it is drawn: k and p, as of `count_kept`, and the random numbers; and the weights of its members.
+        self._drawn_by = ints(shape.rows), torch.zeros_like(self._log_probs), torch.zeros_like(self._tokens).double()
         self._weights = new((shape.rows, shape.members), dtype=self._totals.dtype)
         # For how many refills each row, and each search, has waited to be decided over the whole vocabulary.
         self._waits_of_rows, self._waits_of_searches = ints(shape.rows), ints(shape.searches)
         # How many were decided so, and how often one waited for it.
         self._wide = ints(2)
-        capacity = self._rows.capacity
-        # Draws of the queued rows, and what became of all that is queued. The last one is of slots that hold nothing.
-        self._queued_uniform = new((capacity + 1, config.max_length), dtype=torch.float64)
         self._beams = BeamSearches((shape.searches, shape.beams), config, special.eos, device=device)
+        # By what queued rows are drawn, and what became of all that is queued. The last one is of empty slots.
+        self._queued = [each.new_zeros(self._rows.capacity + 1, *each.shape[1:]) for each in self._drawn_by]
         self._row_state = (self._tokens, self._log_probs, self._totals[: shape.rows])
         self._search_state = (self._beams.best(), self._totals[shape.rows :].view(shape.searches, shape.beams))
-        self._row_results = [each.new_zeros(capacity + 1, *each.shape[1:]) for each in self._row_state]
+        self._row_results = [each.new_zeros(self._rows.capacity + 1, *each.shape[1:]) for each in self._row_state]
         self._search_results = [each.new_zeros(num_targets + 1, *each.shape[1:]) for each in self._search_state]
-        self._rules = (
-            to_device(np.array([rule.top_k or 0 for rule in samplers] or [0], dtype=np.int64), device),
-            to_device(np.array([rule.top_p or 1.0 for rule in samplers] or [1.0]), device),
-        )
         pad = [special.pad] if config.sampling.pad_ends_caption else []
         self._ends = to_device(np.array([special.eos, *special.further_eos, *pad]), device)
         self._eos, self._zero = torch.full((), special.eos, device=device), torch.zeros((), device=device)
@@ -114,33 +104,32 @@ class StaticDecoder:
         self._refill = RecordedStep(self._one_refill, towers.recordings)
 
     @torch.inference_mode()
-    def decode(
-        self, targets: Targets, uniform: NDArray[np.float64], searched: Ints, image_tokens: torch.Tensor
-    ) -> Decoded:
+    def decode(self, targets: Targets, drawn: SamplerRows, searched: Ints, image_tokens: torch.Tensor) -> Decoded:
         """Return the captions of all targets, and the best beams of the crops `searched`.
 
         Args:
             targets: At most as many as there is room for.
-            uniform: (targets · rules, max_length) float64 in [0, 1), the draws by prefix length.
+            drawn: Their rows, by target, then rule.
             searched: Numbers of encodings.
             image_tokens: All encodings (U, T, D).
 
         Raises:
             ImageError: A score is beyond the range of the precision.
         """
-        rows, searches = self._rows, self._searches
+        rows, searches, num_rows = self._rows, self._searches, len(drawn.target)
         self._towers.attend_to(image_tokens)
         rows.restart(targets)
         searches.restart(searched)
-        self._queued_uniform[: len(uniform)].copy_(to_device(uniform, self._device))
-        if not len(uniform):
+        for queued, given in zip(self._queued, (drawn.top_k, drawn.top_p, drawn.uniform), strict=True):
+            queued[:num_rows].copy_(to_device(given, queued.device))
+        if not num_rows:
             rows.queue.restart(0)
         self._wide.zero_()
         # No row leaves before a refill.
-        num_pairs = int(targets.sizes.sum()) * len(uniform) // max(len(targets.sizes), 1)
+        num_pairs = int(targets.sizes.sum()) * num_rows // max(len(targets.sizes), 1)
         least = STEPS_A_REFILL * num_pairs // max(self._shape.pairs, 1)
         num_steps = run_slots(self._step, self._end_chunk, rows, searches, least=least)
-        return self._read(targets, len(uniform), len(searched), num_steps)
+        return self._read(targets, num_rows, len(searched), num_steps)
 
     def _end_chunk(self) -> None:
         self._wide_step()
@@ -162,9 +151,8 @@ class StaticDecoder:
         prefixes = torch.cat((rows.pair_rows, shape.rows + self._beam_numbers))
         self._towers.begin(begins, special.sot, prefixes, torch.cat((rows.pair_crops, crops)))
         self._totals.masked_fill_(begins, 0)
-        for kept, of_rule in zip((self._top_k, self._top_p), self._rules, strict=True):
-            kept.copy_(of_rule.index_select(0, rows.number % len(of_rule)))
-        self._uniform.copy_(self._queued_uniform.index_select(0, rows.number))
+        for kept, queued in zip(self._drawn_by, self._queued, strict=True):
+            kept.copy_(queued.index_select(0, rows.number))
         self._weights.copy_(rows.weights())
         self._tokens.masked_fill_(of_rows[:, None], special.eos)
         self._log_probs.masked_fill_(of_rows, 0.0)
@@ -180,7 +168,7 @@ class StaticDecoder:
         live, log_total = vocabulary.live_logits(self._states, self._may_end())
         top = vocabulary.top_of(live, log_total, max(vocabulary.top_width, self._wanted))
         of_rows, of_beams = top.part(slice(shape.rows)), top.part(slice(shape.rows, None))
-        rules, uniform = self._drawn_by()
+        rules, uniform = self._rules_and_draws()
         num_kept = count_kept(of_rows.logits, of_rows.log_total, *rules)
         is_certain = top.contains_kept_set(torch.cat((num_kept, self._wanted_rows)))
         if shape.rows:
@@ -197,7 +185,7 @@ class StaticDecoder:
         may_end = self._may_end()
         if shape.rows:
             wide, is_wide = self._longest_waiting(rows.is_open & ~self._has_moved[: shape.rows], self._waits_of_rows)
-            rules, uniform = self._drawn_by()
+            rules, uniform = self._rules_and_draws()
             some = (each.index_select(0, wide) for each in (self._states, may_end, *rules, self._others, uniform))
             states, is_allowed, top_k, top_p, others, uniform = some
             logits, log_total = vocabulary.all_logits(states, is_eos_allowed=is_allowed)
@@ -222,10 +210,10 @@ class StaticDecoder:
         """Return at which prefixes EOS may follow, (N + S · B,) bool."""
         return self._towers.position + 1 >= self._config.min_length
 
-    def _drawn_by(self) -> tuple[tuple[torch.Tensor, torch.Tensor], torch.Tensor]:
+    def _rules_and_draws(self) -> tuple[tuple[torch.Tensor, torch.Tensor], torch.Tensor]:
         """Return k and p of each row, as of `count_kept`, and its random number."""
-        uniform = self._uniform.gather(1, self._towers.position[: self._shape.rows, None] + 1)
-        return (self._top_k, self._top_p), uniform[:, 0]
+        top_k, top_p, uniform = self._drawn_by
+        return (top_k, top_p), uniform.gather(1, self._towers.position[: self._shape.rows, None] + 1)[:, 0]
 
     def _append(
         self, tokens: torch.Tensor, log_probs: torch.Tensor, log_total: torch.Tensor, goes_on: torch.Tensor

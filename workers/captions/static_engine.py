@@ -31,7 +31,7 @@ from pseudoris.workers.captions.recorded_step import RecordedStep
 from pseudoris.workers.captions.static_decoder import StaticDecoder
 from pseudoris.workers.captions.static_slots import STEPS_A_REFILL, RowSlots, Targets, run_slots
 from pseudoris.workers.captions.static_towers import CacheMemory, SlotShape, StaticTowers, slot_elements
-from pseudoris.workers.captions.vocabulary_logits import SpecialTokens, Vocabulary, check_finite, score_dtype
+from pseudoris.workers.captions.vocabulary_logits import Vocabulary, check_finite, score_dtype
 from pseudoris.workers.checkpoints.openclip import build_from_config, read_model_config
 from pseudoris.workers.device import compute_dtype, to_device, to_host
 from pseudoris.workers.faults.freed_memory import OWNERS
@@ -176,12 +176,11 @@ class StaticEngine(CachedEngine):
             self._decoder = StaticDecoder(
                 StaticTowers(self.towers.blocks, self.shape, memory),
                 self.vocabulary,
-                self.special,
                 self._config,
-                samplers=self._samplers,
+                num_rules=len(self._samplers),
                 num_targets=memory.num_crops,
             )
-        found = self._decoder.decode(self._targets(others), rows.uniform, np.asarray(searched, np.int64), tokens)
+        found = self._decoder.decode(self._targets(others), rows, np.asarray(searched, np.int64), tokens)
         self.towers.num_pairs += found.num_pairs
         self.towers.num_asked += found.num_needed
         self.num_decisions += found.num_decisions
@@ -217,16 +216,16 @@ class StaticEngine(CachedEngine):
         memory = self._memory_for(tokens, self._texts)
         if self._reader is None:
             towers = StaticTowers(self.towers.blocks, self._texts, memory)
-            self._reader = StaticReader(towers, self.vocabulary, self.special)
+            self._reader = StaticReader(towers, self.vocabulary)
         return self._reader.read(texts, asked, tokens)
 
 
 class StaticReader:
     """Scores texts under crops over fixed slots, as `listener.TeacherForcing` over a prefix tree: without a draw."""
 
-    def __init__(self, towers: StaticTowers, vocabulary: Vocabulary, special: SpecialTokens) -> None:
+    def __init__(self, towers: StaticTowers, vocabulary: Vocabulary) -> None:
         """Allocate the state of the slots of `towers`, which have no beams."""
-        self._towers, self._vocabulary, self._special = towers, vocabulary, special
+        self._towers, self._vocabulary, self._special = towers, vocabulary, vocabulary.special
         shape, like = towers.shape, towers.blocks.like
         new = partial(torch.zeros, device=like.device)
         ints = partial(new, dtype=torch.int64)

@@ -106,6 +106,7 @@ class Vocabulary:
 
     def __init__(self, projection: torch.Tensor, special: SpecialTokens) -> None:
         """Keep the live columns of `projection` (D, V); those that end a caption, or are forbidden, are always live."""
+        self.special = special
         is_live, ends = (projection != 0).any(dim=0), [special.eos, *special.further_eos]
         is_live[[*ends, *special.forbidden]] = True
         self._live = is_live.nonzero()[:, 0]
