@@ -139,7 +139,10 @@ class RunPlan:
         config = with_readers(nodes, self.config, self.actors, header, may_grow=self.may_grow)
         config = _with_decoder_of(self.identity, config, begun=header.identity)
         check_object_store(nodes, config, self.actors, header.max_shard_bytes)
-        masks = None if self.parent is None else StoredMasks.pinned(self.parent, planned.parent)
+        asks = config.composing is not None and config.composing.has_too_small
+        masks = None
+        if self.parent is not None:
+            masks = StoredMasks.pinned(self.parent, planned.parent, has_too_small=asks)
         job = Job(self.source.name, self.location, header, config, may_grow=self.may_grow, masks=masks)
         return replace(job, generations=generations, is_retry=self.options.is_retry, reasons=self.options.reasons)
 

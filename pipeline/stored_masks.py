@@ -103,19 +103,22 @@ class StoredMasks:
     Attributes:
         parent: The run that holds them; it is only read.
         retried: By shard, the generation that is read; 0 for all others.
+        has_too_small: Whether the run asks how many masks were too small, as `composing.has_too_small`.
     """
 
     parent: Parent
     retried: Mapping[int, int]
+    has_too_small: bool = False
 
     @classmethod
-    def pinned(cls, parent: Parent, pin: ParentRun) -> Self:
+    def pinned(cls, parent: Parent, pin: ParentRun, *, has_too_small: bool = False) -> Self:
         """Return the masks that the parent had when the run started; those that a later retry replaced are an error.
 
         Raises:
             TransientError: Storage failed, or the parent's manifest cannot be read.
         """
-        return cls(parent, {each.shard: each.generation for each in parent.receipts(pin) if each.generation})
+        retried = {each.shard: each.generation for each in parent.receipts(pin) if each.generation}
+        return cls(parent, retried, has_too_small)
 
     def onto(self, shard: Shard) -> Shard:
         """Return the shard as it was read, with the parent's masks.
@@ -130,11 +133,12 @@ class StoredMasks:
                 f"the receipt of shard {shard.shard}, generation {generation}, is gone from {location.root}: run "
                 f"`pseudoris verify {location.root}` to find all damage"
             )
-        # Images are read from SOURCE, so only two columns of the parent's images table are needed.
-        images, failures = self._table(receipt, IMAGES, ("image_id", "sha256")), self._table(receipt, FAILURES)
+        # Images are read from SOURCE, so only these columns of the parent's images table are needed.
+        columns = ("image_id", "sha256", *(["num_too_small"] if self.has_too_small else []))
+        images, failures = self._table(receipt, IMAGES, columns), self._table(receipt, FAILURES)
         where, nothing_said = f"shard {shard.shard} of {location.root}", SCHEMAS[EXPRESSIONS].empty_table()
         joined = JoinedTables.of(images, self._table(receipt, MASKS), nothing_said, where=where)
-        rows = {row["image_id"]: (row["sha256"], masks) for row, masks, _ in joined.rows()}
+        rows = {row["image_id"]: (row, masks) for row, masks, _ in joined.rows()}
         failed = failures_by_image(failures)
         return shard.with_images(
             tuple(
@@ -149,9 +153,10 @@ class StoredMasks:
         return read_part(BytesIO(self.parent.read_part(table, part)), chosen_schema(table, columns), name)
 
 
-def _masked(image: ShardImage, sha256: str, masks: Sequence[Row], failed: Failure | None) -> ShardImage:
+def _masked(image: ShardImage, before: Row, masks: Sequence[Row], failed: Failure | None) -> ShardImage:
     if failed is not None:
         return image.quarantined(failed)
-    if sha256 != image.sha256:
+    if before["sha256"] != image.sha256:
         return image.quarantined(Failure(STAGE_READ, "changed", "the bytes have changed since its masks were proposed"))
-    return replace(image, masks=tuple(MaskRecord(**mask_fields(row)) for row in masks))
+    proposed = tuple(MaskRecord(**mask_fields(row)) for row in masks)
+    return replace(image, masks=proposed, num_too_small=before.get("num_too_small"))

@@ -87,16 +87,19 @@ def as_begun(config: RunConfig, begun: RunConfig) -> RunConfig:
     now, then, fitted = config.composing, begun.composing, begun.filtering.fitted
     if now is None or then is None or config.preset != begun.preset or (now.places, then.places) != _PLACES:
         return config
-    preset = load_config(config.preset).composing
-    kept = {name: getattr(then, name) for name in _SINCE_0_7 if getattr(now, name) == getattr(preset, name)}
+    preset, captions = load_config(config.preset), config.captions
+    kept = {name: getattr(then, name) for name in _SINCE_0_7 if getattr(now, name) == getattr(preset.composing, name)}
+    if captions.whole_picture == preset.captions.whole_picture:
+        captions = captions.model_copy(update={"whole_picture": begun.captions.whole_picture})
     given = config.filtering.fitted
     is_shipped = given is not None and fitted is not None and given.uri in _weights_of_photographs()
     filtering = config.filtering.model_copy(update={"fitted": fitted} if is_shipped else {})
-    return config.model_copy(update={"composing": now.model_copy(update=kept), "filtering": filtering})
+    changed = {"composing": now.model_copy(update=kept), "captions": captions, "filtering": filtering}
+    return config.model_copy(update=changed)
 
 
 _PLACES: Final = ("photographs", "drawings")
-_SINCE_0_7: Final = ("places", "has_needed_words", "min_group_or_none", "min_further")
+_SINCE_0_7: Final = ("places", "has_needed_words", "has_too_small", "min_group_or_none", "min_further")
 
 
 def _weights_of_photographs() -> list[str]:

@@ -23,6 +23,8 @@ Share = Annotated[float, Field(ge=0, le=1)]
 
 CROP_MASKED: Final = "masked"
 CROP_MARKED: Final = "marked"
+# Captions of the whole image have such crops: `whole_1`, `whole_2`.
+CROP_WHOLE: Final = "whole"
 
 # These sources say who wrote an expression: a model, a human, the composer, or a recipe.
 SOURCE_MODEL: Final = "model"

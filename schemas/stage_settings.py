@@ -299,6 +299,9 @@ class CaptionsConfig(FrozenModel):
     # tree on a CPU, and on a GPU where the proof of fixed shapes fails. A run keeps what `auto` chose as it began; a
     # card that fails the proof continues it by the tree with --allow-mixed. Another setting is another run.
     decoder: Literal["auto", "static", "tree"] = Field(default="auto", exclude_if=lambda name: name == "auto")
+    # So many captions are drawn of the whole image besides, by the sampling rules in turn, where it has a mask. The
+    # composer reads them: what they name may have no mask. Headers omit 0, so that older runs keep their hash.
+    whole_picture: int = Field(default=0, ge=0, le=1_000, exclude_if=lambda number: number == 0)
     # With None, no listener scores captions: the columns `caption_score`, `listener` and `truth` are null.
     listening: ListeningConfig | None = None
     # An engine other than coca reads these settings. docs/guides/vlm.md has those of vlm.
@@ -310,6 +313,10 @@ class CaptionsConfig(FrozenModel):
             raise ValueError("engine=coca needs captions.architecture, such as coca_ViT-L-14")
         if not self.has_masked_crop and not self.context_scales:
             raise ValueError("captions need at least one crop kind: set has_masked_crop=true or give context_scales")
+        if self.whole_picture and not (self.sampling.top_k or self.sampling.top_p):
+            raise ValueError(
+                f"whole_picture={self.whole_picture} draws by sampling rules, and there is none: set sampling.top_p"
+            )
         if self.min_length > self.max_length:
             raise ValueError(f"min_length {self.min_length} exceeds max_length {self.max_length}")
         kinds = self.crop_kinds()
@@ -375,6 +382,10 @@ class ComposingConfig(FrozenModel):
     # Whether a word is left out that every rival of the noun has: "the standing man" of three standing men. Headers
     # omit it where it is unset.
     has_needed_words: bool = Field(default=False, exclude_if=lambda is_set: not is_set)
+    # Whether the column `num_too_small` is filled and read: the more masks `masks.reduction.min_area` dropped, the
+    # likelier is a thing without a mask. Null with an instance prior, which drops none. Headers omit it where it is
+    # unset.
+    has_too_small: bool = Field(default=False, exclude_if=lambda is_set: not is_set)
 
     @property
     def least_of_others(self) -> float:

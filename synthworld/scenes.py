@@ -32,7 +32,7 @@ from pseudoris.synthworld.attributes import (
 # none. The tiny models were trained on `default`. `second` draws the same objects at the same places with another look.
 # `shifted` looks like `second`, and half of its categories are six times as frequent as the others. `crowded` looks
 # like `default` and holds more and smaller objects that share more words. `fourth` and `fifth` are test sets with their
-# own look and mix, each for one report only.
+# own look and mix, on which nothing is chosen.
 DEFAULT_WORLD: Final = "default"
 Rgb = tuple[int, int, int]
 

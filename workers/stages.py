@@ -78,7 +78,9 @@ class Engine(Protocol):
     Loading and the digest raise a `ConfigError` with the remedy if weights, another file, a package or a GPU is missing
     or does not fit the rest of `config`; the digest's names all that are missing.
 
-    Where the class has a set of names `OPTIONS`, other `options` are refused before a run is planned.
+    Where the class has a set of names `OPTIONS`, other `options` are refused before a run is planned. So is
+    `captions.whole_picture`, unless a captioner's class has a true `HAS_WHOLE_PICTURE`: it sets
+    `ShardImage.whole_picture` to so many cleaned captions.
     """
 
     def __init__(self, config: Any, compute: ComputeConfig) -> None:
@@ -153,6 +155,11 @@ class StageKind:
                 raise ConfigError(
                     f"{self.section}.options has {', '.join(unknown)}, but {self.section}.engine={given.engine} takes "
                     f"{', '.join(sorted(known)) or 'none'}: remove them, or name the engine that takes them"
+                )
+            if self.section == "captions" and given.whole_picture and not getattr(engine, "HAS_WHOLE_PICTURE", False):
+                raise ConfigError(
+                    f"captions.whole_picture={given.whole_picture}: captions.engine={given.engine} captions no whole "
+                    "images: --set captions.whole_picture=0"
                 )
             digest = engine.weights_digest
         try:

@@ -23,7 +23,7 @@ _EXPRESSION_COLUMNS: Final = (
     *("uniqueness", "correctness", "distinctiveness"),
 )
 SHARD_COLUMNS: Final = {
-    IMAGES: (*_IMAGE_COLUMNS, "status"),
+    IMAGES: (*_IMAGE_COLUMNS, "status", "num_too_small", "whole_picture"),
     EXPRESSIONS: ("image_id", *(field.name for field in fields(ExpressionRecord))),
 }
 
@@ -96,7 +96,8 @@ def shard_images(joined: JoinedTables) -> Iterator[ShardImage]:
     for position, (row, masks, expressions) in enumerate(shown):
         yield ShardImage(
             position,
-            **{name: row[name] for name in _IMAGE_COLUMNS},
+            **{name: row[name] for name in (*_IMAGE_COLUMNS, "num_too_small")},
+            whole_picture=tuple(row["whole_picture"] or ()),
             masks=tuple(MaskRecord(**mask_fields(each)) for each in masks),
             expressions=tuple(map(_expression, expressions)),
         )
@@ -117,4 +118,5 @@ def mask_fields(row: Mapping[str, Any]) -> dict[str, Any]:
         "rle_size": tuple(segmentation["size"]),
         "rle_counts": segmentation["counts"],
         "box_xyxy_px": tuple(row["box_xyxy_px"]),
+        "colours": tuple(row["colours"] or ()),
     }

@@ -83,6 +83,10 @@ def test_models_of_its_classes_go_from_images_to_verified_tables(tmp_path, ray_s
     masks = ds.dataset(tmp_path / "out" / "masks").to_table().to_pylist()
     expressions = ds.dataset(tmp_path / "out" / "expressions").to_table().to_pylist()
     assert len(masks) >= 2
+    (image,) = ds.dataset(tmp_path / "out" / "images").to_table().to_pylist()
+    # No area is too small here, and a draw may be blank.
+    assert image["num_too_small"] == 0
+    assert 0 < len(image["whole_picture"]) <= 12
     drawn = [row for row in expressions if row["source"] == "model"]
     assert drawn
     targets, ids = ({row["target_mask_ids"][0] for row in drawn}, {row["mask_id"] for row in masks})

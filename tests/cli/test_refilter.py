@@ -9,6 +9,7 @@ from functools import partial
 import pytest
 import yaml
 
+from evidence.recipes.scene_shards import scene_image
 from pseudoris.audit.audit_folder import AuditFolder
 from pseudoris.audit.draw_files import draw_kind
 from pseudoris.files.location import RunLocation
@@ -18,9 +19,11 @@ from pseudoris.schemas.fitted import for_any_captioner
 from pseudoris.store.runs.header import require_header
 from pseudoris.store.runs.manifest import write_manifest
 from pseudoris.store.tables.open_run import OpenRun
+from pseudoris.synthworld.scenes import Split, make_scene
 from tests.builders.audits import drawn_audit, judge
 from tests.builders.command import invoke
 from tests.builders.fitted import fitted
+from tests.builders.plain_runs import work_off
 from tests.builders.scene_runs import scene_run, scenes, scored
 from tests.builders.scored_runs import scored_run
 
@@ -268,3 +271,28 @@ def test_weights_that_do_not_belong_to_the_run_are_refused(out, tmp_path, text, 
     (tmp_path / "weights.yaml").write_text(text)
     with pytest.raises(ConfigError, match=message):
         invoke("refilter", out, tmp_path / "new", "--weights", tmp_path / "weights.yaml")
+
+
+@pytest.mark.slow
+def test_what_tells_of_things_without_a_mask_is_stored_and_composes_the_same_again(tmp_path):
+    source, location = tmp_path / "in", RunLocation.open(str(tmp_path / "out"))
+    source.mkdir()
+    for number in range(3):
+        image = scene_image(make_scene(Split.DEMO, number))
+        (source / f"{number}.png").write_bytes(image.data)
+    asks = ["captions.whole_picture=3", "composing.has_too_small=true"]
+    words = ["masks.reduction.min_area=0.03", "filtering.fitted.uri=builtin:kinds-draws.fitted.yaml"]
+    work_off(source, location.root, load_config("tiny-composed", None, [*words, *asks]))
+    rows = OpenRun.at(location).table("images").to_pylist()
+    assert [len(row["whole_picture"]) for row in rows] == [3, 3, 3]
+    assert max(row["num_too_small"] for row in rows) > 0
+    for new, before, further in (("fewer", "out", 0.97), ("back", "fewer", 0.9)):
+        invoke("refilter", tmp_path / before, tmp_path / new, "--set", f"composing.min_further={further}")
+    assert expressions(tmp_path / "back") == expressions(tmp_path / "out") != expressions(tmp_path / "fewer")
+    # Unset, both are null and no header has them.
+    header = work_off(source, tmp_path / "unasked", load_config("tiny-composed", None, words))
+    rows = OpenRun.at(RunLocation.open(str(tmp_path / "unasked"))).table("images").to_pylist()
+    assert {(row["whole_picture"], row["num_too_small"]) for row in rows} == {(None, None)}
+    method = header.identity.method
+    assert "whole_picture" not in method["captions"]
+    assert "has_too_small" not in method["composing"]

@@ -227,7 +227,8 @@ def stored(tmp_path) -> StoredMasks:
     """Those of a run of two images with masks, one without, and one in quarantine."""
     location = RunLocation.open(str(tmp_path / "parent"))
     kinds = dict(zip([entry.image_id for entry in MASKED], (annotated, annotated, empty, quarantined), strict=True))
-    commit_images(location, start_run(location, MASKED), lambda entry: kinds[entry.image_id](entry))
+    header = start_run(location, MASKED)
+    commit_images(location, header, lambda entry: replace(kinds[entry.image_id](entry), num_too_small=3))
     write_manifest(location, latest_receipts(location))
     parent = Parent.open(location, RunLocation.open(str(tmp_path / "out")))
     return StoredMasks.pinned(parent, parent.pin())
@@ -241,6 +242,13 @@ def test_an_image_gets_its_masks_where_its_bytes_are_those_that_they_were_propos
     assert (changed.masks, changed.failure.reason) == ((), "changed")
     assert (bare.masks, bare.failure) == ((), None)
     assert (failed.masks, failed.failure.reason) == ((), "corrupt")
+
+
+@pytest.mark.parametrize(("has_too_small", "number"), [(False, None), (True, 3)])
+def test_how_many_masks_were_too_small_comes_with_the_masks_where_the_run_asks(stored, has_too_small, number):
+    read = tuple(replace(annotated(entry), masks=(), expressions=()) for entry in MASKED)
+    found = replace(stored, has_too_small=has_too_small).onto(Shard(0, 0, read)).images
+    assert [image.num_too_small for image in found] == [number, number, number, None]
 
 
 def test_an_image_that_cannot_be_read_now_has_its_own_reason(stored):

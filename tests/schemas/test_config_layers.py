@@ -313,7 +313,7 @@ def test_options_are_refused_of_an_engine_that_takes_none_and_read_in_a_run_that
 
 OF_0_6_0 = [
     *("composing.places=drawings", "composing.has_needed_words=false", "composing.min_group_or_none=null"),
-    "composing.min_further=0.9",
+    *("composing.has_too_small=false", "composing.min_further=0.9", "captions.whole_picture=0"),
 ]
 
 
@@ -330,3 +330,8 @@ def test_a_run_that_began_with_0_6_0_goes_on_with_what_its_preset_meant(preset, 
     assert as_begun(other, begun).composing.min_further == 0.6
     # A run that began with today's preset has it.
     assert as_begun(now, now) == now
+
+
+def test_captions_of_the_whole_picture_need_a_sampling_rule():
+    with pytest.raises(ConfigError, match=r"whole_picture=3 draws by sampling rules, and there is none: set sampling"):
+        load_config("tiny", None, ["captions.whole_picture=3", "captions.sampling={top_k: [], top_p: []}"])

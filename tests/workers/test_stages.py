@@ -162,3 +162,12 @@ def test_a_detector_that_cannot_be_read_is_refused_before_a_plan(tmp_path):
     words = ["masks.prior.kind=torchvision", f"masks.prior.path={tmp_path}/prior.pth"]
     with pytest.raises(ConfigError, match=r"prior\.pth cannot be read as tensors: it is a web page"):
         stages.STAGES[0].weights_digest(load_config("tiny", None, words))
+
+
+@pytest.mark.usefixtures("stub_engines")
+def test_a_captioner_that_draws_none_of_the_whole_picture_is_told_before_a_run_is_planned():
+    asks = ["captions.whole_picture=12", "captions.engine=stub"]
+    told = r"captions.whole_picture=12: captions.engine=stub captions no whole images: --set captions.whole_picture=0"
+    with pytest.raises(ConfigError, match=told):
+        stages.STAGES[1].weights_digest(load_config("tiny", None, asks))
+    assert stages.STAGES[1].weights_digest(load_config("tiny", None, asks[1:]))

@@ -22,7 +22,15 @@ from pseudoris.primitives.errors import ImageError
 from pseudoris.primitives.measures import BATCH_FILL, record
 from pseudoris.schemas.card_settings import AUTO, decoder_choices
 from pseudoris.schemas.config import CaptionsConfig, ComputeConfig
-from pseudoris.schemas.shard import CaptionSample, ExpressionRecord, MaskRecord, Shard, ShardImage, clean_text
+from pseudoris.schemas.shard import (
+    CROP_WHOLE,
+    CaptionSample,
+    ExpressionRecord,
+    MaskRecord,
+    Shard,
+    ShardImage,
+    clean_text,
+)
 from pseudoris.workers.captions.cached_towers import CachedCocaTowers
 from pseudoris.workers.captions.decoder_choice import check_named_decoder, chosen_decoder
 from pseudoris.workers.captions.decoding_rules import GeneratedCaption, ImageCrops
@@ -31,7 +39,7 @@ from pseudoris.workers.captions.recorded_step import RecordedStep, launch_from_n
 from pseudoris.workers.captions.static_engine import StaticEngine
 from pseudoris.workers.captions.vocabulary_logits import NOT_FINITE, SpecialTokens, score_dtype
 from pseudoris.workers.checkpoints.openclip import load_coca
-from pseudoris.workers.crops.crops import CropFormat, mask_crops
+from pseudoris.workers.crops.crops import CropFormat, make_crops, mask_crops
 from pseudoris.workers.crops.shard_pixels import Decode, prefetched_pixels
 from pseudoris.workers.device import compute_dtype, prepare_device
 from pseudoris.workers.faults.quarantine import apply_to_groups, together_or_fewer
@@ -114,6 +122,8 @@ class TreeCaptioner:
     A subclass loads a model, and says what its tokens mean.
     """
 
+    HAS_WHOLE_PICTURE = True
+
     def __init__(
         self,
         engine: CachedEngine,
@@ -135,6 +145,12 @@ class TreeCaptioner:
             self._listener = Listener(engine, config, config.listening, encode)
         self._scales = config.crop_kinds()
         self._num_kinds = len(self._scales)
+        self._num_whole = config.whole_picture
+        # Each of these crops of the whole image is captioned once by each sampling rule.
+        num_rules = len(config.sampling.top_k) + len(config.sampling.top_p)
+        self._whole_kinds = tuple(
+            f"{CROP_WHOLE}_{1 + each}" for each in range(-(-self._num_whole // max(num_rules, 1)))
+        )
         self._crops_together = max(config.crops_together, engine.crops_together)
         self._cache_bytes = config.cache_bytes
         self._device, self._dtype = device, dtype
@@ -159,7 +175,7 @@ class TreeCaptioner:
         return replace(done, decisions=decisions, wide_decisions=wide)
 
     def _num_crops(self, images: Sequence[ShardImage]) -> int:
-        return self._num_kinds * sum(len(image.masks) for image in images)
+        return sum(self._num_kinds * len(each.masks) + len(self._whole_kinds) for each in images if each.masks)
 
     def _caption_or_fewer(self, images: Sequence[ShardImage], decode: Decode) -> list[ShardImage]:
         """As `_caption`; fewer images together where memory runs out, which in fixed shapes changes no bit."""
@@ -189,9 +205,16 @@ class TreeCaptioner:
 
     def _caption(self, images: Sequence[ShardImage], decode: Decode) -> list[ShardImage]:
         with_masks = [image for image in images if image.masks]
-        crops = [self.image_crops(image, decode(image)) for image in with_masks]
+        crops, whole = list[ImageCrops](), list[ImageCrops]()
+        for image in with_masks:
+            pixels = decode(image)
+            crops.append(self.image_crops(image, pixels))
+            whole += [self.whole_crops(image, pixels)] if self._num_whole else []
         encoded = self._engine.encode(crops) if crops else []
         captions = self._engine.generate_together(crops, encoded) if crops else []
+        # They are decoded apart, so that they change no caption of a mask.
+        drawn = self._engine.generate_together(whole) if whole else []
+        pictures = {image.position: self._texts(found) for image, found in zip(with_masks, drawn, strict=bool(whole))}
         expressions = {}
         for image, image_crops, image_encoded, found in zip(with_masks, crops, encoded, captions, strict=True):
             candidates = self.candidates(image, found)
@@ -199,7 +222,19 @@ class TreeCaptioner:
             if self._listener:
                 candidates = self._listener.listen(image_crops, image_encoded, image.masks, candidates)
             expressions[image.position] = candidates
-        return [replace(image, expressions=expressions.get(image.position, ())) for image in images]
+        return [
+            replace(
+                image,
+                expressions=expressions.get(image.position, ()),
+                whole_picture=pictures.get(image.position, ()),
+            )
+            for image in images
+        ]
+
+    def _texts(self, captions: Sequence[GeneratedCaption]) -> tuple[str, ...]:
+        """Return what the draws of a whole image say, as many as are asked for, without blank ones."""
+        drawn = [each for each in captions if each.sample.decoder != "beam"][: self._num_whole]
+        return tuple(filter(None, (clean_text(self._text_of(each.tokens)) for each in drawn)))
 
     def candidates(self, image: ShardImage, captions: Sequence[GeneratedCaption]) -> tuple[ExpressionRecord, ...]:
         """Return the candidates of an image, from its captions."""
@@ -210,6 +245,13 @@ class TreeCaptioner:
         crops = mask_crops(pixels, image.masks, tuple(self._scales.values()), self._format, self._device)
         indices = tuple(mask.index for mask in image.masks)
         return ImageCrops(image.image_id, tuple(self._scales), indices, crops.to(self._dtype))
+
+    def whole_crops(self, image: ShardImage, pixels: NDArray[np.uint8]) -> ImageCrops:
+        """Return crops of the whole image as those of one mask, for the engine; `pixels` as of `image_crops`."""
+        (height, width), kinds = pixels.shape[:2], self._whole_kinds
+        box, runs = [(0, 0, width, height)], [np.array([0, height * width])]
+        crop = make_crops(pixels, box, runs=runs, scales=(1.0,), crop_format=self._format, device=self._device)
+        return ImageCrops(image.image_id, kinds, (0,), crop.to(self._dtype).expand(len(kinds), -1, -1, -1, -1))
 
 
 class CocaCaptioner(TreeCaptioner):

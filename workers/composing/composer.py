@@ -49,6 +49,8 @@ _MAX_PER_IMAGE: Final = 2
 _MAX_TRIES: Final = 16
 # This sign marks the place in a phrase where an attribute or noun is replaced.
 _GAP: Final = "_"
+# Of a kind of which so many things without a mask are expected, none are counted: no "three dogs", no "second dog".
+_MAX_MISSING: Final = 0.1
 # Only rows up to this length state their number ("the left of the three"): longer ones often miss or double a mask.
 _MAX_COUNTED: Final = 3
 
@@ -95,7 +97,8 @@ def ranked_groups(view: Likelihood, mask_ids: Sequence[str]) -> Iterator[Express
         rivals = view.rivals(phrase)
         is_member = rivals > IS_MEMBER
         masks = tuple(np.flatnonzero(is_member).tolist())
-        text = place_phrases.group(len(masks), phrase) if len(masks) > 1 else None
+        is_counted = len(masks) > 1 and view.posterior.hidden(phrase.noun) < _MAX_MISSING
+        text = place_phrases.group(len(masks), phrase) if is_counted else None
         if text is None:
             continue
         log_right = np.log(rivals[is_member]).sum() + np.log1p(-rivals[~is_member]).sum()
@@ -229,7 +232,7 @@ def _positions(view: Likelihood, mask: int, phrase: NounPhrase) -> Iterator[_For
         if inside[mask] > IS_MEMBER:
             log_right = view.log_right(mask, phrase, view.maybe_inside[side]) + float(np.log(inside[mask]))
             yield _Form("side", "position", log_right, phrase.noun, partial(place_phrases.at_side, side, phrase))
-    for side in sides_of_row:
+    for side in sides_of_row if view.posterior.hidden(phrase.noun) < _MAX_MISSING else ():
         ahead, behind = view.lead[side][row, mask], view.lead[side][mask, row]
         rank = 1 + int((ahead > behind).sum())
         # The last of a row is skipped, because it is the first from the other side, and so is the first of a long row.
@@ -288,18 +291,11 @@ class Composer:
         Those that meet the rule are kept. Composed expressions that the image already had are replaced.
         """
         given = tuple(each for each in image.expressions if each.source != SOURCE_COMPOSER)
-        view, kinds = likelihood_of(image, self.config, self.posterior, self._read), self.config.kinds
-        mask_ids = [mask.mask_id for mask in image.masks]
-        found = [each for number, name in enumerate(mask_ids) for each in ranked_expressions(view, number, name)]
-        if "group" in kinds:
-            found += islice(ranked_groups(view, mask_ids), _MAX_PER_IMAGE)
-        if "none" in kinds:
-            found += near_absences(view, mask_ids, self._seed)
-            captions, key = (each.text for each in given), key_of(self._seed, image.image_id)
-            found += islice(easy_absences(view, self._bank, captions, key), _MAX_PER_IMAGE)
-        distinct: dict[tuple[tuple[str, ...], str], ExpressionRecord] = {}
-        for each in found:
-            distinct.setdefault((each.target_mask_ids, each.text), each)
+        distinct = self._distinct(image)
+        if image.whole_picture:
+            # They tell of things without a mask, so they take texts away, and none takes the place of these.
+            before = self._distinct(replace(image, whole_picture=()))
+            distinct = {key: each for key, each in distinct.items() if key in before}
         taken = {(each.target_mask_ids, each.text) for each in given}
         composed = [each for key, each in distinct.items() if key not in taken]
         met = [meets(self._keep, {each.kind: np.array([each.confidence])}, 1) for each in composed]
@@ -309,6 +305,23 @@ class Composer:
             for each, is_met, weight in zip(composed, met, weights, strict=True)
         )
         return replace(image, expressions=(*given, *weighed))
+
+    def _distinct(self, image: ShardImage) -> dict[tuple[tuple[str, ...], str], ExpressionRecord]:
+        """Return what can be composed, by masks and text."""
+        view, kinds = likelihood_of(image, self.config, self.posterior, self._read), self.config.kinds
+        mask_ids = [mask.mask_id for mask in image.masks]
+        found = [each for number, name in enumerate(mask_ids) for each in ranked_expressions(view, number, name)]
+        if "group" in kinds:
+            found += islice(ranked_groups(view, mask_ids), _MAX_PER_IMAGE)
+        if "none" in kinds:
+            found += near_absences(view, mask_ids, self._seed)
+            given = (each.text for each in image.expressions if each.source != SOURCE_COMPOSER)
+            captions, key = (*given, *image.whole_picture), key_of(self._seed, image.image_id)
+            found += islice(easy_absences(view, self._bank, captions, key), _MAX_PER_IMAGE)
+        distinct: dict[tuple[tuple[str, ...], str], ExpressionRecord] = {}
+        for each in found:
+            distinct.setdefault((each.target_mask_ids, each.text), each)
+        return distinct
 
 
 def refusal(images: Iterable[ShardImage]) -> str | None:

@@ -31,6 +31,11 @@ _SEXES, _OF_PERSONS = frozenset({"male", "female"}), ("holding ", "wearing ")
 _LIKELY, _HIDDEN_IN_CROWD = 0.5, 0.1
 # So many things without a mask a name fits that is wider than some basic name, as "appliance" and "truck". By hand.
 _HIDDEN_OF_WIDE: Final = 1.0
+# If all masks of an image are too small, so many things without a mask are expected of a kind that it shows. By hand.
+_HIDDEN_OF_SMALL: Final = 0.2
+_NUMBERS: Final = {"two": 2, "three": 3, "four": 4, "five": 5, "six": 6, "seven": 7, "eight": 8, "nine": 9, "ten": 10}
+# "Three large brown dogs": a number counts the next of so many words that says several.
+_COUNTED_WORDS: Final = 3
 # Draws for and against a name count as at least this share, because no number of captions leaves no doubt.
 _LEAST_AGAINST: Final = 0.02
 # Of a mask whose captions name other kinds with this squared share, an unsaid kind has this probability. Set by hand.
@@ -46,6 +51,8 @@ class KindPosterior(Posterior):
     """
 
     several: Sequence[Mapping[str, float]]  # by mask, as of `kinds_of_several`
+    whole: Sequence[Mapping[str, int]] = ()  # by draw of the whole picture, as of `numbers_said`
+    num_too_small: int = 0  # masks that were dropped
 
     @cached_property
     def nouns(self) -> Sequence[Mapping[str, float]]:
@@ -123,7 +130,11 @@ class KindPosterior(Posterior):
 
     @cached_property
     def hidden(self) -> Callable[[str], float]:
-        """As `Posterior.hidden`: where captions of a lone thing mention several, in a crowd, and of a wide name."""
+        """As `Posterior.hidden`.
+
+        It is raised where captions of a lone thing mention several, in a crowd, of a wide name, where captions of the
+        whole picture name more than have masks, and where masks were too small.
+        """
         return cache(self._hidden)
 
     def _hidden(self, noun: str) -> float:
@@ -133,9 +144,12 @@ class KindPosterior(Posterior):
             for mask in alike
         ]
         # Several that have masks explain the plural, until they are a crowd.
-        expected = 1.0 if len(alike) == 1 else _HIDDEN_IN_CROWD * len(alike)
-        found = expected * sum(told) / max(len(told), 1)
-        return self.config.hidden * (found + _HIDDEN_OF_WIDE * is_wide(noun))
+        of_crowd = _HIDDEN_IN_CROWD * len(alike)
+        found = (1.0 if len(alike) == 1 else of_crowd) * sum(told) / max(len(told), 1)
+        numbers = [max((each for kind, each in draw.items() if truth(noun, kind)), default=0) for draw in self.whole]
+        missing = sum(max(number - len(alike), of_crowd) for number in numbers if number) / max(len(numbers), 1)
+        small = self.num_too_small / (self.num_too_small + len(self.evidence)) if alike else 0.0
+        return self.config.hidden * (max(found, missing) + _HIDDEN_OF_WIDE * is_wide(noun) + _HIDDEN_OF_SMALL * small)
 
     def told(self, noun: str) -> Set[str]:
         """As `Posterior.told`."""
@@ -156,3 +170,18 @@ def kinds_of_several(candidates: Sequence[ExpressionRecord]) -> Mapping[str, flo
         for kind in {kind_of(word) for word in tokenise(candidate.text) if says_several(word)} - {None}:
             found[str(kind)] += len(candidate.samples)
     return shares_of(found, max(sum(len(candidate.samples) for candidate in candidates), 1))
+
+
+def numbers_said(text: str) -> Mapping[str, int]:
+    """Return, by kind, how many of it a text names where it says several: 3 of "three dogs", at least 2 of "dogs"."""
+    found: dict[str, int] = {}
+    number, since = 2, 0
+    for word in tokenise(text):
+        kind = kind_of(word) if says_several(word) else None
+        if word in _NUMBERS:
+            number, since = _NUMBERS[word], 0
+        elif kind is not None:
+            found[kind] = max(found.get(kind, 0), number if since <= _COUNTED_WORDS else 2)
+            number = 2
+        since += 1
+    return found

@@ -37,7 +37,7 @@ from pseudoris.schemas.fitted import Floats, PosteriorConfig
 from pseudoris.schemas.keep_rule import Flags, Ints
 from pseudoris.schemas.shard import MaskRecord, ShardImage
 from pseudoris.schemas.stage_settings import ComposingConfig
-from pseudoris.workers.composing.kind_posterior import KindPosterior, kinds_of_several
+from pseudoris.workers.composing.kind_posterior import KindPosterior, kinds_of_several, numbers_said
 from pseudoris.workers.composing.posterior import Posterior, by_names, drawn_by_mask, evidence_of, is_object
 
 SIDES: Final[tuple[Side, ...]] = ("left", "right", "top", "bottom")
@@ -287,7 +287,8 @@ def likelihood_of(
     are_objects = is_object(image.masks, weights, evidence)
     if weights.has_kinds:
         several = [kinds_of_several(drawn.get(mask.mask_id, ())) for mask in image.masks]
-        posterior: Posterior = KindPosterior(weights, evidence, are_objects, several)
+        whole, small = list(map(numbers_said, image.whole_picture)), config.has_too_small and image.num_too_small
+        posterior: Posterior = KindPosterior(weights, evidence, are_objects, several, whole, small or 0)
     else:
         posterior = Posterior(weights, evidence, are_objects)
     return Likelihood(posterior, [position_of(mask) for mask in image.masks], config)

@@ -11,9 +11,9 @@ import re
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
-from typing import Final
+from typing import Annotated, Final
 
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, Field, ValidationError
 
 from pseudoris.primitives.errors import ConfigError
 from pseudoris.primitives.run_lengths import mask_faults
@@ -50,6 +50,8 @@ class _Records(BaseModel):
     masks: tuple[MaskRecord, ...]
     expressions: tuple[ExpressionRecord, ...]
     failure: Failure | None
+    num_too_small: Annotated[int, Field(ge=0, lt=2**31)] | None
+    whole_picture: tuple[Annotated[str, Field(max_length=MAX_TEXT_LENGTH)], ...]
 
 
 class _Figures(BaseModel):
@@ -63,7 +65,7 @@ class ImageBoundary:
     """A stage in which each image fails alone.
 
     An image on which the engine raises, also outside of `apply_to_images`, is found by trying each one alone; the
-    others then run together. Of what the engine returns, only masks, expressions and failures of the images that it was
+    others then run together. Of what the engine returns, only `_Records` of the images that it was
     given count, and each is checked.
     """
 

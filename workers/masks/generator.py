@@ -15,6 +15,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
+from typing import Self
 
 import numpy as np
 import torch
@@ -24,13 +25,13 @@ from scipy import ndimage
 from torchvision.ops import nms
 
 from pseudoris.primitives import rle
-from pseudoris.schemas.config import ComputeConfig, MasksConfig
+from pseudoris.schemas.config import ComputeConfig, MasksConfig, RunConfig
 from pseudoris.schemas.shard import Box, Shard, ShardImage
 from pseudoris.workers.crops.shard_pixels import Decode, prefetched_pixels
 from pseudoris.workers.device import compute_dtype, prepare_device, to_device, to_host
 from pseudoris.workers.faults.quarantine import apply_to_groups, together_or_fewer
 from pseudoris.workers.forward_passes import compile_tower
-from pseudoris.workers.masks.instances import build_prior
+from pseudoris.workers.masks.instances import build_prior, num_dropped
 from pseudoris.workers.masks.prompt_decoder import Answers
 from pseudoris.workers.masks.proposals import (
     MASK_THRESHOLD,
@@ -245,12 +246,20 @@ class SamProposer:
     """
 
     weights_digest = staticmethod(sam_digest)
+    _num_dropped: Callable[[Proposals], int | None] = staticmethod(lambda _: None)
 
     def __init__(self, config: MasksConfig, compute: ComputeConfig) -> None:
         """Load the model and the instance prior."""
         self._device = prepare_device(compute)
         self._generate = MaskGenerator(self._load(config, compute), config)
         self._prior = build_prior(config, self._device)
+
+    @classmethod
+    def of_run(cls, config: RunConfig) -> Self:
+        """Load the model of a run, whose section `composing` may ask how many masks are too small."""
+        proposer = cls(config.masks, config.compute)
+        proposer._num_dropped = partial(num_dropped, config=config)
+        return proposer
 
     def _load(self, config: MasksConfig, compute: ComputeConfig) -> PromptableModel:
         sam = load_sam(config.architecture, config.weights).to(self._device)
@@ -273,7 +282,11 @@ class SamProposer:
     def _propose(self, decode: Decode, images: Sequence[ShardImage]) -> list[ShardImage]:
         pixels = list(map(decode, images))
         return [
-            replace(image, masks=mask_records(image.image_id, proposals, self._prior(image, of_image, proposals)))
+            replace(
+                image,
+                masks=mask_records(image.image_id, proposals, self._prior(image, of_image, proposals)),
+                num_too_small=self._num_dropped(proposals),
+            )
             for image, of_image, proposals in zip(images, pixels, self._generate.together(pixels), strict=True)
         ]
 

@@ -36,11 +36,11 @@ from pseudoris.primitives import rle
 from pseudoris.primitives.errors import ConfigError, ImageError
 from pseudoris.primitives.rle import compressed_counts, is_coordinate, unwrapped
 from pseudoris.primitives.untrusted import parse_json
-from pseudoris.schemas.config import MasksConfig, PriorConfig
+from pseudoris.schemas.config import MasksConfig, PriorConfig, RunConfig
 from pseudoris.schemas.shard import ShardImage
 from pseudoris.workers.checkpoints.tensor_files import read_state
 from pseudoris.workers.device import to_device, to_host
-from pseudoris.workers.masks.proposals import Kept, Proposals, reduce_proposals
+from pseudoris.workers.masks.proposals import Kept, Proposals, num_too_small, reduce_proposals
 
 logger = logging.getLogger(__name__)
 
@@ -342,6 +342,12 @@ def load_detector(path: str) -> nn.Module:
 # Chooses the proposals that are objects: from the image's id and key, from its upright pixels (H, W, 3) uint8 RGB, and
 # from all of its masks, unreduced. Each stands once, unless copies are kept.
 InstancePrior = Callable[[ShardImage, NDArray[np.uint8], Proposals], list[Kept]]
+
+
+def num_dropped(proposals: Proposals, config: RunConfig) -> int | None:
+    """Return `ShardImage.num_too_small` of a run; None where no setting asks for it, or nothing is too small."""
+    is_asked = config.composing is not None and config.composing.has_too_small and config.masks.prior.kind == "none"
+    return num_too_small(proposals, config.masks.reduction) if is_asked else None
 
 
 def build_prior(config: MasksConfig, device: torch.device) -> InstancePrior:

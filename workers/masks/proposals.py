@@ -183,6 +183,13 @@ def reduce_proposals(proposals: Proposals, config: ReductionConfig) -> list[Kept
     return [Kept(int(row)) for row in np.sort(rows[kept])]
 
 
+def num_too_small(proposals: Proposals, config: ReductionConfig) -> int:
+    """Return how many proposals `min_area` alone drops: without it they would be neither doubles nor parts."""
+    kept = reduce_proposals(proposals, config.model_copy(update={"min_area": 0.0}))
+    least = config.min_area * proposals.size[0] * proposals.size[1]
+    return int((proposals.areas_px[[each.row for each in kept]] < least).sum())
+
+
 def without_doubles(proposals: Proposals, rows: NDArray[np.intp], max_iou: float) -> NDArray[np.intp]:
     """Return the proposals of `rows` whose IoU with each better one that is kept is at most `max_iou`, best first."""
     rows = rows[np.argsort(-proposals.predicted_iou[rows], kind="stable")]

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import partial
 from pathlib import Path, PurePosixPath
@@ -26,13 +26,13 @@ from pseudoris.primitives import rle
 from pseudoris.primitives.errors import ConfigError, ImageError, TransientError, gather
 from pseudoris.primitives.rle import MaskSizeError, compressed_counts
 from pseudoris.primitives.untrusted import parse_json
-from pseudoris.schemas.config import ComputeConfig, MasksConfig
+from pseudoris.schemas.config import ComputeConfig, MasksConfig, RunConfig
 from pseudoris.schemas.frozen import FrozenModel
 from pseudoris.schemas.shard import Shard, ShardImage
 from pseudoris.workers.crops.shard_pixels import prefetched_pixels
 from pseudoris.workers.device import prepare_device
 from pseudoris.workers.faults.quarantine import apply_to_images
-from pseudoris.workers.masks.instances import build_prior
+from pseudoris.workers.masks.instances import build_prior, num_dropped
 from pseudoris.workers.masks.proposals import Proposals, mask_records
 from pseudoris.workers.stages import STAGE_PROPOSE, prior_digest
 
@@ -66,11 +66,20 @@ class ReadyProposer:
     A mask's index, and so its id, is its position in the file, not counting masks without pixels.
     """
 
+    _num_dropped: Callable[[Proposals], int | None] = staticmethod(lambda _: None)
+
     def __init__(self, config: MasksConfig, compute: ComputeConfig) -> None:
         """Find the folder, and load the instance prior."""
         self._masks = ReadyMasks(_options(config))
         self._device = prepare_device(compute)
         self._prior = build_prior(config, self._device)
+
+    @classmethod
+    def of_run(cls, config: RunConfig) -> Self:
+        """As of `SamProposer`."""
+        proposer = cls(config.masks, config.compute)
+        proposer._num_dropped = partial(num_dropped, config=config)
+        return proposer
 
     @classmethod
     def weights_digest(cls, config: MasksConfig) -> str:
@@ -90,7 +99,8 @@ class ReadyProposer:
     def _propose(self, image: ShardImage, pixels: NDArray[np.uint8]) -> ShardImage:
         proposals = self._masks.proposals(image.key, (pixels.shape[0], pixels.shape[1]))
         kept = self._prior(image, pixels, proposals)
-        return replace(image, masks=mask_records(image.image_id, proposals, kept))
+        masks = mask_records(image.image_id, proposals, kept)
+        return replace(image, masks=masks, num_too_small=self._num_dropped(proposals))
 
 
 def _options(config: MasksConfig) -> ReadyOptions:

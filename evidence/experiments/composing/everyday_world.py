@@ -186,9 +186,9 @@ class Everyday(NamedTuple):
 class World:
     """Draws images of a list of things. Equal seeds have equal things, under one condition equal masks and captions."""
 
-    def __init__(self, path: Path = THINGS) -> None:
-        """Take a YAML file of slots, scenes and kinds."""
-        tree = yaml.safe_load(path.read_text(encoding="utf-8"))
+    def __init__(self, path: Path = THINGS, least_area: float = 0.0) -> None:
+        """Take a YAML file of slots, scenes and kinds; masks below a share of the picture are too small."""
+        self._least_area, tree = least_area, yaml.safe_load(path.read_text(encoding="utf-8"))
         self._kinds, self._scenes, self._slots = tree["kinds"], tree["scenes"], tree["slots"]
         colours = [ways[0] for ways in self._slots["colour"]]
         for slot in _CLOTHES:
@@ -251,6 +251,8 @@ class World:
             means = _SCORES[number is not None and things[number].is_whole]
             scores = [None, None] if is_exact else [1.0 / (1.0 + math.exp(-draw.gauss(mean, 0.8))) for mean in means]
             mask, area = mask_id(image, index), int(pixels[index].sum())
+            if area < self._least_area * pixels[index].size:
+                continue
             masks.append(shard.MaskRecord(mask, index, SIZE, counts[index], box, area, *scores))
             drawn = defaultdict[str, list[shard.CaptionSample]](list)
             blurred = next(share for bound, share in _BLURRED.items() if area < bound * pixels[index].size)
@@ -261,7 +263,8 @@ class World:
             for text, samples in drawn.items():
                 said.append(shard.ExpressionRecord((mask,), text, (*samples,), head_noun=head_noun(text)))
         record = shard.ShardImage(0, image, str(seed), height=SIZE[0], width=SIZE[1])
-        return Everyday(replace(record, masks=(*masks,), expressions=(*said,)), things, of_mask)
+        record = replace(record, masks=(*masks,), expressions=(*said,), num_too_small=len(of_mask) - len(masks))
+        return Everyday(record, things, of_mask)
 
     def _captions(
         self, draw: random.Random, number: int | None, things: Sequence[Thing], scene: Any, faults: tuple[bool, bool]
@@ -360,12 +363,13 @@ def main(
     images: Annotated[int, typer.Option(min=1, help="How many images of each condition.")] = 400,
     first: Annotated[int, typer.Option(min=0, help="The seed of the first image.")] = 0,
     things: Annotated[Path, typer.Option(help="The list of things.")] = THINGS,
+    least_area: Annotated[float, typer.Option(min=0, max=1, help="Smaller masks are dropped and counted.")] = 0.0,
     json_path: Annotated[Path | None, typer.Option("--json", help="Write the figures to this file.")] = None,
     assignments: Annotated[list[str] | None, typer.Option("--set", help="KEY=VALUE over `base-composed`.")] = None,
 ) -> None:
     """Print what the composer says of the world, by condition, and how far what it states is true."""
     config = run_config("base-composed", assignments or [], [], is_taught=False)
-    composer, world, tree = composer_of(config), World(things), dict[str, Any]()
+    composer, world, tree = composer_of(config), World(things, least_area), dict[str, Any]()
     for name, condition in CONDITIONS.items():
         drawn = (world.draw(seed, condition) for seed in range(first, first + images))
         found = ImageBootstrap(sums_of(each, composer(each.image)) for each in drawn)
@@ -375,7 +379,7 @@ def main(
         rows = [(kind, f"{total:.0f}", cell(each, sign="+")) for kind, total, each in above if total >= _LEAST_TEXTS]
         typer.echo(markdown_table((f"stated above {_ABOVE}", "texts", "stated - true"), rows))
     if json_path is not None:
-        facts = {"things": things.stem, "images": images, "first": first}
+        facts = {"things": things.stem, "images": images, "first": first, "least_area": least_area}
         json_path.write_text(json.dumps({**facts, "conditions": tree}, indent=1) + "\n", encoding="utf-8")
 
 

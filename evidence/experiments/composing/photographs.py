@@ -90,6 +90,7 @@ def _photograph(entry: Row, rows: Sequence[Any], told: Sequence[Any], masks: str
             said = (*image.expressions, *_candidates(mask.mask_id, told[number]))
             image = replace(image, masks=(*image.masks, mask), expressions=said)
             numbers.append(number)
+    image = replace(image, num_too_small=len(rows) - len(numbers))
     return Photograph(image, numbers, [rows[number]["category"] for number in numbers])
 
 

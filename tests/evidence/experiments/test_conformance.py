@@ -76,7 +76,8 @@ NO_ROWS = {
     ),
     "checkpoints and reports": tuple(f"ppt:training.{name}_every" for name in ("checkpoint", "validate", "log")),
     "seeds": ("compute.seed", "ppt:training.seed", "recipes:compose.seed"),
-    "off in `paper`: no crop layer, no reduction beside a prior, a plain mean, regression, one peak": (
+    "off in `paper`: no crop layer, no reduction beside a prior, a plain mean, regression, one peak, no whole image": (
+        "captions.whole_picture",
         *("masks.crop_nms_thresh", "masks.crop_overlap_ratio", "masks.crop_n_points_downscale_factor"),
         *("masks.reduction.*", "ppt:generator.peak_radius"),
         *(f"recipes:grounding.{name}" for name in ("num_points", "high", "low")),

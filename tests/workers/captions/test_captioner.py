@@ -385,3 +385,30 @@ def test_scores_beyond_the_precision_are_the_images_fault():
     model, crops = small_coca(), image_crops(num_masks=1).pixels[0]
     with pytest.raises(ImageError, match="beyond the range of its precision"):
         read(forcing_of(model, crops * torch.nan), [[7, 8]], 1)
+
+
+@pytest.mark.parametrize("decoder", ["tree", "static"])
+def test_captions_of_the_whole_picture_are_drawn_beside_those_of_masks_and_are_the_same_again(tmp_path, decoder):
+    words = ["compute.device=cpu", "placement.fused.num_gpus=0", f"captions.decoder={decoder}", "captions.listening={}"]
+    config = narrow_config(tmp_path, *words, "captions.max_length=9")
+    bare = ShardImage(2, image_id("2.png"), "2.png", shard_image(2).data, height=SIDE, width=SIDE)
+    shard = Shard(0, 0, (shard_image(0), shard_image(1, num_masks=1), bare))
+    without = STAGES[1].build(config)(shard)
+    assert [image.whole_picture for image in without.images] == [(), (), ()]
+    # Two sampling rules, so three draws need two crops.
+    asked = config.model_copy(update={"captions": config.captions.model_copy(update={"whole_picture": 3})})
+    done, alone = (STAGES[1].build(asked)(each) for each in (shard, shard.with_images(shard.images[:1])))
+    assert [len(image.whole_picture) for image in done.images] == [3, 3, 0]
+    assert len({*done.images[0].whole_picture}) == 3
+    assert done.images[0].whole_picture == alone.images[0].whole_picture != done.images[1].whole_picture
+    assert [each.expressions for each in done.images] == [each.expressions for each in without.images]
+
+
+def test_a_caption_of_the_whole_picture_is_that_of_a_mask_that_fills_it(captioner, run):
+    image = shard_image(3)
+    whole = np.ones((1, SIDE, SIDE), dtype=np.bool_)
+    filled = replace(image, masks=mask_records(image.image_id, whole))
+    pixels = decode_proven(image.data)
+    asked = CocaCaptioner(run.captions.model_copy(update={"whole_picture": 1}), run.compute)
+    crops = asked.whole_crops(image, pixels)
+    assert torch.equal(crops.pixels[0], captioner.image_crops(filled, pixels).pixels[-1])

@@ -254,3 +254,10 @@ def test_an_option_that_the_processor_would_ignore_is_refused():
 def test_a_prompt_that_the_processor_cannot_make_is_refused():
     with pytest.raises(ConfigError, match=r"LlavaProcessor cannot make a prompt .*captions.options.processor"):
         sample_of(built(processor={"size": "large"}))
+
+
+def test_captions_of_the_whole_picture_are_drawn_by_its_sampling_rules(folder):
+    config = run_config(folder, "captions.whole_picture=4")
+    (image,) = STAGES[1].build(config)(shard_of()).images
+    assert len(image.whole_picture) == 4
+    assert image.expressions == captioned(run_config(folder), shard_of())

@@ -1,9 +1,15 @@
 """What composes for photographs: kinds of names, words in slots, places of things on the ground."""
 
+import random
+from dataclasses import replace
+from typing import get_args
+
 import pytest
 
 from pseudoris.schemas.fitted import NounRelations
-from tests.workers.composing.builders import make_image, texts
+from pseudoris.schemas.stage_settings import ComposedKind
+from pseudoris.workers.composing.kind_posterior import numbers_said
+from tests.workers.composing.builders import composed, make_image, texts
 
 WORDS = {"kinds": ["attribute"], "min_first": 0.8, "min_further": 0.8, "max_per_form": 9}
 KINDS = {**WORDS, "posterior": {"has_kinds": True, "has_slots": True, "noun_share": 2.0}}
@@ -105,3 +111,76 @@ def test_a_garment_opposes_the_lack_of_it():
     clothed = ((80, 50), {"a man in a red shirt": 14})
     image = make_image(((20, 50), {"a man without a shirt": 14}), clothed)
     assert "the man without a shirt" in texts(image, 0, **KINDS)
+
+
+def test_of_what_may_be_missing_neither_a_number_nor_a_rank_is_said():
+    row = [((x, 50), DOG) for x in (15, 40, 65, 90)]
+    groups = {**KINDS, "kinds": ["position", "group"], "min_first": 0.3, "min_further": 0.3, "max_per_mask": 99}
+    counted = {"the second brown dog from the left", "the four brown dogs"}
+    assert counted <= texts(make_image(*row), **groups)
+    told = replace(make_image(*row), whole_picture=("five large brown dogs",) * 6 + ("four dogs",) * 6)
+    assert counted.isdisjoint(texts(told, **{**groups, "posterior": {**KINDS["posterior"], "hidden": 0.5}}))
+    # Without kinds a wide name would not be told from others.
+    assert counted <= texts(told, **groups)
+
+
+@pytest.mark.parametrize(
+    ("said", "is_taken"),
+    [("a group of dogs", True), ("three large brown dogs", True), ("a dog in a field", False), ("two cats", False)],
+)
+def test_several_that_the_whole_picture_names_and_masks_do_not_show_make_the_alone_less_sure(said, is_taken):
+    sure = {**KINDS, "min_first": 0.6, "min_further": 0.6, "posterior": {**KINDS["posterior"], "hidden": 0.5}}
+    image = make_image(((20, 50), DOG), ((80, 50), SEDAN))
+    assert "the dog" in texts(image, 0, **sure)
+    told = replace(image, whole_picture=(said,) * 12)
+    assert ("the dog" in texts(told, 0, **sure)) != is_taken
+
+
+def test_what_the_whole_picture_names_is_not_said_to_be_absent():
+    bank = {"uri": "bank", "sha256": "0" * 64, "values": {"texts": ["a kite", "a boat"]}}
+    absent = {**KINDS, "kinds": ["none"], "bank": bank, "min_group_or_none": 0.5}
+    image = make_image(((20, 50), DOG))
+    assert texts(image, **absent) == {"the kite", "the boat"}
+    assert texts(replace(image, whole_picture=("a man flies kites",)), **absent) == {"the boat"}
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_captions_of_the_whole_picture_make_no_text_kept_that_was_not(seed):
+    image, told = (drawn(seed, is_told=is_told) for is_told in (False, True))
+    few = {**KINDS, "kinds": list(get_args(ComposedKind)), "min_first": 0.4, "min_further": 0.5, "max_per_mask": 2}
+    few |= {"max_per_form": 1, "posterior": {**KINDS["posterior"], "hidden": 0.5}}
+    before, after = (
+        {(each.target_mask_ids, each.text): each for each in composed(one, **few)} for one in (image, told)
+    )
+    assert after.keys() < before.keys()
+    assert all(each.confidence <= before[key].confidence for key, each in after.items())
+
+
+def drawn(seed, *, is_told):
+    """Return an image of a row of things of a few kinds, perhaps with captions of the whole picture."""
+    draw = random.Random(seed)
+    nouns = [draw.choice(("dog", "man", "car", "person", "vehicle")) for _ in range(7)]
+    said = [
+        {f"a {draw.choice(('red', 'white', 'black'))} {noun}": draw.randint(1, 9) for _ in range(3)} for noun in nouns
+    ]
+    image = make_image(*(((8 + 14 * at, draw.randint(20, 80)), each) for at, each in enumerate(said)))
+    whole = ("a group of people and five dogs", "several red cars", "nine dogs, three men and cars")
+    return replace(image, whole_picture=whole if is_told else ())
+
+
+@pytest.mark.parametrize("has_too_small", [False, True])
+def test_masks_that_are_too_small_make_a_kind_of_the_picture_less_sure_where_that_is_asked(has_too_small):
+    settings = {**KINDS, "posterior": {**KINDS["posterior"], "hidden": 1.0}, "has_too_small": has_too_small}
+    settings |= {"min_first": 0.1, "min_further": 0.1}
+    image = make_image(((20, 50), DOG), ((80, 50), SEDAN))
+    sure, unsure = (
+        {each.text: each.confidence for each in composed(replace(image, num_too_small=number), **settings)}
+        for number in (None, 6)
+    )
+    assert sure.keys() == unsure.keys() != set()
+    assert all((unsure[text] < sure[text]) == has_too_small for text in sure)
+
+
+def test_a_number_counts_the_next_words_that_say_several():
+    assert numbers_said("three large brown dogs and a group of men near a car") == {"dog": 3, "man": 2}
+    assert numbers_said("three of us saw very old and dusty brown horses") == {"horse": 2}

@@ -108,6 +108,9 @@ CAPTIONED = {
     "another mask's number that is a word": _sample(other_masks=("first",)),
     "an unknown source": _expression(source="oracle"),
     "other masks": lambda image: replace(image, masks=image.masks[1:]),
+    "a caption of the whole picture that is a number": lambda image: replace(image, whole_picture=(3,)),
+    "captions of the whole picture that are None": lambda image: replace(image, whole_picture=None),
+    "a caption of the whole picture with a lone surrogate": lambda image: replace(image, whole_picture=("\ud800",)),
     "expressions that are a text": lambda image: replace(image, expressions="cup"),
 }
 SCORED = {

@@ -15,6 +15,7 @@ from pseudoris.schemas.config_layers import load_config
 from pseudoris.schemas.shard import Shard, ShardImage
 from pseudoris.workers.masks import ReadyProposer
 from pseudoris.workers.masks.ready_masks import json_name
+from pseudoris.workers.stages import STAGES
 from tests.builders.human import box_mask
 from tests.builders.human import rle as coded
 from tests.builders.images import oriented, png, smooth_pixels
@@ -272,3 +273,25 @@ def test_the_digest_follows_the_folders_name(config_of, folder, tmp_path):
     assert len(first) == 64
     assert first != second
     assert ReadyProposer.weights_digest(config_of(f"{folder}/")) == first
+
+
+def test_what_is_too_small_alone_is_counted_where_composing_asks_for_it(folder, config_of, tmp_path):
+    # A hundredth is 7.68 pixels: one large, a small one with its double, one inside the large, one just large enough.
+    boxes = [(2, 2, 20, 20), (24, 4, 27, 6), (24, 4, 26, 6), (5, 5, 7, 8), (24, 10, 28, 12)]
+    write_sa1b(folder / "a.json", [mask_row(box_mask(box)) for box in boxes], SIZE)
+    run = load_config("tiny-composed")
+    masks = config_of(reduction=ReductionConfig(min_area=0.01, mask_nms_iou=0.6))
+    asks = run.composing.model_copy(update={"has_too_small": True})
+
+    def proposed(**changes):
+        return only(STAGES[0].build(run.model_copy(update={"masks": masks, **changes}))(shard_of("a.jpg")))
+
+    done = proposed(composing=asks)
+    assert ([mask.index for mask in done.masks], done.num_too_small) == ([0, 4], 1)
+    for unasked in ({}, {"composing": None}):
+        assert proposed(**unasked).num_too_small is None
+    # An instance prior drops none for its size.
+    table = tmp_path / "instances.json"
+    table.write_text(json.dumps({"images": [{"id": 1, "file_name": "a.jpg"}], "annotations": []}))
+    prior = masks.model_copy(update={"prior": PriorConfig(kind="table", path=str(table))})
+    assert proposed(composing=asks, masks=prior).num_too_small is None
