@@ -28,12 +28,12 @@ from pseudoris.primitives.rle import MaskSizeError, compressed_counts
 from pseudoris.primitives.untrusted import parse_json
 from pseudoris.schemas.config import ComputeConfig, MasksConfig
 from pseudoris.schemas.frozen import FrozenModel
-from pseudoris.schemas.shard import Shard, ShardImage
+from pseudoris.schemas.shard import MasksLeft, Shard, ShardImage
 from pseudoris.workers.crops.shard_pixels import prefetched_pixels
 from pseudoris.workers.device import prepare_device
 from pseudoris.workers.faults.quarantine import apply_to_images
 from pseudoris.workers.masks.instances import build_prior
-from pseudoris.workers.masks.proposals import Proposals, mask_records
+from pseudoris.workers.masks.proposals import Proposals
 from pseudoris.workers.stages import STAGE_PROPOSE, prior_digest
 
 _SCORES: Final = ("predicted_iou", "stability_score")
@@ -89,8 +89,8 @@ class ReadyProposer:
 
     def _propose(self, image: ShardImage, pixels: NDArray[np.uint8]) -> ShardImage:
         proposals = self._masks.proposals(image.key, (pixels.shape[0], pixels.shape[1]))
-        kept = self._prior(image, pixels, proposals)
-        return replace(image, masks=mask_records(image.image_id, proposals, kept))
+        proposals = replace(proposals, left=MasksLeft(proposed=len(proposals)))
+        return self._prior(image, pixels, proposals).onto(image, proposals)
 
 
 def _options(config: MasksConfig) -> ReadyOptions:
