@@ -93,6 +93,7 @@ def export(
     public: Annotated[bool, option("--public", "Let everyone see what --push creates.")] = False,
     exclude: options.Exclude = None,
     exclude_distance: options.ExcludeDistance = None,
+    only: options.Only = None,
     plugins: options.Plugins = None,
 ) -> None:
     """Write a finished run in another format, and check what was written."""
@@ -100,7 +101,7 @@ def export(
     human = _human(merge_human, merge_split_by, merge_splits, merge_images)
     chosen = ExportOptions.named(locals())
     flags = {"is_partial": partial, "is_overwriting": overwrite}
-    excluded = options.read_exclude(exclude, exclude_distance)
+    excluded = options.read_exclude(exclude, exclude_distance, only)
     request = export_request(out, destination, export_format, chosen, source=source, exclusions=excluded, **flags)
     repository = _repository(push, request, export_format, is_public=public)
     if repository is not None and repository.state == "whole":

@@ -38,6 +38,8 @@ def totals_rows(totals: RunTotals, num_images: int) -> Iterator[tuple[str, str]]
     yield "kept expressions", formats.kept_text(totals.kept, totals.kept_lone, num_candidates=totals.expressions)
     yield "seconds per stage", ", ".join(f"{stage} {value:.1f}" for stage, value in totals.seconds.items()) or "–"
     yield "output", formats.format_bytes(totals.output_bytes)
+    if totals.empty_sentence:
+        yield "empty images", totals.empty_sentence
     if totals.wide_sentence:
         yield "wide decisions", totals.wide_sentence
     if totals.repeats:

@@ -32,6 +32,7 @@ from pseudoris.store.runs.garbage import remove_run
 from pseudoris.store.runs.pending_work import fault_error
 from pseudoris.store.runs.plan import PlanTally, assign_shards
 from pseudoris.store.runs.planned_run import plan_run
+from pseudoris.store.runs.receipts import Totals
 from pseudoris.store.runs.stored_exclusions import ExcludedItems
 from pseudoris.store.sessions.thread_executor import OnProgress
 from pseudoris.store.sources import SourceItem
@@ -175,6 +176,7 @@ class RunEstimate:
         unit_hours: GPU hours (or CPU actor hours) for all images.
         output_bytes: Size of the four tables of all images.
         quarantined: Share of images that are quarantined, in [0, 1].
+        empty_images: What left images of the sample without a mask, as `RunTotals.empty_sentence`.
         stage_seconds: Seconds per image, by stage.
     """
 
@@ -194,6 +196,7 @@ class RunEstimate:
     unit_hours: Estimate
     output_bytes: Estimate
     quarantined: Estimate
+    empty_images: str = ""
     stage_seconds: Mapping[str, float]
 
 
@@ -241,6 +244,7 @@ def summarise(
         unit_hours=unit_hours,
         output_bytes=tables.ratio("bytes").each(lambda each: each * whole.num_images + whole.num_shards * fixed_bytes),
         quarantined=tables.ratio("quarantined"),
+        empty_images=Totals(receipts).sum().empty_sentence,
         stage_seconds={name: sum(each.seconds.get(name, 0.0) for each in receipts) / num_sampled for name in stages},
     )
 

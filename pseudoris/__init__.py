@@ -258,12 +258,14 @@ def export(
     overwrite: bool = False,
     exclude: str | Path | Sequence[str | Path] = (),
     exclude_distance: int | None = None,
+    only: str | Path | Sequence[str | Path] = (),
 ) -> ExportReport:
     """Write the run at `out` in another format, and check what was written.
 
     `destination` is an empty folder or url, `export_format` a name as of `pseudoris export --format`: parquet, refer, …
     From `max_tokens` to `any_targets` they are the fields of `pseudoris.interchange.exports.ExportOptions`. What
-    `source`, `partial`, `overwrite`, `exclude` (a path, or several) and `exclude_distance` do, the command's help says.
+    `source`, `partial`, `overwrite`, `exclude` and `only` (a path each, or several) and `exclude_distance` do, the
+    command's help says.
 
     Returns:
         What was written.
@@ -278,7 +280,7 @@ def export(
     out, destination = place(out, "out"), place(destination, "destination")
     source = None if source is None else place(source, "source")
     options = ExportOptions.named(locals())
-    flags, excluded = {"is_partial": partial, "is_overwriting": overwrite}, _exclusions(exclude, exclude_distance)
+    flags, excluded = {"is_partial": partial, "is_overwriting": overwrite}, _exclusions(exclude, exclude_distance, only)
     request = export_request(out, destination, export_format, options, source=source, exclusions=excluded, **flags)
     return find_export(export_format).write(request, lambda done, total, /, stage="": None)
 

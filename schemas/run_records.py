@@ -35,6 +35,7 @@ Origin = Literal["annotate", "refilter", "import", "ppt"]
 _Section = dict[str, JsonValue] | None
 # A count that most receipts lack.
 _Rare = Annotated[int, Field(ge=0, exclude_if=lambda number: not number)]
+_RareCounts = Annotated[dict[str, Annotated[int, Field(ge=0)]], Field(exclude_if=lambda counts: not counts)]
 _Model = TypeVar("_Model", bound=FrozenModel)
 
 
@@ -279,8 +280,7 @@ class Receipt(SealedRecord):
     Attributes:
         parts: By table name, all of `tables.SCHEMAS`.
         seconds: Wall seconds by stage.
-        attempts: How many times each pool started on the shard, over all sessions of the run. Above 1, the work was
-            repeated after the loss of a process, a node or a driver.
+        attempts: How often each pool started on the shard, over all sessions. Above 1: again after a loss.
         nodes: Ids of the Ray nodes that worked on it.
         degraded: Settings that were lowered or replaced for this shard (`--allow-degraded`), as `captions.cache_bytes`:
             value. Its bytes may differ from those of other runs.
@@ -289,6 +289,8 @@ class Receipt(SealedRecord):
         long_texts: Draws that are no candidates, because their texts are longer than the filter reads.
         decisions: What captions in fixed shapes decided: tokens of rows, and steps of searches.
         wide_decisions: Of these, over the whole vocabulary, because the top logits could not decide.
+        masks_left, emptied: Proposed masks left after each rule (`shard.MasksLeft`); images by the rule that took
+            their last one.
         header_sha256: `sha256` of the run's header when it was committed, which is that of the last extension of the
             plan.
     """
@@ -305,6 +307,8 @@ class Receipt(SealedRecord):
     long_texts: _Rare = 0
     decisions: _Rare = 0
     wide_decisions: _Rare = 0
+    masks_left: _RareCounts = Field(default_factory=dict)
+    emptied: _RareCounts = Field(default_factory=dict)
     header_sha256: Sha256 | None = None
 
     @property

@@ -128,6 +128,51 @@ class MaskRecord:
     colours: tuple[float, ...] = ()
 
 
+# Maps a rule that drops proposed masks to its words, and to the one setting that keeps more of them.
+MASK_RULES: Final[dict[str, tuple[str, str]]] = {
+    "predicted_iou": ("the predicted IoU", "lower masks.pred_iou_thresh"),
+    "stability": ("stability", "lower masks.stability_score_thresh"),
+    "box_doubles": ("doubles by box", "raise masks.box_nms_thresh"),
+    "min_area": ("the least area", "lower masks.reduction.min_area"),
+    "max_area": ("the largest area", "raise masks.reduction.max_area"),
+    "doubles": ("doubles", "raise masks.reduction.mask_nms_iou"),
+    "parts": ("parts of other masks", "raise masks.reduction.min_inside"),
+    "prior": ("the prior", "lower masks.prior.min_score, or correct masks.prior.path"),
+}
+_Left = Annotated[int, Field(ge=0)] | None
+
+
+@_checked
+@dataclass(frozen=True, slots=True)
+class MasksLeft:
+    """How many proposed masks of an image are left after each of `MASK_RULES`; None where a rule does not apply.
+
+    `proposed` is the number before the first rule.
+    """
+
+    proposed: _Left = None
+    predicted_iou: _Left = None
+    stability: _Left = None
+    box_doubles: _Left = None
+    min_area: _Left = None
+    max_area: _Left = None
+    doubles: _Left = None
+    parts: _Left = None
+    prior: _Left = None
+
+    @property
+    def by_rule(self) -> dict[str, int]:
+        """The numbers that are known, in the order of the rules."""
+        found = {name: getattr(self, name) for name in ("proposed", *MASK_RULES)}
+        return {name: number for name, number in found.items() if number is not None}
+
+    @property
+    def emptied_by(self) -> str | None:
+        """The rule that took the last mask; None if a mask is left, or none was proposed."""
+        first = next((name for name, number in self.by_rule.items() if not number), None)
+        return None if first == "proposed" else first
+
+
 @dataclass(frozen=True, slots=True)
 class DecodingRule:
     """One way to caption a crop: beam search, or sampling from a top-k or top-p set."""
@@ -218,6 +263,7 @@ class ShardImage:
         height: Upright, in pixels (after EXIF orientation), as the width; None until the image is proven to decode.
         failure: Set when the image is quarantined; later stages pass it through unchanged.
         masks: In the proposer's order.
+        masks_left: Of how many that were proposed, for the receipt; None if the proposer does not tell.
         expressions: Candidates, ordered by mask, then first sample.
     """
 
@@ -241,10 +287,11 @@ class ShardImage:
     picture_phash: str | None = None
     num_too_small: int | None = None
     whole_picture: tuple[str, ...] = ()
+    masks_left: MasksLeft | None = None
 
     def quarantined(self, failure: Failure) -> ShardImage:
         """Return the image quarantined: with the reason, without its bytes, masks and expressions."""
-        return replace(self, failure=failure, data=b"", masks=(), expressions=())
+        return replace(self, failure=failure, data=b"", masks=(), expressions=(), masks_left=None)
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,7 +17,16 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pseudoris.primitives.untrusted import parse_json
-from pseudoris.schemas.shard import CaptionSample, ExpressionRecord, Failure, MaskRecord, Shard, ShardFault, ShardImage
+from pseudoris.schemas.shard import (
+    CaptionSample,
+    ExpressionRecord,
+    Failure,
+    MaskRecord,
+    MasksLeft,
+    Shard,
+    ShardFault,
+    ShardImage,
+)
 from pseudoris.schemas.tables import PLAN_SCHEMA, SCHEMAS
 
 
@@ -85,6 +94,8 @@ def _struct(record: type) -> pa.DataType:
 
 FAULT: Final = _struct(ShardFault)
 _TYPES.update(fault=FAULT, failure=_struct(Failure))
+# A column of the tables has the name `prior` too, of another type.
+_TYPES.update(masks_left=pa.struct([(field.name, pa.int64()) for field in fields(MasksLeft)]))
 _TYPES.update(masks=pa.large_list(_struct(MaskRecord)), expressions=pa.large_list(_struct(ExpressionRecord)))
 _SHARD_COLUMNS: Final = tuple(field.name for field in fields(Shard) if field.name != "images")
 _IMAGE_COLUMNS: Final = tuple(field.name for field in fields(ShardImage))
@@ -99,6 +110,7 @@ _CLASSES: Final[Mapping[str, type]] = {
     "fault": ShardFault,
     "failure": Failure,
     "masks": MaskRecord,
+    "masks_left": MasksLeft,
     "expressions": ExpressionRecord,
     "samples": CaptionSample,
 }

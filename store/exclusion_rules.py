@@ -93,7 +93,13 @@ class ExclusionRule(FrozenModel):
     @property
     def dropped_phrase(self) -> str:
         """What a list of dropped things calls the images that it excludes."""
+        if self.kind == "only":
+            return f"images that {self.option} does not name"
         return f"images excluded by {self.name} ({self.kind})"
+
+    def absent_phrase(self, num_absent: int, where: str) -> str:
+        """Return how many values of `only` name no image of `where`, in words."""
+        return f"{num_absent:,} of its {self.num_values:,} names are not in {where}"
 
     @property
     def reason(self) -> str:
@@ -296,9 +302,14 @@ class ExclusionMatcher:
             found += [number for number, most, listed in self._hashes if np.bitwise_count(listed ^ bits).min() <= most]
         return min(found, default=None)
 
-    def of_recorded(self, key: str, sha256: str | None) -> ExclusionRule | None:
-        """Return the rule that excludes an image of a run's images table; rules by perceptual hash are ignored."""
-        number = self.matched(key)[0]
+    def of_recorded(self, key: str, sha256: str | None, wanted: set[int] | None = None) -> ExclusionRule | None:
+        """Return the rule that excludes an image of a run's images table; rules by perceptual hash are ignored.
+
+        `wanted` gets the numbers of the values of `only` that name the image.
+        """
+        number, named = self.matched(key)
+        if wanted is not None:
+            wanted.update(named)
         if number is None and sha256 is not None:
             number = self.by_content(sha256)
         return None if number is None else self._rules[number]

@@ -35,7 +35,7 @@ from pseudoris.workers.checkpoints.openclip import load_coca
 from pseudoris.workers.crops.crops import CropFormat
 from pseudoris.workers.device import prepare_device
 from pseudoris.workers.masks.instances import build_prior
-from pseudoris.workers.masks.proposals import Proposals, mask_records
+from pseudoris.workers.masks.proposals import Proposals
 from pseudoris.workers.stages import STAGES
 from tests.oracles.plain_captioner import ReferenceEngine, group_beam_search
 
@@ -153,8 +153,8 @@ class AuthorsChain:
             with clock.step("masks"):
                 pixels = decode_proven(image.data)
                 found = _proposals(self._generate(pixels), pixels.shape[:2])
-                masks = mask_records(image.image_id, found, self._prior(image, pixels, found))
-            proposed = handed_over(replace(image, masks=masks), image, self._max_masks)
+                reduced = self._prior(image, pixels, found).onto(image, found)
+            proposed = handed_over(reduced, image, self._max_masks)
             captions = self._captioned(proposed, pixels, kinds, clock) if proposed.masks else []
             expressions = to_expressions(captions, proposed.masks, coca_text)
             proposals.append(found.counts)

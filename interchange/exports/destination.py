@@ -125,7 +125,10 @@ def has_earlier(destination: RunLocation, export_format: str, folders: Sequence[
             f"{destination.root} has an export of format {found['format']}. Name another place for this one."
         )
     if found["state"] == "whole" and not is_overwriting:
-        raise ConfigError(f"{destination.root} already has an export. Name another place, or give --overwrite.")
+        raise ConfigError(
+            f"{destination.root} already has an export. Name another place, or give --overwrite. `pseudoris combine` "
+            "makes one run of several, to export them together."
+        )
     dataset = found.get("dataset")
     if dataset is not None and not any(dataset in folder.split("/") for folder in folders):
         raise ConfigError(

@@ -10,6 +10,7 @@ import logging
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Final
 
 from pseudoris.images.perceptual_hash import perceptual_hash
@@ -187,16 +188,23 @@ class ExcludedImages:
         self._planned, self._header = planned, header
         self._rules = beyond(exclusions, planned_rules(header))
         self._matcher = ExclusionMatcher(self._rules)
+        self._wanted = set[int]()
 
     def __bool__(self) -> bool:
         """Return whether there is a rule that the run does not have."""
         return bool(self._rules)
 
     def unmatched(self, counts: Mapping[str, int], given: Exclusions) -> list[str]:
-        """Return a sentence for each name of the rules `given` that `counts`, by the phrases of `of_shard`, lack."""
+        """Return what of the rules `given` no image of the shards was: a sentence for names that `only` has in vain.
+
+        Another for each name of the other rules that `counts`, by the phrases of `of_shard`, lack.
+        """
+        only = [(rule, rule.num_values - len(self._wanted)) for rule in self._rules if rule.kind == "only"]
+        absent = [f"{rule.option}: {rule.absent_phrase(number, 'the run')}." for rule, number in only if number]
         found = {rule.title for rule in self._rules if counts.get(rule.dropped_phrase)}
-        names = dict.fromkeys(rule.title for rule in self._rules if rule in given and rule.title not in found)
-        return [f"{name} excludes no image, or none that another list does not exclude." for name in names]
+        others = [rule for rule in self._rules if rule in given and rule.kind != "only"]
+        names = dict.fromkeys(rule.title for rule in others if rule.title not in found)
+        return absent + [f"{name} excludes no image, or none that another list does not exclude." for name in names]
 
     def of_shard(self, shard: CommittedShard) -> dict[str, str]:
         """Return the phrase of the reason for each image that is left out, by image id.
@@ -208,7 +216,8 @@ class ExcludedImages:
             return {}
         columns = (*_COLUMNS, "bytes") if self._matcher.has_hashes else _COLUMNS
         rows = shard.table(IMAGES, columns).to_pylist()
-        named = ((row["image_id"], self._matcher.of_recorded(row["key"], row["sha256"])) for row in rows)
+        find = partial(self._matcher.of_recorded, wanted=self._wanted)
+        named = ((row["image_id"], find(row["key"], row["sha256"])) for row in rows)
         found = {image_id: rule.dropped_phrase for image_id, rule in named if rule}
         if not self._matcher.has_hashes:
             return found

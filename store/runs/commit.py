@@ -134,9 +134,12 @@ def make_receipt(
         digest = sha256_hex(data)
         name = part_name(shard.shard, shard.generation, digest)
         parts[table] = PartRecord(name=name, rows=rows[table], size_bytes=len(data), sha256=digest)
+    left = masks_left_of(shard)
     return Receipt(
         shard=shard.shard,
         generation=shard.generation,
+        masks_left=left["masks_left"],
+        emptied=left["emptied"],
         parts=parts,
         counts=counts,
         seconds=dict(shard.seconds),
@@ -149,6 +152,17 @@ def make_receipt(
         header_sha256=provenance.header_sha256,
         nodes=shard.nodes,
     )
+
+
+def masks_left_of(shard: Shard, base: Receipt | None = None) -> dict[str, dict[str, int]]:
+    """Return `masks_left` and `emptied` of a receipt, with those of the generation before it."""
+    left, emptied = (Counter[str](each) for each in ((base.masks_left, base.emptied) if base else ({}, {})))
+    for image in shard.images:
+        if image.failure is None and image.masks_left is not None:
+            left.update(image.masks_left.by_rule)
+            if rule := image.masks_left.emptied_by:
+                emptied[rule] += 1
+    return {"masks_left": dict(left), "emptied": dict(emptied)}
 
 
 def quarantined_ids(location: RunLocation, receipt: Receipt, reasons: frozenset[str] | None = None) -> frozenset[str]:
@@ -202,7 +216,8 @@ def commit_retry(
         wide_decisions=base.wide_decisions + shard.wide_decisions,
     )
     counts = ShardCounts(**table_counts(merged))
-    return commit_parts(location, contents, make_receipt(worked, contents, counts, _together(base, provenance)))
+    receipt = make_receipt(worked, contents, counts, _together(base, provenance))
+    return commit_parts(location, contents, receipt.model_copy(update=masks_left_of(shard, base)))
 
 
 def _stored(location: RunLocation, table: str, receipt: Receipt) -> pa.Table:

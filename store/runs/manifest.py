@@ -33,9 +33,21 @@ logger = logging.getLogger(__name__)
 SNAPSHOT_NAME: Final = re.compile(r"^([0-9]{4}|[1-9][0-9]{4,})\.parquet$")
 _COUNTS: Final = tuple(name for name in ShardCounts.model_fields if name != "reasons")
 _DIGESTS: Final = ("header_sha256", "sha256")
-# Manifests of versions before 0.5 lack these columns, and before 0.7 the decisions.
+# Manifests of versions before 0.5 lack these columns, and before 0.7 all but the first.
 _LATER: Final = ("long_texts", "decisions", "wide_decisions")
-_COPIED: Final = {"version", "shard", "generation", "seconds", "attempts", "nodes", "mixed", *_LATER, *_DIGESTS}
+_LATER_MAPS: Final = ("masks_left", "emptied")
+_COPIED: Final = {
+    "version",
+    "shard",
+    "generation",
+    "seconds",
+    "attempts",
+    "nodes",
+    "mixed",
+    *_LATER,
+    *_LATER_MAPS,
+    *_DIGESTS,
+}
 _PART_TYPES: Final = {"name": pa.string(), "rows": pa.int64(), "size_bytes": pa.int64(), "sha256": pa.string()}
 # This many receipts are converted at a time, because each takes 15 KB as Python objects, but 1 KB in Arrow.
 ROWS_AT_ONCE: Final = 200
@@ -70,6 +82,7 @@ MANIFEST_SCHEMA: Final = pa.schema(
             for name, kind in _PART_TYPES.items()
         ),
         *(pa.field(name, pa.int64()) for name in _LATER),
+        *(pa.field(name, pa.map_(pa.string(), pa.int64())) for name in _LATER_MAPS),
     ],
     metadata={_VERSION_KEY: str(_VERSION)},
 )
@@ -183,6 +196,7 @@ def read_snapshot(location: RunLocation, number: int) -> Iterator[Receipt]:
             for batch in parquet.iter_batches(batch_size=ROWS_AT_ONCE, use_threads=False):
                 for row in batch.to_pylist(maps_as_pydicts="lossy"):
                     row |= {name: row.get(name) or 0 for name in _LATER}
+                    row |= {name: row.get(name) or {} for name in _LATER_MAPS}
                     parts = {
                         table: PartRecord(**{name: row[f"{table}_part_{name}"] for name in _PART_TYPES})
                         for table in SCHEMAS

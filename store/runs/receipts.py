@@ -20,6 +20,7 @@ from pseudoris.primitives.errors import ConfigError, check_number
 from pseudoris.primitives.threads import map_in_threads
 from pseudoris.schemas.ids import SHARD_NAME, shard_name
 from pseudoris.schemas.run_records import HEADER_NAME, RECEIPTS_FOLDER, PartRecord, Receipt, RunHeader
+from pseudoris.schemas.shard import MASK_RULES
 from pseudoris.store.runs.header import header_digests, parse_record
 
 _NAME: Final = re.compile(rf"{SHARD_NAME}\.json")
@@ -27,6 +28,8 @@ _NAME: Final = re.compile(rf"{SHARD_NAME}\.json")
 READERS: Final = 16
 # Above this share a run is told of its wide decisions.
 _MANY_WIDE: Final = 0.05
+# Above this share of empty images a run is told which rule took their masks.
+_MANY_EMPTY: Final = 0.05
 _ANEW: Final = (
     "Restore it from a copy, or delete all receipts of the shard ({}.g*.json): the run's command then computes it again"
 )
@@ -164,6 +167,8 @@ class RunTotals:
         mixed: Shards computed under another identity than the run's.
         long_texts: Draws whose texts are longer than the filter reads; no candidates.
         decisions: What captions in fixed shapes decided; `wide_decisions`, over the whole vocabulary.
+        masks_left: Proposed masks that are left after each rule, by its name.
+        emptied: Images without a mask, by the rule that took the last one.
         seconds: Wall seconds of the stages by name, summed over shards and so over actors.
     """
 
@@ -186,6 +191,8 @@ class RunTotals:
     decisions: int = 0
     wide_decisions: int = 0
     reasons: Mapping[str, int] = field(default_factory=dict)
+    masks_left: Mapping[str, int] = field(default_factory=dict)
+    emptied: Mapping[str, int] = field(default_factory=dict)
     seconds: Mapping[str, float] = field(default_factory=dict)
 
     @property
@@ -201,13 +208,24 @@ class RunTotals:
         share = f"{100 * self.wide_decisions / self.decisions:.0f} %"
         return f"{share} of the decisions needed the whole vocabulary: this costs time and changes no result."
 
+    @property
+    def empty_sentence(self) -> str:
+        """Which rule left most of the empty images without a mask, and the setting; "" if few images are empty."""
+        rule = max(self.emptied, key=self.emptied.__getitem__, default=None)
+        if rule not in MASK_RULES or self.empty <= _MANY_EMPTY * self.images:
+            return ""
+        words, remedy = MASK_RULES[rule]
+        share, num_told = f"{100 * self.empty / self.images:.0f} %", sum(self.emptied.values())
+        taken = f"{words} took the last mask of {self.emptied[rule]:,} of {num_told:,}"
+        return f"{share} of the images have no mask: {taken}. In a new run, {remedy}."
+
 
 class Totals:
     """Sums up receipts."""
 
     def __init__(self, receipts: Iterable[Receipt] = ()) -> None:
         self._counts: Counter[str] = Counter()
-        self._reasons: Counter[str] = Counter()
+        self._by_name = {name: Counter[str]() for name in ("reasons", "masks_left", "emptied")}
         self._seconds: Counter[str] = Counter()
         for receipt in receipts:
             self.add(receipt)
@@ -228,7 +246,9 @@ class Totals:
         of_captions = receipt.model_dump(include={"long_texts", "decisions", "wide_decisions"})
         whole = {"shards": 1, "output_bytes": size, **retried, **of_captions, **outside, **counts}
         self._counts.update({name: sign * value for name, value in whole.items()})
-        self._reasons.update({reason: sign * count for reason, count in receipt.counts.reasons.items()})
+        for name, counter in self._by_name.items():
+            found = receipt.counts.reasons if name == "reasons" else getattr(receipt, name)
+            counter.update({key: sign * count for key, count in found.items()})
         for stage, seconds in receipt.seconds.items():
             self._seconds[stage] += sign * seconds  # type: ignore[assignment]  # a Counter sums floats as well
 
@@ -239,8 +259,10 @@ class Totals:
 
     def sum(self) -> RunTotals:
         """Return the totals so far."""
-        reasons = {reason: count for reason, count in self._reasons.most_common() if count}
-        return RunTotals(**self._counts, reasons=reasons, seconds=dict(self._seconds))
+        reasons, left, emptied = (
+            {key: count for key, count in counter.most_common() if count} for counter in self._by_name.values()
+        )
+        return RunTotals(**self._counts, reasons=reasons, masks_left=left, emptied=emptied, seconds=dict(self._seconds))
 
 
 class RootDigest:

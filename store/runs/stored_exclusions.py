@@ -172,7 +172,7 @@ def exclusion_notices(header: RunHeader, *, is_new: bool, is_given: bool) -> lis
 
 def _notice(rule: ExclusionRule) -> str:
     if rule.kind == "only":
-        absent = f"; {rule.num_absent:,} of its {rule.num_values:,} names are not in SOURCE" if rule.num_absent else ""
+        absent = f"; {rule.absent_phrase(rule.num_absent, 'SOURCE')}" if rule.num_absent else ""
         return f"{rule.option} leaves out {rule.num_excluded:,} listed images that it does not name{absent}"
     if rule.num_excluded is None:
         what = "sha256" if rule.kind == "sha256" else f"perceptual hash (distance {rule.settings.get('max_distance')})"

@@ -17,7 +17,7 @@ from pseudoris.primitives.errors import ConfigError
 from pseudoris.primitives.threads import map_in_threads
 from pseudoris.schemas.run_records import PlanEntry, Receipt, RunHeader, ShardCounts
 from pseudoris.schemas.shard import Shard, ShardFault
-from pseudoris.schemas.tables import SCHEMAS
+from pseudoris.schemas.tables import MASKS, SCHEMAS
 from pseudoris.store.runs.commit import Provenance, as_quarantined, commit_parts, commit_shard, make_receipt
 from pseudoris.store.runs.lock import RunLock
 from pseudoris.store.runs.pending_work import Committed, Notice, PendingWork, RunEvent, missing_shards
@@ -111,6 +111,8 @@ def derive_run(
             mixed = tuple(dict.fromkeys((*before.mixed, *planned.mixed)))
             provenance = Provenance(degraded=before.degraded, mixed=mixed, header_sha256=header.sha256)
             receipt = make_receipt(Shard(before.shard, 0, ()), written, counts, provenance)
+            if receipt.parts[MASKS].sha256 == before.parts[MASKS].sha256:
+                receipt = receipt.model_copy(update={"masks_left": before.masks_left, "emptied": before.emptied})
             return commit_parts(location, written, receipt, is_repair=planned.is_repair)
 
         def work(pending: PendingWork) -> Iterable[tuple[int, Callable[[], Receipt]]]:

@@ -61,6 +61,10 @@ def test_each_figure_is_shown_with_its_interval_and_unit(shown):
         assert line in told
 
 
+def test_what_left_the_sample_without_masks_is_shown_beside_the_quarantine(shown):
+    assert "empty images 12 % of the images have no mask." in shown(empty_images="12 % of the images have no mask.")
+
+
 def test_too_few_images_give_figures_and_no_interval(shown):
     told = shown(num_sampled=3, num_sample_shards=3, hours=Estimate(1.34, 0.2, 3.5e3))
     assert "hours 1.34 on 4 GPUs" in told

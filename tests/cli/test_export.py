@@ -51,6 +51,15 @@ def test_excluded_images_are_left_out_and_counted(out, tmp_path):
     assert ds.dataset(tmp_path / "export" / "images").count_rows() == 7
 
 
+def test_the_images_that_only_names_are_written_and_names_that_the_run_lacks_are_told(out, tmp_path):
+    first = ds.dataset(out / "images").to_table()["key"][0].as_py()
+    (tmp_path / "v1.txt").write_text(f"{first}\nelsewhere.jpg\n")
+    result = invoke("export", out, tmp_path / "export", "--partial", "--only", tmp_path / "v1.txt")
+    assert "7 images that --only v1.txt does not name" in result.output
+    assert "- --only v1.txt: 1 of its 2 names are not in the run." in result.output
+    assert ds.dataset(tmp_path / "export" / "images").to_table()["key"].to_pylist() == [first]
+
+
 @pytest.fixture(scope="module")
 def pictures(tmp_path_factory):
     """A finished run of real pictures."""

@@ -8,12 +8,13 @@ import re
 import signal
 import threading
 import time
+from dataclasses import replace
 
 import pyarrow.dataset as ds
 import pytest
 
 from pseudoris.files.location import RunLocation
-from pseudoris.schemas.shard import Shard
+from pseudoris.schemas.shard import MasksLeft, Shard
 from pseudoris.schemas.tables import SCHEMAS
 from pseudoris.store.checks.verification import verify_run
 from pseudoris.store.runs.commit import Provenance, commit_retry
@@ -23,6 +24,7 @@ from pseudoris.store.runs.manifest import write_manifest
 from pseudoris.store.runs.plan import read_shard_plan
 from tests.builders.command import invoke, pseudoris_here
 from tests.store.builders import (
+    annotated,
     commit,
     commit_images,
     commit_made,
@@ -73,6 +75,35 @@ def test_many_wide_decisions_of_captions_are_told_with_those_of_a_retry_and_from
     )
     for _ in range(2):
         assert (told in " ".join(shown(tmp_path).split())) == is_told
+        write_manifest(location)
+
+
+LEFT = MasksLeft(predicted_iou=5, stability=0, box_doubles=0, min_area=0, max_area=0, doubles=0, parts=0)
+
+
+@pytest.mark.parametrize(("num_empty", "is_told"), [(1, False), (2, True)])
+def test_many_images_without_a_mask_are_told_with_the_rule_that_took_the_last_also_of_a_retry_and_from_a_manifest(
+    tmp_path, num_empty, is_told
+):
+    location = RunLocation.open(str(tmp_path))
+    header = start_run(location, make_entries(1, 20))
+
+    def image(entry):
+        if entry.position == 0:
+            return quarantined(entry)
+        return replace(empty(entry), masks_left=LEFT) if entry.position < num_empty else annotated(entry)
+
+    commit_images(location, header, image)
+    (first, *_) = read_shard_plan(location, header, 0)
+    commit_made(location, header, Shard(0, 1, (replace(empty(first), masks_left=LEFT),)), write=commit_retry)
+    told = (
+        f"empty images {5 * num_empty} % of the images have no mask: stability took the last mask of {num_empty} of "
+        f"{num_empty}. In a new run, lower masks.stability_score_thresh."
+    )
+    for _ in range(2):
+        assert (told in " ".join(shown(tmp_path).split())) == is_told
+        found = json.loads(shown(tmp_path, "--json"))
+        assert (found["masks_left"], found["emptied"]) == ({"predicted_iou": 5 * num_empty}, {"stability": num_empty})
         write_manifest(location)
 
 

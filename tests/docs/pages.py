@@ -55,7 +55,8 @@ _TABLES_HEAD = f"""# The tables
 
 Version {TABLES_VERSION}. Boxes and masks refer to the **upright** image: EXIF orientation is applied before anything is
 measured. Ids are strings: `image_id` is the first 64 bits of the sha256 of the image's key, `mask_id` adds the mask's
-index. Join `masks` and `expressions` on `image_id`, and a mask to its expressions by `target_mask_ids`.
+index. Ids are unique within one SOURCE: images of two may have the same key, and then the same id. Join `masks` and
+`expressions` on `image_id`, and a mask to its expressions by `target_mask_ids`.
 
 A mask of the engine `sam3_concepts` has no predicted IoU; its `prior` is `concept:N`, the number of the phrase in
 `masks.options.concepts` of the run's header. The crop `marked` of `vlm` is the whole image, the mask outlined.

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from itertools import combinations
 
 import pytest
@@ -8,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pseudoris.files.location import RunLocation
+from pseudoris.schemas.shard import MasksLeft
 from pseudoris.store.tables.open_run import OpenRun
 from pseudoris.viewer.gallery_sample import read_summary
 from pseudoris.viewer.quality_page import MIN_JACCARD, Duplicates, Growth, iter_quality, quality_of_run, word_set
@@ -77,6 +79,14 @@ def test_many_wide_decisions_of_captions_are_told_beside_the_seconds(tmp_path, w
     commit_images(location, start_run(location), empty, seconds={"caption": 1.0}, decisions=100, wide_decisions=wide)
     said = f"Captions: {wide} % of the decisions needed the whole vocabulary: this costs time and changes no result"
     assert (said in page_of(location)) == is_told
+
+
+def test_many_images_without_a_mask_are_told_beside_the_masks_with_the_rule(tmp_path):
+    location = RunLocation.open(str(tmp_path))
+    left = MasksLeft(predicted_iou=3, stability=3, box_doubles=2, min_area=0)
+    commit_images(location, start_run(location), lambda entry: replace(empty(entry), masks_left=left))
+    said = "100 % of the images have no mask: the least area took the last mask of 12 of 12. In a new run, lower masks."
+    assert said in page_of(location)
 
 
 def test_a_run_without_anything_still_has_a_page(tmp_path):

@@ -24,6 +24,7 @@ from pseudoris.schemas.shard import (
     ExpressionRecord,
     Failure,
     MaskRecord,
+    MasksLeft,
     Shard,
     ShardImage,
     is_blank,
@@ -52,6 +53,7 @@ class _Records(BaseModel):
     failure: Failure | None
     num_too_small: Annotated[int, Field(ge=0, lt=2**31)] | None
     whole_picture: tuple[Annotated[str, Field(max_length=MAX_TEXT_LENGTH)], ...]
+    masks_left: MasksLeft | None
 
 
 class _Figures(BaseModel):
@@ -126,6 +128,8 @@ class ImageBoundary:
         try:
             _require(len(found) == 1, f"the image {len(found)} times")
             done = replace(before, **vars(_Records.model_validate(found[0], from_attributes=True)))
+            # A later stage may make new records, without what the proposer counted.
+            done = replace(done, masks_left=done.masks_left or before.masks_left)
             if done.failure is not None:
                 _require(done.failure.reason in FAILURE_REASONS, f"the unknown reason {done.failure.reason!r}")
                 done = before.quarantined(replace(done.failure, stage=self._name))

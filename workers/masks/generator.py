@@ -26,7 +26,7 @@ from torchvision.ops import nms
 
 from pseudoris.primitives import rle
 from pseudoris.schemas.config import ComputeConfig, MasksConfig, RunConfig
-from pseudoris.schemas.shard import Box, Shard, ShardImage
+from pseudoris.schemas.shard import Box, MasksLeft, Shard, ShardImage
 from pseudoris.workers.crops.shard_pixels import Decode, prefetched_pixels
 from pseudoris.workers.device import compute_dtype, prepare_device, to_device, to_host
 from pseudoris.workers.faults.quarantine import apply_to_groups, together_or_fewer
@@ -39,7 +39,6 @@ from pseudoris.workers.masks.proposals import (
     Proposals,
     concatenate,
     inclusive_boxes,
-    mask_records,
     pack_bits,
     unpack_bits,
 )
@@ -123,13 +122,16 @@ class MaskGenerator:
     def _of_batch(self, sam: PromptableSam, images: Sequence[NDArray[np.uint8]]) -> list[Proposals]:
         crops = [crop_boxes((image.shape[0], image.shape[1]), self._config) for image in images]
         batch = MaskBatch(sam, images, crops, self._grids, self._config)
-        measured, found = iter(batch.measured()), []
+        measured, found, left = iter(zip(batch.num_predicted, batch.measured(), strict=True)), [], []
         for image, of_image in zip(images, crops, strict=True):
-            size, parts = (image.shape[0], image.shape[1]), []
+            size, parts, numbers = (image.shape[0], image.shape[1]), [], np.zeros(2, np.int64)
             for box, _ in of_image:
-                part = self._survivors(next(measured), box, size)
+                num_predicted, stable = next(measured)
+                numbers += num_predicted, len(stable.bits)
+                part = self._survivors(stable, box, size)
                 parts.append(replace(part, size=size, boxes_px=part.boxes_px + torch.tensor(box[:2] * 2)))
             found.append(self._merged(parts, of_image))
+            left.append(numbers.tolist())
         codes, proposals = batch.codes(np.concatenate([each.bits[:, 0] for each in found])), []
         for each in found:
             counts = [codes[row] for row in each.bits[:, 0].tolist()]
@@ -138,7 +140,7 @@ class MaskGenerator:
                 proposals.append(self._encoded(replace(each, bits=torch.cat(bits))))
             else:
                 proposals.append(Proposals.of_masks(each.size, counts, *to_host(each.predicted_iou, each.stability)))
-        return proposals
+        return [_with_left(each, *numbers) for each, numbers in zip(proposals, left, strict=True)]
 
     @torch.inference_mode()
     def __call__(self, image: NDArray[np.uint8]) -> Proposals:
@@ -148,7 +150,7 @@ class MaskGenerator:
         size = (image.shape[0], image.shape[1])
         crops = crop_boxes(size, self._config)
         pixels = [np.ascontiguousarray(image[y0:y1, x0:x1]) for (x0, y0, x1, y1), _ in crops]
-        parts = []
+        parts, num_predicted, num_stable = [], 0, 0
         for crop, (box, layer) in zip(self._model.encode(pixels), crops, strict=True):
             shared, upsample = self._model.share(crop), partial(self._model.upsample, crop=crop)
             num_pixels = max(self._model.side**2, crop.size[0] * crop.size[1])
@@ -156,9 +158,12 @@ class MaskGenerator:
             points = to_device(to_input_frame(self._grids[layer], crop), crop.embedding.device)
             for some in torch.split(points, self._config.points_per_batch):
                 low, predicted_iou = self._model.decode(shared, some, min_predicted_iou=self._config.pred_iou_thresh)
+                num_predicted += len(low)
                 found += measured(low, predicted_iou, upsample, num_pixels, self._config)
-            parts.append(self._survivors(concatenate(found), box, size).placed(box, size))
-        return self._encoded(self._merged(parts, crops))
+            stable = concatenate(found)
+            num_stable += len(stable.bits)
+            parts.append(self._survivors(stable, box, size).placed(box, size))
+        return _with_left(self._encoded(self._merged(parts, crops)), num_predicted, num_stable)
 
     def _merged(self, parts: Sequence[MaskCandidates], crops: Sequence[tuple[Box, int]]) -> MaskCandidates:
         """Return the mask candidates of an image's crops, all in its frame, after the NMS between crops."""
@@ -191,6 +196,11 @@ class MaskGenerator:
         )
         found = found.take(~(is_at_edge & ~is_at_border).any(dim=1))
         return found.take(nms(found.boxes_px.float(), found.predicted_iou, self._config.box_nms_thresh))
+
+
+def _with_left(proposals: Proposals, num_predicted: int, num_stable: int) -> Proposals:
+    left = MasksLeft(predicted_iou=num_predicted, stability=num_stable, box_doubles=len(proposals))
+    return replace(proposals, left=left)
 
 
 def without_small_regions(found: MaskCandidates, min_area_px: int) -> tuple[MaskCandidates, torch.Tensor]:
@@ -283,8 +293,7 @@ class SamProposer:
         pixels = list(map(decode, images))
         return [
             replace(
-                image,
-                masks=mask_records(image.image_id, proposals, self._prior(image, of_image, proposals)),
+                self._prior(image, of_image, proposals).onto(image, proposals),
                 num_too_small=self._num_dropped(proposals),
             )
             for image, of_image, proposals in zip(images, pixels, self._generate.together(pixels), strict=True)
@@ -312,7 +321,7 @@ class MaskBatch:
         grids: Sequence[PointGrid],
         config: MasksConfig,
     ) -> None:
-        """Ask the model, and make the masks whose predicted IoU is above the threshold."""
+        """Ask the model, and make the masks whose predicted IoU is above the threshold: `num_predicted` by crop."""
         self._model, self._config = model, config
         self._places = [(image, *crop) for image, of_image in zip(images, crops, strict=True) for crop in of_image]
         pixels = [np.ascontiguousarray(image[y0:y1, x0:x1]) for image, (x0, y0, x1, y1), _ in self._places]
@@ -333,6 +342,7 @@ class MaskBatch:
         self._predicted_iou = torch.from_numpy(np.concatenate(predicted))
         of_row = np.repeat(numbers, [len(iou) for iou in predicted])
         self._rows = [np.flatnonzero(of_row == number) for number in range(len(self._places))]
+        self.num_predicted = list(map(len, self._rows))
         # Of each row, how often its mask changes along the columns; `measured` reads it.
         self._num_changes = np.zeros(0, dtype=np.int64)
 

@@ -18,7 +18,7 @@ from __future__ import annotations
 import logging
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import Any
 from urllib.parse import unquote
@@ -40,7 +40,7 @@ from pseudoris.schemas.config import MasksConfig, PriorConfig, RunConfig
 from pseudoris.schemas.shard import ShardImage
 from pseudoris.workers.checkpoints.tensor_files import read_state
 from pseudoris.workers.device import to_device, to_host
-from pseudoris.workers.masks.proposals import Kept, Proposals, num_too_small, reduce_proposals
+from pseudoris.workers.masks.proposals import Kept, Proposals, Reduction, num_too_small, reduce_proposals
 
 logger = logging.getLogger(__name__)
 
@@ -341,7 +341,7 @@ def load_detector(path: str) -> nn.Module:
 
 # Chooses the proposals that are objects: from the image's id and key, from its upright pixels (H, W, 3) uint8 RGB, and
 # from all of its masks, unreduced. Each stands once, unless copies are kept.
-InstancePrior = Callable[[ShardImage, NDArray[np.uint8], Proposals], list[Kept]]
+InstancePrior = Callable[[ShardImage, NDArray[np.uint8], Proposals], Reduction]
 
 
 def num_dropped(proposals: Proposals, config: RunConfig) -> int | None:
@@ -358,10 +358,15 @@ def build_prior(config: MasksConfig, device: torch.device) -> InstancePrior:
         return lambda image, pixels, proposals: reduce_proposals(proposals, config.reduction)
     if prior.kind == "table":
         table = read_instance_table(prior.path, prior.min_score)
-        return lambda image, pixels, proposals: match_instances(
+        return lambda image, pixels, proposals: _chosen(
             proposals, table.instances(image.image_id, image.key, proposals.size), prior
         )
     detector = load_detector(prior.path).to(device).eval()
-    return lambda image, pixels, proposals: match_instances(
+    return lambda image, pixels, proposals: _chosen(
         proposals, detect_instances(detector, pixels, device=device, min_score=prior.min_score), prior
     )
+
+
+def _chosen(proposals: Proposals, instances: Instances, prior: PriorConfig) -> Reduction:
+    kept = match_instances(proposals, instances, prior)
+    return Reduction(kept, replace(proposals.left, prior=len(kept)))

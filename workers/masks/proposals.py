@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, Self
 
 import numpy as np
@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from pseudoris.primitives import rle
 from pseudoris.schemas.config import ReductionConfig
 from pseudoris.schemas.ids import mask_id
-from pseudoris.schemas.shard import Box, MaskRecord
+from pseudoris.schemas.shard import Box, MaskRecord, MasksLeft, ShardImage
 
 MASK_THRESHOLD = 0.0
 _PIXELS_A_BYTE = 8
@@ -131,6 +131,7 @@ class Proposals:
         areas_px: (N,) int64, at least 1.
         predicted_iou: (N,) float32; for masks that were read from files float64, NaN if not stated.
         stability: (N,) in [0, 1], of the same dtype, for the mask before holes and islands were removed.
+        left: How many masks the rules before the reduction have left.
     """
 
     size: tuple[int, int]
@@ -139,6 +140,7 @@ class Proposals:
     areas_px: NDArray[np.int64]
     predicted_iou: NDArray[np.float32] | NDArray[np.float64]
     stability: NDArray[np.float32] | NDArray[np.float64]
+    left: MasksLeft = field(default_factory=MasksLeft)
 
     @classmethod
     def of_masks(cls, size: tuple[int, int], counts: Sequence[str], iou: Any, stability: Any) -> Self:
@@ -162,7 +164,19 @@ class Kept:
     copy: int = 0  # 0 for the first instance that chose this proposal, 1 for the second, and so on
 
 
-def reduce_proposals(proposals: Proposals, config: ReductionConfig) -> list[Kept]:
+@dataclass(frozen=True)
+class Reduction:
+    """The proposals of an image that are kept, and how many each rule has left."""
+
+    kept: list[Kept]
+    left: MasksLeft
+
+    def onto(self, image: ShardImage, proposals: Proposals) -> ShardImage:
+        """Return the image with the masks that are kept."""
+        return replace(image, masks=mask_records(image.image_id, proposals, self.kept), masks_left=self.left)
+
+
+def reduce_proposals(proposals: Proposals, config: ReductionConfig) -> Reduction:
     """Return the proposals that are separate objects, in the generator's order.
 
     A double has an IoU above `mask_nms_iou` with a better mask that is kept. A part has at least `min_inside` of its
@@ -170,8 +184,9 @@ def reduce_proposals(proposals: Proposals, config: ReductionConfig) -> list[Kept
     that a part of a dropped mask is kept, and of two equal areas the earlier counts as the whole.
     """
     shares = proposals.areas_px / (proposals.size[0] * proposals.size[1])
-    rows = np.flatnonzero((shares >= config.min_area) & (shares <= config.max_area))
-    rows = without_doubles(proposals, rows, config.mask_nms_iou)
+    large = np.flatnonzero(shares >= config.min_area)
+    within = large[shares[large] <= config.max_area]
+    rows = without_doubles(proposals, within, config.mask_nms_iou)
     rows = rows[np.argsort(-proposals.areas_px[rows], kind="stable")]
     areas, counts = proposals.areas_px[rows], [proposals.counts[row] for row in rows]
     inside = rle.shares_inside(counts, counts, proposals.size)
@@ -180,14 +195,15 @@ def reduce_proposals(proposals: Proposals, config: ReductionConfig) -> list[Kept
     for number in range(len(rows)):
         if not is_part[number, kept].any():
             kept.append(number)
-    return [Kept(int(row)) for row in np.sort(rows[kept])]
+    numbers = {"min_area": len(large), "max_area": len(within), "doubles": len(rows), "parts": len(kept)}
+    return Reduction([Kept(int(row)) for row in np.sort(rows[kept])], replace(proposals.left, **numbers))
 
 
 def num_too_small(proposals: Proposals, config: ReductionConfig) -> int:
     """Return how many proposals `min_area` alone drops: without it they would be neither doubles nor parts."""
-    kept = reduce_proposals(proposals, config.model_copy(update={"min_area": 0.0}))
+    found = reduce_proposals(proposals, config.model_copy(update={"min_area": 0.0}))
     least = config.min_area * proposals.size[0] * proposals.size[1]
-    return int((proposals.areas_px[[each.row for each in kept]] < least).sum())
+    return int((proposals.areas_px[[each.row for each in found.kept]] < least).sum())
 
 
 def without_doubles(proposals: Proposals, rows: NDArray[np.intp], max_iou: float) -> NDArray[np.intp]:

@@ -28,12 +28,12 @@ from pseudoris.primitives.rle import MaskSizeError, compressed_counts
 from pseudoris.primitives.untrusted import parse_json
 from pseudoris.schemas.config import ComputeConfig, MasksConfig, RunConfig
 from pseudoris.schemas.frozen import FrozenModel
-from pseudoris.schemas.shard import Shard, ShardImage
+from pseudoris.schemas.shard import MasksLeft, Shard, ShardImage
 from pseudoris.workers.crops.shard_pixels import prefetched_pixels
 from pseudoris.workers.device import prepare_device
 from pseudoris.workers.faults.quarantine import apply_to_images
 from pseudoris.workers.masks.instances import build_prior, num_dropped
-from pseudoris.workers.masks.proposals import Proposals, mask_records
+from pseudoris.workers.masks.proposals import Proposals
 from pseudoris.workers.stages import STAGE_PROPOSE, prior_digest
 
 _SCORES: Final = ("predicted_iou", "stability_score")
@@ -98,9 +98,9 @@ class ReadyProposer:
 
     def _propose(self, image: ShardImage, pixels: NDArray[np.uint8]) -> ShardImage:
         proposals = self._masks.proposals(image.key, (pixels.shape[0], pixels.shape[1]))
-        kept = self._prior(image, pixels, proposals)
-        masks = mask_records(image.image_id, proposals, kept)
-        return replace(image, masks=masks, num_too_small=self._num_dropped(proposals))
+        proposals = replace(proposals, left=MasksLeft(proposed=len(proposals)))
+        kept = self._prior(image, pixels, proposals).onto(image, proposals)
+        return replace(kept, num_too_small=self._num_dropped(proposals))
 
 
 def _options(config: MasksConfig) -> ReadyOptions:

@@ -136,6 +136,19 @@ def excluding(run, place, exclusions):
     return replace(request_for(run, place), exclusions=exclusions)
 
 
+ONLY = exclusion("only", "v1.txt", map(name_value, [PICTURES[0][0], PICTURES[4][0], "elsewhere.png"]))
+
+
+@pytest.mark.parametrize("name", ["coco", "parquet", "webdataset"])
+def test_only_the_named_images_are_taken_less_those_that_another_rule_excludes(built_run, place, name):
+    digest = exclusion("sha256", "bench.csv", [sha256_hex(PICTURES[4][1])])
+    report = find_export(name).write(excluding(built_run, place, ONLY + digest), lambda *_, **__: None)
+    # The builder's run also has an image without a mask, and quarantined ones.
+    assert report.dropped["images that --only v1.txt does not name"] == built_run.header.num_images - 2
+    assert report.dropped["images excluded by bench.csv (sha256)"] == 1
+    assert [note for note in report.notes if "names" in note] == ["--only v1.txt: 1 of its 3 names are not in the run."]
+
+
 @pytest.mark.parametrize("name", ["coco", "pseudo-ris-csv"])
 def test_excluded_images_are_left_out_and_counted_by_rule(built_run, place, name):
     report = find_export(name).write(excluding(built_run, place, NAMES + DIGESTS), lambda *_, **__: None)

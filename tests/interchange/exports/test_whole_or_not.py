@@ -58,7 +58,7 @@ def test_a_smaller_export_leaves_nothing_of_the_one_it_replaces(name, built_run,
     smaller = build_run(tmp_path / "smaller", PICTURES[:2])
     export(name, built_run, place)
     first = json.loads(place.read_bytes("croissant.json"))
-    with pytest.raises(ConfigError, match=r"already has an export. .*--overwrite"):
+    with pytest.raises(ConfigError, match=r"already has an export. .*--overwrite.*`pseudoris combine`"):
         export(name, smaller, place)
     export(name, smaller, place, is_overwriting=True)
     export(name, smaller, tmp_path / "fresh")

@@ -23,7 +23,7 @@ from pseudoris.schemas.config_layers import load_config, validate
 from pseudoris.schemas.fitted import PairWeightConfig, WeightLine, line_weights
 from pseudoris.schemas.ids import sha256_hex
 from pseudoris.schemas.keep_rule import KeepCondition, KeepRule
-from pseudoris.schemas.shard import ShardImage
+from pseudoris.schemas.shard import MasksLeft, ShardImage
 from pseudoris.schemas.tables import EXPRESSIONS, SCHEMAS
 from pseudoris.store.checks.expressions import expression_problems
 from pseudoris.store.checks.verification import verify_run
@@ -410,3 +410,16 @@ def _heard(image: ShardImage) -> ShardImage:
             for each, truth in ((each, draw.uniform(0.1, 2)) for each in image.expressions)
         ),
     )
+
+
+def test_a_refiltered_run_says_as_its_parent_which_rule_left_images_without_a_mask(tmp_path):
+    parent, target = (RunLocation.open(str(tmp_path / name)) for name in ("run", "new"))
+    header = begin(parent, num_shards=1)
+    shard = scored_shard(header.config, read_shard_plan(parent, header, 0))
+    left = MasksLeft(predicted_iou=2, stability=0)
+    images = (replace(image, masks_left=None if image.masks or image.failure else left) for image in shard.images)
+    commit_made(parent, header, shard.with_images(tuple(images)))
+    finish(parent)
+    totals = refilter(parent, target, HIGHER).totals
+    assert (totals.masks_left, totals.emptied) == ({"predicted_iou": 2}, {"stability": 1})
+    assert totals.empty_sentence.startswith("20 % of the images have no mask: stability took the last mask of 1 of 1.")

@@ -16,7 +16,7 @@ from pseudoris.primitives import rle
 from pseudoris.primitives.errors import ConfigError
 from pseudoris.schemas.config import PriorConfig
 from pseudoris.schemas.config_layers import load_config
-from pseudoris.schemas.shard import ShardImage
+from pseudoris.schemas.shard import MasksLeft, ShardImage
 from pseudoris.workers.masks.instances import (
     Instances,
     InstanceTable,
@@ -177,7 +177,7 @@ def test_torchvision_names_the_detection_that_chose_a_mask(monkeypatch):
     config = load_config("tiny", assignments=["masks.prior.kind=torchvision", "masks.prior.path=cutler.pth"]).masks
     image, pixels = ShardImage(0, "0" * 16, "a.png"), np.zeros((*SIZE, 3), np.uint8)
     found = build_prior(config, torch.device("cpu"))(image, pixels, proposals_of(SMALL, (30, 20, 50, 40)))
-    assert found == [Kept(0, "torchvision:0")]
+    assert (found.kept, found.left) == ([Kept(0, "torchvision:0")], MasksLeft(prior=1))
 
 
 def test_a_prior_that_is_unset_is_refused_with_both_ways_to_decide():

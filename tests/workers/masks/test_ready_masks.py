@@ -109,6 +109,8 @@ def test_a_table_of_instances_chooses_among_them(folder, config_of, compute, tmp
     config = config_of(prior=PriorConfig(kind="table", path=str(table)))
     (mask,) = only(ReadyProposer(config, compute)(shard_of("a.jpg"))).masks
     assert (mask.index, mask.prior) == (1, "table:0")
+    write_sa1b(folder / "b.json", [mask_row(box_mask(BOXES[0]))], SIZE)
+    assert only(ReadyProposer(config, compute)(shard_of("b.jpg"))).masks_left.emptied_by == "prior"
     without = config.model_copy(update={"prior": PriorConfig()})
     assert ReadyProposer.weights_digest(config) != ReadyProposer.weights_digest(without)
 
@@ -157,6 +159,8 @@ def test_no_mask_and_masks_without_a_pixel_leave_an_empty_image(folder, propose)
     write_sa1b(folder / "b.json", [mask_row(np.zeros(SIZE, bool)), mask_row(box_mask(BOXES[0]))], SIZE)
     empty, one = propose(shard_of("a.jpg", "b.jpg")).images
     assert (empty.masks, empty.failure) == ((), None)
+    # No rule took what was never there.
+    assert (empty.masks_left.emptied_by, one.masks_left.by_rule["proposed"]) == (None, 1)
     assert [mask.area_px for mask in one.masks] == [100]
 
 

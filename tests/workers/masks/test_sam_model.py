@@ -331,14 +331,38 @@ def test_a_broken_image_is_quarantined_and_the_rest_goes_on(proposer_of, draw_im
     assert fine.masks
 
 
-@pytest.mark.parametrize("overrides", [{"pred_iou_thresh": 9.0}, {"stability_score_thresh": 1.1}])
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+def test_the_masks_that_each_rule_leaves_are_counted_as_many_as_without_the_later_rules(
+    gpu, sam, masks_config, images, device
+):
+    model = PromptableSam(copy.deepcopy(sam).to(device))
+    # With every box its own, what is stable stays; of what is not, some masks are empty, which no proposal is.
+    stable, predicted = {"box_nms_thresh": 1.0}, {"box_nms_thresh": 1.0, "stability_score_thresh": 1e-9}
+    found, *looser = (
+        MaskGenerator(model, masks_config(**changed)).together(images[:2]) for changed in ({}, stable, predicted)
+    )
+    for image, *without in zip(found, *looser, strict=True):
+        left = image.left
+        assert [left.box_doubles, left.stability, left.predicted_iou] == [len(image), *map(len, without)]
+        assert left.box_doubles < left.stability < left.predicted_iou
+
+
+@pytest.mark.parametrize(
+    ("overrides", "rule"),
+    [
+        ({"pred_iou_thresh": 9.0}, "predicted_iou"),
+        ({"stability_score_thresh": 1.1}, "stability"),
+        ({"reduction": ReductionConfig(min_area=1.0)}, "min_area"),
+        ({"reduction": ReductionConfig(max_area=0.0, min_area=0.0)}, "max_area"),
+    ],
+)
 @pytest.mark.parametrize("min_area", [0, 5])
-def test_an_image_where_nothing_survives_has_no_masks_and_no_failure(
-    proposer_of, draw_image, shard_of, overrides, min_area
+def test_an_image_where_nothing_survives_has_no_masks_no_failure_and_the_rule_that_took_the_last(
+    proposer_of, draw_image, shard_of, overrides, rule, min_area
 ):
     propose = proposer_of(**overrides, min_mask_region_area=min_area, crop_n_layers=1)
     (done,) = propose(shard_of(draw_image(40, 50))).images
-    assert (done.masks, done.failure) == ((), None)
+    assert (done.masks, done.failure, done.masks_left.emptied_by) == ((), None, rule)
 
 
 def test_the_digest_covers_the_priors_file_too(masks_config, tmp_path):
@@ -421,5 +445,5 @@ CHAIN = [(0, 0, 20, 10), (5, 0, 25, 10), (10, 0, 30, 10)]
 @example((CHAIN, [1.0, 0.75, 0.5], ReductionConfig(mask_nms_iou=0.5, min_area=0, max_area=1)))
 def test_what_stays_are_the_separate_objects_of_the_plain_definition(problem):
     boxes, ious, config = problem
-    kept = reduce_proposals(proposals_of(*boxes, ious=ious), config)
-    assert [each.row for each in kept] == plain(boxes, ious, config)
+    found = reduce_proposals(proposals_of(*boxes, ious=ious), config)
+    assert [each.row for each in found.kept] == plain(boxes, ious, config)
