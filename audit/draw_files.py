@@ -229,12 +229,14 @@ def num_unseen(draw: DrawRecord, *, keeps_no_others: bool) -> int:
 def keeps_no_others(header: RunHeader, rule: KeepRule | None, drawn: DrawnRun) -> bool:
     """Return whether a rule, None if no score decides, is known to keep nothing that the drawn run does not keep.
 
-    `header` is of the run whose scores it bounds: the drawn one, or a refilter of it, which has the same scores.
+    `header` is of the run whose scores it bounds: the drawn one, or a refilter or `combine` of it alone, which has the
+    same scores.
     """
     is_drawn = header.created_utc == drawn.created_utc
-    has_its_scores = is_drawn or (
-        header.origin == "refilter" and header.parent is not None and header.parent.created_utc == drawn.created_utc
-    )
+    above = {each.run.created_utc for each in header.combined} if header.origin == "combine" else set()
+    if header.origin == "refilter" and header.parent is not None:
+        above = {header.parent.created_utc}
+    has_its_scores = is_drawn or above == {drawn.created_utc}
     if rule is None or drawn.rule is None:
         return is_drawn
     return has_its_scores and _is_as_strict(str(rule), drawn.rule)

@@ -214,10 +214,12 @@ def apply_to(run: OpenRun, audit: AuditFolder, on_shard: OnShard = lambda done, 
     rows = audit.pairs["pair_id"].to_pylist()
     same = {pair: kept[pair] for pair in rows if pair in kept}
     if not same:
+        why = "it shows other images, or has other masks"
+        if any(each.name for each in run.header.runs):
+            why = "its images have other ids than those of the runs that it combines, and audits hold for those"
         raise ConfigError(
-            f"{run.location.root} has none of the {len(rows):,} pairs of the audit at {audit.path}: it shows other "
-            f"images, or has other masks. The audit was drawn from the run {audit.draw.run.header_sha256[:12]}… at "
-            f"{audit.draw.run.location}"
+            f"{run.location.root} has none of the {len(rows):,} pairs of the audit at {audit.path}: {why}. It was "
+            f"drawn from the run {audit.draw.run.header_sha256[:12]}… at {audit.draw.run.location}"
         )
     before = audit.draw.population
     num_pairs = totals["pairs"] - (totals["absences"] if before.without_target else 0)

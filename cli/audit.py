@@ -19,6 +19,7 @@ from pseudoris.cli.formats import columns_table, command, facts_table, path_line
 from pseudoris.cli.options import argument, option
 from pseudoris.cli.progress import bar
 from pseudoris.files.location import RunLocation
+from pseudoris.files.named_places import moved_places
 from pseudoris.primitives.errors import ConfigError
 from pseudoris.primitives.uris import writable
 from pseudoris.store.tables.image_bytes import PlannedImages
@@ -63,7 +64,7 @@ def draw(
     run = OpenRun.at(location)
     if location.holds(RunLocation.open(str(folder.absolute()))):
         raise ConfigError(f"AUDIT {audit!r} is inside the run. Choose a folder outside it.")
-    planned = PlannedImages(location, run.header, source=source)
+    planned = PlannedImages(location, run.header, source=moved_places(source))
     with bar("reading shards") as show:
         found = draw_audit(run, folder, chosen, planned=planned, on_shard=show)
     record = found.record

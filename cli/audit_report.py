@@ -34,11 +34,13 @@ from pseudoris.cli.formats import columns_table
 from pseudoris.cli.options import local_folder
 from pseudoris.files.location import RunLocation
 from pseudoris.primitives.errors import ConfigError
+from pseudoris.schemas.audit_records import AuditRecord, CitedAudit, JudgedShare
 from pseudoris.schemas.estimate import Estimate
 from pseudoris.schemas.fitted import PairWeightConfig
 from pseudoris.schemas.keep_rule import COMPOSED_KINDS, KeepCondition
-from pseudoris.schemas.run_records import AuditRecord, CitedAudit, JudgedShare, RunHeader
+from pseudoris.schemas.run_records import RunHeader
 from pseudoris.store.reports.data_card import root_of, write_citation, write_datacard
+from pseudoris.store.runs.header import check_alike
 from pseudoris.store.sessions.refiltered_run import RuleChange
 from pseudoris.store.tables.judged_expressions import stated_rule
 from pseudoris.store.tables.open_run import OpenRun
@@ -154,6 +156,7 @@ def _interval(name: str, found: Estimate) -> tuple[str, str, str]:
 def audited_change(parent: RunLocation, audit: str, accuracy: float) -> RuleChange:
     """Return the change of rule that reaches an accuracy, by the verdicts of an audit; prints what was tested."""
     run = OpenRun.at(parent)
+    check_alike(parent, run.header, "--accuracy")
     rule = stated_rule(run.header)
     if rule is None:
         raise ConfigError(f"no score decides what {parent.root} keeps: there is no rule to choose")

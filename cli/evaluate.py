@@ -21,13 +21,14 @@ from pseudoris.cli.formats import columns_table, facts_table
 from pseudoris.cli.options import argument, check_apart, check_file, option
 from pseudoris.cli.progress import bar
 from pseudoris.files.location import RunLocation
+from pseudoris.files.named_places import moved_places
 from pseudoris.primitives.errors import ConfigError
 from pseudoris.primitives.extras import require_extra
 from pseudoris.primitives.uris import writable
 from pseudoris.schemas.fitted import FittedValues
 from pseudoris.schemas.keep_rule import COMPOSED_KINDS
 from pseudoris.schemas.run_records import RunHeader
-from pseudoris.store.runs.header import require_header
+from pseudoris.store.runs.header import check_alike, require_header
 from pseudoris.store.tables.open_run import OpenRun
 
 if TYPE_CHECKING:
@@ -113,7 +114,10 @@ def evaluate(
     ] = None,
     preset: Preset = None,
     assignments: Assignments = None,
-    images: Annotated[str | None, option("--images", "With --model: where the truth's images are now.")] = None,
+    images: Annotated[
+        list[str] | None,
+        option("--images", "With --model: where the truth's images are now, as --source.", metavar="PATH"),
+    ] = None,
     sample: Annotated[int | None, option("Of a run: read N shards, spread evenly. Default: all.", min=1)] = None,
     report_to: Annotated[
         str | None, option("--report", "Folder for evaluation.html, .json and of a run .md.", metavar="FOLDER")
@@ -166,7 +170,7 @@ def _evaluate_model(
     split: str | None,
     preset: str | None,
     assignments: list[str],
-    images: str | None,
+    images: list[str] | None,
     report_to: str | None,
     *,
     as_json: bool,
@@ -182,7 +186,7 @@ def _evaluate_model(
 
     destination = _destination(report_to, RunLocation.open_to_read(truth))
     questions = HeldOutExpressions(
-        truth, images, splits=splits, has_groups=True, reads_images=not answerers.is_predictions(model)
+        truth, moved_places(images), splits=splits, has_groups=True, reads_images=not answerers.is_predictions(model)
     )
     answerer, origin = answerers.open_answerer(model, questions, preset=preset, assignments=assignments)
     notes = answerer.notes() if isinstance(answerer, answerers.Predictions) else []
@@ -276,6 +280,7 @@ def calibrate(
     aim = DEFAULT_COVERAGE if coverage is None else coverage
     least = DEFAULT_YIELD if least_yield is None else least_yield
     location = RunLocation.open_to_read(out)
+    check_alike(location, require_header(location), "`calibrate`")
     if audit is not None or composer:
         text = fitted_text((run := OpenRun.at(location)).header, _corrected(run, audit))
         return echo(text, nl=False) if to is None else options.write_text(to, text, option="--to")
@@ -346,7 +351,8 @@ def _report_fit(found: Calibration, coverage: float | None, least_yield: float) 
 
 def fitted_text(header: RunHeader, fitted: FittedValues) -> str:
     """Return the text of a file for `filtering.fitted.uri`: the values, and the models that they were fitted for."""
-    tree: dict[str, Any] = {"models": {name: each for name, each in header.identity.weights.items() if name in _FITTED}}
+    models = header.runs[0].identity.weights
+    tree: dict[str, Any] = {"models": {name: each for name, each in models.items() if name in _FITTED}}
     if fitted.confidence is not None:
         tree["confidence"] = fitted.confidence.model_dump(exclude_defaults=True)
     if fitted.pair_weight is not None:

@@ -19,6 +19,7 @@ from pseudoris.cli.console import stdout
 from pseudoris.cli.formats import facts_table, format_bytes
 from pseudoris.cli.options import argument, option
 from pseudoris.cli.progress import bar
+from pseudoris.files.named_places import moved_places
 from pseudoris.interchange.exports import (
     EXPORTS,
     WRITING,
@@ -102,7 +103,9 @@ def export(
     chosen = ExportOptions.named(locals())
     flags = {"is_partial": partial, "is_overwriting": overwrite}
     excluded = options.read_exclude(exclude, exclude_distance, only)
-    request = export_request(out, destination, export_format, chosen, source=source, exclusions=excluded, **flags)
+    request = export_request(
+        out, destination, export_format, chosen, source=moved_places(source), exclusions=excluded, **flags
+    )
     repository = _repository(push, request, export_format, is_public=public)
     if repository is not None and repository.state == "whole":
         stdout.print(f"{repository.page} already holds this export.", soft_wrap=True)

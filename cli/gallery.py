@@ -16,6 +16,7 @@ from pseudoris.cli.console import report, stdout
 from pseudoris.cli.options import check_apart, load_plugins, option
 from pseudoris.cli.progress import bar
 from pseudoris.files.location import RunLocation
+from pseudoris.files.named_places import moved_places
 from pseudoris.primitives.errors import ConfigError
 from pseudoris.primitives.uris import writable
 from pseudoris.store.tables.image_bytes import PlannedImages
@@ -67,12 +68,12 @@ def write_pages(
     to: str | None = None,
     audit: Path | None = None,
     besides: Sequence[str] = (),
-    source: str | None = None,
+    source: Sequence[str] | None = None,
 ) -> str:
     """Write the gallery and the quality page of the run at `out`; return the gallery's address.
 
     Images of the audit's verdicts, and those of `besides`, ids of images or pairs, are shown whatever the sample is.
-    `source` says where the run's images are now, if they have moved.
+    `source` says where the run's images are now, if they have moved, as `--source` does.
     """
     from pseudoris.images.pixels import explain_missing
     from pseudoris.viewer.gallery_page import QUALITY_NAME, check_destination, write_gallery
@@ -83,7 +84,7 @@ def write_pages(
     run = OpenRun.at(location)
     if to is None and (found := location.obstacle(FOLDER)) not in (None, "a folder"):
         raise ConfigError(f"{location.uri(FOLDER)} is {found}. Move it away, or name another folder with --to.")
-    plugins = run.header.config.images.decoder_plugins
+    plugins = tuple(dict.fromkeys(name for each in run.header.runs for name in each.config.images.decoder_plugins))
     if (missing := explain_missing(plugins)) is not None:
         report("note", f"Images of some formats are not shown: {missing}", "yellow")
     destination = RunLocation.open(f"{location.root}/{FOLDER}" if to is None else writable(to))
@@ -92,7 +93,7 @@ def write_pages(
     verdicts = _verdicts(audit, run) if audit else {}
     # An image's id is the part of a pair's id before the first hyphen.
     ids = {pair.partition("-")[0] for pair in (*besides, *verdicts)}
-    planned = PlannedImages(location, run.header, source=source)
+    planned = PlannedImages(location, run.header, source=moved_places(source))
     content = replace(gallery_from_run(run, planned, sample=sample, besides=ids), verdicts=verdicts)
     with bar() as show:
         quality = quality_of_run(run, content.summary, on_shard=show.named("counting shards"))

@@ -24,6 +24,7 @@ from typer.core import TyperGroup
 from pseudoris.cli import (
     annotate,
     audit,
+    combine,
     config,
     demo,
     doctor,
@@ -77,6 +78,7 @@ _GROUPS: Final[dict[str, dict[str, Callable[..., None] | typer.Typer]]] = {
         "export": export.export,
         "import": import_annotation.import_annotation,
         "refilter": refilter.refilter,
+        "combine": combine.combine,
         "calibrate": evaluate.calibrate,
         "parts": run_contents.parts,
         "ppt": ppt.app,

@@ -79,7 +79,14 @@ def set_one(example: str) -> Any:
 
 Assignments = Annotated[list[str] | None, set_one("masks.points_per_side=16")]
 AsJson = Annotated[bool, option("--json", "Print one JSON object.")]
-MovedSource = Annotated[str | None, option("--source", "Where the run's images are now, if they have moved.")]
+MovedSource = Annotated[
+    list[str] | None,
+    option(
+        "--source",
+        "Where the run's images are now, if they have moved; of a combined run NAME=PATH, once for each name.",
+        metavar="PATH",
+    ),
+]
 ShardSize = Annotated[int | None, option("Images per shard (same as --set shards.max_images=…).")]
 EmbedImages = Annotated[
     bool, option("--embed-images", "Store the images in the tables (same as shards.embed_images=true).")

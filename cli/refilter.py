@@ -20,7 +20,7 @@ from pseudoris.primitives.errors import ConfigError
 from pseudoris.schemas.config_layers import validate
 from pseudoris.schemas.fitted import FittedConfig
 from pseudoris.schemas.keep_rule import COMPOSED_KINDS, SCORE_COLUMNS, LoneMasks, parse_conditions
-from pseudoris.store.runs.header import require_header
+from pseudoris.store.runs.header import check_alike, require_header
 from pseudoris.store.sessions.refiltered_run import RefilterSummary, RuleChange
 from pseudoris.store.sessions.refiltered_run import refilter as run_refilter
 from pseudoris.store.sessions.thread_executor import DEFAULT_THREADS
@@ -113,6 +113,8 @@ def refilter(
 
 def _fitted(parent: RunLocation, file: Path) -> FittedConfig:
     header = require_header(parent)
+    check_alike(parent, header, "--weights")
+    header = header.runs[0]
     tree = header.config.model_dump(mode="json")
     before = header.config.filtering.fitted_values
     tree["filtering"]["fitted"] = {"uri": str(file)}
@@ -133,7 +135,9 @@ def _fitted(parent: RunLocation, file: Path) -> FittedConfig:
 def _print(new: str, found: RefilterSummary) -> None:
     totals = found.totals
     table = facts_table(f"{new}: complete")
-    table.add_row("keeps", str(found.rule))
+    rules = dict.fromkeys(map(str, found.rules.values()))
+    for name, rule in found.rules.items() if len(rules) > 1 else [("", found.rule)]:
+        table.add_row(f"keeps of {name}" if name else "keeps", str(rule))
     before = f"the parent kept {found.num_kept_before:,}"
     kept = kept_text(totals.kept, totals.kept_lone, num_candidates=totals.expressions)
     table.add_row("kept expressions", f"{kept}; {before}")

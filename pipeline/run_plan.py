@@ -30,9 +30,10 @@ from pseudoris.store.runs.extension import ExtensionTally, new_entries
 from pseudoris.store.runs.garbage import refuse_unexpected_files
 from pseudoris.store.runs.header import check_identity, planned_source, refuse_queries
 from pseudoris.store.runs.manifest import cached_receipts
+from pseudoris.store.runs.parents import Parent
 from pseudoris.store.runs.pending_work import OnEvent, Step, ignore
 from pseudoris.store.runs.plan import PlanTally, assign_shards, iter_plan
-from pseudoris.store.runs.planned_run import Parent, PlannedRun, RunRequest, may_give_way
+from pseudoris.store.runs.planned_run import PlannedRun, RunRequest, may_give_way
 from pseudoris.store.runs.receipts import Totals
 from pseudoris.store.runs.stored_exclusions import ExcludedItems, check_exclusions
 from pseudoris.store.sources import Source, SourceItem, open_source

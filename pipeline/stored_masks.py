@@ -24,7 +24,7 @@ from pseudoris.schemas.run_records import ParentRun, Receipt, RunHeader
 from pseudoris.schemas.shard import Failure, MaskRecord, Shard, ShardImage
 from pseudoris.schemas.tables import EXPRESSIONS, FAILURES, IMAGES, MASKS, SCHEMAS
 from pseudoris.store.runs.header import is_same_source
-from pseudoris.store.runs.planned_run import Parent
+from pseudoris.store.runs.parents import Parent
 from pseudoris.store.runs.receipts import part_path, read_receipt
 from pseudoris.store.sources.proven_shard import STAGE_READ
 from pseudoris.store.tables.annotations import mask_fields

@@ -64,6 +64,13 @@ _SCHEME: Final = string.ascii_letters + _NOT_FIRST
 NO_FIELDS: Final = frozenset[str]()
 
 
+def places(given: object, name: str) -> str | dict[str, str] | None:
+    """Return `place`, or a place by each key of a mapping; None for None."""
+    if isinstance(given, Mapping):
+        return {str(key): place(each, name) for key, each in given.items()}
+    return None if given is None else place(given, name)
+
+
 def place(given: object, name: str) -> str:
     """Return the path or url that was given to the argument `name` of the Python API; ConfigError if it is neither."""
     if isinstance(given, str):

@@ -10,7 +10,7 @@ succeed later. Importing this package loads neither torch nor Ray: each function
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -52,6 +52,7 @@ if TYPE_CHECKING:
     from pseudoris.store.runs.pending_work import Retried as Retried
     from pseudoris.store.runs.pending_work import RunEvent as RunEvent
     from pseudoris.store.runs.pending_work import Step as Step
+    from pseudoris.store.sessions.combined_run import CombineSummary as CombineSummary
     from pseudoris.store.sessions.refiltered_run import RefilterSummary as RefilterSummary
     from pseudoris.store.tables.run_reader import Run as Run
     from pseudoris.training.evaluation import Evaluation as Evaluation
@@ -69,6 +70,7 @@ _HOMES = {
         "primitives.errors": "ConfigError PseudorisError TransientError",
         "store.checks.verification": "VerifyReport",
         "store.runs.pending_work": "Committed Notice Planned Retried RunEvent Step",
+        "store.sessions.combined_run": "CombineSummary",
         "store.sessions.refiltered_run": "RefilterSummary",
         "store.tables.run_reader": "Run",
         "interchange.dataset": (
@@ -81,7 +83,9 @@ _HOMES = {
     for name in names.split()
 }
 
-__all__ = sorted([*_HOMES, "__version__", "annotate", "evaluate", "export", "open_run", "refilter", "verify"])
+__all__ = sorted(
+    [*_HOMES, "__version__", "annotate", "combine", "evaluate", "export", "open_run", "refilter", "verify"]
+)
 
 
 def annotate(
@@ -148,12 +152,12 @@ def annotate(
     return run_pipeline(source, out, config, options=options, on_event=on_event or notebook_progress())
 
 
-def open_run(out: str | Path, *, source: str | Path | None = None) -> Run:
+def open_run(out: str | Path, *, source: str | Path | Mapping[str, str | Path] | None = None) -> Run:
     """Open the run at `out`, finished or not.
 
     Args:
         out: Folder or url of the run.
-        source: Where its images are now, if they were moved.
+        source: Where its images are now, if they were moved; of a combined run by name.
 
     Returns:
         The run: its header, counts, tables and images.
@@ -163,11 +167,10 @@ def open_run(out: str | Path, *, source: str | Path | None = None) -> Run:
         TransientError: Storage failed.
     """
     from pseudoris.files.location import RunLocation
-    from pseudoris.primitives.uris import place
+    from pseudoris.primitives.uris import place, places
     from pseudoris.store.tables.run_reader import Run
 
-    moved = None if source is None else place(source, "source")
-    return Run(RunLocation.open(place(out, "out")), source=moved)
+    return Run(RunLocation.open(place(out, "out")), source=places(source, "source"))
 
 
 def verify(out: str | Path, *, quick: bool = False, sample: int | None = None, root: str | None = None) -> VerifyReport:
@@ -232,6 +235,36 @@ def refilter(
     return refilter_run(parent, written, RuleChange(tau, conditions, lone_masks), allow_mixed=allow_mixed)
 
 
+def combine(
+    runs: str | Path | Sequence[str | Path], out: str | Path, *, partial: bool = False, allow_mixed: bool = False
+) -> CombineSummary:
+    """Write the images of several runs, or of one, as one run; no model runs, and every value stays.
+
+    Args:
+        runs: Folders or urls of the runs, each with `NAME=` before it if it has not the name of its folder. Of one run
+            without a name keys stay; of several they are `<name>/<key>`, and ids follow.
+        out: Empty folder or url that gets the new run.
+        partial: Take what is committed of an unfinished run.
+        allow_mixed: Continue with other package versions than `out` was started with.
+
+    Returns:
+        What the new run holds, by the names of its runs.
+
+    Raises:
+        ConfigError: A run is unfinished or damaged, holds `out` or is in it, or `out` holds another run; or two runs
+            would have one name, or share a key under the one that they were given.
+        TransientError: Storage failed; the same call continues.
+    """
+    from pseudoris.files.location import RunLocation
+    from pseudoris.files.named_places import named_runs
+    from pseudoris.primitives.uris import one_or_several, place
+    from pseudoris.store.sessions.combined_run import combine as combine_runs
+
+    given = named_runs([place(each, "runs") for each in one_or_several(runs)])
+    named = [(name, RunLocation.open(each)) for name, each in given]
+    return combine_runs(named, RunLocation.open(place(out, "out")), is_partial=partial, allow_mixed=allow_mixed)
+
+
 def export(
     out: str | Path,
     destination: str | Path,
@@ -253,7 +286,7 @@ def export(
     max_pixels: int | None = None,
     rewording: int = 0,
     any_targets: bool = False,
-    source: str | Path | None = None,
+    source: str | Path | Mapping[str, str | Path] | None = None,
     partial: bool = False,
     overwrite: bool = False,
     exclude: str | Path | Sequence[str | Path] = (),
@@ -275,13 +308,12 @@ def export(
         TransientError: Storage failed, or a part of the run cannot be read.
     """
     from pseudoris.interchange.exports import ExportOptions, export_request, find_export
-    from pseudoris.primitives.uris import place
+    from pseudoris.primitives.uris import place, places
 
     out, destination = place(out, "out"), place(destination, "destination")
-    source = None if source is None else place(source, "source")
-    options = ExportOptions.named(locals())
+    options, moved = ExportOptions.named(locals()), places(source, "source")
     flags, excluded = {"is_partial": partial, "is_overwriting": overwrite}, _exclusions(exclude, exclude_distance, only)
-    request = export_request(out, destination, export_format, options, source=source, exclusions=excluded, **flags)
+    request = export_request(out, destination, export_format, options, source=moved, exclusions=excluded, **flags)
     return find_export(export_format).write(request, lambda done, total, /, stage="": None)
 
 

@@ -6,7 +6,9 @@ Runs on disk hold them: a change that older ones do not fit raises RECORDS_VERSI
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import Annotated, Any, Final, Literal, Self, TypeVar
 
 from pydantic import Field, JsonValue, ValidationError, model_validator
@@ -16,7 +18,7 @@ from pseudoris.primitives.untrusted import parse_json
 from pseudoris.primitives.uris import NO_FIELDS, masked
 from pseudoris.schemas.card_settings import SLOTS
 from pseudoris.schemas.config import DRAWN_PRESETS, RunConfig
-from pseudoris.schemas.frozen import FrozenModel, Sha256, UnitInterval
+from pseudoris.schemas.frozen import FrozenModel, Sha256
 from pseudoris.schemas.tables import SCHEMAS
 
 # All JSON records of runs and audits have this version. Pseudoris 0.4 wrote version 2.
@@ -31,7 +33,7 @@ _LEFT_OUT: Final = {"method.captions.decoder": "auto"}
 # If its versions name the slots of a run, these settings decide no bit.
 _OF_SLOTS: Final = {f"method.captions.{name}" for name in ("cache_bytes", "crops_together", "slots")}
 
-Origin = Literal["annotate", "refilter", "import", "ppt"]
+Origin = Literal["annotate", "refilter", "import", "ppt", "combine"]
 _Section = dict[str, JsonValue] | None
 # A count that most receipts lack.
 _Rare = Annotated[int, Field(ge=0, exclude_if=lambda number: not number)]
@@ -111,19 +113,48 @@ class Identity(FrozenModel):
 
 
 class ParentRun(FrozenModel):
-    """The complete run that another run was made from.
+    """The run that another run was made from: a complete one, or what was committed of it.
 
     Attributes:
         location: The absolute path or url of its folder at that time; it may have moved since.
         created_utc: When it was created; it tells apart two runs that used the same folder one after the other.
-        manifest: Number of the snapshot of its receipts that was read.
-        manifest_sha256: sha256 of that snapshot's bytes.
+        manifest: Number of the snapshot of its receipts that was read; 0 of an unfinished run.
+        manifest_sha256: sha256 of that snapshot's bytes; of an unfinished run, over the digests of the receipts.
+        commits: Of an unfinished run the receipts that were read: [first shard, number of shards, generation].
     """
 
     location: str
     created_utc: str
-    manifest: int = Field(ge=1)
+    manifest: int = Field(ge=0)
     manifest_sha256: Sha256
+    commits: tuple[tuple[int, int, int], ...] = Field(default=(), exclude_if=lambda commits: not commits)
+
+
+class CombinedRun(FrozenModel):
+    """A run whose images a combined run holds, with what its header says of them; its shards follow one another.
+
+    Of a parent that is a combined run itself, each of its runs is one here.
+
+    Attributes:
+        name: The keys of its images begin with it, and a `/`; "" where they are as they were.
+        run: The run that `combine` was given: this one, or the combined run that holds it.
+        root: The root digest of that run.
+        num_shards: How many of the combined run's shards are its.
+        parent: As in its header, like the other fields.
+    """
+
+    name: str
+    run: ParentRun
+    root: Sha256
+    num_shards: int = Field(ge=0)
+    source: str
+    origin: Origin
+    identity: Identity
+    config: RunConfig
+    parent: ParentRun | None = None
+    domain: _Section = Field(default=None, exclude_if=lambda domain: domain is None)
+    audits: _Section = Field(default=None, exclude_if=lambda audits: audits is None)
+    exclusions: _Section = Field(default=None, exclude_if=lambda exclusions: exclusions is None)
 
 
 class RunHeader(SealedRecord):
@@ -141,12 +172,16 @@ class RunHeader(SealedRecord):
         config: The configuration that the run was created with.
         config_sha256: `config_hash` of it.
         origin: What made the tables: `annotate` (models), `refilter` (a parent run's scores), `import` (human
-            annotation, or a person's corrections of the parent), or `ppt` (one of its data recipes).
+            annotation, or a person's corrections of the parent), `ppt` (one of its data recipes), or `combine` (other
+            runs).
         parent: The run whose results this one reuses; else None.
         domain: What a sample of SOURCE said when 0.5 planned the run; else None.
         audits: `AuditRecord`: the audit that its rule was chosen by; None without one.
         exclusions: `store.exclusion_rules.ExclusionRecord`: what was left out of the plan; None without a rule.
-        earlier: Digests of the header before each extension of its plan; not in the file.
+        combined: The runs that its images come from, in the order of their shards, if `combine` made it or a run above
+            it; `config` is then that of the first.
+        name: In `runs`, the name that the run has in a combined one; else "". Not in the file, as `earlier`.
+        earlier: Digests of the header before each extension of its plan.
     """
 
     source: str
@@ -164,12 +199,35 @@ class RunHeader(SealedRecord):
     domain: _Section = Field(default=None, exclude_if=lambda domain: domain is None)
     audits: _Section = None
     exclusions: _Section = None
+    combined: tuple[CombinedRun, ...] = Field(default=(), exclude_if=lambda combined: not combined)
+    name: str = Field(default="", exclude=True)
     earlier: frozenset[Sha256] = Field(default=frozenset(), exclude=True)
 
     @property
     def digests(self) -> frozenset[str]:
         """What the receipts of the run name: the digest of the header, or of an extension of its plan."""
         return self.earlier | {self.digest}
+
+    @property
+    def runs(self) -> tuple[Self, ...]:
+        """The header of each run that was combined, with the settings that its images were made by; else this one."""
+        return tuple(map(self._as, self.combined)) or (self,)
+
+    def of_shard(self, shard: int) -> Self:
+        """Return that of `runs` which the shard is from; the last one for numbers above all shards."""
+        if not self.combined:
+            return self
+        ends = accumulate(each.num_shards for each in self.combined)
+        return self._as(self.combined[min(sum(end <= shard for end in ends), len(self.combined) - 1)])
+
+    def _as(self, run: CombinedRun) -> Self:
+        fields = (name for name in CombinedRun.model_fields if name in type(self).model_fields)
+        return self.model_copy(update={"combined": (), **{name: getattr(run, name) for name in fields}})
+
+    def with_configs(self, change: Callable[[RunConfig], RunConfig]) -> Self:
+        """Return it with `change` of the configuration, and of that of each run that was combined."""
+        held = (each.model_copy(update={"config": change(each.config)}) for each in self.combined)
+        return self.model_copy(update={"config": change(self.config), "combined": tuple(held)})
 
     def section(self, name: Literal["audits", "exclusions"], model: type[_Model]) -> _Model | None:
         """Return a section, None if the header has none; ConfigError if it was edited, or another version wrote it."""
@@ -186,6 +244,8 @@ class RunHeader(SealedRecord):
     @property
     def warning(self) -> str | None:
         """What must stand above figures of the run: that its models do not know its images, or drawn scenes alone."""
+        if self.combined:
+            return next(filter(None, (each.warning for each in self.runs)), None)
         if self.domain and self.domain.get("num_outside"):
             found = f"{self.domain['num_outside']} of {self.domain.get('num_sampled')} sampled images"
             return f"{found} are unlike all that the models know. Do not trust masks and expressions of such images."
@@ -196,12 +256,14 @@ class RunHeader(SealedRecord):
     @property
     def is_human(self) -> bool:
         """Whether people made all of it; a run of models that people corrected is an import of another kind."""
+        if self.combined:
+            return all(each.is_human for each in self.runs)
         return self.origin == "import" and (self.parent is None or "import" in self.identity.method)
 
     @property
     def is_corrected(self) -> bool:
         """Whether a person corrected some of it, also before a refilter."""
-        return "corrections" in self.identity.method
+        return any("corrections" in each.identity.method for each in (self, *self.runs))
 
 
 class PlanExtension(SealedRecord):
@@ -321,64 +383,6 @@ class Receipt(SealedRecord):
         if set(self.parts) != set(SCHEMAS):
             raise ValueError(f"a receipt names one part of each of {sorted(SCHEMAS)}, got {sorted(self.parts)}")
         return self
-
-
-class AuditRecord(FrozenModel):
-    """The audit of a `refilter --accuracy`, the section `audits` of the header.
-
-    Attributes:
-        run_root: Root digest of the run that was drawn from.
-        verdicts: Verdicts on pairs that the chosen rule keeps.
-        target: Accuracy that was asked for.
-        rule: The bound that was chosen, in words.
-        accuracy: Share of right pairs, as estimated; corrected for raters' errors if that is known.
-        at_least: Its lower limit, one-sided.
-        level: Of that limit.
-    """
-
-    draw: Sha256
-    run_root: Sha256
-    raters: int = Field(ge=1)
-    verdicts: int = Field(ge=1)
-    target: UnitInterval
-    rule: str
-    accuracy: UnitInterval
-    at_least: UnitInterval
-    level: UnitInterval = 0.95
-
-
-class JudgedShare(FrozenModel):
-    """A share with its 95 % interval."""
-
-    value: UnitInterval
-    low: UnitInterval
-    high: UnitInterval
-
-
-class CitedAudit(SealedRecord):
-    """What the data card says of an audit of the run: `_audit.json`, beside the header.
-
-    Attributes:
-        run_root: Root digest of the run when it was cited.
-        num_judged: Drawn pairs with a verdict.
-        accuracy: Share of right pairs among the kept.
-        undecided: Verdicts `cannot_say` that `accuracy` leaves out.
-        worst, best: The share if all of these were wrong, or right.
-        corrected: The accuracy, corrected for raters' errors; None where too little was judged twice.
-        masks: Share of masks with a right expression.
-    """
-
-    draw: Sha256
-    run_root: Sha256
-    raters: int = Field(ge=1)
-    num_judged: int = Field(ge=1)
-    num_drawn: int = Field(ge=1)
-    accuracy: JudgedShare
-    undecided: int = Field(ge=0)
-    worst: UnitInterval
-    best: UnitInterval
-    corrected: JudgedShare | None
-    masks: JudgedShare
 
 
 def is_header(data: bytes) -> bool:

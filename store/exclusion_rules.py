@@ -150,9 +150,21 @@ def plan_files(header: RunHeader) -> tuple[PartRecord, ...]:
 
 
 def planned_rules(header: RunHeader) -> Exclusions:
-    """Return the rules that the run was planned with, without their values."""
-    record = exclusions_of(header)
-    return record.rules if record else ()
+    """Return the rules that the run was planned with, or all runs that it was combined from, without their values."""
+    first, *others = ((record.rules if (record := exclusions_of(each)) else ()) for each in header.runs)
+    shared = [{rule.identity for rule in rules} for rules in others]
+    return tuple(rule for rule in first if all(rule.identity in identities for identities in shared))
+
+
+def summed_rules(header: RunHeader) -> Exclusions:
+    """Return each rule of the run, or of one that it was combined from, once; their counts are summed."""
+    found: dict[str, ExclusionRule] = {}
+    for rule in (rule for each in header.runs if (record := exclusions_of(each)) for rule in record.rules):
+        before = found.setdefault(rule.identity, rule)
+        if before is not rule and rule.num_excluded is not None:
+            total = (before.num_excluded or 0) + rule.num_excluded
+            found[rule.identity] = before.model_copy(update={"num_excluded": total})
+    return tuple(found.values())
 
 
 def extended_exclusions(header: RunHeader, extension: PlanExtension) -> dict[str, JsonValue] | None:

@@ -23,7 +23,7 @@ from pseudoris.schemas.keep_rule import OPTIONAL_COLUMNS, Ints, KeepRule, LoneMa
 from pseudoris.store.reports.run_status import run_status
 from pseudoris.store.runs.receipts import RunTotals
 from pseudoris.store.tables.image_bytes import PlannedImages
-from pseudoris.store.tables.judged_expressions import judged, scores_of, stated_rule
+from pseudoris.store.tables.judged_expressions import judged, scores_of, stated_rule, stated_rules
 from pseudoris.store.tables.open_run import OpenRun, QuarantinedImage
 
 logger = logging.getLogger(__name__)
@@ -74,7 +74,9 @@ class GallerySummary(RunTotals):
         pairs_digest: Digest of all that decides masks and texts: runs of one digest have the same pairs under an id.
         preset: The preset of the annotation; None if no models annotated.
         warning: Shown above all figures if the models do not know such images.
-        rule: What is kept; without a tau if a scorer of another package decided, None if humans wrote all expressions.
+        rule: What is kept; without a tau if a scorer of another package decided, None if humans wrote all expressions,
+            or the runs of a combined one have several.
+        rules: The rule of each run that was combined, by name, if they have several.
     """
 
     source: str
@@ -86,10 +88,14 @@ class GallerySummary(RunTotals):
     preset: str | None = None
     parent: str | None = None
     warning: str | None = None
+    rules: Mapping[str, KeepRule | None] = field(default_factory=dict)
 
     @property
     def rule_sentence(self) -> str:
         """The rule as a sentence for a person."""
+        if self.rules:
+            named = (f"{name} ({rule or 'people wrote it: all'})" for name, rule in self.rules.items())
+            return f"Each of the combined runs keeps expressions by its own rule: {', '.join(named)}."
         if self.rule is None:
             return "People wrote the expressions of this run, and all of them are kept."
         besides = " and ".join(map(str, self.rule.conditions))
@@ -172,27 +178,32 @@ def gallery_from_run(
 def read_summary(run: OpenRun) -> GallerySummary:
     """Return the run in numbers."""
     header, status = run.header, run_status(run.location)
+    rule, rules = stated_rule(header), stated_rules(header)
     # `filtering` is left out, because a refilter changes nothing else and has the same pairs as its parent.
     method = {key: value for key, value in header.identity.method.items() if key != "filtering"}
+    presets = dict.fromkeys(e.config.preset for e in header.runs if e.origin in ("annotate", "refilter"))
+    above = dict.fromkeys(each.run.location for each in header.combined)
     pairs = json.dumps([header.source, header.identity.weights, method], sort_keys=True)
     return GallerySummary(
         **{each.name: getattr(status, each.name) for each in fields(RunTotals)},
         source=status.source,
         tau=header.config.filtering.tau,
-        rule=stated_rule(header),
+        rule=rule,
+        rules={} if rule or not any(rules.values()) else rules,
         images_per_s=status.rates.overall,
         is_complete=status.is_complete,
         pairs_digest=sha256_hex(pairs.encode())[:16],
-        preset=header.config.preset if header.origin in ("annotate", "refilter") else None,
-        parent=header.parent.location if header.parent else None,
+        preset=" and ".join(presets) or None,
+        parent=", ".join([header.parent.location] if header.parent else above) or None,
         warning=header.warning,
     )
 
 
 def _iter_images(run: OpenRun, chosen: Mapping[int, Sequence[int]], planned: PlannedImages) -> Iterator[GalleryImage]:
-    rule, pictures = stated_rule(run.header), _SourceImages(planned)
+    pictures = _SourceImages(planned)
     for place, positions in chosen.items():
         shard = run.shard(place)
+        rule = stated_rule(run.header.of_shard(shard.receipt.shard))
         joined = shard.joined(_IMAGE_COLUMNS, None, _EXPRESSION_COLUMNS).take(positions)
         table, scores = joined.expressions, scores_of(joined.expressions)
         # `judged` and `unmet` are computed here as in `refilter`, because the page's script compares only with τ.

@@ -19,10 +19,10 @@ from pseudoris.images.pixels import decode_upright, import_plugins, is_plain_jpe
 from pseudoris.interchange.dataset.torch_names import HAS_TORCH, Tensor, as_tensor
 from pseudoris.primitives.errors import ConfigError, ImageError
 from pseudoris.primitives.uris import place
-from pseudoris.schemas.config import ImagesConfig
+from pseudoris.schemas.config import ImagesConfig, RunConfig
 from pseudoris.schemas.run_records import RunHeader
 from pseudoris.store.sources.planned_images import Outcome
-from pseudoris.store.tables.image_bytes import MOVED, PlannedImages
+from pseudoris.store.tables.image_bytes import MOVED, PlannedImages, is_named
 
 _COLUMNS: Final = ("image_id", "key", "sha256", "height", "width")
 
@@ -55,28 +55,36 @@ class ImageBytes:
     ) -> None:
         """Wire it; `source` says where the images are now, or maps the header's SOURCE to that place.
 
+        Of a combined run it maps the name of each run, or its SOURCE.
+
         `endpoint_url` is the S3 store of the images, if the run names none. With random access, images of SOURCE are
         read one by one, as they are decoded, and the plans of all shards are kept.
         """
-        given = source.get(header.source) if isinstance(source, Mapping) else source
-        moved = None if given is None else place(given, "source")
-        config = header.config
-        if endpoint_url is not None and config.source.endpoint_url is None:
+        moved: str | dict[str, str] | None = None
+        if isinstance(source, Mapping):
+            moved = {each.name: place(source[each.source], "source") for each in header.runs if each.source in source}
+            moved |= {name: place(new, "source") for name, new in source.items() if is_named(name, header)}
+        elif source is not None:
+            moved = place(source, "source")
+
+        def asked(config: RunConfig) -> RunConfig:
+            if endpoint_url is None or config.source.endpoint_url is not None:
+                return config
             own = config.source.model_copy(update={"endpoint_url": endpoint_url})
-            config = config.model_copy(update={"source": own})
-        self._source = moved or header.source
-        self._config = config
+            return config.model_copy(update={"source": own})
+
+        self._header = header.with_configs(asked)
+        self._source = (moved.get("") if isinstance(moved, dict) else moved) or header.source
         self._is_random_access = is_random_access
-        self._planned = PlannedImages(
-            location, header.model_copy(update={"config": config}), source=moved, is_random_access=is_random_access
-        )
+        self._planned = PlannedImages(location, self._header, source=moved, is_random_access=is_random_access)
         # The names of the decoder plug-ins are kept, because a spawned worker of a loader must import them again.
-        self._plugins = loaded_plugins(config.images.decoder_plugins)
+        names = (name for each in header.runs for name in each.config.images.decoder_plugins)
+        self._plugins = loaded_plugins(tuple(dict.fromkeys(names)))
 
     @property
     def columns(self) -> tuple[str, ...]:
         """The columns of the images table that `of_shard` needs."""
-        return (*_COLUMNS, "bytes") if self._config.shards.embed_images else _COLUMNS
+        return (*_COLUMNS, "bytes") if self._header.config.shards.embed_images else _COLUMNS
 
     def of_shard(self, shard: int, rows: pa.Table) -> ShardImages:
         """Return the encoded images of `rows` of a shard's images table, with `columns`."""
@@ -102,9 +110,10 @@ class ImageBytes:
         if isinstance(outcome, ImageError):
             raise outcome
         import_plugins(self._plugins)
-        pixels = decode_plain_jpeg(outcome, self._config.images)
+        limits = self._header.of_shard(images.shard).config.images
+        pixels = decode_plain_jpeg(outcome, limits)
         if pixels is None:
-            upright = decode_upright(outcome, self._config.images)
+            upright = decode_upright(outcome, limits)
             pixels = as_tensor(np.ascontiguousarray(upright.transpose(2, 0, 1)))
         size = tuple(pixels.shape[1:])
         if size != tuple(images.sizes_px[at]):

@@ -6,6 +6,7 @@ options are rejected before anything is written.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import fields
 from typing import Final
 
@@ -62,7 +63,7 @@ def export_request(
     export_format: str,
     options: ExportOptions,
     *,
-    source: str | None = None,
+    source: str | Mapping[str, str] | None = None,
     is_partial: bool = False,
     is_overwriting: bool = False,
     exclusions: Exclusions = (),

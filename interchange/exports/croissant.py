@@ -15,7 +15,7 @@ import pyarrow as pa
 
 from pseudoris.interchange.exports.export_options import ExportReport, ExportRequest
 from pseudoris.primitives.untrusted import printable_json
-from pseudoris.store.tables.judged_expressions import stated_rule
+from pseudoris.store.tables.judged_expressions import stated_rules
 
 CROISSANT_NAME: Final = "croissant.json"
 # Maps each record set to the pattern of its Parquet files, and to their schema.
@@ -127,11 +127,12 @@ def _field(name: str, column: pa.Field, path: str, source: str, *steps: str) -> 
 
 def _claims(request: ExportRequest, rows: Mapping[str, int], dropped: Mapping[str, int]) -> Iterator[tuple[str, Any]]:
     """Yield each key on responsible AI with its text or texts; an import's keys on models are empty."""
-    header, config = request.run.header, request.run.header.config
-    stages: dict[str, Any] = {"propose": config.masks, "caption": config.captions, "filter": config.filtering}
+    header = request.run.header
     # A tool is a stage's engine and digest, and what is known of its weights. Their path is private, so it is left out.
     tools: list[tuple[str, str]] = []
-    for stage, digest in header.identity.weights.items():
+    used = ((*each, run.config) for run in header.runs for each in run.identity.weights.items())
+    for stage, digest, config in used:
+        stages: dict[str, Any] = {"propose": config.masks, "caption": config.captions, "filter": config.filtering}
         settings = stages.get(stage)
         engine, known = stage if settings is None else settings.engine, ""
         if settings is not None and engine in _OWN_ENGINES:
@@ -144,7 +145,7 @@ def _claims(request: ExportRequest, rows: Mapping[str, int], dropped: Mapping[st
     yield "dataCollection", f"How the images were collected: {_TO_FILL}"
     yield "dataCollectionMissingData", counts[1] and f"Left out, counted while it was written: {counts[1]}"
     yield "dataAnnotationProtocol", list(_protocol(request))
-    yield "machineAnnotationTools", [text for text, _ in tools]
+    yield "machineAnnotationTools", list(dict.fromkeys(text for text, _ in tools))
     yield "annotationsPerItem", f"Counted while it was written: {counts[0]}"
     yield "dataUseCases", use if header.is_human else f"{use}. Not for tests with texts of models"
     yield "dataBiases", tools and "Expressions repeat what the models learnt, also mistakes and prejudice. Not measured"
@@ -154,17 +155,19 @@ def _claims(request: ExportRequest, rows: Mapping[str, int], dropped: Mapping[st
 
 
 def _protocol(request: ExportRequest) -> Iterator[str]:
-    header, human, rule = request.run.header, request.options.human, stated_rule(request.run.header)
+    header, human = request.run.header, request.options.human
     if header.is_human:
         yield f"An imported annotation (origin of the run). Who made it, and how: {_TO_FILL}"
     else:
         corrected = "a person corrected some" if header.is_corrected else "no person corrected them"
         yield f"Synthetic: tools made masks and texts, and {corrected} (origin: {header.origin})"
-    if rule is not None and rule.tau is not None:
-        yield f"The run keeps an expression if it has {rule} (its settings)"
-    if header.config.composing is not None:
-        kinds = ", ".join(header.config.composing.kinds)
-        yield f"A program composed expressions out of words of the captions: {kinds} (settings of the run)"
+    for name, rule in stated_rules(header).items():
+        if rule is not None and rule.tau is not None:
+            yield f"The run {name and f'{name} '}keeps an expression if it has {rule} (its settings)"
+    if kinds := dict.fromkeys(
+        kind for each in header.runs if each.config.composing for kind in each.config.composing.kinds
+    ):
+        yield f"A program composed expressions out of words of the captions: {', '.join(kinds)} (settings of the run)"
     if rewording := request.options.rewording:
         yield f"A program says each in up to {rewording} other ways too, and without openings (--rewording)"
     if human is not None:

@@ -239,7 +239,7 @@ class ExportJob:
 
     def _with_file(self, image: AnnotatedImage, folder: str | None) -> Iterator[ExportImage]:
         try:
-            image_file = image_file_of(image, self.request.run.header.config.images)
+            image_file = image_file_of(image, self.request.run.header.of_shard(image.shard).config.images)
         except ImageError as error:
             logger.warning("%s is left out: %s", image.key, error)
             self.dropped[UNREADABLE] += 1

@@ -83,14 +83,14 @@ class ExportOptions:
 class ExportRequest:
     """What to export, and where to: a place outside the run.
 
-    `source` is where images are now that are not embedded; None uses the header's SOURCE.
+    `source` is where images are now that are not embedded, of a combined run by name; None uses the header's SOURCE.
     """
 
     run: OpenRun
     destination: RunLocation
     options: ExportOptions = field(default_factory=ExportOptions)
     is_overwriting: bool = False
-    source: str | None = None
+    source: str | Mapping[str, str] | None = None
     exclusions: Exclusions = ()
 
     @property

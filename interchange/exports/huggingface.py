@@ -24,6 +24,7 @@ from pseudoris.interchange.exports.image_files import CATEGORY, mask_png
 from pseudoris.interchange.exports.record import Content, broken
 from pseudoris.primitives.errors import ConfigError
 from pseudoris.primitives.templates import markdown_templates
+from pseudoris.schemas.run_records import RunHeader
 
 _DATA_FOLDER: Final = "data"
 _CARD_NAME: Final = "README.md"
@@ -179,8 +180,7 @@ def card(
         counts["quarantined images"] = num_quarantined
     counts |= {f"left out: {reason}": number for reason, number in dropped.items()}
     header = request.run.header
-    config, weights = header.config, header.identity.weights
-    engines = {"propose": config.masks.engine, "caption": config.captions.engine, "filter": config.filtering.engine}
+    stages = dict.fromkeys(each for run in header.runs for each in _stages(run))
     title = f"Referring expressions for masks, {'written by people' if header.is_human else 'made by models'}"
     template = markdown_templates("pseudoris.interchange.exports").get_template("dataset_card.md.j2")
     return template.render(
@@ -193,9 +193,15 @@ def card(
         split=split,
         objects="objects" if request.options.layout == "objects" else "",
         counts=counts,
-        stages=[(stage, engine, weights.get(stage, "none")) for stage, engine in engines.items()],
-        tau=config.filtering.tau,
+        stages=stages,
+        taus=dict.fromkeys(f"{run.config.filtering.tau:g}" for run in header.runs if not run.is_human),
     )
+
+
+def _stages(run: RunHeader) -> Iterator[tuple[str, str, str]]:
+    config, weights = run.config, run.identity.weights
+    engines = {"propose": config.masks.engine, "caption": config.captions.engine, "filter": config.filtering.engine}
+    return ((stage, engine, weights.get(stage, "none")) for stage, engine in engines.items())
 
 
 def head(split: str, num_images: int, *, title: str, licence: str | None, sha256: str) -> dict[str, Any]:

@@ -28,6 +28,7 @@ from pseudoris.interchange.exports.export_options import ExportReport
 from pseudoris.interchange.exports.image_files import mask_png
 from pseudoris.interchange.exports.record import Content, ExportImage
 from pseudoris.interchange.exports.selected_rows import TextRule, is_distinctive
+from pseudoris.primitives.errors import ConfigError
 from pseudoris.schemas.keep_rule import is_lone
 from pseudoris.schemas.shard import SOURCE_HUMAN, SOURCE_MODEL, ExpressionRecord
 
@@ -46,7 +47,14 @@ Draw: TypeAlias = tuple[str, str, int | None, float | None]
 def _write(job: ExportJob) -> ExportReport:
     csv_path = f"{CSV_FOLDER}/{CSV_NAME}"
     job.claim(CSV_FOLDER, IMAGES_FOLDER, numbered=_masks_folder)
-    config, seen = job.request.run.header.config, Counter[str]()
+    of_models = [each.config for each in job.request.run.header.runs if not each.is_human]
+    config, seen = (of_models or [job.request.run.header.config])[0], Counter[str]()
+    for each in of_models:
+        if (each.filtering.tau, each.captions) != (config.filtering.tau, config.captions):
+            raise ConfigError(
+                f"{CSV_NAME} has one tau and one list of draws for all rows, and {job.request.run.location.root} "
+                "combines runs of several: export each run, or refilter with one --tau"
+            )
     # Draws are ordered by crop, then beam, top-k and top-p, as in the authors' script: the option `beam_search` of
     # their loader reads captions by place.
     draws = itertools.product(config.captions.crop_kinds(), config.captions.decoding_rules())

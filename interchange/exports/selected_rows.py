@@ -221,6 +221,7 @@ class ExcludedImages:
         found = {image_id: rule.dropped_phrase for image_id, rule in named if rule}
         if not self._matcher.has_hashes:
             return found
+        limits = self._header.of_shard(shard.receipt.shard).config.images
         rest = [row for row in rows if row["image_id"] not in found and row["status"] != STATUS_QUARANTINED]
         for row in rest:
             del row["status"]
@@ -228,7 +229,7 @@ class ExcludedImages:
         unchecked = {image.image_id for image in images}
         for image in with_source_bytes(self._planned, images, Counter()):
             try:
-                phash = perceptual_hash(decode_upright(image.data or b"", self._header.config.images))
+                phash = perceptual_hash(decode_upright(image.data or b"", limits))
             except ImageError:
                 continue
             unchecked.discard(image.image_id)

@@ -43,11 +43,12 @@ from pseudoris.primitives.errors import ConfigError
 from pseudoris.primitives.rle import areas, canonical_counts, compressed_counts, ious, match_masks
 from pseudoris.schemas.config import ImagesConfig
 from pseudoris.schemas.ids import sha256_hex
-from pseudoris.schemas.run_records import Receipt, RunHeader, ShardCounts
+from pseudoris.schemas.run_records import RunHeader, ShardCounts
 from pseudoris.schemas.shard import ExpressionRecord, Shard, ShardImage, clean_text
 from pseudoris.schemas.tables import EXPRESSIONS, IMAGES, MASKS, SCHEMAS
 from pseudoris.store.runs.commit import in_plan_order, without
-from pseudoris.store.runs.planned_run import Parent, RunRequest, package_versions
+from pseudoris.store.runs.parents import DerivedShard, Parent
+from pseudoris.store.runs.planned_run import RunRequest, package_versions
 from pseudoris.store.sessions.thread_executor import OnProgress, derive_run
 from pseudoris.store.tables.annotations import AnnotatedImage, iter_annotations
 from pseudoris.store.tables.open_run import CommittedShard
@@ -225,7 +226,7 @@ def correct_run(
             task, correction = left.pop(image.image_id), None
             if not task.was_cancelled:
                 where = f"{name}, image {image.image_id}"
-                correction = _correction(image, task, header.config.images, left_out, where)
+                correction = _correction(image, task, header.of_shard(image.shard).config.images, left_out, where)
             num_tasks[_SKIPPED if task.was_cancelled else _CORRECTED if correction else _ACCEPTED] += 1
             if correction is not None:
                 corrections[image.shard].append(correction)
@@ -296,8 +297,9 @@ def _texts(said: Iterable[ExpressionRecord]) -> defaultdict[str, set[str]]:
 
 
 def _rewritten(
-    corrections: Mapping[int, Sequence[Correction]], _: RunHeader, before: Receipt, contents: dict[str, bytes]
+    corrections: Mapping[int, Sequence[Correction]], _: RunHeader, shard: DerivedShard, contents: dict[str, bytes]
 ) -> tuple[Mapping[str, bytes], ShardCounts]:
+    before = shard.receipt
     chosen = corrections.get(before.shard)
     if not chosen:
         return contents, before.counts

@@ -126,7 +126,6 @@ class VerifyWalk:
 
     def shards(self, progress: Callable[[int, int], None] | None) -> Iterator[ShardToCheck]:
         """Go through the plan once, account for each planned shard, and yield those whose parts are to be checked."""
-        rule = rule_of(self._header)
 
         def planned() -> Iterator[_Planned]:
             for record, shards in shards_of_parts(self._header):
@@ -146,7 +145,7 @@ class VerifyWalk:
             self.num_shards += 1
             receipt = self._visit(shard, entries, found)
             if receipt is not None:
-                yield ShardToCheck(receipt, entries, rule)
+                yield ShardToCheck(receipt, entries, rule_of(self._header.of_shard(shard)))
             if progress is not None:
                 progress(self.num_shards, self._header.num_shards)
 

@@ -14,16 +14,17 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from pseudoris.files.location import RunLocation
 from pseudoris.primitives.templates import markdown_templates
 from pseudoris.primitives.untrusted import spelled, without_secrets
+from pseudoris.schemas.audit_records import AuditRecord, CitedAudit
 from pseudoris.schemas.config import FilterConfig, MasksConfig
 from pseudoris.schemas.ids import sha256_hex
-from pseudoris.schemas.run_records import AuditRecord, CitedAudit, Receipt, RunHeader
+from pseudoris.schemas.run_records import Receipt, RunHeader
 from pseudoris.schemas.tables import EXPRESSIONS, FAILURES, SCHEMAS
-from pseudoris.store.exclusion_rules import EXCLUDED, exclusions_of, missing_phrase
+from pseudoris.store.exclusion_rules import EXCLUDED, missing_phrase, summed_rules
 from pseudoris.store.runs.header import parse_record, require_header, sealed
 from pseudoris.store.runs.manifest import cached_receipts
 from pseudoris.store.runs.receipts import RootDigest, RunTotals, Totals
@@ -126,15 +127,20 @@ def card_text(
     `tables_sha256` is over the digests of all parts, ordered by shard and table. `excluded` counts images quarantined
     as excluded, by their message.
     """
-    exclusions, annotation = exclusions_of(header), header.identity.method.get("import")
-    annotation = dict(annotation) if isinstance(annotation, dict) else {}
-    models = list(_used_models(header))
+    imports: list[tuple[str, dict[str, Any]]] = [
+        (each.name, dict(found))
+        for each in header.runs
+        if isinstance(found := each.identity.method.get("import"), dict)
+    ]
+    by_run = [(each, list(_used_models(each)), stated_rule(each)) for each in header.runs]
+    # A model that several runs used is named once where it does not matter which did.
+    models = list(dict.fromkeys(used for _, used_models, _ in by_run for used in used_models))
     # A statement about an engine is written once, with the titles of all stages that use the engine.
     titles: dict[str, list[str]] = {}
     for used in models:
         if used.known:
             titles.setdefault(used.known, []).append(used.title)
-    rules = exclusions.rules if exclusions else ()
+    rules = summed_rules(header)
     return _template().render(
         header=header,
         totals=totals,
@@ -142,17 +148,17 @@ def card_text(
         root_sha256=root_sha256,
         tables=sorted(SCHEMAS, key=lambda name: name != EXPRESSIONS),
         size_category=_SIZES[sum(totals.expressions >= 10**power for power in range(3, 12))],
-        annotation=annotation,
-        files=annotation.get("files", {}),
+        imports=imports,
+        files=dict.fromkeys(name for _, each in imports for name in each.get("files", {})),
         cited=cited,
         audit=header.section("audits", AuditRecord),
-        exclusions=exclusions,
+        rules=rules,
         excluded=excluded,
         missing=missing_phrase(rules),
         excluded_files=dict.fromkeys(each for rule in rules for each in rule.files.items()),
+        by_run=by_run,
         models=models,
-        titles=titles,
-        rule=stated_rule(header),
+        titles={known: dict.fromkeys(group) for known, group in titles.items()},
         to_fill="*to be filled in*",
     )
 

@@ -244,12 +244,36 @@ def check_origin(location: RunLocation, header: RunHeader, origin: str) -> None:
     """Accept the run of `header` if `origin`, the command that continues it, started it; else raise ConfigError."""
     if header.origin == origin:
         return
-    parent = f" from {header.parent.location}" if header.parent else ""
-    remedy = f"; to compute images again, use {header.parent.location}" if header.parent else ""
+    above = dict.fromkeys(
+        [header.parent.location] if header.parent else [each.run.location for each in header.combined]
+    )
+    parent = f" from {', '.join(above)}" if above else ""
+    remedy = f"; to compute images again, use {', '.join(above)}" if above else ""
+    if header.origin == "combine":
+        remedy += ", and combine again"
     raise ConfigError(
         f"{location.root} holds a run of `pseudoris {header.origin}`{parent}. `{origin}` cannot continue it: name "
         f"another output{remedy}"
     )
+
+
+def check_alike(location: RunLocation, header: RunHeader, what: str) -> None:
+    """Accept a run whose images all come from equal models, one preset and one posterior; else raise ConfigError.
+
+    `what` names what needs it. Only a combined run may differ.
+    """
+    first, *others = header.runs
+
+    def compared(run: RunHeader) -> list[object]:
+        identity, fitted = run.identity, run.config.filtering.fitted_values
+        return [identity.weights, identity.folders, run.config.preset, run.config.composing, fitted.posterior]
+
+    for other in others:
+        if compared(other) != compared(first):
+            raise ConfigError(
+                f"{what} needs runs of equal models, preset and posterior, and {first.name} and {other.name} in "
+                f"{location.root} differ: do it in each run, and combine again"
+            )
 
 
 def is_same_source(header: RunHeader, source: str) -> bool:

@@ -1,36 +1,25 @@
 """Plans a run: the first session freezes the plan, later ones continue it. For all that write runs, and for `doctor`.
 
-No shard may start before the header exists, and the header is created after the plan. A run may be made from a parent:
-a complete run, pinned by the bytes of its last manifest.
+No shard may start before the header exists, and the header is created after the plan.
 """
 
 from __future__ import annotations
 
 import itertools
 import logging
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
-from typing import Any, Self
+from typing import Any
 
 from pseudoris.files.location import RunLocation
 from pseudoris.primitives.errors import ConfigError
-from pseudoris.primitives.uris import NO_FIELDS, RECORDED, masked
+from pseudoris.schemas.audit_records import AuditRecord
 from pseudoris.schemas.config import RunConfig
 from pseudoris.schemas.config_layers import config_hash
-from pseudoris.schemas.run_records import (
-    HEADER_NAME,
-    PLAN_FOLDER,
-    AuditRecord,
-    Identity,
-    Origin,
-    ParentRun,
-    PartRecord,
-    Receipt,
-    RunHeader,
-)
+from pseudoris.schemas.run_records import HEADER_NAME, PLAN_FOLDER, CombinedRun, Identity, Origin, ParentRun, RunHeader
 from pseudoris.store.exclusion_rules import Exclusions, plan_files
 from pseudoris.store.runs.extension import extend_plan, extension_notices
 from pseudoris.store.runs.garbage import refuse_unexpected_files, remove_leftovers
@@ -38,108 +27,19 @@ from pseudoris.store.runs.header import (
     check_identity,
     check_origin,
     create_header,
-    held_texts,
     read_header,
     refuse_queries,
     require_header,
 )
 from pseudoris.store.runs.lock import RunLock, current_holder
-from pseudoris.store.runs.manifest import has_results, latest_snapshot, read_snapshot, snapshot_path, snapshot_sha256
+from pseudoris.store.runs.manifest import has_results
+from pseudoris.store.runs.parents import Combination, Parent
 from pseudoris.store.runs.plan import PlanTally, assign_shards, write_plan
-from pseudoris.store.runs.receipts import list_receipts, of_this_run, part_path
+from pseudoris.store.runs.receipts import part_path
 from pseudoris.store.runs.stored_exclusions import ExcludedItems, check_exclusions, exclusion_notices
 from pseudoris.store.sources import SourceItem
-from pseudoris.store.tables.parts import read_whole
 
 logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, slots=True)
-class Parent:
-    """A run that another run is made from; it is only read."""
-
-    location: RunLocation
-    header: RunHeader
-
-    @classmethod
-    def open(cls, location: RunLocation, target: RunLocation, allowed: Collection[str] = NO_FIELDS) -> Self:
-        """Open the run at `location`, from which the run at `target` is made; one must not contain the other.
-
-        A run of 0.5.0 may hold secrets. They are left out, unless `target` holds them already or they are queries of
-        `allowed` names. ConfigError if there is no run.
-        """
-        if location.holds(target) or target.holds(location):
-            raise ConfigError(
-                f"the new run at {target.root} would be inside its parent {location.root}, or contain it: name another "
-                "output"
-            )
-        own = require_header(location)
-        kept = {*allowed, *own.config.source.allowed_query, *held_texts(read_header(target))}
-        tree = own.model_dump(mode="json", include={"source", "config", "identity"})
-        if (clean := masked(tree, kept)) == tree:
-            return cls(location, own)
-        logger.warning(
-            "The header of %s holds a secret, or a query that may be one, which the new run does not get. Where a "
-            "command reads its images, name their place (--source).",
-            location.root,
-        )
-        masked_one = RunHeader.model_validate(own.model_dump(mode="json") | clean, context=RECORDED)
-        return cls(location, masked_one.model_copy(update={"earlier": own.earlier}))
-
-    def pin(self) -> ParentRun:
-        """Return the present state of the run, pinned: the child never reads what a later retry puts there.
-
-        ConfigError if it is not complete, or its last manifest lacks commits; TransientError if that cannot be read.
-        """
-        location, header = self.location, self.header
-        latest = list_receipts(location)
-        if len(latest) < header.num_shards:
-            raise ConfigError(
-                f"{location.root} is not complete, {len(latest):,} of {header.num_shards:,} shards are committed: "
-                f"run the `{header.origin}` command that started it again to finish it"
-            )
-        number = latest_snapshot(location)
-        held = iter(()) if number is None else of_this_run(location, read_snapshot(location, number))
-        pinned = {each.shard: each.generation for each in held}
-        if number is None or pinned != latest:
-            raise ConfigError(
-                f"the last manifest of {location.root} lacks some commits: run the `{header.origin}` command that "
-                "started it again; that writes a new manifest"
-            )
-        return ParentRun(
-            location=location.root,
-            created_utc=header.created_utc,
-            manifest=number,
-            manifest_sha256=snapshot_sha256(location, number),
-        )
-
-    def check(self, pinned: ParentRun) -> None:
-        """Accept this run if it is the one that `pinned` names, even if it was moved; otherwise raise ConfigError."""
-        location, header = self.location, self.header
-        differs = f"the first was created at {pinned.created_utc}, the second at {header.created_utc}"
-        if header.created_utc == pinned.created_utc:
-            digest = "none"
-            with suppress(FileNotFoundError):
-                digest = snapshot_sha256(location, pinned.manifest)
-            if digest == pinned.manifest_sha256:
-                return
-            differs = (
-                f"{snapshot_path(pinned.manifest)} has sha256 {pinned.manifest_sha256} in the first, {digest} in the "
-                "second"
-            )
-        raise ConfigError(
-            f"this output was made from the run {pinned.location}, not from {location.root}: {differs}. Give the first "
-            "run to continue, or name another output"
-        )
-
-    def receipts(self, pinned: ParentRun) -> Iterator[Receipt]:
-        """Yield the receipts of this run at the time it was pinned. Raises as `read_snapshot`."""
-        return read_snapshot(self.location, pinned.manifest)
-
-    def read_part(self, table: str, part: PartRecord) -> bytes:
-        """Return the bytes of a part, checked against its receipt; ConfigError if it is missing or damaged."""
-        again = "to start again from the parent as it is now, name another output"
-        return read_whole(self.location, table, part, replaced=again)
 
 
 Lister = Callable[[], Iterable[SourceItem]]
@@ -154,9 +54,10 @@ class RunRequest:
         source: A `Source.name`, or the parent's location.
         identity: What must be equal for two sessions to belong to one run.
         config: The configuration of this session; its `shards` bound the shards.
-        parent: The run that this one is made from, if any.
+        parent: The run, or runs, that this one is made from, if any.
         exclusions: Images to leave out of a new run; without a rule, an existing run keeps its own.
         audit: What chose the configuration, for the header of a new run that has the plan of `parent`.
+        combined: What a new run's header says of the runs that its parent was combined from; as there by default.
         lock: Held on the run. With it, a run of this origin that has no receipt gives way to another request.
         limit: Plan only the first `limit` images. It does not change an existing plan, only its extension.
         is_extension: Extend an existing plan by the images that it lacks.
@@ -166,9 +67,10 @@ class RunRequest:
     source: str
     identity: Identity
     config: RunConfig
-    parent: Parent | None = None
+    parent: Parent | Combination | None = None
     exclusions: Exclusions = ()
     audit: AuditRecord | None = None
+    combined: tuple[CombinedRun, ...] = ()
     lock: RunLock | None = None
     limit: int | None = None
     is_extension: bool = False
@@ -195,13 +97,13 @@ class PlannedRun:
         return self.header.parent
 
 
-def plan_run(location: RunLocation, request: RunRequest, items: Lister | Parent) -> PlannedRun:
+def plan_run(location: RunLocation, request: RunRequest, items: Lister | Parent | Combination) -> PlannedRun:
     """Return the run in `location`, ready for work. If there is none, plan it first.
 
     If this is killed before the header exists, the next session plans again. If another driver creates the header
     first, that one counts. `items` lists the images in the order of their keys, for a new plan or an extension alone.
     Or it is a parent: the run then has its plan, shard by shard, and its keys, ids and SOURCE, whatever the request
-    says.
+    says. Of several parents it has the images, as `Combination` says.
 
     Raises:
         ConfigError: The listing raises it, or the existing run has another origin, parent, identity or source, or
@@ -213,6 +115,8 @@ def plan_run(location: RunLocation, request: RunRequest, items: Lister | Parent)
         held = {"source": before.source, "images": before.images, "shards": before.shards}
         config = request.config.model_copy(update=held)
         request = replace(request, source=items.header.source, config=config, parent=items)
+    elif isinstance(items, Combination):
+        request = replace(request, parent=items)
     standing = _standing(location, request)
     if standing is None:
         header = _plan_anew(location, request, items)
@@ -225,7 +129,7 @@ def plan_run(location: RunLocation, request: RunRequest, items: Lister | Parent)
             "plain torch attends on this GPU, slower than Triton's kernels: `pseudoris doctor` there says why"
         )
     notices += exclusion_notices(header, is_new=standing is None, is_given=bool(request.exclusions))
-    if standing is not None and request.is_extension and not isinstance(items, Parent):
+    if standing is not None and request.is_extension and not isinstance(items, Parent | Combination):
         header, tally = extend_plan(location, header, items(), limit=request.limit)
         notices += extension_notices(tally)
     elif standing is not None and request.limit not in (None, header.num_images):
@@ -235,10 +139,10 @@ def plan_run(location: RunLocation, request: RunRequest, items: Lister | Parent)
     return PlannedRun(header, mixed, request.config.placement.repair, tuple(notices))
 
 
-def _plan_anew(location: RunLocation, request: RunRequest, items: Lister | Parent) -> RunHeader:
+def _plan_anew(location: RunLocation, request: RunRequest, items: Lister | Parent | Combination) -> RunHeader:
     """Write the plan, then create the header."""
     # The parent is pinned first, so that an incomplete parent is reported before SOURCE is listed.
-    pinned = None if request.parent is None else request.parent.pin()
+    pinned = request.parent.pin() if isinstance(request.parent, Parent) else None
     made: dict[str, Any] = {
         "source": request.source,
         "created_utc": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -249,12 +153,15 @@ def _plan_anew(location: RunLocation, request: RunRequest, items: Lister | Paren
         "parent": pinned,
         "audits": None if request.audit is None else request.audit.model_dump(mode="json"),
     }
-    refuse_queries(request.config, request.source, items.header if isinstance(items, Parent) else None)
+    if request.combined:
+        made["combined"] = request.combined
+    if not isinstance(items, Combination):
+        # Of several, each was asked when its own header was created.
+        refuse_queries(request.config, request.source, items.header if isinstance(items, Parent) else None)
     refuse_unexpected_files(location)
-    if isinstance(items, Parent):
-        for part in plan_files(items.header):
-            location.put_part(part_path(PLAN_FOLDER, part), items.read_part(PLAN_FOLDER, part))
-        return create_header(location, items.header.model_copy(update={**made, "earlier": frozenset()}))
+    if isinstance(items, Parent | Combination):
+        update = {**made, **items.plan_into(location), "earlier": frozenset()}
+        return create_header(location, items.header.model_copy(update=update))
     tally, excluded = PlanTally(), ExcludedItems(request.exclusions)
     listed = excluded.kept(items())
     entries = itertools.islice(assign_shards(listed, request.config.shards, tally=tally), request.limit)
@@ -320,9 +227,7 @@ def _check(location: RunLocation, header: RunHeader, request: RunRequest) -> tup
     """Accept the run of `header` for `request`; return the accepted differences of identity."""
     check_origin(location, header, request.origin)
     if request.parent is not None:
-        if header.parent is None:
-            raise ConfigError(f"the header of {location.root} names no parent: it was edited; name another output")
-        request.parent.check(header.parent)
+        request.parent.check_header(location, header)
     elif header.parent is not None:
         raise ConfigError(f"{location.root} was begun from {header.parent.location}: name it again, or another output")
     check_exclusions(header, request.exclusions)

@@ -19,7 +19,14 @@ from pseudoris.files.location import RunLocation
 from pseudoris.primitives.errors import ConfigError, check_number
 from pseudoris.primitives.threads import map_in_threads
 from pseudoris.schemas.ids import SHARD_NAME, shard_name
-from pseudoris.schemas.run_records import HEADER_NAME, RECEIPTS_FOLDER, PartRecord, Receipt, RunHeader
+from pseudoris.schemas.run_records import (
+    HEADER_NAME,
+    RECEIPTS_FOLDER,
+    CombinedRun,
+    PartRecord,
+    Receipt,
+    RunHeader,
+)
 from pseudoris.schemas.shard import MASK_RULES
 from pseudoris.store.runs.header import header_digests, parse_record
 
@@ -265,6 +272,12 @@ class Totals:
         return RunTotals(**self._counts, reasons=reasons, masks_left=left, emptied=emptied, seconds=dict(self._seconds))
 
 
+def _asked(run: CombinedRun) -> dict[str, Any]:
+    """Return what was asked of a run that was combined, without its place."""
+    own = run.model_dump(mode="json", include={"name", "root", "source", "origin", "identity", "num_shards"})
+    return {**own, "method": run.config.method()}
+
+
 class RootDigest:
     """One sha256 over what was asked and what came out; takes the latest receipts in the order of their shards.
 
@@ -285,6 +298,7 @@ class RootDigest:
                 "identity": header.identity.model_dump(mode="json"),
                 "plan": [(part.rows, part.sha256) for part in header.plan_parts],
                 "images": [header.num_images, header.num_repeated, header.num_shards],
+                **({"combined": [_asked(each) for each in header.combined]} if header.combined else {}),
                 **header.model_dump(mode="json", include={"audits", "exclusions"}),
             }
         )

@@ -12,21 +12,24 @@ import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 import pyarrow as pa
 
 from pseudoris.files.location import RunLocation
 from pseudoris.primitives.errors import ConfigError, check_number
+from pseudoris.schemas.audit_records import AuditRecord
 from pseudoris.schemas.config import RunConfig
 from pseudoris.schemas.config_layers import lay_over, validate
 from pseudoris.schemas.fitted import FittedConfig
 from pseudoris.schemas.keep_rule import COMPOSED_KINDS, KeepCondition, KeepRule, LoneMasks
-from pseudoris.schemas.run_records import AuditRecord, Receipt, RunHeader, ShardCounts
+from pseudoris.schemas.run_records import RunHeader, ShardCounts
 from pseudoris.schemas.shard import SOURCE_COMPOSER, Shard, ShardImage
 from pseudoris.schemas.tables import EXPRESSIONS, EXPRESSIONS_SCHEMA, IMAGES, MASKS, SCHEMAS
-from pseudoris.store.runs.planned_run import Parent, RunRequest, package_versions
+from pseudoris.store.runs.header import check_alike
+from pseudoris.store.runs.parents import DerivedShard, Parent
+from pseudoris.store.runs.planned_run import RunRequest, package_versions
 from pseudoris.store.runs.receipts import RunTotals, part_path
 from pseudoris.store.sessions.thread_executor import DEFAULT_THREADS, OnProgress, derive_run
 from pseudoris.store.tables.annotations import SHARD_COLUMNS, shard_images
@@ -82,6 +85,8 @@ class RefilterSummary:
 
     Attributes:
         out: Path or url of the new run's folder.
+        rule: What is kept; of a combined run, what is kept of the first.
+        rules: By the name of each combined run what is kept of it, but of people's; of any other run `rule`, by "".
         num_kept_before: Expressions that the parent keeps.
         num_shards_before: Shards that an earlier call committed.
         totals: Sums over all of its shards.
@@ -90,6 +95,7 @@ class RefilterSummary:
 
     out: str
     rule: KeepRule
+    rules: Mapping[str, KeepRule]
     num_kept_before: int
     num_shards_before: int
     totals: RunTotals
@@ -119,28 +125,39 @@ def refilter(
         TransientError: Storage failed; the same call continues.
     """
     source = Parent.open(parent, target)
-    config = _changed(parent, source.header.config, change)
-    before = source.header.identity
-    method = {**before.method, "filtering": config.method()["filtering"]}
+    header, before = source.header, source.header.identity
+    # Of a combined run, each run of models gets the change; what people wrote stays.
+    is_judged = [not (header.combined and run.is_human) for run in header.runs]
+    pairs = list(zip(header.runs, is_judged, strict=True))
+    configs = [_changed(parent, run.config, change) if judges else run.config for run, judges in pairs]
+    anew = [_composes_anew(run.config, config) for run, config in zip(header.runs, configs, strict=True)]
+    _check_changes(parent, header, change, configs, composes_anew=any(anew))
+    rules: Any = [config.method()["filtering"] for config in configs]
+    method = {**before.method, "filtering": rules if header.combined else rules[0]}
     versions = {**before.versions, **package_versions(WRITERS)}
-    compose = None
-    if _composes_anew(source.header.config, config):
+    config, compose = configs[0], None
+    if any(anew):
         if composer_of is None:
             raise ValueError("composing changes, and composer_of is not given")
         method["composing"] = config.method()["composing"]
         versions |= package_versions(("numpy",))
         compose = _without_composed if config.composing is None else composer_of(config)
     identity = before.model_copy(update={"method": method, "versions": versions})
-    placement = config.placement.model_copy(update={"allow_mixed": allow_mixed, "repair": is_repair})
+    placement = header.config.placement.model_copy(update={"allow_mixed": allow_mixed, "repair": is_repair})
     config = config.model_copy(update={"placement": placement})
-    request = RunRequest("refilter", source.header.source, identity, config, audit=change.audit)
-    rewrite = partial(_rewritten, source, compose)
+    combined = tuple(
+        run.model_copy(update={"config": config, "origin": "refilter" if judges else run.origin})
+        for run, config, judges in zip(header.combined, configs, is_judged, strict=False)
+    )
+    request = RunRequest("refilter", header.source, identity, config, audit=change.audit, combined=combined)
+    rewrite = partial(_rewritten, compose)
     planned, written = derive_run(
         target, source, request, rewrite, num_workers=num_threads, on_progress=on_progress, on_wait=on_wait
     )
     return RefilterSummary(
         out=target.root,
         rule=rule_of(planned.header),
+        rules={run.name: rule_of(run) for run, judges in zip(planned.header.runs, is_judged, strict=True) if judges},
         num_kept_before=sum(receipt.counts.kept for receipt in source.receipts(planned.parent)),
         num_shards_before=written.num_shards_before,
         totals=written.totals,
@@ -162,9 +179,13 @@ def refiltered(table: pa.Table, rule: KeepRule) -> pa.Table:
 
 
 def _rewritten(
-    parent: Parent, compose: Compose | None, header: RunHeader, before: Receipt, contents: dict[str, bytes]
+    compose: Compose | None, header: RunHeader, shard: DerivedShard, contents: dict[str, bytes]
 ) -> tuple[Mapping[str, bytes], ShardCounts]:
-    rule, fitted = rule_of(header), parent.header.config.filtering.fitted_values
+    parent, before = shard.parent, shard.receipt
+    rule = rule_of(header.of_shard(shard.number))
+    if rule.tau is None:
+        return contents, before.counts
+    fitted = parent.header.of_shard(before.shard).config.filtering.fitted_values
     # Weights are copied if the rule is the parent's: a computation on another machine may change the last digit.
     rule = replace(rule, pair_weight=None) if rule.pair_weight == fitted.pair_weight else rule
 
@@ -209,19 +230,30 @@ def _changed(parent: RunLocation, config: RunConfig, change: RuleChange) -> RunC
     if other := [key for key in laid if key != "composing" and laid[key] != tree.get(key)]:
         raise ConfigError(f"--set {other[0]}: refilter changes composing alone, such as composing.min_further=0.95")
     changed = validate(laid)
-    if change.audit is not None and _composes_anew(config, changed):
-        raise ConfigError(
-            "--accuracy holds for what was judged, and --set or --weights compose others: refilter with these first, "
-            "then draw and judge an audit of that run"
-        )
     if changed.composing is None and change.fitted is not None and change.fitted.values.pair_weight is None:
         raise ConfigError(
             f"--weights holds a composer's weights alone, and {parent.root} composes nothing: add --set composing={{}}"
         )
     check_scored(changed, change.keep or (), parent.root)
-    if changed == config:
+    return changed
+
+
+def _check_changes(
+    parent: RunLocation, header: RunHeader, change: RuleChange, configs: Sequence[RunConfig], *, composes_anew: bool
+) -> None:
+    """Accept the new `configs` of `header.runs` if something changes, and if they are equal where they must be."""
+    if change.audit is not None and composes_anew:
+        raise ConfigError(
+            "--accuracy holds for what was judged, and --set or --weights compose others: refilter with these first, "
+            "then draw and judge an audit of that run"
+        )
+    if composes_anew or change.fitted is not None:
+        check_alike(parent, header, "composing anew, or --weights,")
+    if change.audit is not None:
+        check_alike(parent, header, "--accuracy")
+    if list(configs) == [run.config for run in header.runs]:
+        before = configs[0].filtering
         raise ConfigError(
             f"the parent already keeps {KeepRule(before.tau, before.keep, lone_masks=before.lone_masks)}: "
             "give another --tau, --keep, --lone-masks, --weights or --set"
         )
-    return changed

@@ -1,6 +1,7 @@
 """Writes runs by threads of one process, without Ray. For imports, `refilter` and `training/ppt`; `cli` shows results.
 
-A derived run is written out of the tables of a complete one, shard by shard: a refilter, or a person's corrections.
+A derived run is written out of the tables of others, shard by shard: a refilter, a person's corrections, several runs
+in one.
 Equal work must give equal bytes, whatever the number of threads.
 """
 
@@ -20,9 +21,10 @@ from pseudoris.schemas.shard import Shard, ShardFault
 from pseudoris.schemas.tables import MASKS, SCHEMAS
 from pseudoris.store.runs.commit import Provenance, as_quarantined, commit_parts, commit_shard, make_receipt
 from pseudoris.store.runs.lock import RunLock
+from pseudoris.store.runs.parents import Combination, DerivedShard, Parent
 from pseudoris.store.runs.pending_work import Committed, Notice, PendingWork, RunEvent, missing_shards
 from pseudoris.store.runs.plan import read_shard_plan
-from pseudoris.store.runs.planned_run import Parent, PlannedRun, RunRequest, plan_run
+from pseudoris.store.runs.planned_run import PlannedRun, RunRequest, plan_run
 from pseudoris.store.runs.receipts import RunTotals, read_receipt
 from pseudoris.store.sessions.session import Outcome, RunSession
 
@@ -35,8 +37,8 @@ DEFAULT_THREADS: Final = 4
 OnProgress = Callable[[int, int], None]
 # The function makes a shard from its plan entries. Several threads call it at once.
 MakeShard = Callable[[Sequence[PlanEntry]], Shard]
-# The function gets the new header, the parent's receipt and parts by table, and returns new parts and counts.
-Rewrite = Callable[[RunHeader, Receipt, dict[str, bytes]], tuple[Mapping[str, bytes], ShardCounts]]
+# The function gets the new header, the shard, and the parent's parts by table; it returns new parts and counts.
+Rewrite = Callable[[RunHeader, DerivedShard, dict[str, bytes]], tuple[Mapping[str, bytes], ShardCounts]]
 # The function yields the number of each pending shard, and a function that makes and commits this shard.
 _Work = Callable[[PendingWork], Iterable[tuple[int, Callable[[], Receipt]]]]
 
@@ -86,7 +88,7 @@ def write_run(
 
 def derive_run(
     location: RunLocation,
-    parent: Parent,
+    parent: Parent | Combination,
     request: RunRequest,
     rewrite: Rewrite,
     *,
@@ -94,7 +96,7 @@ def derive_run(
     on_progress: OnProgress,
     on_wait: Callable[[str], None],
 ) -> tuple[PlannedRun, WrittenRun]:
-    """Write or continue a run with the parent's plan, whose shards are the parent's, rewritten.
+    """Write or continue a run whose shards are the parent's, or those of several parents, rewritten.
 
     `num_workers` threads call `rewrite`. `on_wait` is told who holds the run, before a wait, and of an edited data
     card. ConfigError if the parent is not complete or there is another run; TransientError if storage failed.
@@ -104,20 +106,21 @@ def derive_run(
         planned = plan_run(location, replace(request, lock=lock), parent)
         header = planned.header
 
-        def commit(before: Receipt) -> Receipt:
-            contents = {table: parent.read_part(table, before.parts[table]) for table in SCHEMAS}
-            written, counts = rewrite(header, before, contents)
+        def commit(shard: DerivedShard) -> Receipt:
+            before = shard.receipt
+            contents = {table: shard.parent.read_part(table, before.parts[table]) for table in SCHEMAS}
+            written, counts = rewrite(header, shard, contents)
             # No stage has worked on the shard, so its receipt has no seconds and no nodes.
             mixed = tuple(dict.fromkeys((*before.mixed, *planned.mixed)))
             provenance = Provenance(degraded=before.degraded, mixed=mixed, header_sha256=header.sha256)
-            receipt = make_receipt(Shard(before.shard, 0, ()), written, counts, provenance)
-            if receipt.parts[MASKS].sha256 == before.parts[MASKS].sha256:
+            receipt = make_receipt(Shard(shard.number, 0, ()), written, counts, provenance)
+            if shard.name or receipt.parts[MASKS].sha256 == before.parts[MASKS].sha256:
                 receipt = receipt.model_copy(update={"masks_left": before.masks_left, "emptied": before.emptied})
             return commit_parts(location, written, receipt, is_repair=planned.is_repair)
 
         def work(pending: PendingWork) -> Iterable[tuple[int, Callable[[], Receipt]]]:
-            lacking, held = frozenset(pending.shards), parent.receipts(planned.parent)
-            return ((before.shard, partial(commit, before)) for before in held if before.shard in lacking)
+            lacking = frozenset(pending.shards)
+            return ((each.number, partial(commit, each)) for each in parent.derived(header) if each.number in lacking)
 
         return planned, _written(location, planned, lock, work, num_workers, on_progress=on_progress, on_notice=on_wait)
 

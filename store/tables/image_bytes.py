@@ -9,6 +9,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Final
 
+from pseudoris.files.key_order import path_key
 from pseudoris.files.location import RunLocation
 from pseudoris.primitives.errors import ConfigError, ImageError
 from pseudoris.schemas.ids import sha256_hex
@@ -25,44 +26,79 @@ MOVED: Final = (
 )
 
 
+def is_named(name: str, header: RunHeader) -> bool:
+    """Return whether a run that was combined has the name, or one that begins with it and a `/`."""
+    return any(f"{each.name}/".startswith(f"{name}/") for each in header.runs)
+
+
 class PlannedImages:
-    """Reads images of a run again from its SOURCE. Can be pickled; keeps the root, and the plan of the last shard."""
+    """Reads images of a run again from its SOURCE. Can be pickled; keeps the roots, and the plan of the last shard."""
 
     def __init__(
-        self, location: RunLocation, header: RunHeader, *, source: str | None = None, is_random_access: bool = False
+        self,
+        location: RunLocation,
+        header: RunHeader,
+        *,
+        source: str | Mapping[str, str] | None = None,
+        is_random_access: bool = False,
     ) -> None:
-        """Wire it; `source` says where the images are now, and random access keeps the plans of all shards."""
+        """Wire it; `source` says where the images are now, and random access keeps the plans of all shards.
+
+        Of a combined run, `source` may be that of each run by its name; a name stands for all that begin with it.
+        ConfigError for a name that the run has not.
+        """
         self._location = location
         self._header = header
-        self._source = source
+        self._source = {"": source} if isinstance(source, str) else dict(source or {})
+        names = dict.fromkeys(each.name for each in header.runs)
+        for given in self._source:
+            if given and not is_named(given, header):
+                known = f"the names {', '.join(names)}" if any(names) else "no names: it is not combined of several"
+                raise ConfigError(f"there are no images {given!r} to be moved: {location.root} has {known}")
         self._is_random_access = is_random_access
         self._plans: dict[int, dict[str, PlanEntry]] = {}
-        self._root: SourceRoot | None = None
+        self._roots: dict[tuple[str, str | None], SourceRoot] = {}
 
     def read(self, shard: int, keys: Collection[str]) -> Iterator[tuple[str, Outcome]]:
         """Yield key and outcome of each image, in the order of the plan; neighbours in a file are read together.
 
         An image that is missing, changed or too large is an outcome. ConfigError if SOURCE itself no longer exists.
         """
-        config, plan = self._header.config, self._plans.get(shard)
+        header, plan = self._header.of_shard(shard), self._plans.get(shard)
+        config, (moved, prefix) = header.config, self._place(header.name)
         if plan is None:
             planned = read_shard_plan(self._location, self._header, shard)
-            if self._source is not None:
+            if moved is not None:
                 # A copied file has another time and etag, so the sha256 decides whether it is the same image.
                 planned = [replace(entry, etag=None, mtime_ns=None) for entry in planned]
             plan = {entry.key: entry for entry in planned}
             # The mapping is replaced and never changed, because threads that read ahead may use it at any time.
             self._plans = {**self._plans, shard: plan} if self._is_random_access else {shard: plan}
         entries = sorted((plan[key] for key in keys), key=lambda entry: entry.position)
-        if self._root is None:
-            opened = open_recorded_root if self._source is None else open_root
+        place = moved or header.source
+        root = place, config.source.endpoint_url
+        if root not in self._roots:
+            opened = open_recorded_root if moved is None else open_root
             try:
-                self._root = opened(self._source or self._header.source, config.source, config.placement.storage)
+                self._roots[root] = opened(place, config.source, config.placement.storage)
             except ConfigError as error:
                 raise ConfigError(f"{str(error).removesuffix('.')}. If the images were moved, {MOVED}.") from None
         keys_by_position = {entry.position: entry.key for entry in entries}
-        for position, outcome in read_entries(self._root, entries, config):
+        entries = [replace(entry, key=entry.key.removeprefix(prefix)) for entry in entries] if prefix else entries
+        for position, outcome in read_entries(self._roots[root], entries, config):
             yield keys_by_position[position], outcome
+
+    def _place(self, name: str) -> tuple[str | None, str]:
+        """Return where images of a combined run of this name are now, and what of their keys the place stands for.
+
+        The place is None if they have not moved.
+        """
+        words = name.split("/")
+        for num in range(len(words), -1, -1):
+            given = "/".join(words[:num])
+            if given in self._source:
+                return self._source[given], f"{path_key(given)}/" if given else ""
+        return None, f"{path_key(name)}/" if name else ""
 
     def outcomes(self, shard: int, wanted: Sequence[tuple[str, str | None, bytes | None]]) -> Iterator[Outcome]:
         """Yield what comes of images of a shard, given as key, sha256 and embedded bytes, in their order.

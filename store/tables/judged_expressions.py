@@ -32,11 +32,20 @@ def rule_of(header: RunHeader) -> KeepRule:
     return KeepRule(tau, filtering.keep, fitted.confidence, filtering.lone_masks, fitted.pair_weight)
 
 
+def stated_rules(header: RunHeader) -> dict[str, KeepRule | None]:
+    """Return the `stated_rule` of each run that was combined, by its name; of any other run its own by ""."""
+    return {each.name: stated_rule(each) for each in header.runs}
+
+
 def stated_rule(header: RunHeader) -> KeepRule | None:
     """Return the keep rule to show to people; None for imports and PPT's runs, where no score decides.
 
-    It has a tau only if that is known to be the bound: for our own scorer and for a refilter.
+    It has a tau only if that is known to be the bound: for our own scorer and for a refilter. A combined run has one
+    only if all of its runs have the same.
     """
+    if header.combined:
+        first, *rest = map(stated_rule, header.runs)
+        return first if all(each == first for each in rest) else None
     if header.origin == "ppt" or header.is_human:
         return None
     filtering, rule = header.config.filtering, rule_of(header)

@@ -23,6 +23,7 @@ from pseudoris.primitives.errors import ConfigError, check_number
 from pseudoris.primitives.templates import html_text
 from pseudoris.primitives.threads import map_in_threads
 from pseudoris.primitives.uris import whole_number
+from pseudoris.schemas.config import RunConfig
 from pseudoris.schemas.run_records import PartRecord, RunHeader
 from pseudoris.schemas.tables import EXPRESSIONS, FAILURES, IMAGES, MASKS, SCHEMAS, SCHEMAS_OF_5
 from pseudoris.store.runs.receipts import READERS, RunTotals, Totals, part_path
@@ -81,7 +82,7 @@ class Run:
         header: What the run was planned with: SOURCE, configuration, identity, numbers of images and shards.
     """
 
-    def __init__(self, location: RunLocation, *, source: str | None = None) -> None:
+    def __init__(self, location: RunLocation, *, source: str | Mapping[str, str] | None = None) -> None:
         """Open the run at `location` with one listing; ConfigError if none was started there. No part is read.
 
         `source` says where the images are now.
@@ -90,11 +91,12 @@ class Run:
         self._opened = OpenRun.at(location)
         self.header: RunHeader = self._opened.header
         # Retries are short, because a notebook must not wait minutes for a bucket that is gone.
-        placement = self.header.config.placement
-        placement = placement.model_copy(update={"storage": placement.storage.hasty()})
-        config = self.header.config.model_copy(update={"placement": placement})
-        header = self.header.model_copy(update={"config": config})
-        self._pictures = PlannedImages(location, header, source=source)
+
+        def hasty(config: RunConfig) -> RunConfig:
+            storage = config.placement.storage.hasty()
+            return config.model_copy(update={"placement": config.placement.model_copy(update={"storage": storage})})
+
+        self._pictures = PlannedImages(location, self.header.with_configs(hasty), source=source)
         # Holds the index of the shard that was read last (-1 for none), and its images.
         self._last: tuple[int, list[RunImage]] = (-1, [])
 
@@ -114,7 +116,8 @@ class Run:
         ends = self._contents.image_ends
         at = bisect_right(ends, place)
         if self._last[0] != at:
-            shard, plugins = self._opened.shard(at), self.header.config.images.decoder_plugins
+            shard = self._opened.shard(at)
+            plugins = self.header.of_shard(shard.receipt.shard).config.images.decoder_plugins
             found = [RunImage(each, partial(self._load, shard, each), plugins) for each in iter_annotations([shard])]
             self._last = (at, found)
         # `place - ends[at]` is negative, because it counts from the end of the shard's images.

@@ -21,8 +21,8 @@ from pseudoris.schemas.shard_blocks import block_to_shard, shard_to_block
 from pseudoris.store.runs.attempts import begin_attempt, parse_attempts
 from pseudoris.store.runs.garbage import run_gc
 from pseudoris.store.runs.manifest import write_manifest
+from pseudoris.store.runs.parents import Parent
 from pseudoris.store.runs.plan import read_shard_plan
-from pseudoris.store.runs.planned_run import Parent
 from pseudoris.store.runs.receipts import latest_receipts, list_receipts, read_receipt, receipt_path
 from pseudoris.store.sources.planned_images import Reading
 from tests.store.builders import annotated, commit, commit_images, empty, make_entries, quarantined, start_run

@@ -14,7 +14,8 @@ from pseudoris.files.location import RunLocation
 from pseudoris.primitives.errors import ConfigError
 from pseudoris.primitives.measures import BATCH_FILL, STORAGE_RETRIES, collecting, count, record, take_counts
 from pseudoris.schemas import ids, tables
-from pseudoris.schemas.run_records import AuditRecord, Identity, PartRecord, Receipt, ShardCounts
+from pseudoris.schemas.audit_records import AuditRecord
+from pseudoris.schemas.run_records import Identity, PartRecord, Receipt, ShardCounts
 from pseudoris.schemas.shard import (
     CaptionSample,
     ExpressionRecord,

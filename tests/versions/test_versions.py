@@ -20,7 +20,7 @@ import pytest
 
 from pseudoris import RisDataset, SampleSpec, open_run
 from pseudoris.files.location import RunLocation
-from pseudoris.schemas.tables import IMAGES_SCHEMA, SCHEMAS
+from pseudoris.schemas.tables import IMAGES_SCHEMA, SCHEMAS, SCHEMAS_OF_5
 from pseudoris.store.runs.header import require_header
 from pseudoris.store.runs.manifest import write_manifest
 from pseudoris.store.tables.parts import read_part
@@ -142,6 +142,25 @@ def test_it_is_refiltered(kept):
     says("refilter", "finished", "stricter", "--tau", "2", at=kept)
     says("verify", "stricter", at=kept)
     assert any(row["kept"] for row in rows(kept / "stricter", "expressions"))
+
+
+def test_it_is_combined_and_columns_that_it_lacks_are_null(kept):
+    shutil.copytree(kept / "finished", kept / "again")
+    forge(kept / "again", lambda tree: tree.update(created_utc="2026-01-01T00:00:00+00:00"))
+    says("combine", "finished", "again", "both", at=kept)
+    says("verify", "both", at=kept)
+    for table, lost in SCHEMAS.items():
+        written = rows(kept / "both", table)
+        assert len(written) == 2 * len(rows(kept / "finished", table))
+        later = set(lost.names) - set(SCHEMAS_OF_5[table].names)
+        assert all(row[name] is None for row in written for name in later)
+    texts = [[row["text"] for row in rows(kept / run, "expressions")] for run in ("finished", "both")]
+    assert sorted(texts[0] * 2) == sorted(texts[1])
+    says("refilter", "both", "stricter", "--tau", "2", at=kept)
+    says("verify", "stricter", at=kept)
+    says("combine", "finished", "alone", at=kept)
+    tables = {name: data for name, data in parts(kept / "finished").items() if not name.startswith("_")}
+    assert tables.items() <= parts(kept / "alone").items()
 
 
 # Only a run of 0.5.0 may hold a query that `source.allowed_query` does not allow.

@@ -296,21 +296,27 @@ def digests_of(run: RunConfig) -> frozenset[str]:
 def models_of(location: RunLocation) -> dict[str, str] | None:
     """Return the sha256 of the models that made a run, by stage; {} of human annotation, None where it is not known.
 
-    A recipe of PPT has those of its parent too. "" stands for a digest that is over more than the weights, with an
-    instance prior or a parser of nouns.
+    A recipe of PPT has those of its parent too, a combined run those of all its runs. "" stands for a digest that is
+    over more than the weights, with an instance prior or a parser of nouns.
     """
     try:
         header = require_header(location)
-        if header.is_human:
-            return {}
         above = header.parent if header.origin == "ppt" else None
         found = {} if above is None else models_of(RunLocation.open_to_read(above.location))
     except (ConfigError, TransientError):
         return None
-    config = header.config
-    is_more = {STAGE_PROPOSE: config.masks.prior.path is not None, STAGE_FILTER: config.filtering.nouns != "rules"}
-    own = {stage: "" if is_more.get(stage) else digest for stage, digest in header.identity.weights.items()}
-    return None if found is None else {**found, **own} or None
+    if header.is_human:
+        return {}
+    for run in header.runs:
+        config, several = run.config, f" ({run.name})" if len(header.runs) > 1 else ""
+        is_more = {STAGE_PROPOSE: config.masks.prior.path is not None, STAGE_FILTER: config.filtering.nouns != "rules"}
+        own = {
+            f"{stage}{several}": "" if is_more.get(stage) else digest for stage, digest in run.identity.weights.items()
+        }
+        if found is None or not (own or run.is_human or above):
+            return None
+        found |= own
+    return found or None
 
 
 def circularity(origin: Origin, truth: HeldOutExpressions) -> list[str]:

@@ -245,7 +245,8 @@ def evaluate_run(
     # More than half of the masks must match, because a model may match a small object's mask exactly by chance.
     is_same = 2 * num_same > bootstrap.total("masks.proposals")[0]
     circular = [f"Circular: {masks}. The figures of masks say nothing."] if is_same else []
-    circular += [_FITTED] if run.header.config.filtering.fitted_values.confidence is not None else []
+    is_fitted = any(each.config.filtering.fitted_values.confidence is not None for each in run.header.runs)
+    circular += [_FITTED] if is_fitted else []
     return summarise_evaluation(bootstrap, counts, truth, run=location.root, notes=notes, circular=circular)
 
 

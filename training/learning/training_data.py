@@ -137,7 +137,7 @@ def open_runs(
         if snapshots is not None and state is None:
             raise ConfigError(f"The training did not read {location.root} before. Resume it with the same runs.")
         snapshot = None if state is None else Snapshot.from_state(location, state)
-        if is_human and require_header(location).origin != "import":
+        if is_human and (header := require_header(location)).origin != "import" and not header.is_human:
             raise ConfigError(f"--human {location.root} is no human annotation. Give the OUT of `pseudoris import`.")
         own = served_by(location, spec, snapshot) if is_human else spec
         dataset = RisDataset(location, own, snapshot=snapshot)

@@ -18,6 +18,9 @@ from pseudoris.primitives.run_lengths import summarise_rle
 from pseudoris.schemas.ids import image_id, sha256_hex
 from pseudoris.schemas.run_records import PlanEntry, RunHeader
 from pseudoris.schemas.shard import ExpressionRecord, MaskRecord, ShardImage
+from pseudoris.store.runs.header import require_header
+from pseudoris.store.runs.manifest import write_manifest
+from pseudoris.store.sessions.combined_run import combine
 from pseudoris.store.tables.annotations import AnnotatedImage
 from pseudoris.store.tables.open_run import OpenRun
 from tests.builders.images import encode, oriented
@@ -140,11 +143,26 @@ GROUPS = {
 }
 
 
+def groups_of(key: str) -> tuple[tuple[str, tuple[int, ...]], ...]:
+    """Return the texts of several masks, or of none, of an image; a name of a combined run may stand before its key."""
+    return next((said for name, said in GROUPS.items() if f"/{key}".endswith(f"/{name}")), ())
+
+
+def combined_runs(folder: Path, **runs: BuiltRun) -> BuiltRun:
+    """Combine runs by name, and return the truth of all of them under the new keys."""
+    for run in runs.values():
+        write_manifest(run.location)
+    location = RunLocation.open(str(folder))
+    combine([(name, run.location) for name, run in runs.items()], location)
+    truth = (replace(each, key=f"{name}/{each.key}") for name, run in runs.items() for each in run.truth)
+    return BuiltRun(location, require_header(location), tuple(truth))
+
+
 def build_run_of_several(place: RunLocation | Path, **options) -> BuiltRun:
     """Commit a run with expressions of several masks and of none."""
 
     def more(key: str, masks: Sequence[MaskRecord]) -> Iterable[ExpressionRecord]:
-        for text, places in GROUPS.get(key, ()):
+        for text, places in groups_of(key):
             said = make_expression("", text)
             yield replace(said, target_mask_ids=tuple(masks[place].mask_id for place in places))
 
@@ -178,7 +196,7 @@ def true_expressions(run: BuiltRun) -> list[TrueExpression]:
         found += [TrueExpression(image.image_id, text, (mask.pixels,)) for mask in image.masks for text in mask.texts]
         found += [
             TrueExpression(image.image_id, text, tuple(pixels[place] for place in places))
-            for text, places in GROUPS.get(image.key, ())
+            for text, places in groups_of(image.key)
         ]
     return found
 

@@ -19,12 +19,12 @@ from pseudoris.interchange.exports import EXPORTS
 from pseudoris.interchange.exports.conversations import factory_size, qwen_size
 from pseudoris.interchange.exports.record_lists import brush_strokes, pixels_of_strokes
 from tests.interchange.exports.builders import (
-    GROUPS,
     HEIGHT,
     UPRIGHT,
     WIDTH,
     BuiltRun,
     TrueExpression,
+    groups_of,
     true_expressions,
 )
 from tests.interchange.exports.readers_conversations import read_factory, read_odvg, read_qwen, read_swift
@@ -247,7 +247,11 @@ def test_a_json_of_reasonseg_has_all_texts_of_its_masks_and_its_image_is_called_
     assert b"\x89PNG" in {path.read_bytes()[:4] for path in paths}
     texts = [json.loads(path.read_text())["text"] for path in paths if path.suffix == ".json"]
     assert texts.count(["the left thing", "a thing"]) == 1
-    assert report.rows == {"images": 3, "sets of masks": len(texts), "expressions": sum(map(len, texts))}
+    assert report.rows == {
+        "images": len(run_of_several.truth),
+        "sets of masks": len(texts),
+        "expressions": sum(map(len, texts)),
+    }
     named, _ = exported("reasonseg", dataset="mine", split="val")
     assert len(list(read_reasonseg(named, "mine", "val"))) == report.rows["expressions"]
     exported("reasonseg", split="explanatory")
@@ -262,7 +266,7 @@ def test_label_studio_has_every_mask_its_texts_and_what_is_absent(exported, run_
         for (mask, texts), true in zip(regions.values(), image.masks, strict=True):
             assert np.array_equal(mask, true.pixels)
             assert texts == list(true.texts)
-        assert alone == [text for text, places in GROUPS[image.key] if not places]
+        assert alone == [text for text, places in groups_of(image.key) if not places]
     assert report.dropped["expressions that refer to several masks"] == 3
 
 

@@ -13,8 +13,9 @@ from pseudoris.store.runs.attempts import begin_attempt
 from pseudoris.store.runs.header import require_header
 from pseudoris.store.runs.lock import Claim, RunLock, claim_to_bytes
 from pseudoris.store.runs.manifest import write_manifest
+from pseudoris.store.runs.parents import Parent
 from pseudoris.store.runs.plan import iter_plan
-from pseudoris.store.runs.planned_run import Parent, RunRequest, plan_run
+from pseudoris.store.runs.planned_run import RunRequest, plan_run
 from pseudoris.store.sources import SourceItem
 from tests.builders.scored_runs import scored_run
 from tests.builders.seals import edit_sealed

@@ -22,7 +22,8 @@ from pseudoris.primitives.errors import ConfigError
 from pseudoris.schemas.ids import sha256_hex
 from pseudoris.schemas.run_records import PlanEntry
 from pseudoris.schemas.shard import ExpressionRecord, Shard, ShardImage
-from pseudoris.store.runs.planned_run import Parent, RunRequest, plan_run
+from pseudoris.store.runs.parents import Parent
+from pseudoris.store.runs.planned_run import RunRequest, plan_run
 from pseudoris.store.sessions.thread_executor import OnProgress, WrittenRun, write_run
 from pseudoris.store.sources import SourceItem
 from pseudoris.training.ppt.recipes.recipe_config import ComposeConfig, RecipeConfig

@@ -31,7 +31,8 @@ from pseudoris.schemas.run_records import PlanEntry
 from pseudoris.schemas.shard import ExpressionRecord, Failure, Shard, ShardImage
 from pseudoris.schemas.tables import EXPRESSIONS, FAILURES
 from pseudoris.store.runs.header import require_header
-from pseudoris.store.runs.planned_run import Parent, RunRequest, plan_run
+from pseudoris.store.runs.parents import Parent
+from pseudoris.store.runs.planned_run import RunRequest, plan_run
 from pseudoris.store.sessions.thread_executor import OnProgress, WrittenRun, write_run
 from pseudoris.store.sources import Source, SourceItem, open_source
 from pseudoris.store.sources.proven_shard import read_shard

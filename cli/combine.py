@@ -1,0 +1,64 @@
+"""`pseudoris combine`: makes one run of several, or of one, without a model. Called by `main`.
+
+`store/sessions/combined_run` does the work.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Annotated
+
+from pseudoris.cli import options
+from pseudoris.cli.console import report, stdout
+from pseudoris.cli.formats import facts_table, format_bytes, kept_text, next_lines
+from pseudoris.cli.options import argument, option
+from pseudoris.cli.progress import write_with_bar
+from pseudoris.files.location import RunLocation
+from pseudoris.files.named_places import named_runs
+from pseudoris.store.sessions.combined_run import CombineSummary
+from pseudoris.store.sessions.combined_run import combine as combine_runs
+from pseudoris.store.sessions.thread_executor import DEFAULT_THREADS
+
+
+def combine(
+    runs: Annotated[
+        list[str],
+        argument(
+            "RUN...",
+            "Runs, as folders or urls, or NAME=RUN. Of several, a key becomes <name>/<key>; a name is that of the "
+            "folder, if none is given.",
+        ),
+    ],
+    out: Annotated[str, argument("OUT", "Folder or url for the new run.")],
+    is_partial: Annotated[bool, option("--partial", "Take what is committed of runs that are not finished.")] = False,
+    threads: Annotated[
+        int, option("Number of shards at once; each is held in memory.", min=1, max=64)
+    ] = DEFAULT_THREADS,
+    allow_mixed: Annotated[
+        bool, option("--allow-mixed", "Continue with other package versions than OUT began with.")
+    ] = False,
+    repair: options.Repair = False,
+) -> None:
+    """Make one run of several, or of one. No model runs."""
+    target = RunLocation.open(out)
+    given = [(name, RunLocation.open(place)) for name, place in named_runs(runs)]
+    write = partial(combine_runs, given, target, is_partial=is_partial, num_threads=threads)
+    write = partial(write, allow_mixed=allow_mixed, is_repair=repair)
+    _print(out, write_with_bar(target, write, before="reading the runs", during="combining images"))
+
+
+def _print(out: str, found: CombineSummary) -> None:
+    totals = found.totals
+    table = facts_table(f"{out}: complete")
+    for name, number in found.images.items():
+        rule = found.rules[name]
+        table.add_row(f"from {name}" if name else "from", f"{number:,} images; keeps {rule or 'all that people wrote'}")
+    table.add_row("images, masks", f"{totals.images:,}, {totals.masks:,}")
+    table.add_row("kept expressions", kept_text(totals.kept, totals.kept_lone, num_candidates=totals.expressions))
+    earlier = f", {found.num_shards_before:,} of them by an earlier call" if found.num_shards_before else ""
+    table.add_row("shards", f"{totals.shards:,}{earlier}")
+    table.add_row("output", format_bytes(totals.output_bytes))
+    stdout.print(table, soft_wrap=True)
+    for line in found.notes:
+        report("note", line, "yellow")
+    stdout.print(next_lines(out), soft_wrap=True)

@@ -1,0 +1,69 @@
+"""Places that a name may stand before, `NAME=RUN` and `NAME=PATH`. Called by `cli`, `store` and `pseudoris`."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path, PurePosixPath
+from typing import NamedTuple
+
+from pseudoris.primitives.errors import ConfigError
+
+
+class NamedPlace(NamedTuple):
+    """A path or url, and the name that was given before it; None without one."""
+
+    name: str | None
+    place: str
+
+    @classmethod
+    def parse(cls, text: str, *, may_nest: bool = False) -> NamedPlace:
+        """Return `NAME=PLACE` in its two parts; a path that exists and a url may hold a `=`.
+
+        ConfigError for a name that cannot be the first folder of a key, or, if it `may_nest`, the first few.
+        """
+        name, sign, place = text.partition("=")
+        if not sign or "://" in name or os.path.lexists(text):
+            return cls(None, text)
+        if not place or not all(map(_is_name, name.split("/") if may_nest else [name])):
+            raise ConfigError(
+                f"{text!r} is no NAME=PATH, whose NAME is a word without `/`, and there is no {text!r}: give another "
+                "name, or check the path"
+            )
+        return cls(name, place)
+
+
+def _is_name(word: str) -> bool:
+    return word not in ("", ".", "..") and "/" not in word and word.isprintable()
+
+
+def named_runs(texts: Sequence[str]) -> list[tuple[str, str]]:
+    """Return the name and the place of each run that `combine` is given; "" for one run without a name.
+
+    A run's own name is that of its folder. Two runs have one name only if both were given it.
+    """
+    parsed = [NamedPlace.parse(text) for text in texts]
+    if len(parsed) == 1:
+        return [(parsed[0].name or "", parsed[0].place)]
+    found: list[tuple[str, str]] = []
+    for given, place in parsed:
+        name = given or PurePosixPath(place if "://" in place else os.path.normpath(Path(place).absolute())).name
+        if not _is_name(name):
+            raise ConfigError(f"the folder of {place} is no name for its images: give it one, NAME={place}")
+        for (other, where), before in zip(found, parsed, strict=False):
+            if name == other and None in (given, before.name):
+                raise ConfigError(
+                    f"both {where} and {place} would be named {name!r}: give NAME=RUN, two names, or one for runs over "
+                    "the same pictures that share none of them"
+                )
+        found.append((name, place))
+    return found
+
+
+def moved_places(texts: Sequence[str] | None) -> str | Mapping[str, str] | None:
+    """Return what `--source PATH` or `--source NAME=PATH`, which can be repeated, names; None without one."""
+    parsed = [NamedPlace.parse(text, may_nest=True) for text in texts or ()]
+    plain = [place for name, place in parsed if name is None]
+    if plain and len(parsed) > 1:
+        raise ConfigError(f"{plain[0]!r} has no name: of several places of images, each is NAME=PATH")
+    return plain[0] if plain else {name: place for name, place in parsed if name} or None

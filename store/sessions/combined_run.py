@@ -1,0 +1,145 @@
+"""`combine` makes one run of several, or of one, without models or images. Called by `cli`, `pseudoris` and users.
+
+Every value stays, bit for bit; of several runs keys and ids are new. A run of one parent, of which nothing changes,
+has its parts. The header names the parents, with their root digests, and holds the settings of each.
+"""
+
+from __future__ import annotations
+
+import io
+import logging
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Final
+
+from pseudoris.files.location import RunLocation
+from pseudoris.primitives.errors import ConfigError
+from pseudoris.schemas.keep_rule import KeepRule
+from pseudoris.schemas.run_records import Identity, RunHeader, ShardCounts
+from pseudoris.schemas.tables import SCHEMAS
+from pseudoris.store.runs.manifest import cached_receipts
+from pseudoris.store.runs.parents import Combination, DerivedShard
+from pseudoris.store.runs.plan import read_shard_plan
+from pseudoris.store.runs.planned_run import RunRequest, package_versions
+from pseudoris.store.runs.receipts import RunTotals, part_path
+from pseudoris.store.sessions.thread_executor import DEFAULT_THREADS, OnProgress, derive_run
+from pseudoris.store.tables.judged_expressions import stated_rules
+from pseudoris.store.tables.parts import read_part
+from pseudoris.store.tables.renamed_images import renamed
+from pseudoris.store.tables.shard_tables import table_bytes
+
+logger = logging.getLogger(__name__)
+
+# These packages write the tables; what computed them is in the identity of each parent.
+_WRITERS: Final = ("pseudoris", "pyarrow")
+
+
+@dataclass(frozen=True, slots=True)
+class CombineSummary:
+    """The result of `combine`; the new run is complete.
+
+    Attributes:
+        out: Path or url of the new run's folder.
+        images: Images by the name of the run that they are from.
+        rules: What each run keeps, by its name; None where no score decides.
+        num_shards_before: Shards that an earlier call committed.
+        totals: Sums over all of its shards.
+        notes: What the user should know, a sentence each.
+    """
+
+    out: str
+    images: Mapping[str, int]
+    rules: Mapping[str, KeepRule | None]
+    num_shards_before: int
+    totals: RunTotals
+    notes: tuple[str, ...] = ()
+
+
+def combine(
+    runs: Sequence[tuple[str, RunLocation]],
+    target: RunLocation,
+    *,
+    is_partial: bool = False,
+    num_threads: int = DEFAULT_THREADS,
+    allow_mixed: bool = False,
+    is_repair: bool = False,
+    on_progress: OnProgress = lambda done, total: None,
+    on_wait: Callable[[str], None] = logger.warning,
+) -> CombineSummary:
+    """Write the images of all `runs`, by name and place, as one run to `target`; or continue that.
+
+    A name "" leaves the keys as they are. If it is killed, the same call continues; two processes may combine at once.
+    With `is_partial` what is committed of an unfinished run is taken. `on_wait` is told who holds the new run, and of
+    an edited data card.
+
+    Raises:
+        ConfigError: A run is unfinished, damaged, of PPT's pairs, or is in `target` or holds it; two runs of one name
+            share a key; or the target holds another run, or one of other parents.
+        TransientError: Storage failed; the same call continues.
+    """
+    source = Combination.open(runs, target, is_partial=is_partial)
+    for parent in source.parents:
+        if any("recipe" in each.identity.method for each in (parent.header, *parent.header.runs)):
+            raise ConfigError(
+                f"{parent.location.root} holds pairs of PPT, of which rows of one text belong together: combine the "
+                "runs that it was made from, and make the pairs anew"
+            )
+    headers = [each for parent in source.parents for each in parent.header.runs]
+    config = source.header.runs[0].config
+    is_embedded = any(parent.header.config.shards.embed_images for parent in source.parents)
+    shards = config.shards.model_copy(update={"embed_images": is_embedded})
+    placement = type(config.placement)(allow_mixed=allow_mixed, repair=is_repair, storage=config.placement.storage)
+    config = config.model_copy(update={"shards": shards, "placement": placement})
+    named: list[Any] = [list(each) for each in zip(source.names, source.roots, strict=True)]
+    identity = Identity(
+        method={"combine": {"runs": named}},
+        weights={},
+        device_kind="none",
+        versions=package_versions(_WRITERS),
+    )
+    places = ", ".join(dict.fromkeys(each.source for each in headers))
+    request = RunRequest("combine", places, identity, config)
+    planned, written = derive_run(
+        target,
+        source,
+        request,
+        partial(_rewritten, target),
+        num_workers=num_threads,
+        on_progress=on_progress,
+        on_wait=on_wait,
+    )
+    notes = [f"not byte-reproducible (accepted by --allow-mixed): {line}" for line in planned.mixed]
+    notes += [f"{place} has changed since: the new run has it as it was" for place in source.changed()]
+    return CombineSummary(
+        out=target.root,
+        images=_images(planned.header, target),
+        rules=stated_rules(planned.header),
+        num_shards_before=written.num_shards_before,
+        totals=written.totals,
+        notes=tuple(notes),
+    )
+
+
+def _rewritten(
+    target: RunLocation, header: RunHeader, shard: DerivedShard, contents: dict[str, bytes]
+) -> tuple[Mapping[str, bytes], ShardCounts]:
+    before, entries = shard.receipt, read_shard_plan(target, header, shard.number)
+    if not shard.name:
+        return contents, before.counts
+
+    def read(name: str) -> Any:
+        address = shard.parent.location.uri(part_path(name, before.parts[name]))
+        return read_part(io.BytesIO(contents[name]), SCHEMAS[name], address)
+
+    where = f"shard {before.shard} of {shard.parent.location.root}"
+    tables = renamed({name: read(name) for name in SCHEMAS}, entries, where=where)
+    return {name: table_bytes(table) for name, table in tables.items()}, before.counts
+
+
+def _images(header: RunHeader, location: RunLocation) -> dict[str, int]:
+    found: Counter[str] = Counter()
+    for receipt in cached_receipts(location, header=header):
+        found[header.of_shard(receipt.shard).name] += receipt.counts.images
+    return dict(found)

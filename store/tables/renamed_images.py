@@ -1,0 +1,67 @@
+"""Gives the images of a shard's tables other keys and ids, or drops them; all else stays. Called by `combined_run`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Final
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from pseudoris.primitives.errors import ConfigError
+from pseudoris.schemas.ids import IMAGE_ID_HEX_DIGITS
+from pseudoris.schemas.run_records import PlanEntry
+from pseudoris.schemas.tables import EXPRESSIONS, FAILURES, IMAGES, MASKS
+
+# The columns that name a mask, `<image id>-0007`.
+_OF_MASKS: Final = {MASKS: ("mask_id",), EXPRESSIONS: ("target_mask_ids", "rival_mask_id", "grounding_rival")}
+
+
+def renamed(
+    tables: Mapping[str, pa.Table], entries: Sequence[PlanEntry], kept: np.ndarray | None = None, *, where: str
+) -> dict[str, pa.Table]:
+    """Return the tables with the keys and ids of `entries`, one for each image of the table `images`, in its order.
+
+    With `kept`, (images,) bool, only these images stay, and `entries` are theirs. `where` names the shard in the
+    ConfigError for rows of no image.
+    """
+    images = tables[IMAGES] if kept is None else tables[IMAGES].filter(pa.array(kept))
+    if images.num_rows != len(entries):
+        raise ConfigError(f"{where} has {images.num_rows} images, its plan {len(entries)}: run `pseudoris verify`")
+    ids = _Ids(images["image_id"].combine_chunks(), pa.array([each.image_id for each in entries], pa.string()), where)
+    found = {}
+    for name, table in (*tables.items(), (IMAGES, images)):
+        if kept is not None and name != IMAGES:
+            table = table.filter(pc.is_in(table["image_id"], value_set=ids.old))
+        columns = {"image_id": ids.of_images(table["image_id"].combine_chunks())}
+        if name == IMAGES:
+            columns["key"] = pa.array([each.key for each in entries], pa.string())
+        for column in _OF_MASKS.get(name, ()):
+            columns[column] = ids.of_masks(table[column].combine_chunks())
+        held = [columns.get(field.name, table[field.name]) for field in table.schema]
+        found[name] = pa.table(held, schema=table.schema)
+    return {name: found[name] for name in (IMAGES, MASKS, EXPRESSIONS, FAILURES)}
+
+
+class _Ids:
+    """The new id of each image, by the old one."""
+
+    def __init__(self, old: pa.Array, new: pa.Array, where: str) -> None:
+        self.old, self._new, self._where = old, new, where
+
+    def of_images(self, ids: pa.Array) -> pa.Array:
+        """Return the new ids of images; null stays null."""
+        found = self._new.take(pc.index_in(ids, value_set=self.old, skip_nulls=True))
+        if found.null_count != ids.null_count:
+            raise ConfigError(f"{self._where} has rows of no image: run `pseudoris verify`")
+        return found
+
+    def of_masks(self, ids: pa.Array) -> pa.Array:
+        """Return the new ids of masks, or of lists of them; null stays null."""
+        if pa.types.is_list(ids.type):
+            values = self.of_masks(ids.flatten())
+            ends = pa.array(np.concatenate([[0], np.cumsum(pc.list_value_length(ids).to_numpy())]), pa.int32())
+            return pa.ListArray.from_arrays(ends, values, type=ids.type)
+        images = self.of_images(pc.utf8_slice_codeunits(ids, 0, IMAGE_ID_HEX_DIGITS))
+        return pc.binary_join_element_wise(images, pc.utf8_slice_codeunits(ids, IMAGE_ID_HEX_DIGITS), "")

@@ -1,0 +1,98 @@
+"""`pseudoris combine` as a user meets it, on runs that models made."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import pyarrow.dataset as ds
+import pytest
+
+from pseudoris import ConfigError, combine, open_run
+from pseudoris.files.location import RunLocation
+from pseudoris.synthworld.demo import write_demo
+from tests.builders.command import invoke, pseudoris_here
+from tests.builders.scored_runs import scored_run
+
+OF_KEYS = ("key", "image_id", "mask_id", "target_mask_ids", "rival_mask_id", "grounding_rival")
+
+
+@pytest.fixture(scope="module")
+def two(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("two")
+    for name, tau in (("v1", "1.0"), ("v2", "1.2")):
+        scored_run(RunLocation.open(str(folder / name)), f"filtering.tau={tau}", num_shards=1)
+    return folder
+
+
+def test_what_was_combined_is_summed_up_and_said_on_the_card(two, tmp_path):
+    out = tmp_path / "both"
+    shown = invoke("combine", two / "v1", f"second={two / 'v2'}", out).output
+    assert re.search(r"from v1 +5 images; keeps distinctiveness > 1\b", shown)
+    assert re.search(r"from second +5 images; keeps distinctiveness > 1.2\b", shown)
+    invoke("verify", out)
+    card = (out / "DATACARD.md").read_text(encoding="utf-8")
+    for words in ("images of `v1`", "images of `second`", "distinctiveness > 1.2", f"the run at `{two / 'v2'}`"):
+        assert words in card
+    assert "Each of the combined runs keeps expressions by its own rule: v1 (distinctiveness" in _quality(out)
+
+
+def _quality(out: Path) -> str:
+    invoke("gallery", out)
+    return re.sub(r"\s+", " ", (out / "gallery" / "quality.html").read_text(encoding="utf-8").replace("&gt;", ">"))
+
+
+def test_the_api_takes_paths_and_names(two, tmp_path):
+    summary = combine([two / "v1", f"b={two / 'v2'}"], tmp_path / "both")
+    assert summary.images == {"v1": 5, "b": 5}
+    assert open_run(tmp_path / "both", source={"b": "elsewhere"}).counts.images == 10
+    with pytest.raises(ConfigError, match="no images 'c' to be moved"):
+        open_run(tmp_path / "both", source={"c": "elsewhere"})
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["v1", "../x/v1", "new"], "both v1 and ../x/v1 would be named 'v1'"),
+        (["a/b=v1", "v2", "new"], "'a/b=v1' is no NAME=PATH, whose NAME is a word without `/`"),
+        (["v1", "v3", "new"], "there is no run at"),
+        (["v1", "v2", "v1/inside"], "would be inside its parent"),
+        (["v1", "w=v1", "new"], "is named twice"),
+    ],
+)
+def test_a_mistake_is_one_sentence(two, words, said):
+    ended = pseudoris_here("combine", *words, cwd=two, code=2)
+    assert said in ended.stderr
+    assert "Traceback" not in ended.stderr
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+def test_two_runs_over_one_source_equal_the_run_over_both_but_for_keys_and_ids(ray_session, tmp_path):
+    source = write_demo(tmp_path / "world", num_scenes=4)
+    names = sorted(path.name for path in source.rglob("*") if path.is_file())
+    settings = ("--preset", "tiny", "--set", "shards.max_images=1")
+    for name, listed in (("v1", names[::2]), ("v2", names[1::2])):
+        (tmp_path / f"{name}.txt").write_text("\n".join(listed), encoding="utf-8")
+        only = ("--only", f"{name}.txt", *settings)
+        pseudoris_here("annotate", str(source), name, *only, cwd=tmp_path, code=0)
+    pseudoris_here("annotate", str(source), "whole", *settings, cwd=tmp_path, code=0)
+    pseudoris_here("combine", "v1", "v2", "both", cwd=tmp_path, code=0)
+    pseudoris_here("verify", "both", cwd=tmp_path, code=0)
+    for table in ("images", "masks", "expressions", "failures"):
+        assert _rows(tmp_path / "both", table) == _rows(tmp_path / "whole", table), table
+    assert len(_rows(tmp_path / "both", "expressions")) > 100
+    refused = pseudoris_here("annotate", str(source), "both", *settings, cwd=tmp_path, code=2)
+    assert "and combine again" in refused.stderr
+
+
+def _rows(run: Path, table: str) -> list[str]:
+    """Return the rows of a table, sorted: ids without their image, and keys without their name."""
+    found = []
+    for row in ds.dataset(sorted(map(str, (run / table).iterdir()))).to_table().to_pylist():
+        for name in OF_KEYS:
+            if row.get(name) is not None:
+                row[name] = re.sub(r"v[12]/|[0-9a-f]{16}", "", json.dumps(row[name]))
+        found.append(json.dumps(row, default=str, sort_keys=True))
+    return sorted(found)

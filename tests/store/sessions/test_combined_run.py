@@ -1,0 +1,348 @@
+"""One run of several equals its parents but for keys and ids, whatever happens on the way."""
+
+from __future__ import annotations
+
+import contextlib
+import random
+import shutil
+from concurrent.futures import ThreadPoolExecutor
+from functools import partialmethod
+from pathlib import Path
+
+import pytest
+
+from pseudoris.files.local_storage import LocalStorage
+from pseudoris.files.location import RunLocation
+from pseudoris.files.named_places import moved_places, named_runs
+from pseudoris.primitives.errors import ConfigError
+from pseudoris.schemas.ids import image_id, sha256_hex
+from pseudoris.schemas.keep_rule import KeepCondition
+from pseudoris.schemas.tables import EXPRESSIONS, FAILURES, IMAGES, MASKS, SCHEMAS
+from pseudoris.store.checks.verification import verify_run
+from pseudoris.store.reports.data_card import root_of
+from pseudoris.store.runs.header import check_origin, read_header, require_header
+from pseudoris.store.runs.receipts import latest_receipts, list_receipts, receipt_path
+from pseudoris.store.sessions.combined_run import combine
+from pseudoris.store.sessions.refiltered_run import RuleChange, refilter
+from pseudoris.store.tables.image_bytes import PlannedImages
+from pseudoris.store.tables.open_run import OpenRun
+from tests.builders.scored_runs import begin, commit_scored, finish, scored_run
+from tests.builders.seals import forge_header, without_digests
+from tests.store.builders import commit_images, empty, make_entries, parts, start_run
+
+IDS = ("image_id", "mask_id", "target_mask_ids", "rival_mask_id", "grounding_rival")
+
+
+@pytest.fixture
+def place(tmp_path):
+    return lambda name: RunLocation.open(str(tmp_path / name))
+
+
+@pytest.fixture
+def two(place):
+    """Return two runs over the same keys, of other rules and other scores."""
+    first, second = place("v1"), place("v2")
+    scored_run(first, num_shards=2)
+    scored_run(second, "filtering.tau=1.2", "filtering.keep=['count >= 2']", num_shards=3)
+    return [("v1", first), ("v2", second)]
+
+
+def rows_of(location: RunLocation, table: str) -> list[dict]:
+    return OpenRun.at(location).table(table).to_pylist()
+
+
+def named(row: dict, name: str) -> dict:
+    """Return a row of a parent with the key and the ids that it has in a combined run, computed in plain words."""
+    keys = {image_id(key): f"{name}/{key}" for key in ALL_KEYS}
+
+    def renamed(value: object) -> object:
+        if isinstance(value, list):
+            return [renamed(each) for each in value]
+        if not isinstance(value, str):
+            return value
+        image, hyphen, number = value.partition("-")
+        return image_id(keys[image]) + hyphen + number
+
+    changed = {column: renamed(value) for column, value in row.items() if column in IDS}
+    return {**row, **changed, **({"key": f"{name}/{row['key']}"} if "key" in row else {})}
+
+
+ALL_KEYS = [each.key for each in make_entries(5, 5)]
+
+
+def files_of(location: RunLocation) -> dict[str, bytes]:
+    return {p: without_digests(p, data) for p, data in parts(location, "_plan/g0001", "_receipts").items()}
+
+
+def test_rows_are_those_of_the_parents_with_other_keys_and_ids(two, place):
+    summary = combine(two, new := place("new"))
+    report = verify_run(new)
+    assert report.is_clean, report.problems
+    for table in SCHEMAS:
+        assert rows_of(new, table) == [named(row, name) for name, run in two for row in rows_of(run, table)]
+    counts = [each.counts for _, run in two for each in latest_receipts(run)]
+    assert [each.counts for each in latest_receipts(new)] == counts
+    assert summary.images == {"v1": 10, "v2": 15}
+    header = require_header(new)
+    assert (header.origin, [each.name for each in header.combined]) == ("combine", ["v1", "v2"])
+    for run, (_, parent) in zip(header.combined, two, strict=True):
+        own = require_header(parent)
+        assert (run.source, run.identity, run.config, run.root) == (
+            own.source,
+            own.identity,
+            own.config,
+            root_of(parent),
+        )
+
+
+def test_keys_and_parts_of_one_run_stay(two, place):
+    combine([("", two[1][1])], new := place("new"))
+    assert parts(new) == parts(two[1][1])
+    assert verify_run(new).is_clean
+    combine([("a b", two[1][1])], other := place("other"))
+    assert rows_of(other, IMAGES)[0]["key"] == "a%20b/" + rows_of(new, IMAGES)[0]["key"]
+
+
+def test_combined_runs_combine(two, place):
+    combine(two, inner := place("inner"))
+    combine([("x", inner), ("v1", two[0][1])], new := place("new"))
+    assert verify_run(new).is_clean
+    header = require_header(new)
+    assert [(each.name, each.num_shards) for each in header.combined] == [("x/v1", 2), ("x/v2", 3), ("v1", 2)]
+    assert [header.of_shard(shard).name for shard in range(7)] == ["x/v1"] * 2 + ["x/v2"] * 3 + ["v1"] * 2
+    assert rows_of(new, IMAGES)[0]["key"] == "x/v1/" + rows_of(two[0][1], IMAGES)[0]["key"]
+    assert [each.config.filtering.tau for each in header.runs] == [1.0, 1.2, 1.0]
+
+
+def test_runs_of_one_name_must_share_no_key(two, place):
+    header = start_run(third := place("third"), make_entries(2, 5, first_shard=0), created_utc="2026-03-03T00:00:00Z")
+    commit_images(third, header, empty)
+    finish(third)
+    with pytest.raises(ConfigError, match=r"both .*v1 and .*third have an image s0/0.png, and one name, 'v1'"):
+        combine([("v1", two[0][1]), ("v1", third)], place("new"))
+    entries = [each for each in make_entries(4, 5)[10:]]
+    entries = [type(each)(each.shard - 2, *list(vars_of(each))[1:]) for each in entries]
+    header = start_run(other := place("other"), entries, created_utc="2026-04-04T00:00:00Z")
+    commit_images(other, header, empty)
+    finish(other)
+    combine([("same", two[0][1]), ("same", other)], new := place("new"))
+    assert verify_run(new).is_clean
+    assert {row["key"].partition("/")[0] for row in rows_of(new, IMAGES)} == {"same"}
+
+
+def vars_of(entry) -> list[object]:
+    return [getattr(entry, name) for name in entry.__slots__]
+
+
+@pytest.mark.slow
+def test_killed_at_ten_random_writes_the_same_call_finishes_with_the_same_bytes(two, place, monkeypatch):
+    combine(two, whole := place("whole"))
+    due, root = files_of(whole), verify_run(whole).root
+    writes = {name: getattr(LocalStorage, name) for name in ("put", "create_once")}
+    for number in random.Random(80).sample(range(1, 31), 10):
+        left = [number]
+
+        def die(files, path, data, *, write, left=left):
+            is_lock = path.startswith("_lock/")
+            left[0] -= not is_lock
+            if left[0] <= 0 and not is_lock:
+                raise KeyboardInterrupt
+            return write(files, path, data)
+
+        new = place(f"kill-{number}")
+        with monkeypatch.context() as patch, contextlib.suppress(KeyboardInterrupt):
+            for name, write in writes.items():
+                patch.setattr(LocalStorage, name, partialmethod(die, write=write))
+            combine(two, new, num_threads=1)
+        assert left[0] <= 0
+        combine(two, new)
+        assert files_of(new) == due, f"killed at write {number}"
+        assert verify_run(new, root=root).is_clean
+        shutil.rmtree(new.root)
+
+
+@pytest.mark.slow
+def test_two_at_once_write_one_run(two, place):
+    combine(two, whole := place("whole"))
+    new = place("new")
+    with ThreadPoolExecutor(2) as pool:
+        summaries = list(pool.map(lambda _: combine(two, new), range(2)))
+    assert {each.totals.shards for each in summaries} == {5}
+    assert files_of(new) == files_of(whole)
+    assert verify_run(new).is_clean
+
+
+def test_a_parent_that_changes_meanwhile_is_read_as_it_was_and_it_is_said(two, place):
+    new = place("new")
+    assert combine(two, new).notes == ()
+    due = files_of(new)
+    Path(new.uri(receipt_path(1, 0))).unlink()
+    header = require_header(two[0][1])
+    commit_scored(two[0][1], header, 0, generation=1)
+    finish(two[0][1])
+    again = combine(two, new)
+    assert again.notes == (f"{two[0][1].root} has changed since: the new run has it as it was",)
+    assert (again.num_shards_before, files_of(new)) == (4, due)
+    Path(new.uri(receipt_path(0, 0))).unlink()
+    with pytest.raises(ConfigError, match="was replaced by a retry of quarantined images"):
+        combine(two, new)
+
+
+def test_an_unfinished_run_is_refused_or_taken_as_far_as_it_is(two, place):
+    header = begin(half := place("half"), num_shards=3)
+    for shard in (0, 2):
+        commit_scored(half, header, shard)
+    runs = [*two, ("half", half)]
+    with pytest.raises(ConfigError, match=r"half is not complete, 2 of 3 shards"):
+        combine(runs, new := place("new"))
+    assert read_header(new) is None
+    assert combine(runs, new, is_partial=True).images["half"] == 10
+    assert verify_run(new).is_clean
+    keys = [row["key"] for row in rows_of(new, IMAGES) if row["key"].startswith("half/")]
+    assert {key.split("/")[1] for key in keys} == {"s0", "s2"}
+    commit_scored(half, header, 1)
+    finish(half)
+    Path(new.uri(receipt_path(6, 0))).unlink()
+    notes = combine(runs, new, is_partial=True).notes
+    assert len(list_receipts(new)) == 7
+    assert notes[0].startswith(half.root)
+
+
+def test_a_damaged_parent_is_told_and_a_lost_part_comes_back_from_it(two, place):
+    combine(two, new := place("new"))
+    receipt = list(latest_receipts(new))[3]
+    path = f"masks/{receipt.parts[MASKS].name}"
+    before = new.read_bytes(path)
+    Path(new.uri(path)).unlink()
+    assert not verify_run(new).is_clean
+    combine(two, new, is_repair=True)
+    assert new.read_bytes(path) == before
+    assert verify_run(new).is_clean
+    receipt = next(latest_receipts(two[0][1]))
+    damaged = f"masks/{receipt.parts[MASKS].name}"
+    two[0][1].replace(damaged, two[0][1].read_bytes(damaged)[:-1] + b"?")
+    with pytest.raises(ConfigError, match=r"is damaged: .*`pseudoris annotate` command"):
+        combine(two, other := place("other"))
+    assert 0 not in list_receipts(other)
+
+
+def test_mistakes_are_told_in_a_sentence(two, place):
+    (_, first), (_, second) = two
+    with pytest.raises(ConfigError, match="would be inside its parent"):
+        combine(two, RunLocation.open(f"{first.root}/inner"))
+    with pytest.raises(ConfigError, match="would be inside its parent"):
+        combine(two, RunLocation.open(str(Path(first.root).parent)))
+    with pytest.raises(ConfigError, match="is named twice"):
+        combine([("a", first), ("b", first)], place("new"))
+    forge_header(second, lambda tree: tree["identity"]["method"].update(recipe="pairs"))
+    finish(second)
+    with pytest.raises(ConfigError, match="holds pairs of PPT"):
+        combine(two, place("new"))
+
+
+def test_other_parents_for_the_same_output_are_refused(two, place):
+    combine(two, new := place("new"))
+    with pytest.raises(ConfigError, match=r"was combined from 2 runs .*, not from 1"):
+        combine(two[:1], new)
+    with pytest.raises(ConfigError, match=r"was made from the run .*v1, not from .*v2"):
+        combine(two[::-1], new)
+    with pytest.raises(ConfigError, match="another identity"):
+        combine([("other", two[0][1]), two[1]], new)
+
+
+@pytest.mark.parametrize(
+    ("texts", "said"),
+    [
+        (["a/run", "b/run"], "both a/run and b/run would be named 'run'"),
+        (["run=a/run", "b/run"], "both a/run and b/run would be named 'run'"),
+        (["a/b=run", "c"], "is no NAME=PATH"),
+        (["=run", "c"], "is no NAME=PATH"),
+        (["..=run", "c"], "is no NAME=PATH"),
+    ],
+)
+def test_names_that_cannot_be_are_told(texts, said):
+    with pytest.raises(ConfigError, match=said):
+        named_runs(texts)
+
+
+def test_names_are_of_folders_or_given(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "x=y").mkdir()
+    assert named_runs(["x=y"]) == [("", "x=y")]
+    assert named_runs(["x=y", "s3://bucket/b=c/run/"]) == [("x=y", "x=y"), ("run", "s3://bucket/b=c/run/")]
+    assert named_runs(["n=a", "n=b", "c"]) == [("n", "a"), ("n", "b"), ("c", "c")]
+    assert moved_places(["a/b=p", "c=q"]) == {"a/b": "p", "c": "q"}
+    assert moved_places(["p"]) == "p"
+    with pytest.raises(ConfigError, match="has no name"):
+        moved_places(["p", "c=q"])
+
+
+def test_images_are_read_from_the_sources_of_their_runs_or_where_they_are_now(tmp_path, place):
+    runs, digests = [], {}
+    for name in ("v1", "v2"):
+        (images := tmp_path / f"images {name}" / "s0").mkdir(parents=True)
+        entries = [type(each)(*vars_of(each)[:4]) for each in make_entries(1, 2)]
+        for entry in entries:
+            (images / entry.key.rpartition("/")[2]).write_bytes(data := f"{name} {entry.key}".encode())
+            digests[f"{name}/{entry.key}"] = sha256_hex(data)
+        header = start_run(place(name), entries, source=str(images.parent), created_utc=f"2026-01-01 {name}")
+        commit_images(place(name), header, empty)
+        finish(place(name))
+        runs.append((name, place(name)))
+    combine(runs, new := place("new"))
+
+    def read(**moved: object) -> dict[str, str]:
+        planned = PlannedImages(new, require_header(new), **moved)
+        found = {}
+        for shard in range(2):
+            keys = [row["key"] for row in OpenRun.at(new).shard(shard).table(IMAGES, ("key",)).to_pylist()]
+            found |= {key: sha256_hex(outcome) for key, outcome in planned.read(shard, keys)}
+        return found
+
+    assert read() == digests
+    shutil.move(tmp_path / "images v1", tmp_path / "elsewhere")
+    assert read(source={"v1": str(tmp_path / "elsewhere")}) == digests
+    (tmp_path / "all").mkdir()
+    shutil.move(tmp_path / "elsewhere", tmp_path / "all" / "v1")
+    shutil.move(tmp_path / "images v2", tmp_path / "all" / "v2")
+    assert read(source=str(tmp_path / "all")) == digests
+    with pytest.raises(ConfigError, match=r"no images 'v3' to be moved: .* has the names v1, v2"):
+        read(source={"v3": "x"})
+
+
+def test_annotate_refuses_it_and_says_what_to_do(two, place):
+    combine(two, new := place("new"))
+    said = r"to compute images again, use .*v1, .*v2, and combine again"
+    with pytest.raises(ConfigError, match=said):
+        check_origin(new, require_header(new), "annotate")
+
+
+def test_refilter_changes_the_rule_of_each_and_what_is_not_named_stays(two, place):
+    combine(two, both := place("both"))
+    summary = refilter(both, new := place("new"), RuleChange(keep=[KeepCondition.model_validate("correctness > 0.4")]))
+    assert {name: (rule.tau, [str(each) for each in rule.conditions]) for name, rule in summary.rules.items()} == {
+        "v1": (1.0, ["correctness > 0.4"]),
+        "v2": (1.2, ["correctness > 0.4"]),
+    }
+    assert verify_run(new).is_clean
+    apart = []
+    for name, run in two:
+        refilter(run, place(f"{name}-new"), RuleChange(keep=[KeepCondition.model_validate("correctness > 0.4")]))
+        apart.append((name, place(f"{name}-new")))
+    combine(apart, other := place("other"))
+    assert {path: data for path, data in parts(new).items() if path.startswith(EXPRESSIONS)} == {
+        path: data for path, data in parts(other).items() if path.startswith(EXPRESSIONS)
+    }
+    assert rows_of(new, FAILURES) == rows_of(both, FAILURES)
+    with pytest.raises(ConfigError, match="the parent already keeps"):
+        refilter(new, place("again"), RuleChange(keep=[KeepCondition.model_validate("correctness > 0.4")]))
+
+
+def test_composing_anew_needs_runs_that_are_alike(two, place):
+    forge_header(two[1][1], lambda tree: tree["identity"]["weights"].update(caption="d" * 64))
+    finish(two[1][1])
+    combine(two, both := place("both"))
+    with pytest.raises(ConfigError, match=r"composing anew.* needs runs of equal models, preset and posterior"):
+        refilter(
+            both, place("new"), RuleChange(composing=["composing={}"]), composer_of=lambda config: lambda each: each
+        )
