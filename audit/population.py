@@ -36,6 +36,7 @@ _LABEL_FREE_HEARD: Final = (*_LABEL_FREE, "listener", "truth")
 MAX_FOLLOW_UPS: Final = 5
 _PAIR_COLUMNS: Final = ("image_id", "target_mask_ids", "text", "kind", "source", *STORED_SCORES)
 _IMAGE_COLUMNS: Final = ("image_id", "key", "height", "width", "sha256", "bytes")
+_MASK_COLUMNS: Final = ("mask_id", "segmentation", "area_px", "box_xyxy_px")
 # A feature with a smaller standard deviation differs only by rounding, so it cannot order pairs.
 _LEAST_SPREAD: Final = 1e-9
 
@@ -187,7 +188,7 @@ def read_sample_rows(run: OpenRun, pairs: RunPairs, *, drawn: Ints, images: Ints
         rows.follow_ups |= _pair_rows(table, pairs, np.array(list(follow), np.int64), role=FOLLOW_UP)
         for number, drawn_before in follow.items():
             rows.follow_ups[number]["follows"] = rows.drawn[drawn_before]["pair_id"]
-        joined = shard.joined(_IMAGE_COLUMNS, ("mask_id", "segmentation")).take(pairs.image_row[pictures])
+        joined = shard.joined(_IMAGE_COLUMNS, _MASK_COLUMNS).take(pairs.image_row[pictures])
         for number, (image, masks, _) in zip(pictures.tolist(), joined.rows(), strict=True):
             try:
                 image["bytes"] = planned.annotated(shard.receipt.shard, image)

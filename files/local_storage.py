@@ -21,6 +21,7 @@ from typing import BinaryIO, ClassVar, Final, TypeVar
 from pseudoris.files.key_order import path_key, sorted_externally
 from pseudoris.files.storage import (
     Kind,
+    LackingError,
     ListedFile,
     Mark,
     MayDescend,
@@ -42,6 +43,17 @@ _TEMPORARY: Final = re.compile(r"\.tmp-\d+-[0-9a-f]{16}")
 # A write is tried at most this many times, because gc may delete the temporary file of a writer that is slow.
 _MAX_WRITES: Final = 3
 _T = TypeVar("_T")
+
+# These errors tell of the state of a disk, a server or this process. Once a file was written, every other one of a
+# link or of a folder's sync says that the file system cannot do it: FUSE, SMB and FAT each have numbers of their own.
+_STATES: Final = frozenset(
+    (
+        *(errno.ENOENT, errno.EEXIST, errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.ENOMEM, errno.EMFILE),
+        *(errno.ENFILE, errno.EIO, errno.EREMOTEIO, errno.ESTALE, errno.ENODEV, errno.ENOTCONN, errno.ETIMEDOUT),
+        *(errno.EHOSTDOWN, errno.ENETDOWN, errno.ENETUNREACH, errno.EHOSTUNREACH, errno.ECONNRESET),
+        *(errno.ECONNREFUSED, errno.EINTR),
+    )
+)
 
 # Device and inode identify a folder even if it has several paths.
 _Identity = tuple[int, int]
@@ -256,11 +268,45 @@ def _identity(found: os.stat_result) -> _Identity:
 
 def _link_once(temporary: Path, target: Path) -> bool:
     try:
-        target.hardlink_to(temporary)
+        with _needed("hard links", target.parent):
+            target.hardlink_to(temporary)
     except FileExistsError:
         # NFS may create the link, lose the answer, and fail the retry with EEXIST. Two links prove that it is ours.
         return temporary.stat().st_nlink == 2
     return True
+
+
+@contextmanager
+def _needed(what: str, folder: Path) -> Iterator[None]:
+    """Convert errors of the block, but `_STATES`, to a `LackingError`."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in _STATES:
+            raise
+        where = f"{_mounted(folder)}: {error.strerror}"
+        said = (
+            f"the file system does not support {what}, which a safe commit needs ({where}). "
+            "Name an output on another disk, such as ext4, XFS, NFS or Lustre, or a bucket by its url "
+            "(s3://bucket/prefix) in place of its mount; then copy it"
+        )
+        raise LackingError(error.errno, said) from error
+
+
+def _mounted(folder: Path) -> str:
+    """Return the type of the file system of a folder, and where it is mounted."""
+    place, found = str(folder.resolve()), ("", "unknown")
+    try:
+        lines = Path("/proc/self/mountinfo").read_text(encoding="utf-8", errors="surrogateescape").splitlines()
+    except OSError:
+        return f"that of {shown_uri(place)}"
+    for line in lines:
+        before, _, after = line.partition(" - ")
+        # Blanks and the like are written as octal numbers; later mounts hide earlier ones of their place.
+        point = re.sub(r"\\([0-7]{3})", lambda digits: chr(int(digits[1], 8)), before.split(" ")[4])
+        if len(point) >= len(found[0]) and f"{place}/".startswith(f"{point.rstrip('/')}/"):
+            found = (point, after.split(" ")[0])
+    return f"{found[1]}, mounted at {shown_uri(found[0])}"
 
 
 @contextmanager
@@ -289,6 +335,7 @@ def _make_folder(folder: Path) -> None:
 def _sync_folder(folder: Path) -> None:
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
-        os.fsync(descriptor)
+        with _needed("a sync of folders", folder):
+            os.fsync(descriptor)
     finally:
         os.close(descriptor)

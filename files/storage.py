@@ -106,6 +106,10 @@ class InsecureError(UnansweredError):
     """A web server whose name, certificate or protocol is not that of the url: waiting does not help."""
 
 
+class LackingError(OSError):
+    """What a safe commit needs does not work on the file system; `strerror` says what, where, and the ways out."""
+
+
 def is_unknown_host(error: object) -> bool:
     """Return whether a client's error says that a host's name is none; a resolver that is down says something else."""
     return getattr(getattr(error, "os_error", None), "errno", None) == socket.EAI_NONAME
@@ -383,7 +387,7 @@ def _number_of(error: Exception) -> int:
 def _explained(error: OSError, action: str, uri: str) -> ConfigError | TransientError:
     if isinstance(error, ArchivedError):
         return ConfigError(f"cannot {action} {uri}: {_ARCHIVED}")
-    if isinstance(error, InsecureError):
+    if isinstance(error, (InsecureError, LackingError)):
         return ConfigError(f"cannot {action} {uri}: {error.strerror}")
     number = _number_of(error)
     if number in _REMEDIES and not isinstance(error, UnansweredError):

@@ -34,6 +34,7 @@ _ADVICE: Final = "\nFailed to apply UDF transform after "
 
 T = TypeVar("T")
 RAY_ADDRESS = "RAY_ADDRESS"
+_UV_UPLOAD: Final = "RAY_ENABLE_UV_RUN_RUNTIME_ENV"
 # Where models hold all CPUs, Ray ends a worker that reads or commits after a second without work, and the next one
 # takes seconds of CPU to start. Source: measured, 300 shards on two shared CPUs: 5 workers start instead of 29, and all
 # processes take 81 s of CPU instead of 156 s.
@@ -44,6 +45,9 @@ RAY_SETTINGS: Final = {
     "RAY_idle_worker_killing_time_threshold_ms": "60000",
     "RAY_worker_niceness": "0",
     "RAY_task_oom_retries": "5",
+    # By default a driver of `uv run` uploads its folder, which is often that of the images, and has uv install it in
+    # workers. Ours need none of it: they run in the driver's environment, or in that of their cluster.
+    _UV_UPLOAD: "0",
 }
 # These variables say how many seconds Ray waits until its two servers, GCS and raylet, have started.
 _START_LIMITS: Final = ("RAY_gcs_server_port_wait_time_s", "RAY_raylet_start_wait_time_s")
@@ -279,6 +283,8 @@ def _start(address: str, folder: str | None, start_timeout_s: int) -> bool:
     # Ray read these variables when it was imported. It has no public function to read them again.
     raylet: Any = ray._raylet
     raylet.Config.initialize("")
+    constants: Any = ray._private.ray_constants
+    constants.RAY_ENABLE_UV_RUN_RUNTIME_ENV = constants.env_bool(_UV_UPLOAD, default=True)
     options: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
     if address == "local":
         options |= {"address": "local", "include_dashboard": False, "_temp_dir": folder}

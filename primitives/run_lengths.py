@@ -102,6 +102,9 @@ def decode_image_runs(height: int, width: int, counts: str) -> tuple[npt.NDArray
     runs = decode_runs(counts)
     if runs.size and runs.min() < 0:
         raise ValueError(f"a run has the negative length {runs.min()}")
+    # Longer runs are refused before the sum, which they could lead around to the right one.
+    if runs.size and runs.max() > height * width:
+        raise ValueError(f"the runs cover more than the image, which has {height} x {width} pixels")
     ends = np.cumsum(runs)
     total = int(ends[-1]) if ends.size else 0
     if total != height * width:
@@ -124,8 +127,17 @@ def decode_mask(counts: str, height: int, width: int) -> npt.NDArray[np.bool_]:
 
 def decode_runs(counts: str) -> npt.NDArray[np.int64]:
     """Return the run lengths (R,) int64 of a compressed string; whether they fill an image is not checked."""
+    values, _ = _numbers(counts)
+    # From the third run on, a run is stored as its difference to the run two before. Run 0 is not part of these sums.
+    for parity in (1, 2):
+        values[parity::2] = np.cumsum(values[parity::2])
+    return values
+
+
+def _numbers(text: str) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    """Return the numbers (R,) of a text as they are written, and where the characters of each end (R,), int64."""
     try:
-        codes = np.frombuffer(counts.encode("ascii"), np.uint8).astype(np.int64) - _FIRST_CHARACTER
+        codes = np.frombuffer(text.encode("ascii"), np.uint8).astype(np.int64) - _FIRST_CHARACTER
     except UnicodeEncodeError:
         raise ValueError("the runs hold a character outside ASCII") from None
     if codes.size and (codes.min() < 0 or codes.max() > 63):
@@ -142,11 +154,85 @@ def decode_runs(counts: str) -> npt.NDArray[np.int64]:
     payload = (codes & (_CONTINUES - 1)) << shifts
     values = np.add.reduceat(payload, starts) if starts.size else payload
     is_negative = (codes[ends] & _SIGN) != 0
-    values = values - np.where(is_negative, np.int64(1) << (_CHUNK_BITS * sizes), 0)
-    # From the third run on, a run is stored as its difference to the run two before. Run 0 is not part of these sums.
-    for parity in (1, 2):
-        values[parity::2] = np.cumsum(values[parity::2])
-    return values
+    return values - np.where(is_negative, np.int64(1) << (_CHUNK_BITS * sizes), 0), ends + 1
+
+
+# This many characters are measured at once: a run takes about 200 bytes of memory meanwhile.
+_MEASURED_TOGETHER = 2**18
+
+
+def are_measured(
+    counts: Sequence[str],
+    sizes: npt.NDArray[np.int64],
+    areas_px: npt.NDArray[np.int64],
+    boxes_xyxy_px: npt.NDArray[np.int64],
+) -> bool:
+    """Return whether each of N masks decodes to its area and box; all are decoded at once, as `summarise_rle` does one.
+
+    Args:
+        counts: (N,), as of `summarise_rle`.
+        sizes: (N, 2), height and width, at least 1.
+        areas_px: (N,).
+        boxes_xyxy_px: (N, 4).
+    """
+    lengths = np.fromiter(map(len, counts), np.int64, len(counts))
+    if not lengths.all():
+        return False
+    ends, first = np.cumsum(lengths), 0
+    while first < len(counts):
+        most = _MEASURED_TOGETHER + (ends[first - 1] if first else 0)
+        last = max(first + 1, int(np.searchsorted(ends, most, "right")))
+        some = slice(first, last)
+        if not _are_measured(counts[some], lengths[some], sizes[some], areas_px[some], boxes_xyxy_px[some]):
+            return False
+        first = last
+    return True
+
+
+def _are_measured(
+    counts: Sequence[str],
+    lengths: npt.NDArray[np.int64],
+    sizes: npt.NDArray[np.int64],
+    areas_px: npt.NDArray[np.int64],
+    boxes_xyxy_px: npt.NDArray[np.int64],
+) -> bool:
+    try:
+        runs, stops = _numbers("".join(counts))
+    except ValueError:
+        return False
+    # Numbers of two masks may not share characters.
+    lasts = np.searchsorted(stops, np.cumsum(lengths))
+    if not np.array_equal(stops[np.minimum(lasts, len(stops) - 1)], np.cumsum(lengths)):
+        return False
+    runs_a_mask = np.diff(lasts + 1, prepend=0)
+    starts = lasts + 1 - runs_a_mask
+    position = np.arange(len(runs)) - np.repeat(starts, runs_a_mask)
+    heights, pixels = np.repeat(sizes[:, 0], runs_a_mask), np.repeat(sizes.prod(axis=1), runs_a_mask)
+    for is_summed in (position % 2 == 1, (position % 2 == 0) & (position > 0)):
+        sums = np.cumsum(np.where(is_summed, runs, 0))
+        before = np.repeat(sums[starts] - np.where(is_summed, runs, 0)[starts], runs_a_mask)
+        runs = np.where(is_summed, sums - before, runs)
+    if ((runs < 0) | (runs > pixels)).any():
+        return False
+    stops = np.cumsum(runs)
+    stops -= np.repeat(stops[starts] - runs[starts], runs_a_mask)
+    if not np.array_equal(stops[lasts], sizes.prod(axis=1)):
+        return False
+    is_set = (position % 2 == 1) & (runs > 0)
+    firsts, ends = stops - runs, stops - 1
+    # A run that continues in the next column touches the bottom and the top of the image.
+    turns = firsts // heights != ends // heights
+    edges = [
+        np.minimum.reduceat(np.where(is_set, low, np.iinfo(np.int64).max), starts)
+        for low in (firsts // heights, np.where(turns, 0, firsts % heights))
+    ]
+    edges += [
+        np.maximum.reduceat(np.where(is_set, high, -1), starts) + 1
+        for high in (ends // heights, np.where(turns, heights - 1, ends % heights))
+    ]
+    areas = np.add.reduceat(np.where(is_set, runs, 0), starts)
+    boxes = np.where(areas[:, None] > 0, np.stack(edges, axis=1), 0)
+    return np.array_equal(areas, areas_px) and np.array_equal(boxes, boxes_xyxy_px)
 
 
 def encode_runs(runs: npt.NDArray[np.int64], runs_a_mask: npt.NDArray[np.int64]) -> list[str]:

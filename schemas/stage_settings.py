@@ -64,13 +64,17 @@ class SourceConfig(FrozenModel):
         return self
 
 
+# No image may have more pixels, whatever `images.max_pixels` says.
+MAX_PIXELS: Final = 2**34
+
+
 class ImagesConfig(FrozenModel):
     """Limits of decoding. An image beyond them is quarantined."""
 
     # A 12,000 x 8,000 photograph passes. Raised, memory grows: every stage holds 3 bytes per pixel, and decoding and
     # cropping briefly a few more. Proposing peaks near 35 bytes per pixel (measured: 24 megapixels, `tiny`), plus an
     # eighth for each candidate.
-    max_pixels: int = Field(default=100_000_000, ge=1, le=2**34)
+    max_pixels: int = Field(default=100_000_000, ge=1, le=MAX_PIXELS)
     # An image has at most this many encoded bytes. This bounds the share of the object store that one image takes.
     max_bytes: int = Field(default=256 * 2**20, ge=1, le=2**40)
     # A decoder that takes longer than this for an image is killed. Raise it for gigapixel TIFFs on slow disks.

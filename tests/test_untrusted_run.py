@@ -5,9 +5,12 @@ from __future__ import annotations
 import json
 import re
 import sys
+from dataclasses import replace
 from html.parser import HTMLParser
 from urllib.parse import quote
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 import pseudoris
@@ -16,12 +19,14 @@ from pseudoris.interchange.dataset.image_reader import ImageBytes
 from pseudoris.interchange.exports import EXPORTS
 from pseudoris.primitives.errors import ConfigError
 from pseudoris.schemas.tables import IMAGES
+from pseudoris.store.reports.data_card import write_datacard
 from pseudoris.store.runs.header import require_header
 from pseudoris.store.runs.manifest import write_manifest
 from pseudoris.store.tables.image_bytes import PlannedImages
 from pseudoris.store.tables.open_run import OpenRun
 from tests.builders.command import pseudoris_here
 from tests.builders.hostile_plugin import hostile
+from tests.builders.seals import forge_header
 from tests.viewer.builders import annotated, quarantined_because, write_run
 
 SAID = [(0, "a red circle", 1.5, None)]
@@ -159,3 +164,99 @@ def test_no_file_for_people_and_no_json_of_an_export_holds_one(hostile_run, tmp_
 def test_the_api_reads_its_tables(run):
     assert pseudoris.open_run(run.root).images().count_rows() == 2
     assert not pseudoris.verify(run.root).problems
+
+
+FORGED = {
+    "runs": {"rle_counts": "zzz"},
+    "runs that wrap around": {"rle_counts": "0P6"},
+    "an area": {"area_px": 7},
+    "a box": {"box_xyxy_px": (0, 0, 2**31 - 1, 2**31 - 1)},
+    "a size": {"rle_size": (90, 60)},
+    "a huge size": {"rle_size": (2**31 - 1, 2**31 - 1)},
+    "an id": {"mask_id": "../../outside"},
+}
+
+
+def forged_run(folder, *, rival=None, **changes):
+    """A run of which a mask, or a rival, is none that a run writes; all digests match."""
+
+    def made(entry):
+        image = annotated(entry, 2, [(0, "a red circle", 1.5, 1), (1, "a blue circle", 1.5, 0)])
+        first = replace(image.masks[0], **changes)
+        said = (replace(each, rival_mask_id=rival or each.rival_mask_id) for each in image.expressions)
+        named = {image.masks[0].mask_id: first.mask_id}
+        targets = (replace(each, target_mask_ids=tuple(named.get(m, m) for m in each.target_mask_ids)) for each in said)
+        return replace(image, masks=(first, *image.masks[1:]), expressions=tuple(targets))
+
+    location = write_run(folder / "run", ("a.png", made), settings=["shards.embed_images=true"])
+    write_manifest(location)
+    return location
+
+
+@pytest.mark.parametrize("forged", FORGED)
+@pytest.mark.parametrize(
+    "words", ["export {run} {to} --format refer", "export {run} {to} --format odvg", "gallery {run}"]
+)
+def test_what_no_run_writes_is_refused_with_its_place_and_verify(tmp_path, forged, words):
+    run = forged_run(tmp_path, **FORGED[forged])
+    shown = pseudoris_here(*words.format(run.root, tmp_path / "to").split(), code=2)
+    assert re.search(r"of shard 0 of .*run", shown.stderr)
+    assert "Run `pseudoris verify`" in shown.stderr
+    pseudoris_here("verify", run.root, code=1)
+
+
+@pytest.mark.parametrize("name", sorted(EXPORTS.keys() - {"parquet"}))
+def test_no_export_takes_a_mask_that_does_not_decode(tmp_path, name):
+    run = forged_run(tmp_path, rle_counts="zzz")
+    shown = pseudoris_here("export", run.root, str(tmp_path / name), "--format", name, code=2)
+    assert "does not decode" in shown.stderr
+
+
+def test_a_rival_that_is_no_mask_of_the_image_is_refused(tmp_path):
+    run = forged_run(tmp_path, rival="<script>")
+    assert "rival_mask_id '<script>'" in pseudoris_here("gallery", run.root, code=2).stderr
+
+
+def test_a_data_set_takes_no_mask_that_does_not_decode(tmp_path):
+    run = forged_run(tmp_path, rle_counts="zzz")
+    with pytest.raises(ConfigError, match=r"does not decode.*verify"):
+        pseudoris.RisDataset(run.root)[0]
+
+
+def test_a_text_that_is_not_utf_8_damages_its_part(tmp_path):
+    run = forged_run(tmp_path)
+    (part,) = (tmp_path / "run" / "expressions").iterdir()
+    data = part.read_bytes()
+    table = pq.read_table(part)
+    text = pa.array([b"\xff\xfe"] * table.num_rows).view(pa.binary())
+    broken = pa.Array.from_buffers(pa.string(), len(text), text.buffers())
+    pq.write_table(table.set_column(table.schema.get_field_index("text"), table.schema.field("text"), broken), part)
+    assert part.read_bytes() != data
+    shown = pseudoris_here("export", run.root, str(tmp_path / "to"), "--format", "coco", code=2)
+    assert "cannot be read as Parquet" in shown.stderr
+
+
+MARKUP = "1.0](http://e.example) <img src=x onerror=alert(1)>\n# A heading\n\x1b]0;owned\x07 | cell `code"
+
+
+def test_no_card_and_no_output_takes_markup_or_escapes_from_a_header(tmp_path):
+    def edit(header):
+        header["created_utc"] = header["config_sha256"] = MARKUP
+        header["identity"] |= {"device_kind": MARKUP, "versions": {MARKUP: MARKUP}}
+        header["identity"]["weights"] = {stage: MARKUP for stage in ("propose", "caption", "filter", MARKUP)}
+
+    run = forged_run(tmp_path)
+    forge_header(run, edit)
+    write_manifest(run)
+    write_datacard(run)
+    pseudoris_here("export", run.root, str(tmp_path / "hf"), "--format", "hf", code=0)
+    for card in (run.read_bytes("DATACARD.md").decode(), (tmp_path / "hf" / "README.md").read_text()):
+        assert "A heading" in card
+        assert not FORBIDDEN.search(card)
+        assert "\n# A heading" not in card
+        # Code spans show markup as it is written.
+        assert not re.search(r"<img|\]\(http", re.sub("`[^`\n]*`", "", card))
+    for words in ("status", "stats", "verify", "next", "sample -n 1"):
+        command, *others = words.split()
+        shown = pseudoris_here(command, run.root, *others)
+        assert not FORBIDDEN.search(shown.stdout + shown.stderr), words

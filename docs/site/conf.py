@@ -22,8 +22,8 @@ DOORS: Final = {
     "guides": (
         "annotate configuration sources hub weights priors ready-masks gallery judging audit evaluation "
         "model-evaluation reuse data-set listener second-opinion composing exclusions exports export-ris training "
-        "loading rewording student ppt imports mixing correct sql notebooks resume cluster sizing troubleshooting plugins "
-        "masks vlm"
+        "loading rewording student ppt imports mixing correct sql notebooks resume cluster sizing troubleshooting "
+        "plugins masks vlm"
     ),
     "reference": "cli settings schema api messages metrics formats layouts stability glossary",
     "records": (

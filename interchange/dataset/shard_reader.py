@@ -41,6 +41,7 @@ from pseudoris.store.runs.header import require_header
 from pseudoris.store.tables.judged_expressions import floats_of
 from pseudoris.store.tables.open_run import rows_by_id
 from pseudoris.store.tables.parts import read_selected
+from pseudoris.store.tables.proven_rows import prove_masks
 
 WEIGHT_COLUMNS: Final = ("source", "kept", "distinctiveness", "correctness", "count", "weight")
 # A weight of 1 becomes this integer, so weights have steps as fine as the rounding of the column `weight`.
@@ -84,6 +85,7 @@ def draw_weights(spec: SampleSpec, candidates: pa.Table, masks: NDArray[np.int64
 
 
 _SIZE_COLUMNS: Final = ("image_id", "height", "width")
+_PROVEN: Final = ("segmentation", "area_px", "box_xyxy_px")
 # If `SampleSpec.is_judged_by_mask`, the index's expressions have the result of `draw_weights` in this column.
 _WEIGHT = "draw_weight"
 
@@ -289,7 +291,10 @@ class DatasetRun:
         index, has_bounds = self._read_index(parts, columns), self.spec.where.mask_rows() is not None
         if not index.num_masks or not (of_masks or has_bounds):
             return with_share_of_none(index, self.spec), None
-        masks = self._read(parts, MASKS, ("mask_id", *of_masks))
+        masks = self._read(parts, MASKS, ("mask_id", *(_PROVEN if of_masks else ())))
+        if of_masks:
+            prove_masks(masks, None, where=f"shard {parts.shard} of {self.location.root}")
+            masks = masks.select(["mask_id", *of_masks])
         if has_bounds:
             known, targets = set(masks["mask_id"].to_pylist()), index.targets or [[each] for each in index.mask_ids]
             kept = np.fromiter(map(known.issuperset, targets), np.bool_, index.num_masks)

@@ -9,7 +9,6 @@ from __future__ import annotations
 import functools
 import hashlib
 import re
-import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -18,7 +17,6 @@ from typing import TYPE_CHECKING, Any, Final
 
 from pseudoris.files.location import RunLocation
 from pseudoris.primitives.templates import markdown_templates
-from pseudoris.primitives.untrusted import spelled, without_secrets
 from pseudoris.schemas.audit_records import AuditRecord, CitedAudit
 from pseudoris.schemas.config import FilterConfig, MasksConfig
 from pseudoris.schemas.ids import sha256_hex
@@ -167,15 +165,8 @@ def card_text(
 def _template() -> jinja2.Template:
     environment = markdown_templates("pseudoris.store.reports")
     share = "{0.value:.3f}, {0.low:.3f} to {0.high:.3f} (95 %)".format
-    environment.filters |= {"code": _code, "count": "{:,}".format, "share": share}
+    environment.filters |= {"count": "{:,}".format, "share": share}
     return environment.get_template("data_card.md.j2")
-
-
-def _code(text: str) -> str:
-    """Return the user's text as code for a table cell, without secrets, markup and control characters."""
-    letters = without_secrets(text)
-    plain = "".join(spelled(each) if unicodedata.category(each)[0] == "C" else each for each in letters)
-    return "`" + plain.replace("`", "'").replace("|", "¦") + "`"
 
 
 @dataclass(frozen=True, slots=True)

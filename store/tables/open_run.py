@@ -23,6 +23,7 @@ from pseudoris.store.runs.header import require_header
 from pseudoris.store.runs.manifest import LatestReceipts
 from pseudoris.store.runs.receipts import list_receipts
 from pseudoris.store.tables.parts import RowFilter, chosen_schema, read_selected
+from pseudoris.store.tables.proven_rows import prove_rows
 
 Row = dict[str, Any]
 
@@ -169,7 +170,8 @@ class CommittedShard:
 class JoinedTables:
     """The tables of a shard in memory: I images in plan order, and the rows of each one after the other.
 
-    Image i has the masks from `mask_starts[i]` to `mask_starts[i + 1]`, (I + 1,) int64; expressions likewise.
+    Image i has the masks from `mask_starts[i]` to `mask_starts[i + 1]`, (I + 1,) int64; expressions likewise. Rows are
+    proven (`prove_rows`) when they are given; `where` names the tables in its errors.
     """
 
     images: pa.Table
@@ -177,31 +179,36 @@ class JoinedTables:
     expressions: pa.Table
     mask_starts: Ints
     expression_starts: Ints
+    where: str
 
     @classmethod
     def of(cls, images: pa.Table, masks: pa.Table, expressions: pa.Table, *, where: str) -> Self:
         """Join three tables by `image_id`; ConfigError, which names `where`, if a row has none of the images."""
         ids = images["image_id"]
         mask_starts = _starts(masks, ids, f"the masks of {where}")
-        return cls(images, masks, expressions, mask_starts, _starts(expressions, ids, f"the expressions of {where}"))
+        starts = _starts(expressions, ids, f"the expressions of {where}")
+        return cls(images, masks, expressions, mask_starts, starts, where)
 
     def take(self, places: Sequence[int] | Ints) -> JoinedTables:
         """Return some of the images, in the order of `places`, with their rows."""
         chosen = np.asarray(places, np.int64)
         masks, mask_starts = _taken(self.masks, self.mask_starts, chosen)
         said, starts = _taken(self.expressions, self.expression_starts, chosen)
-        return JoinedTables(self.images.take(pa.array(chosen)), masks, said, mask_starts, starts)
+        return JoinedTables(self.images.take(pa.array(chosen)), masks, said, mask_starts, starts, self.where)
 
     def image(self, place: int) -> tuple[Row, pa.Table, pa.Table]:
         """Return an image's row, and the tables of its masks and its expressions."""
-        (row,) = self.images.slice(place, 1).to_pylist()
-        return row, *(
+        masks, said = (
             table.slice(starts[place], starts[place + 1] - starts[place])
             for table, starts in ((self.masks, self.mask_starts), (self.expressions, self.expression_starts))
         )
+        images = self.images.slice(place, 1)
+        prove_rows(images, masks, said, where=self.where)
+        return *images.to_pylist(), masks, said
 
     def rows(self) -> Iterator[tuple[Row, list[Row], list[Row]]]:
         """Yield each image's row, and the rows of its masks and its expressions, without their `image_id`."""
+        prove_rows(self.images, self.masks, self.expressions, where=self.where)
         masks, said = (table.drop_columns("image_id").to_pylist() for table in (self.masks, self.expressions))
         for place, row in enumerate(self.images.to_pylist()):
             own = masks[self.mask_starts[place] : self.mask_starts[place + 1]]

@@ -133,7 +133,10 @@ def read_part(file: BinaryIO, schema: pa.Schema, name: str, keep: RowFilter | No
             found[field.name].cast(field.type) if field.name in had else pa.nulls(found.num_rows, field.type)
             for field in schema
         ]
-        return pa.table(columns, schema=schema)
+        table = pa.table(columns, schema=schema)
+        # Parquet's reader takes texts that are not UTF-8, and Python would refuse them row by row.
+        table.validate(full=True)
+        return table
     except (pa.ArrowException, OSError, KeyError) as error:
         raise DamagedError(damaged(name, error)) from error
 

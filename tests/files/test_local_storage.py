@@ -14,7 +14,7 @@ import pytest
 
 from pseudoris.files.local_storage import TEMPORARY_PREFIX, LocalStorage
 from pseudoris.files.location import RunLocation
-from pseudoris.primitives.errors import ImageError
+from pseudoris.primitives.errors import ConfigError, ImageError, TransientError
 from pseudoris.schemas.ids import sha256_hex
 from pseudoris.store.runs.garbage import run_gc
 
@@ -119,6 +119,40 @@ def test_a_link_whose_answer_was_lost_counts_as_won(files, tmp_path, monkeypatch
     monkeypatch.setattr(Path, "hardlink_to", lose_the_answer)
     assert files.create_once("receipt", b"mine")
     assert (tmp_path / "receipt").read_bytes() == b"mine"
+
+
+LACKING = [errno.ENOSYS, errno.EXDEV, errno.EMLINK, errno.EPERM, errno.EACCES, errno.ENOTSUP, errno.EINVAL]
+
+
+@pytest.mark.parametrize("number", LACKING)
+@pytest.mark.parametrize("what", ["hard links", "a sync of folders"])
+def test_a_file_system_that_lacks_what_a_commit_needs_is_named_with_the_ways_out(tmp_path, monkeypatch, what, number):
+    sync = os.fsync
+
+    def refuse(*_):
+        raise OSError(number, os.strerror(number))
+
+    def sync_files_alone(descriptor):
+        return refuse() if stat.S_ISDIR(os.fstat(descriptor).st_mode) else sync(descriptor)
+
+    # No system call of a test's own can make a mount of FUSE, SMB or FAT: what these answer takes its place.
+    if what == "hard links":
+        monkeypatch.setattr(os, "link", refuse)
+    else:
+        monkeypatch.setattr(os, "fsync", sync_files_alone)
+    told = rf"cannot create .*: the file system does not support {what}, .* mounted at /.*: .*\. Name an output .*s3://"
+    with pytest.raises(ConfigError, match=told):
+        RunLocation.open(str(tmp_path / "out")).probe()
+
+
+@pytest.mark.parametrize(("number", "error"), [(errno.ENOSPC, ConfigError), (errno.EIO, TransientError)])
+def test_a_disk_that_is_full_or_fails_lacks_nothing(tmp_path, monkeypatch, number, error):
+    def refuse(*_):
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(os, "link", refuse)
+    with pytest.raises(error, match=r"^(?!.*does not support)"):
+        RunLocation.open(str(tmp_path / "out")).probe()
 
 
 def test_every_new_folder_and_every_file_is_synced(files, tmp_path, monkeypatch):

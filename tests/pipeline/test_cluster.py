@@ -18,6 +18,7 @@ from unittest.mock import Mock
 import pytest
 import ray
 from ray.exceptions import ActorDiedError, NodeDiedError, RaySystemError
+from uv import find_uv_bin
 
 from pseudoris.pipeline import executor
 from pseudoris.pipeline.cluster import RAY_SETTINGS, connected, joins_cluster, original_error
@@ -104,6 +105,34 @@ def test_a_ray_that_starts_after_its_own_limit_is_waited_for(tmp_path):
     words = [sys.executable, "-c", _SLOW, str(tmp_path / "raylet")]
     ended = subprocess.run(words, capture_output=True, text=True, check=False, env=environment)
     assert ended.stdout == "started\n", ended.stderr
+
+
+_OF_UV = """
+import ray
+from pseudoris.pipeline.cluster import connected
+
+with connected("local", 120):
+    print(dict(ray.get_runtime_context().runtime_env), ray.get(ray.remote(lambda: "works").remote()))
+"""
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+def test_a_driver_of_uv_run_uploads_nothing_of_its_folder_and_works_in_a_path_with_a_space(tmp_path):
+    environment, python = tmp_path / "an environment", tmp_path / "an environment" / "bin" / "python"
+    uv = [find_uv_bin(), "--offline", "--no-config"]
+    subprocess.run([*uv, "venv", "--python", sys.executable, str(environment)], check=True, capture_output=True)
+    with (tmp_path / "photograph.jpg").open("wb") as large:
+        large.truncate(700 * 10**6)
+    (tmp_path / "driver.py").write_text(_OF_UV)
+    # Packages stand in this environment; the other one is a path with a space alone.
+    variables = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path)), "VIRTUAL_ENV": str(environment)}
+    words = [*uv, "run", "--no-project", "--python", str(python), "python", "driver.py"]
+    words = ["uv", "run", *words[words.index("run") + 1 :]]
+    ended = subprocess.run(
+        words, executable=uv[0], capture_output=True, text=True, check=False, cwd=tmp_path, env=variables
+    )
+    assert ended.stdout == "{} works\n", ended.stderr
 
 
 # Of a process without a Ray. RAY_TMPDIR has 60 letters, then one too many, then as many as it may have.

@@ -98,10 +98,12 @@ def spoken(image, index, text, distinctiveness, *, rival=None, **changes):
 def annotated(entry, num_masks=2, expressions=None, data=None):
     """Return an image with rectangles as masks; `expressions` of (mask, text, distinctiveness, rival[, changes])."""
     image = entry.image_id
-    masks = tuple(
-        MaskRecord(mask_id(image, n), n, (HEIGHT, WIDTH), encode(rectangle(BOXES[n])), BOXES[n], 600, 0.9, 0.95)
-        for n in range(num_masks)
-    )
+
+    def mask_record(n):
+        pixels = rectangle(BOXES[n])
+        return MaskRecord(mask_id(image, n), n, (HEIGHT, WIDTH), encode(pixels), BOXES[n], int(pixels.sum()), 0.9, 0.95)
+
+    masks = tuple(map(mask_record, range(num_masks)))
     data = picture() if data is None else data
     candidates = tuple(
         spoken(image, mask, text, d, rival=rival, **dict(*changes))

@@ -175,7 +175,7 @@ class HeldOutExpressions:
         """Yield the images of a shard that are asked something; `there` gets the splits of all its kept rows."""
         joined = joined_tables(shard, *_COLUMNS, images=self._bytes.columns)
         found: dict[int, tuple[CommittedImage, list[Row]]] = {}
-        for place, image in enumerate(images_of(joined, shard.location.root)):
+        for place, image in enumerate(images_of(joined)):
             kept = [{**row, "split": row["split"] or ""} for row in image.expressions.to_pylist() if row["kept"]]
             there.update(row["split"] for row in kept)
             asked = [row for row in kept if is_asked(row)]

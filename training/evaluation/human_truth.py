@@ -166,7 +166,7 @@ class HumanTruth:
         place = self._places.get(image_id)
         if place is None:
             return None
-        image = CommittedImage.of(self._shards[place[0]], place[1], self.title)
+        image = CommittedImage.of(self._shards[place[0]], place[1])
         targets, texts = (image.expressions[name].to_pylist() for name in ("target_mask_ids", "text"))
         places = places_by_mask(image.mask_ids, targets, where=self.title)
         return HumanImageTruth(image.size, image.mask_counts, [[texts[at] for at in each] for each in places.values()])

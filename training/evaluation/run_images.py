@@ -1,6 +1,6 @@
 """A run's tables, one image at a time, without pixels. Called by `calibration`, `evaluation` and `ppt`.
 
-Images come in the order of the plan. A damaged mask is refused here: pycocotools would read past its buffers.
+Images come in the order of the plan.
 """
 
 from __future__ import annotations
@@ -14,13 +14,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pseudoris.primitives.errors import ConfigError
-from pseudoris.primitives.run_lengths import summarise_rle
 from pseudoris.schemas.tables import STATUS_QUARANTINED
 from pseudoris.store.tables.open_run import CommittedShard, JoinedTables
 from pseudoris.training.evaluation.truth import DECODERS, CandidateTable, ImageTruth, Truth
 
 _IMAGE_COLUMNS: Final = ("key", "height", "width", "status")
-_MASK_COLUMNS: Final = ("mask_id", "segmentation")
+_MASK_COLUMNS: Final = ("mask_id", "segmentation", "area_px", "box_xyxy_px")
 CANDIDATE_COLUMNS: Final = ("target_mask_ids", "text", "samples", "kept", "kind", "source")
 
 
@@ -40,19 +39,11 @@ class CommittedImage:
     expressions: pa.Table
 
     @classmethod
-    def of(cls, joined: JoinedTables, place: int, where: str) -> Self:
-        """Return an image of `joined_tables`; ConfigError for a damaged mask. `where` names the run."""
+    def of(cls, joined: JoinedTables, place: int) -> Self:
+        """Return an image of `joined_tables`."""
         row, masks, said = joined.image(place)
         counts = [each["counts"] for each in masks["segmentation"].to_pylist()]
         size, is_quarantined = (row["height"], row["width"]), row["status"] == STATUS_QUARANTINED
-        for number, each in enumerate(counts):
-            try:
-                summarise_rle(*size, each)
-            except ValueError as error:
-                raise ConfigError(
-                    f"mask {number} of image {row['key']} of {where} is damaged: {error}. Run `pseudoris verify` to "
-                    "find all damage."
-                ) from error
         return cls(row["image_id"], row["key"], is_quarantined, size, masks["mask_id"].to_pylist(), counts, said)
 
     @property
@@ -91,12 +82,12 @@ class CommittedImage:
 
 def committed_images(shard: CommittedShard, *expression_columns: str) -> Iterator[CommittedImage]:
     """Yield the images of a shard in plan order, with columns of their expressions."""
-    return images_of(joined_tables(shard, *expression_columns), shard.location.root)
+    return images_of(joined_tables(shard, *expression_columns))
 
 
-def images_of(joined: JoinedTables, where: str) -> Iterator[CommittedImage]:
-    """Yield all images of `joined_tables`; raises as `CommittedImage.of`."""
-    return (CommittedImage.of(joined, place, where) for place in range(joined.images.num_rows))
+def images_of(joined: JoinedTables) -> Iterator[CommittedImage]:
+    """Yield all images of `joined_tables`."""
+    return (CommittedImage.of(joined, place) for place in range(joined.images.num_rows))
 
 
 def joined_tables(shard: CommittedShard, *expression_columns: str, images: Sequence[str] = ()) -> JoinedTables:

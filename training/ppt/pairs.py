@@ -276,7 +276,7 @@ class PairDataset(Dataset[Pair]):
     def _read(self, shard: CommittedShard) -> None:
         """Take the pairs of a shard, their masks, and where their images are."""
         joined = joined_tables(shard, "target_mask_ids", "text", "kept", images=self._images.columns)
-        images = enumerate(images_of(joined, shard.location.root))
+        images = enumerate(images_of(joined))
         found = {place: (image, pairs) for place, image in images if (pairs := self._pairs_of(image))}
         if not found:
             return

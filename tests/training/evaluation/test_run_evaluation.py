@@ -95,7 +95,7 @@ def test_without_a_commit_there_is_nothing_to_judge(tmp_path):
 
 
 def with_mask(image, size, counts):
-    record = MaskRecord(f"{image.image_id}-0000", 0, size, counts, (0, 0, 1, 1), 1)
+    record = MaskRecord(f"{image.image_id}-0000", 0, size, counts, (0, 0, 10, 10), 10)
     return replace(image, height=size[0], width=size[1], masks=(record,), expressions=())
 
 
@@ -107,7 +107,7 @@ def test_another_size_than_the_truths_is_another_picture(tmp_path):
 
 def test_a_damaged_mask_is_refused_before_it_is_decoded(tmp_path):
     location = run(tmp_path, change=lambda image: with_mask(image, (192, 192), "0P6"))
-    with pytest.raises(ConfigError, match=r"mask 0 of image scene-000\.png of .*run is damaged: .* `pseudoris verify`"):
+    with pytest.raises(ConfigError, match=r"mask .*-0000 of shard 0 of .*run does not decode: .* `pseudoris verify`"):
         evaluate_run(location, truth())
 
 
