@@ -18,13 +18,14 @@ from evidence.experiments.quality.scene_runs import judged_sets, pseudo_run
 from evidence.experiments.quality.students import BEST_PRESET, FIRST_FRESH, OF_ONE_MASK, methods
 from pseudoris.synthworld import scene_truth
 
-# Nothing was chosen on it.
+# Nothing was chosen on it, though its first scenes were shown before the preset was made.
 WORLD: Final = "fourth"
 NUM_SCENES, QUICK_SCENES = 300, 20
 # The share of the picture that is a side, and the largest slant that some viewer would still call that side.
 JUDGES: Final[Mapping[str, tuple[float, float]]] = {
     "a third, slant 2.0": (1 / 3, 2.0),
     "a quarter, slant 1.5": (1 / 4, 1.5),
+    "a half, slant 2.0": (1 / 2, 2.0),
 }
 
 

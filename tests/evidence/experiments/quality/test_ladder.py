@@ -164,9 +164,18 @@ def _scene(*places: tuple[str, float, float]) -> Scene:
     ],
 )
 def test_a_stricter_judge_finds_nothing_where_the_usual_one_may(text: str, scene: Scene) -> None:
-    usual, strict = JUDGES.values()
+    usual, strict, _ = JUDGES.values()
     with conventions(*strict):
         assert scene_truth.referents(text, scene) == frozenset()
     with conventions(*usual):
         assert scene_truth.referents(text, scene) != frozenset()
     assert usual == (scene_truth.SIDE, scene_truth.MAX_SLANT)
+
+
+def test_a_judge_with_wider_sides_finds_rivals_where_the_usual_one_finds_one() -> None:
+    text, scene = "the circle on the left", _scene(("circle", 0.2, 0.2), ("circle", 0.45, 0.7))
+    found = []
+    for each in list(JUDGES.values())[::2]:
+        with conventions(*each):
+            found.append(scene_truth.referents(text, scene))
+    assert [len(each) for each in found] == [1, 2]
