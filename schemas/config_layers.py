@@ -96,7 +96,7 @@ def as_begun(config: RunConfig, begun: RunConfig) -> RunConfig:
 
 
 _PLACES: Final = ("photographs", "drawings")
-_SINCE_0_7: Final = ("places", "has_needed_words", "min_group_or_none", "min_further")
+_SINCE_0_7: Final = ("places", "has_needed_words", "has_colours", "min_group_or_none", "min_further")
 
 
 def _weights_of_photographs() -> list[str]:

@@ -370,6 +370,9 @@ class ComposingConfig(FrozenModel):
     # Whether a word is left out that every rival of the noun has: "the standing man" of three standing men. Headers
     # omit it where it is unset.
     has_needed_words: bool = Field(default=False, exclude_if=lambda is_set: not is_set)
+    # Whether colour words are compared with the pixels of each mask, whose shares the table of masks then has: a colour
+    # that they deny is not said, and rivals that lack it count less. Headers omit it where it is unset.
+    has_colours: bool = Field(default=False, exclude_if=lambda is_set: not is_set)
 
     @property
     def least_of_others(self) -> float:

@@ -117,4 +117,5 @@ def mask_fields(row: Mapping[str, Any]) -> dict[str, Any]:
         "rle_size": tuple(segmentation["size"]),
         "rle_counts": segmentation["counts"],
         "box_xyxy_px": tuple(row["box_xyxy_px"]),
+        "colours": tuple(row["colours"] or ()),
     }

@@ -313,6 +313,7 @@ def test_options_are_refused_of_an_engine_that_takes_none_and_read_in_a_run_that
 
 OF_0_6_0 = [
     *("composing.places=drawings", "composing.has_needed_words=false", "composing.min_group_or_none=null"),
+    "composing.has_colours=false",
     "composing.min_further=0.9",
 ]
 
