@@ -78,6 +78,15 @@ shoes sneakers | boots | sandals heels
 tie | scarf
 """
 
+# By colour word, those of `pixel_colours.NAMES` that its pixels have; all others are names themselves.
+_PIXELS: Final = {
+    "gray": ("grey",),
+    "cream": ("white", "yellow"),
+    "blond": ("yellow", "brown", "white"),
+    "brunette": ("brown", "black"),
+    "magenta": ("pink", "purple"),
+}
+
 
 def _values(slots: str) -> Mapping[str, Mapping[int, int]]:
     """Return the value of each word, by slot."""
@@ -157,6 +166,25 @@ def fits_also(said: str, asked: str, *, is_person: bool) -> bool:
     return implies(said, asked) or (
         is_person and is_worn and len(colours) == len(asked.split()) and says_more(said, asked)
     )
+
+
+@lru_cache(maxsize=1 << 16)
+def pixel_names(attribute: str) -> tuple[tuple[str, ...], ...]:
+    """Return for each colour that an attribute says of a thing or of what it wears the names that its pixels may have.
+
+    Empty without a colour, and for what is colourful beside it: "with a red sign", "holding an orange".
+    """
+    words = canonical(attribute).split()
+    colours = [word for word in words if word in lexicon.COLOURS]
+    if not (_is_value(words) or (words[-1] in _WORN and len(words) > 1)):
+        return ()
+    tan = ("white", "yellow", "orange") if "light" in words else ()
+    return tuple((*_PIXELS.get(word, (word,)), *(tan if word == "brown" else ())) for word in colours)
+
+
+def is_own_colour(attribute: str) -> bool:
+    """Return whether an attribute says colours of the thing as a whole, and nothing else but shades and the like."""
+    return bool(pixel_names(attribute)) and _is_value(canonical(attribute).split())
 
 
 def _is_value(words: Sequence[str]) -> bool:

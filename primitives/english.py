@@ -208,7 +208,8 @@ PAIRS = _words(
 STUFF = _words(
     "snow water food grass sand dirt traffic furniture rice bread meat fruit pasta soup cheese broccoli luggage "
     "clothing hair milk coffee beer wine juice ice mud gravel smoke fog rain bacon salad sauce jewelry equipment "
-    "silverware graffiti concrete asphalt sky ocean sea foliage vegetation greenery produce trash garbage hay wood"
+    "silverware cutlery graffiti concrete asphalt sky ocean sea foliage vegetation greenery produce trash garbage hay "
+    "wood"
 )
 BODY = _words(
     "hand hands arm arms head mouth back shoulder shoulders lap neck face foot feet ear ears nose hair wrist leg legs "

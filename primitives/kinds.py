@@ -20,8 +20,25 @@ from pseudoris.primitives.english import FIXED_COMPOUNDS, is_plural, plural_of
 MIN_SUPPORT: Final = 0.7
 # It also needs this share of all draws: one "man" beside ten of "person" makes no man.
 MIN_SAID: Final = 0.25
-_ON_GROUND: Final = frozenset({"person", "animal", "vehicle", "furniture"})
-_OFF_GROUND: Final = frozenset({"bird", "fish", "insect", "aircraft", "airplane", "helicopter", "kite", "balloon"})
+# What flies, swims, or hangs from walls and poles.
+_OFF_GROUND: Final = frozenset(
+    {
+        *(
+            "bird",
+            "fish",
+            "insect",
+            "aircraft",
+            "airplane",
+            "helicopter",
+            "kite",
+            "balloon",
+            "light",
+            "picture",
+            "sign",
+        ),
+        *("cloud", "moon", "sun", "star", "window", "curtain", "shelf", "flag", "mirror", "clock", "television"),
+    }
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,9 +139,8 @@ def says_several(noun: str) -> bool:
 
 
 def stands_on_ground(noun: str) -> bool:
-    """Return whether what a noun names stands on the ground, so that it is further away where it is higher."""
-    kinds = kinds_of(noun)
-    return not kinds.isdisjoint(_ON_GROUND) and kinds.isdisjoint(_OFF_GROUND)
+    """Return whether what a noun names stands on ground, table or shelf: it is further away where it is higher."""
+    return kinds_of(noun).isdisjoint(_OFF_GROUND)
 
 
 def is_wide(noun: str) -> bool:

@@ -99,7 +99,9 @@ def as_begun(config: RunConfig, begun: RunConfig) -> RunConfig:
 
 
 _PLACES: Final = ("photographs", "drawings")
-_SINCE_0_7: Final = ("places", "has_needed_words", "has_too_small", "min_group_or_none", "min_further")
+_SINCE_0_7: Final = (
+    *("places", "has_needed_words", "has_too_small", "has_colours", "min_group_or_none", "min_further"),
+)
 
 
 def _weights_of_photographs() -> list[str]:

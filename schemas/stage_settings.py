@@ -390,6 +390,9 @@ class ComposingConfig(FrozenModel):
     # likelier is a thing without a mask. Null with an instance prior, which drops none. Headers omit it where it is
     # unset.
     has_too_small: bool = Field(default=False, exclude_if=lambda is_set: not is_set)
+    # Whether colour words are compared with the pixels of each mask, whose shares the table of masks then has: a colour
+    # that they deny is not said, and rivals that lack it count less. Headers omit it where it is unset.
+    has_colours: bool = Field(default=False, exclude_if=lambda is_set: not is_set)
 
     @property
     def least_of_others(self) -> float:

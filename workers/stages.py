@@ -139,7 +139,10 @@ class StageKind:
             # Imported here, because readers and committers import this module too, and the composer imports torch and
             # all models.
             from pseudoris.workers.composing.composer import composer_of
+            from pseudoris.workers.filtering.mask_colours import with_colours
 
+            if config.composing.has_colours:
+                stage = partial(_one_after_another, stage, partial(with_colours, config.compute))
             composing = partial(apply_to_images, stage=STAGE_FILTER, work=composer_of(config))
             stage = partial(_one_after_another, stage, composing)
         record(LOAD_SECONDS, time.perf_counter() - started, of=self.name)

@@ -214,6 +214,10 @@ def _composes_anew(before: RunConfig, config: RunConfig) -> bool:
     return before.composing != config.composing or (config.composing is not None and posteriors[0] != posteriors[1])
 
 
+def _reads_colours(config: RunConfig) -> bool:
+    return config.composing is not None and config.composing.has_colours
+
+
 def _changed(parent: RunLocation, config: RunConfig, change: RuleChange) -> RunConfig:
     check_number("tau", change.tau, 0, 1e308, is_whole=False)
     before = config.filtering
@@ -233,6 +237,10 @@ def _changed(parent: RunLocation, config: RunConfig, change: RuleChange) -> RunC
     if changed.composing is None and change.fitted is not None and change.fitted.values.pair_weight is None:
         raise ConfigError(
             f"--weights holds a composer's weights alone, and {parent.root} composes nothing: add --set composing={{}}"
+        )
+    if _reads_colours(changed) and not _reads_colours(config):
+        raise ConfigError(
+            f"composing.has_colours reads colours that {parent.root} did not measure: leave it out, or annotate with it"
         )
     check_scored(changed, change.keep or (), parent.root)
     return changed

@@ -19,10 +19,12 @@ from pseudoris.schemas.fitted import for_any_captioner
 from pseudoris.store.runs.header import require_header
 from pseudoris.store.runs.manifest import write_manifest
 from pseudoris.store.tables.open_run import OpenRun
+from pseudoris.synthworld.renderer import render
 from pseudoris.synthworld.scenes import Split, make_scene
 from tests.builders.audits import drawn_audit, judge
 from tests.builders.command import invoke
 from tests.builders.fitted import fitted
+from tests.builders.images import encode
 from tests.builders.plain_runs import work_off
 from tests.builders.scene_runs import scene_run, scenes, scored
 from tests.builders.scored_runs import scored_run
@@ -206,6 +208,33 @@ def test_another_bound_or_posterior_composes_anew_and_the_old_ones_give_the_byte
     invoke("refilter", tmp_path / "fewer", tmp_path / "back", *back)
     assert expressions(tmp_path / "back") == expressions(out)
     assert expressions(tmp_path / "fewer") != expressions(out)
+
+
+@pytest.mark.slow
+def test_colours_are_stored_so_that_refilter_composes_what_annotate_does(tmp_path):
+    source = tmp_path / "images"
+    source.mkdir()
+    for name, scene in scenes(3).items():
+        (source / name).write_bytes(encode(render(scene).image))
+
+    def annotated(name, *settings):
+        composing = ["composing={kinds: [attribute, position, none], min_first: 0.1}", *settings]
+        work_off(source, tmp_path / name, load_config("tiny", None, composing))
+        return tmp_path / name
+
+    seen = annotated("seen", "composing.has_colours=true")
+    more = annotated("more", "composing.has_colours=true", "composing.min_further=0.4")
+    blind = annotated("blind")
+    table = OpenRun.at(RunLocation.open(str(seen))).table("masks")["colours"].to_pylist()
+    assert table
+    assert all(len(each) == 11 and max(each) > 0.5 for each in table)
+    assert OpenRun.at(RunLocation.open(str(blind))).table("masks")["colours"].null_count == len(table)
+    invoke("refilter", seen, tmp_path / "new", "--set", "composing.min_further=0.4")
+    assert expressions(tmp_path / "new") == expressions(more) != expressions(seen)
+    invoke("refilter", seen, tmp_path / "unread", "--set", "composing.has_colours=false")
+    assert expressions(tmp_path / "unread") == expressions(blind) != expressions(seen)
+    with pytest.raises(ConfigError, match=r"has_colours reads colours that .*blind did not measure: .* annotate"):
+        invoke("refilter", blind, tmp_path / "late", "--set", "composing.has_colours=true")
 
 
 @pytest.mark.slow

@@ -162,10 +162,10 @@ def test_a_digest_given_with_the_weights_stays_whatever_the_order():
         assert load_config("tiny", assignments=order).masks.weights.sha256 == "a" * 64
 
 
-def test_every_key_has_a_reason_and_there_are_at_most_150():
+def test_every_key_has_a_reason_and_there_are_at_most_155():
     found = [each for each in settings() if each.section is None]
     assert not [each.key for each in found if not each.reason]
-    assert len(found) <= 150
+    assert len(found) <= 155
 
 
 @pytest.mark.parametrize("preset", preset_names())
@@ -314,6 +314,7 @@ def test_options_are_refused_of_an_engine_that_takes_none_and_read_in_a_run_that
 OF_0_6_0 = [
     *("composing.places=drawings", "composing.has_needed_words=false", "composing.min_group_or_none=null"),
     *("composing.has_too_small=false", "composing.min_further=0.9", "captions.whole_picture=0"),
+    "composing.has_colours=false",
 ]
 
 

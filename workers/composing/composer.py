@@ -51,6 +51,8 @@ _MAX_TRIES: Final = 16
 _GAP: Final = "_"
 # Of a kind of which so many things without a mask are expected, none are counted: no "three dogs", no "second dog".
 _MAX_MISSING: Final = 0.1
+# Viewers do not look for a thing by the side of one that is so many times smaller: "the man to the left of the spoon".
+_MOST_OF_ANCHOR: Final = 10.0
 # Only rows up to this length state their number ("the left of the three"): longer ones often miss or double a mask.
 _MAX_COUNTED: Final = 3
 
@@ -156,7 +158,9 @@ def _swaps(
     """Yield what makes the phrase with another noun, or with an attribute that replaces one of its own."""
     # A new word comes from the same place of a likely phrase of the image: "red" may replace "small", "hat" may not.
     attributes = (*phrase.before, *phrase.after)
-    for noun in slots[_GAP] if attributes else ():
+    # "Cup of coffee" is one name: there is no cake of coffee.
+    is_whole = view.config.places == "photographs" and any(each.startswith("of ") for each in phrase.after)
+    for noun in slots[_GAP] if attributes and not is_whole else ():
         is_kin = noun != phrase.noun and (noun in PEOPLE) == (phrase.noun in PEOPLE)
         if is_kin and all(may_be_said(each, told(noun)) for each in attributes):
             yield partial(replace, phrase, noun=noun)
@@ -211,9 +215,9 @@ def _forms(view: Likelihood, mask: int) -> Iterator[_Form]:
         log_true = float(np.log(view.rivals(phrase)[mask]))
         for anchor, (named, log_named) in view.anchors.items() if "relation" in view.config.kinds else ():
             # No side is tried for an unlikely pair. In a crowded image this skips most pairs before masks are compared.
-            for side in SIDES if view.is_likely(log_true + log_named) else ():
+            for side in SIDES if view.is_likely(log_true + log_named) and _is_anchor(view, anchor, mask) else ():
                 surely, maybe = view.beside[anchor][side]
-                if surely[mask] and not (_is_far(view, side, phrase) and _is_far(view, side, named)):
+                if surely[mask] and not (_is_far(view, side, phrase) or _is_far(view, side, named)):
                     log_right = view.log_right(mask, phrase, maybe) + log_named
                     say = partial(place_phrases.related, side, phrase, named)
                     yield _Form("relation", "relation", log_right, phrase.noun, say)
@@ -255,6 +259,13 @@ def _positions(view: Likelihood, mask: int, phrase: NounPhrase) -> Iterator[_For
 def _is_far(view: Likelihood, side: Side, phrase: NounPhrase) -> bool:
     """Return whether a side of the picture says how far away a thing is, as of what stands on the ground."""
     return view.config.places == "photographs" and side in ("top", "bottom") and stands_on_ground(phrase.noun)
+
+
+def _is_anchor(view: Likelihood, anchor: int, mask: int) -> bool:
+    """Return whether viewers would find a mask by its side of an anchor: not if one is on the other, or much larger."""
+    item, other = view.positions[mask], view.positions[anchor]
+    is_on = item.has_inside(other) or other.has_inside(item)
+    return view.config.places == "drawings" or not (is_on or item.area > _MOST_OF_ANCHOR * other.area)
 
 
 class Composer:

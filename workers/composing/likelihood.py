@@ -37,8 +37,9 @@ from pseudoris.schemas.fitted import Floats, PosteriorConfig
 from pseudoris.schemas.keep_rule import Flags, Ints
 from pseudoris.schemas.shard import MaskRecord, ShardImage
 from pseudoris.schemas.stage_settings import ComposingConfig
-from pseudoris.workers.composing.kind_posterior import KindPosterior, kinds_of_several, numbers_said
-from pseudoris.workers.composing.posterior import Posterior, by_names, drawn_by_mask, evidence_of, is_object
+from pseudoris.workers.composing.kind_posterior import KindPosterior, kinds_of_several, numbers_said, of_mask_alone
+from pseudoris.workers.composing.posterior import Posterior, by_names, drawn_by_mask, evidence_of, is_object, weights_of
+from pseudoris.workers.composing.shown_colours import ShownColours
 
 SIDES: Final[tuple[Side, ...]] = ("left", "right", "top", "bottom")
 # A side of the picture is this share of its width or height.
@@ -67,10 +68,16 @@ class MaskPosition:
     aspect: float = 1.0
     bottom: float = 1.0  # the lower edge of its box, as a share of the image's height
     area: float = 0.0  # as a share of the image's
+    box: tuple[float, float, float, float] = (1.0, 1.0, 0.0, 0.0)  # x0, y0, x1, y1 as x and y; by default empty
 
     def along(self, side: Side) -> float:
         """Return how far it is toward a side, as a share of that axis: larger is further."""
         return {"left": -self.x, "right": self.x, "top": -self.y, "bottom": self.y}[side]
+
+    def has_inside(self, other: MaskPosition) -> bool:
+        """Return whether the centre of another mask is in this one's box."""
+        x0, y0, x1, y1 = self.box
+        return x0 < other.x < x1 and y0 < other.y < y1
 
     def step(self, side: Side, anchor: MaskPosition) -> tuple[float, float]:
         """Return the way from an anchor: toward the side, and across (never negative), both in image widths."""
@@ -91,8 +98,9 @@ def position_of(mask: MaskRecord) -> MaskPosition:
     num_runs = len(ends) // 2
     signs = np.tile([-1, 1], num_runs)
     x, y = (float((sums[: 2 * num_runs] * signs).sum()) / mask.area_px + 0.5 for sums in (columns, rows))
-    bottom = float(mask.box_xyxy_px[3]) / height
-    return MaskPosition(x / width, y / height, height / width, bottom, mask.area_px / (height * width))
+    x0, y0, x1, y1 = (float(each) for each in mask.box_xyxy_px)
+    box = (x0 / width, y0 / height, x1 / width, y1 / height)
+    return MaskPosition(x / width, y / height, height / width, box[3], mask.area_px / (height * width), box)
 
 
 def surely_lies(side: Side, item: MaskPosition, anchor: MaskPosition) -> bool:
@@ -280,15 +288,20 @@ def likelihood_of(
     Raises:
         ValueError: `counts` is "probability", and a candidate has no caption score.
     """
-    drawn = drawn_by_mask(image)
-    evidence = [evidence_of(drawn.get(mask.mask_id, ()), weights.counts, read) for mask in image.masks]
+    by_mask = drawn_by_mask(image)
+    drawn = [by_mask.get(mask.mask_id, ()) for mask in image.masks]
+    evidence = [evidence_of(each, weights.counts, read) for each in drawn]
+    if weights.has_kinds:
+        of_each = zip(evidence, drawn, strict=True)
+        evidence = [of_mask_alone(each, said, weights_of(said, weights.counts)) for each, said in of_each]
     if weights.names is not None:
         evidence = [by_names(each, weights.names) for each in evidence]
     are_objects = is_object(image.masks, weights, evidence)
+    shown = ShownColours([mask.colours for mask in image.masks] if config.has_colours else ())
     if weights.has_kinds:
-        several = [kinds_of_several(drawn.get(mask.mask_id, ())) for mask in image.masks]
-        whole, small = list(map(numbers_said, image.whole_picture)), config.has_too_small and image.num_too_small
-        posterior: Posterior = KindPosterior(weights, evidence, are_objects, several, whole, small or 0)
+        several, whole = list(map(kinds_of_several, drawn)), list(map(numbers_said, image.whole_picture))
+        small = (config.has_too_small and image.num_too_small) or 0
+        posterior: Posterior = KindPosterior(weights, evidence, are_objects, several, whole, small, shown=shown)
     else:
-        posterior = Posterior(weights, evidence, are_objects)
+        posterior = Posterior(weights, evidence, are_objects, shown=shown)
     return Likelihood(posterior, [position_of(mask) for mask in image.masks], config)

@@ -22,7 +22,7 @@ from __future__ import annotations
 import math
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence, Set
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cache, cached_property, reduce
 from itertools import chain, combinations, permutations
 from typing import Final
@@ -43,15 +43,17 @@ from pseudoris.primitives.noun_phrases import (
 )
 from pseudoris.schemas.fitted import Counted, Floats, NounRelations, PosteriorConfig
 from pseudoris.schemas.shard import SOURCE_MODEL, ExpressionRecord, MaskRecord, ShardImage
+from pseudoris.workers.composing.shown_colours import ShownColours
 
 # This is added to shares, because 0 has no logarithm.
 MIN_SHARE: Final = 1e-4
 # Words replace each other in images where at least so many captions would join them if they were said independently.
 _LEAST_JOINED: Final = 3.0
-# Words that were not drawn have these probabilities, set by hand: a noun, a word that a drawn one replaces, any other.
+# Words that were not drawn have these probabilities, set by hand: a noun, a word that a drawn one replaces, any other;
+# the latter without slots and with them (in `everyday_world` 0.014; captions of photographs leave more unsaid).
 UNSAID_NOUN: Final = 0.006
 _UNSAID_WORD: Final = 0.01
-_SILENT_WORD: Final = 0.1
+_SILENT_WORD: Final = {False: 0.1, True: 0.05}
 # Log-odds of SAM's scores are clipped to ± this, a probability of 0.9999: beyond it a mask is almost certain.
 _MAX_LOG_ODDS: Final = 9.21
 # Narrower names together need more than this part of the share of a wider name: one stray "boy" makes no person a boy.
@@ -93,15 +95,7 @@ def evidence_of(
     words: defaultdict[str, float] = defaultdict(float)
     phrases: defaultdict[NounPhrase, float] = defaultdict(float)
     correctness: dict[str, float] = {}
-    num_read, weights = 0.0, [float(len(candidate.samples)) for candidate in candidates]
-    if counts == "probability":
-        heard = [candidate.caption_score for candidate in candidates if candidate.caption_score is not None]
-        if len(heard) < len(candidates):
-            raise ValueError(
-                "the posterior counts probabilities, but a candidate has no caption_score from captions.listening"
-            )
-        # Weights are relative to the largest one: only shares matter, and very small probabilities would all become 0.
-        weights = [math.exp(score - max(heard)) for score in heard]
+    num_read, weights = 0.0, weights_of(candidates, counts)
     english = english_among(candidate.text for candidate in candidates)
     weighed = [
         (candidate, candidate.head_noun.lower(), weight)
@@ -124,6 +118,19 @@ def evidence_of(
     of_nouns, of_words = shares_of(nouns, sum(nouns.values())), shares_of(words, num_read)
     heaviest_first = sorted(phrases, key=lambda phrase: (-phrases[phrase], len(phrase.text), phrase.text))
     return Evidence(of_nouns, correctness, of_words, tuple(heaviest_first))
+
+
+def weights_of(candidates: Sequence[ExpressionRecord], counts: Counted) -> Sequence[float]:
+    """Return the weight of each candidate of a mask, as `evidence_of` counts."""
+    if counts != "probability":
+        return [float(len(candidate.samples)) for candidate in candidates]
+    heard = [candidate.caption_score for candidate in candidates if candidate.caption_score is not None]
+    if len(heard) < len(candidates):
+        raise ValueError(
+            "the posterior counts probabilities, but a candidate has no caption_score from captions.listening"
+        )
+    # Weights are relative to the largest one: only shares matter, and very small probabilities would all become 0.
+    return [math.exp(score - max(heard)) for score in heard]
 
 
 def by_names(evidence: Evidence, names: NounRelations) -> Evidence:
@@ -201,6 +208,7 @@ class Posterior:
     config: PosteriorConfig
     evidence: Sequence[Evidence]  # the captions of each mask
     is_object: Floats  # (N,) float64, the probability that a mask is one object and not part or twin of another mask
+    shown: ShownColours = field(default_factory=ShownColours, kw_only=True)
 
     @cached_property
     def nouns(self) -> Sequence[Mapping[str, float]]:
@@ -210,7 +218,7 @@ class Posterior:
     @cached_property
     def words(self) -> Sequence[Mapping[str, float]]:
         """By mask, the probability of each word drawn for it, by `named`."""
-        return [{word: self._said(each, word) for word in each} for each in self.shares]
+        return [{word: self._said(mask, word) for word in each} for mask, each in enumerate(self.shares)]
 
     @cached_property
     def shares(self) -> Sequence[Mapping[str, float]]:
@@ -285,9 +293,10 @@ class Posterior:
             for word, others in opposed.items()
         }
 
-    def _said(self, shares: Mapping[str, float], word: str) -> float:
-        against, both = word_features(shares, word, self.replaced_by, self.config.least_opposed)
-        return logistic(self.config.word_bias + self.config.word_against * against + self.config.word_share * both)
+    def _said(self, mask: int, word: str) -> float:
+        against, both = word_features(self.shares[mask], word, self.replaced_by, self.config.least_opposed)
+        odds = self.config.word_bias + self.config.word_against * against + self.config.word_share * both
+        return logistic(odds) * self.shown.of_drawn(word, mask)
 
     def _word(self, word: str, mask: int) -> float:
         said, word = self.words[mask], self.named(word)
@@ -296,7 +305,8 @@ class Posterior:
         if found is not None:
             return found
         is_replaced = any(other in said for other in self.replaced_by.get(word, ()))
-        return _UNSAID_WORD if is_replaced else _SILENT_WORD
+        unsaid = _UNSAID_WORD if is_replaced else _SILENT_WORD[self.config.has_slots]
+        return unsaid * self.shown.of_unsaid(word, mask)
 
     def _implies(self, said: str, word: str, mask: int) -> bool:
         if not self.config.has_slots:

@@ -27,10 +27,12 @@ import yaml
 
 from evidence.experiments.composing.photograph_sheets import write_sheets
 from evidence.experiments.quality.markdown_cells import as_json, cell, markdown_table, value
+from pseudoris.images.pixels import decode_proven
 from pseudoris.primitives import rle
 from pseudoris.primitives.english import PEOPLE, plural_of
 from pseudoris.primitives.head_nouns import head_noun
 from pseudoris.primitives.noun_phrases import NounPhrase
+from pseudoris.primitives.pixel_colours import colour_shares
 from pseudoris.schemas import shard
 from pseudoris.schemas.config import RunConfig
 from pseudoris.schemas.config_layers import load_config
@@ -73,10 +75,10 @@ def photographs(assets: Path, masks: str) -> list[Photograph]:
     for row in data["annotations"]:
         rows[row["image_id"]].append({**row, "category": names[row["category_id"]]})
     entries = [each for each in data["images"] if each["file_name"] in told]
-    return [_photograph(each, rows[each["id"]], told[each["file_name"]], masks) for each in entries]
+    return [_photograph(assets / "photos", each, rows[each["id"]], told[each["file_name"]], masks) for each in entries]
 
 
-def _photograph(entry: Row, rows: Sequence[Any], told: Sequence[Any], masks: str) -> Photograph:
+def _photograph(photos: Path, entry: Row, rows: Sequence[Any], told: Sequence[Any], masks: str) -> Photograph:
     name, size = entry["file_name"], (entry["height"], entry["width"])
     if [row["id"] for row in rows] != [each["annotation"] for each in told]:
         raise ValueError(f"{name}: the captions are of other instances than instances.json has")
@@ -90,7 +92,10 @@ def _photograph(entry: Row, rows: Sequence[Any], told: Sequence[Any], masks: str
             said = (*image.expressions, *_candidates(mask.mask_id, told[number]))
             image = replace(image, masks=(*image.masks, mask), expressions=said)
             numbers.append(number)
-    image = replace(image, num_too_small=len(rows) - len(numbers))
+    pixels = decode_proven((photos / name).read_bytes())
+    shares = colour_shares(pixels, [mask.rle_counts for mask in image.masks])
+    shown = tuple(replace(mask, colours=each) for mask, each in zip(image.masks, shares, strict=True))
+    image = replace(image, masks=shown, num_too_small=len(rows) - len(numbers))
     return Photograph(image, numbers, [rows[number]["category"] for number in numbers])
 
 

@@ -1,4 +1,4 @@
-"""What composes for photographs: kinds of names, words in slots, places of things on the ground."""
+"""What composes for photographs: kinds of names, words in slots, colours of pixels, places of things on the ground."""
 
 import random
 from dataclasses import replace
@@ -6,7 +6,9 @@ from typing import get_args
 
 import pytest
 
+from pseudoris.primitives.pixel_colours import NAMES
 from pseudoris.schemas.fitted import NounRelations
+from pseudoris.schemas.shard import CaptionSample
 from pseudoris.schemas.stage_settings import ComposedKind
 from pseudoris.workers.composing.kind_posterior import numbers_said
 from tests.workers.composing.builders import composed, make_image, texts
@@ -26,9 +28,17 @@ def test_names_of_one_kind_count_together_and_the_basic_one_is_said():
     assert not any(word in text for text in found for word in ("sedan", "vehicle", "automobile"))
 
 
-@pytest.mark.parametrize("rival", [{"a vehicle": 14}, {"a van": 4, "a truck": 3, "a dog": 3, "a box": 4}, {"cars": 14}])
-def test_a_wider_name_scattered_names_and_several_things_are_rivals(rival):
+@pytest.mark.parametrize("rival", [{"a vehicle": 14}, {"cars": 14}])
+def test_a_wider_name_and_several_things_are_rivals(rival):
     assert "the car" not in texts(make_image(((20, 50), SEDAN), ((80, 50), rival)), 0, **KINDS)
+
+
+def test_a_thing_whose_names_scatter_may_be_any_other_and_names_that_fit_anything_say_little():
+    def right(rival):
+        return confidence(make_image(((20, 50), SEDAN), ((80, 50), rival)), "the car")
+
+    assert right({"a van": 4, "a truck": 3, "a dog": 3, "a box": 4}) < right({"a dog": 14}) - 0.02
+    assert right({"a dog": 7, "an object": 7}) > right({"a dog": 7, "a vehicle": 7}) + 0.2
 
 
 def test_names_that_a_run_taught_count_together_beside_the_table():
@@ -184,3 +194,85 @@ def test_masks_that_are_too_small_make_a_kind_of_the_picture_less_sure_where_tha
 def test_a_number_counts_the_next_words_that_say_several():
     assert numbers_said("three large brown dogs and a group of men near a car") == {"dog": 3, "man": 2}
     assert numbers_said("three of us saw very old and dusty brown horses") == {"horse": 2}
+
+
+def coloured(image, *shares):
+    """Return an image whose masks' pixels may have colours in these shares; None where they were not measured."""
+    measured = [() if each is None else tuple(each.get(name, 0.0) for name in NAMES) for each in shares]
+    masks = (replace(mask, colours=each) for mask, each in zip(image.masks, measured, strict=True))
+    return replace(image, masks=tuple(masks))
+
+
+COLOURS = {**KINDS, "has_colours": True}
+TWO_CARS = make_image(((20, 50), {"a red car": 14}), ((80, 50), {"a car": 14}))
+
+
+def confidence(image, text):
+    """Return the confidence of a text of the first mask."""
+    said = composed(image, **{**COLOURS, "min_first": 0.0, "min_further": 0.0, "max_per_mask": 99, "max_per_form": 99})
+    (found,) = (each.confidence for each in said if each.text == text and each.target_mask_ids[0].endswith("0"))
+    return found
+
+
+def test_a_colour_that_the_pixels_deny_is_not_said():
+    assert "the red car" in texts(coloured(TWO_CARS, {"red": 0.4}, {"blue": 1.0}), 0, **COLOURS)
+    assert "the red car" in texts(coloured(TWO_CARS, None, None), 0, **COLOURS)
+    denied = coloured(TWO_CARS, {"blue": 0.9}, {"blue": 1.0})
+    assert "the red car" not in texts(denied, 0, **COLOURS)
+    assert "the red car" in texts(denied, 0, **KINDS)
+
+
+def test_a_colour_of_clothes_may_be_a_few_pixels():
+    image = make_image(((20, 50), {"a man in a red hat": 14}), ((80, 50), DOG))
+    assert any("red hat" in text for text in texts(coloured(image, {"blue": 1.0}, None), 0, **COLOURS))
+
+
+def test_a_rival_without_the_colour_is_none_and_one_whose_pixels_allow_a_drawn_colour_is():
+    unknown, lacking = (
+        confidence(coloured(TWO_CARS, {"red": 1.0}, each), "the red car") for each in (None, {"blue": 1.0})
+    )
+    assert lacking > unknown
+    torn = make_image(((20, 50), {"a red car": 14}), ((80, 50), {"a brown car": 10, "a red car": 4}))
+    doubtful, allowed = (
+        confidence(coloured(torn, {"red": 1.0}, {"brown": 1.0, **each}), "the red car") for each in ({}, {"red": 0.6})
+    )
+    assert allowed < doubtful - 0.3
+
+
+def test_what_draws_of_the_mask_alone_agree_on_is_not_what_it_lies_on():
+    image = make_image(((20, 50), {"a tie": 7, "a man": 7}), ((80, 50), DOG))
+    around = CaptionSample("context_1.2", "top_p", None, 0.9, -2.0, "all", 1)
+    man = (replace(each, samples=(around,) * 7) if each.text == "a man" else each for each in image.expressions)
+    assert "the tie" not in texts(image, 0, **KINDS)
+    assert "the tie" in texts(replace(image, expressions=tuple(man)), 0, **KINDS)
+
+
+def test_parts_of_a_body_and_names_that_cannot_be_counted_name_nothing():
+    assert not texts(make_image(((20, 50), {"a hand": 14}), ((80, 50), DOG)), 0, **KINDS)
+    assert not texts(make_image(((20, 50), {"a chair": 5, "a table": 5, "a bed": 4}), ((80, 50), DOG)), 0, **KINDS)
+
+
+RELATIONS = {**KINDS, "kinds": ["relation"], "places": "photographs"}
+
+
+def test_above_and_below_are_said_of_what_hangs():
+    one, other = ((50, 20), {"a picture": 14}), ((50, 80), {"a mirror": 14})
+    assert "the picture above the mirror" in texts(make_image(one, other), 0, **RELATIONS)
+    assert not texts(make_image(one, ((50, 80), {"a cup": 14})), 0, **RELATIONS)
+
+
+def test_no_side_is_told_of_what_lies_on_a_thing_or_is_much_smaller():
+    assert "the cup to the left of the brown dog" in texts(
+        make_image(((20, 50), {"a cup": 14}), ((60, 50), DOG)), 0, **RELATIONS
+    )
+    beside_small = make_image(((30, 50), {"a table": 14}, 40), ((80, 50), {"a cup": 14}, 6))
+    assert not texts(beside_small, 0, **RELATIONS)
+    assert texts(beside_small, 1, **RELATIONS)
+    on_it = make_image(((50, 50), {"a man": 14}, 40), ((62, 50), {"a tie": 14}, 14))
+    assert not texts(on_it, **RELATIONS)
+
+
+def test_a_cup_of_coffee_keeps_its_noun_in_what_is_absent():
+    image = make_image(((20, 50), {"a white cup of coffee": 14}), ((80, 50), {"a brown cake": 14}))
+    found = texts(image, **{**KINDS, "kinds": ["none"]}, places="photographs")
+    assert not any("cake of" in text for text in found)
