@@ -114,8 +114,8 @@ class Run:
         ends = self._contents.image_ends
         at = bisect_right(ends, place)
         if self._last[0] != at:
-            shard, plugins = self._opened.shard(at), self.header.config.images.decoder_plugins
-            found = [RunImage(each, partial(self._load, shard, each), plugins) for each in iter_annotations([shard])]
+            shard, settings = self._opened.shard(at), self.header.config.images
+            found = [RunImage(each, partial(self._load, shard, each), settings) for each in iter_annotations([shard])]
             self._last = (at, found)
         # `place - ends[at]` is negative, because it counts from the end of the shard's images.
         return self._last[1][place - ends[at]]

@@ -97,8 +97,8 @@ def test_a_file_chooses_its_preset_and_what_0_5_asked_of_images_is_left_out(tmp_
 def test_the_hash_follows_the_content_alone():
     assert config_hash(load_config("tiny")) == config_hash(load_config("tiny", assignments=["compute.seed=0"]))
     assert config_hash(load_config("tiny")) != config_hash(load_config("tiny", assignments=["compute.seed=1"]))
-    # What it was in 0.5.
-    assert config_hash(load_config("tiny")).startswith("a6441bb55846c365")
+    # What it was in 0.5, whose bits were all stored.
+    assert config_hash(load_config("tiny", assignments=["images.bits=stored"])).startswith("a6441bb55846c365")
 
 
 SECRET = "https://user:hunter2@host/x.pth"
@@ -162,10 +162,10 @@ def test_a_digest_given_with_the_weights_stays_whatever_the_order():
         assert load_config("tiny", assignments=order).masks.weights.sha256 == "a" * 64
 
 
-def test_every_key_has_a_reason_and_there_are_at_most_150():
+def test_every_key_has_a_reason_and_there_are_at_most_160():
     found = [each for each in settings() if each.section is None]
     assert not [each.key for each in found if not each.reason]
-    assert len(found) <= 150
+    assert len(found) <= 160
 
 
 @pytest.mark.parametrize("preset", preset_names())
@@ -330,3 +330,14 @@ def test_a_run_that_began_with_0_6_0_goes_on_with_what_its_preset_meant(preset, 
     assert as_begun(other, begun).composing.min_further == 0.6
     # A run that began with today's preset has it.
     assert as_begun(now, now) == now
+
+
+@pytest.mark.parametrize("preset", preset_names())
+def test_a_run_that_began_with_0_6_0_goes_on_with_all_bits_and_a_header_leaves_out_what_it_has_as_0_6_0(preset):
+    begun, now = load_config(preset, None, ["images.bits=stored"]), load_config(preset)
+    assert not {"bits", "window", "min_side"} & begun.model_dump(mode="json")["images"].keys()
+    assert now.images.bits == ("stored" if preset == "paper" else "auto")
+    assert as_begun(now, begun).method()["images"] == begun.method()["images"]
+    # A number is the user's own.
+    twelve = load_config(preset, None, ["images.bits=12"])
+    assert as_begun(twelve, begun) == twelve
