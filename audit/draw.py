@@ -329,6 +329,8 @@ def _record(
             origin=header.origin,
             is_complete=run.is_complete,
             rule=None if rule is None else str(rule),
+            bits=header.config.images.bits,
+            window=header.config.images.window,
         ),
         population=Population(
             images=len(pairs.image_row),

@@ -141,6 +141,7 @@ class DrawnRun(FrozenModel):
         location: Absolute path or url of its folder at that time.
         root_sha256: Its root digest over the committed shards; see `pseudoris.store.runs.receipts`.
         rule: What it keeps, in words; None if no rule decides.
+        bits, window: As of the run's settings `images`.
     """
 
     location: str
@@ -151,6 +152,8 @@ class DrawnRun(FrozenModel):
     origin: str
     is_complete: bool
     rule: str | None
+    bits: str | int = Field(default="stored", exclude_if=lambda bits: bits == "stored")
+    window: tuple[float, float] | None = Field(default=None, exclude_if=lambda window: window is None)
 
 
 class Population(FrozenModel):

@@ -23,6 +23,7 @@ from pseudoris.files.location import RunLocation
 from pseudoris.images.prover import PictureForm
 from pseudoris.primitives.errors import ConfigError
 from pseudoris.schemas.ids import sha256_hex
+from pseudoris.schemas.stage_settings import ImagesConfig
 from pseudoris.viewer.outlines import frame_size, outline_of
 from pseudoris.viewer.pages import MASK_COLOURS, embedded_json, iter_page, page_prover, thumbnail
 
@@ -51,7 +52,9 @@ def write_judging_page(
     missing = []
     rows = audit.images.select(["image_id", "key"]).to_pylist()
     encoded = audit.pictures()
-    with page_prover(_PICTURE, plugins) as prover:
+    drawn = audit.draw.run
+    images = ImagesConfig.model_validate({"bits": drawn.bits, "window": drawn.window, "decoder_plugins": plugins})
+    with page_prover(_PICTURE, images) as prover:
         for number, row in enumerate(rows, start=1):
             data = encoded[row["image_id"]]
             picture = thumbnail(data, prover) if data else None

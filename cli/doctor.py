@@ -33,7 +33,7 @@ from pseudoris.primitives.untrusted import printable
 from pseudoris.primitives.uris import writable
 from pseudoris.schemas.card_settings import choices_of_card, decoder_choices
 from pseudoris.schemas.config import PriorConfig, RunConfig
-from pseudoris.schemas.config_layers import load_config
+from pseudoris.schemas.config_layers import as_begun, load_config
 from pseudoris.store.exclusion_rules import key_path
 from pseudoris.store.runs.header import check_identity
 from pseudoris.store.runs.planned_run import may_give_way, package_versions
@@ -287,7 +287,7 @@ def _output(source: str | None, out: str, config: RunConfig) -> str:
         was = header.identity.versions
         here = {} if joins_cluster(config.placement.address) else package_versions(n for n in was if " " not in was[n])
         versions = was | {name: now for name, now in here.items() if "absent" not in (now, was[name])}
-        method = config.with_chosen(header.config.model_dump()).method()
+        method = as_begun(config, header.config).with_chosen(header.config.model_dump()).method()
         now = header.identity.model_copy(update={"method": method, "versions": versions})
         check_identity(header, now, preset=config.preset, allow_mixed=config.placement.allow_mixed)
     folder = Path(location.root)

@@ -40,6 +40,8 @@ def totals_rows(totals: RunTotals, num_images: int) -> Iterator[tuple[str, str]]
     yield "output", formats.format_bytes(totals.output_bytes)
     if totals.empty_sentence:
         yield "empty images", totals.empty_sentence
+    for note, count in totals.notes.items():
+        yield "noted", f"{formats.counted(count, 'image')}: {note}"
     if totals.wide_sentence:
         yield "wide decisions", totals.wide_sentence
     if totals.repeats:

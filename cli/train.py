@@ -25,7 +25,6 @@ from pseudoris.cli.options import argument, check_file, option, training_folder
 from pseudoris.cli.progress import INTERRUPTED, Bar, bar
 from pseudoris.primitives.errors import ConfigError, ImageError
 from pseudoris.primitives.untrusted import printable
-from pseudoris.schemas.config import ImagesConfig
 from pseudoris.schemas.ids import sha256_hex
 from pseudoris.schemas.shard import clean_text
 
@@ -247,11 +246,12 @@ def predict(
     from torchvision.ops import masks_to_boxes
 
     from pseudoris.images.pixels import decode_upright
+    from pseudoris.training.evaluation.held_out import pixels_of
 
     try:
         data = image.read_bytes()
         # The image is (3, H, W) uint8, upright.
-        pixels = torch.from_numpy(decode_upright(data, ImagesConfig())).permute(2, 0, 1)
+        pixels = torch.from_numpy(decode_upright(data, pixels_of(model))).permute(2, 0, 1)
     except OSError as error:
         raise ConfigError(f"The image {image} cannot be read ({error.strerror}). Give a file.") from error
     except ImageError as error:

@@ -85,19 +85,32 @@ LAYOUTS: Final = frozenset(
 )
 
 
-def check_layout(data: bytes, image: Image.Image | None) -> Layout | None:
+# Samples whose range a file does not state. They are read where `images.window` states it.
+WINDOWED: Final = {
+    Layout("TIFF", samples, bits, TOGETHER, OPAQUE): kind
+    for samples, bits, kind in (
+        ("signed grey", 16, "i2"),
+        ("signed grey", 32, "i4"),
+        ("grey", 32, "u4"),
+        ("floating-point grey", 32, "f4"),
+    )
+}
+
+
+def check_layout(data: bytes, image: Image.Image | None, *, has_window: bool = False) -> Layout | None:
     """Return the layout of an image; None for a format outside the list, or if the header does not tell.
 
     `image` is None if Pillow refuses to open `data`. ImageError (`unsupported_pixels`) for a layout that is not one of
-    `LAYOUTS`; any exception for a damaged header.
+    `LAYOUTS`, or with a window of `WINDOWED`; any exception for a damaged header.
     """
     guessed = next((name for start, name in _STARTS if data.startswith(start)), None)
     name = guessed if image is None else image.format
     if name not in _READERS:
         return None
     layout = _READERS[name](data, image)
-    if layout not in LAYOUTS:
-        raise ImageError("unsupported_pixels", f"this layout is not read: {layout}. Save the image as 8-bit RGB")
+    if layout not in LAYOUTS and not (has_window and layout in WINDOWED):
+        remedy = "Give images.window=[LOW, HIGH], or save" if layout in WINDOWED else "Save"
+        raise ImageError("unsupported_pixels", f"this layout is not read: {layout}. {remedy} the image as 8-bit RGB")
     return layout
 
 
@@ -193,7 +206,8 @@ def _tiff(data: bytes, image: Image.Image | None) -> Layout:
         alpha = f"{count} samples, {len(extra)} of them extra"
     kinds, depths = set(tags.get(339, (1,))), set(tags.get(258, (1,)))
     if kinds != {1}:
-        samples = f"{'floating-point' if kinds == {3} else 'signed or mixed'} {samples}"
+        name = {frozenset({2}): "signed", frozenset({3}): "floating-point"}.get(frozenset(kinds), "signed or mixed")
+        samples = f"{name} {samples}"
     if len(depths) > 1:
         samples = f"mixed {samples}"
     order = APART if tags.get(284, 1) == 2 and count > 1 else TOGETHER

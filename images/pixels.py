@@ -17,7 +17,7 @@ import zlib
 from collections import deque
 from collections.abc import Sequence
 from contextlib import suppress
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 import numpy as np
 from PIL import GifImagePlugin, Image, TiffImagePlugin, UnidentifiedImageError
@@ -30,7 +30,8 @@ from pseudoris.images.integrity import (
     png_chunks,
     possible_ends,
 )
-from pseudoris.images.layouts import KEYED, Layout, check_layout
+from pseudoris.images.layouts import KEYED, WINDOWED, Layout, check_layout
+from pseudoris.images.levels import NOTE_CLIPPED, NOTE_DARK, DeepSamples, Levels
 from pseudoris.primitives.errors import ConfigError, ImageError, too_many_bytes
 from pseudoris.primitives.extras import install
 from pseudoris.primitives.untrusted import HEIF_PLUGIN, IMAGE_FORMATS
@@ -42,8 +43,7 @@ logger = logging.getLogger(__name__)
 
 _EXIF_ORIENTATION: Final = 0x0112
 _TIFF_WHITE_IS_ZERO: Final = 0
-# Maps 0..65535 to 0..255, rounded to nearest. Pillow's own conversion would clip everything above 255 to white.
-_TO_8_BIT: Final = ((np.arange(65536, dtype=np.uint32) * 255 + 32767) // 65535).astype(np.uint8)
+_BIG_END: Final = b"MM"
 # Pillow raises a bare OSError for a failed allocation inside a decoder, recognisable only by its text.
 _PILLOW_OUT_OF_MEMORY: Final = "out of memory"
 
@@ -54,6 +54,7 @@ _PNG_METADATA: Final = (b"eXIf", b"tEXt", b"zTXt", b"iTXt")
 
 # The images table stores this note for a damaged file that could still be read.
 NOTE_NO_END_MARKER: Final = "the JPEG lacks its end marker; all its pixels are there"
+NOTES: Final = frozenset({NOTE_NO_END_MARKER, NOTE_DARK, NOTE_CLIPPED})
 
 _CUT_SHORT: Final = "the JPEG is cut short: its decoder stopped before the end of the image"
 
@@ -63,22 +64,31 @@ Image.MAX_IMAGE_PIXELS = None
 TiffImagePlugin.READ_LIBTIFF = True
 
 
+class Decoded(NamedTuple):
+    """An image: upright RGB (H, W, 3) uint8, what is wrong with its file, and what its deep samples were mapped by."""
+
+    pixels: np.ndarray
+    note: str | None
+    levels: Levels
+
+
 def decode_upright(data: bytes, limits: ImagesConfig) -> np.ndarray:
     """Return the pixels of `decode_with_note`, which takes and raises the same."""
-    return decode_with_note(data, limits)[0]
+    return decode_with_note(data, limits).pixels
 
 
-def decode_with_note(data: bytes, limits: ImagesConfig) -> tuple[np.ndarray, str | None]:
+def decode_with_note(data: bytes, limits: ImagesConfig) -> Decoded:
     """Return the first frame or page as (H, W, 3) uint8 RGB in [0, 255], turned upright by its EXIF orientation.
 
     Only the layouts of `layouts.LAYOUTS` are read. Transparency, and what the first frame of a GIF leaves out, is
-    composited on white, as viewers do. 16-bit grey is scaled to 8 bits; of 16-bit colour the high byte is used. CMYK is
+    composited on white, as viewers do. 16-bit grey is scaled to 8 bits as `images.bits` says, and samples without a
+    stated range as `images.window` does (`levels.DeepSamples`); of 16-bit colour the high byte is used. CMYK is
     converted by Pillow's plain formula (JPEG inks in Adobe's inverted convention). Colour profiles are ignored. A
     truncated image is an error, never half an image. The note says what is wrong with a file that is read nevertheless.
 
     Raises:
-        ImageError: `empty_file`, `too_many_bytes`, `too_many_pixels` (from the header, before decoding),
-            `not_an_image`, `corrupt`, or `unsupported_pixels` (a layout that is not listed).
+        ImageError: `empty_file`, `too_many_bytes`, `too_many_pixels` or `too_small` (from the header, before
+            decoding), `not_an_image`, `corrupt`, or `unsupported_pixels` (a layout that is not listed).
         MemoryError: The machine ran out of memory, which is not the image's fault.
         ConfigError: No decoder recognises the bytes, and one of `decoder_plugins` is not imported.
     """
@@ -92,17 +102,21 @@ def decode_with_note(data: bytes, limits: ImagesConfig) -> tuple[np.ndarray, str
                 f"{width} x {height} pixels are {width * height:,}; images.max_pixels allows {limits.max_pixels:,}: "
                 "raise it or make the image smaller",
             )
-        return _decode(image, data)
+        if min(width, height) < limits.min_side:
+            raise ImageError(
+                "too_small", f"{width} x {height} pixels: images.min_side leaves out sides below {limits.min_side}"
+            )
+        return _decode(image, data, DeepSamples(limits.bits, limits.window))
 
 
-def decode_proven(data: bytes) -> np.ndarray:
+def decode_proven(data: bytes, levels: Levels = ()) -> np.ndarray:
     """Return the pixels of an image that the prover has decoded, like `decode_upright`, but without its limits.
 
-    Formats of a plug-in need this process to have imported it. ImageError if the bytes do not decode this time;
-    MemoryError if the machine ran out of memory.
+    `levels` are those that the prover chose. Formats of a plug-in need this process to have imported it. ImageError if
+    the bytes do not decode this time; MemoryError if the machine ran out of memory.
     """
     with _open_as(data, registered_formats()) as image:
-        return _decode(image, data, is_proven=True)[0]
+        return _decode(image, data, DeepSamples(levels=levels), is_proven=True).pixels
 
 
 def exif_orientation(data: bytes, plugins: Sequence[str] = ()) -> int:
@@ -185,17 +199,17 @@ def _open_as(data: bytes, formats: Sequence[str]) -> Image.Image:
     return image
 
 
-def _decode(image: Image.Image, data: bytes, *, is_proven: bool = False) -> tuple[np.ndarray, str | None]:
+def _decode(image: Image.Image, data: bytes, deep: DeepSamples, *, is_proven: bool = False) -> Decoded:
     note = None
     try:
-        layout = check_layout(data, image)
+        layout = check_layout(data, image, has_window=deep.has_window)
         if not is_proven:
             check_integrity(data, image)
         is_jpeg = layout is not None and layout.format == "JPEG"
         if is_jpeg and not has_end_marker(data):
             pixels, note = _pixels_without_end(data, layout, is_proven=is_proven), NOTE_NO_END_MARKER
         else:
-            pixels = _pixels(image, layout)
+            pixels = _pixels(image, layout, deep)
             # Lost data is 128, 64 where Pillow converts CMYK. It may also be real, so a file that ends so is checked.
             grey = 64 if layout is not None and layout.samples == "cmyk" else 128
             is_suspect = is_jpeg and not is_proven and (pixels[-1, -1] == grey).all()
@@ -205,7 +219,7 @@ def _decode(image: Image.Image, data: bytes, *, is_proven: bool = False) -> tupl
         raise
     except Exception as error:  # the image boundary again
         raise _as_image_error(error, f"the {image.format} decoder stopped before the end of the image") from error
-    return turn_upright(pixels, _orientation(image)), note
+    return Decoded(turn_upright(pixels, _orientation(image)), note or deep.note, deep.levels)
 
 
 def _pixels_without_end(data: bytes, layout: Layout | None, *, is_proven: bool) -> np.ndarray:
@@ -228,7 +242,7 @@ def _all_show(pixels: np.ndarray, jpegs: Sequence[bytes], layout: Layout | None)
 
 def _jpeg_pixels(data: bytes, layout: Layout | None) -> np.ndarray:
     with Image.open(io.BytesIO(data), formats=("JPEG",)) as image:
-        return _pixels(image, layout)
+        return _pixels(image, layout, DeepSamples())
 
 
 def _as_image_error(error: Exception, message: str) -> ImageError:
@@ -238,18 +252,25 @@ def _as_image_error(error: Exception, message: str) -> ImageError:
     return ImageError("corrupt", message)
 
 
-def _pixels(image: Image.Image, layout: Layout | None) -> np.ndarray:
+def _pixels(image: Image.Image, layout: Layout | None, deep: DeepSamples) -> np.ndarray:
     """Return (H, W, 3) uint8 RGB as the file stores it; decodes the image."""
     tile = image.tile[0] if isinstance(image, GifImagePlugin.GifImageFile) else None
     image.load()
     if image.mode.startswith("I;16"):
-        return _grey_16_to_rgb(image)
+        return _grey_16_to_rgb(image, deep)
+    if image.mode in ("I", "F") and deep.has_window:
+        stored = None
+        if layout is not None and isinstance(image, TiffImagePlugin.TiffImageFile):
+            stored = np.dtype((">" if image.tag_v2.prefix == _BIG_END else "<") + WINDOWED[layout])
+        return np.repeat(deep.windowed(image, stored)[:, :, None], 3, axis=2)
     if image.mode in ("I", "F"):
         raise ImageError(
             "unsupported_pixels",
             f"the {image.format} holds samples of Pillow's mode {image.mode} (32-bit or signed), whose range nobody "
-            "states: convert it to 8 or 16 bits a channel",
+            "states: give images.window=[LOW, HIGH], or convert it to 8 or 16 bits a channel",
         )
+    if layout is not None and layout.bits == 16:
+        deep.look_at_colour(image)
     if layout is not None and layout.format == "PNG" and layout.alpha == KEYED and image.mode == "L":
         # Pillow scales grey of 2 and 4 bits to 8 bits but not the transparent value, which is scaled here.
         most = 2**layout.bits - 1
@@ -274,16 +295,14 @@ def _pixels(image: Image.Image, layout: Layout | None) -> np.ndarray:
     return screen
 
 
-def _grey_16_to_rgb(image: Image.Image) -> np.ndarray:
-    levels = np.asarray(image)
-    grey = _TO_8_BIT[levels]
+def _grey_16_to_rgb(image: Image.Image, deep: DeepSamples) -> np.ndarray:
+    samples, tags, clear = np.asarray(image), getattr(image, "tag_v2", None), image.info.get("transparency")
+    grey = deep.grey(samples, tags, clear if isinstance(clear, int) else None)
     # If 0 is white in a TIFF, Pillow inverts 8-bit images only, so 16-bit images are inverted here.
-    tags = getattr(image, "tag_v2", None)
     if tags is not None and tags.get(TiffImagePlugin.PHOTOMETRIC_INTERPRETATION) == _TIFF_WHITE_IS_ZERO:
         grey = 255 - grey
-    transparent = image.info.get("transparency")
-    if isinstance(transparent, int):
-        grey[levels == transparent] = 255
+    if isinstance(clear, int):
+        grey[samples == clear] = 255
     return np.repeat(grey[:, :, None], 3, axis=2)
 
 

@@ -8,7 +8,9 @@ number of its image: a hostile image may control the child.
 from __future__ import annotations
 
 import base64
+import json
 import logging
+import math
 import os
 import re
 import select
@@ -23,7 +25,7 @@ from typing import Any, Final, Literal, Self
 
 from pseudoris.images.child_process import end_child, is_external_signal, start_child
 from pseudoris.images.perceptual_hash import HASH_HEX_DIGITS
-from pseudoris.images.pixels import NOTE_NO_END_MARKER
+from pseudoris.images.pixels import NOTES
 from pseudoris.images.prover_main import LENGTH, WITH_HASH
 from pseudoris.primitives.errors import ConfigError, ImageError, TransientError
 from pseudoris.primitives.untrusted import parse_json
@@ -123,7 +125,7 @@ class Prover:
         """
         answer = self._prove(data)
         height, width = answer["size"]
-        return Proof((height, width), answer["note"], answer.get("phash"))
+        return Proof((height, width), answer["note"], answer.get("phash"), tuple(answer["levels"]))
 
     def picture(self, data: bytes) -> bytes:
         """Return an upright picture of an image in the `form` that was given. Raises like `prove`."""
@@ -160,7 +162,7 @@ class Prover:
         answer = _receive(child, deadline, max_bytes=_MAX_ANSWER_BYTES if self._form is None else _MAX_PICTURE_BYTES)
         is_sound = isinstance(answer.get("grown_bytes"), int)
         if "size" in answer:
-            is_sound &= "note" in answer and answer["note"] in (None, NOTE_NO_END_MARKER)
+            is_sound &= "note" in answer and answer["note"] in (None, *NOTES) and _are_levels(answer.get("levels"))
             is_sound &= not self._has_hash or _HASH.fullmatch(str(answer.get("phash"))) is not None
             is_sound &= self._form is None or _BASE64.fullmatch(str(answer.get("picture"))) is not None
         else:
@@ -206,10 +208,17 @@ class Prover:
         return 0 if child is None else end_child(child, timeout_s=_END_TIMEOUT_S, is_hung=is_hung)
 
 
+def _are_levels(found: Any) -> bool:
+    if not isinstance(found, list) or not all(isinstance(each, float) and math.isfinite(each) for each in found):
+        return False
+    return not found or (len(found) == 2 and found[0] < found[1])
+
+
 def _start(limits: ImagesConfig, *, has_hash: bool, form: PictureForm | None) -> subprocess.Popen[bytes]:
     # The child gets one BLAS thread, because the stacks of more threads would count against the memory limit.
     environment = {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}
-    arguments = [limits.model_dump_json(), *([WITH_HASH] if has_hash else [])]
+    # The child needs every field, also those that a header leaves out.
+    arguments = [json.dumps(dict(limits)), *([WITH_HASH] if has_hash else [])]
     if form is not None:
         arguments += [form.format, str(form.max_side_px), str(form.quality)]
     child = start_child("pseudoris.images.prover_main", *arguments, environment=environment, is_buffered=False)

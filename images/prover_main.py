@@ -6,10 +6,10 @@ standard input and output:
     frame     = 8 bytes, big-endian length, then that many bytes
     request   = the encoded image
     answer    = JSON: {"ready": true} once at the start, then per image {"size": [height, width], "note": null or what
-                is wrong with its file}, with its "phash" if that is asked for, and its "picture" in base64 if a format
-                is named: upright RGB, its longer side at most SIDE pixels; or {"reason": …, "message": …}, each with
-                its "number" from 1 on and "grown_bytes", what earlier images have left in this process;
-                {"config_error": …} at the start where a plug-in or package is missing
+                is wrong with its file, "levels": what its deep samples were mapped by}, with its "phash" if that is
+                asked for, and its "picture" in base64 if a format is named: upright RGB, its longer side at most SIDE
+                pixels; or {"reason": …, "message": …}, each with its "number" from 1 on and "grown_bytes", what earlier
+                images have left in this process; {"config_error": …} at the start where a plug-in or package is missing
 
 The process must end when its standard input ends: at most one image's time limit after its parent. Imports no torch.
 """
@@ -78,8 +78,8 @@ def main() -> None:
 
 def _prove(data: bytes, limits: ImagesConfig, *, has_hash: bool, form: Sequence[str] | None) -> dict[str, Any]:
     try:
-        pixels, note = decode_with_note(data, limits)
-        answer: dict[str, Any] = {"size": pixels.shape[:2], "note": note}
+        pixels, note, levels = decode_with_note(data, limits)
+        answer: dict[str, Any] = {"size": pixels.shape[:2], "note": note, "levels": levels}
         if has_hash:
             answer["phash"] = perceptual_hash(pixels)
         if form is not None:

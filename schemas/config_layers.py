@@ -82,8 +82,12 @@ def load_config(
 def as_begun(config: RunConfig, begun: RunConfig) -> RunConfig:
     """Return the config of a session with what its preset meant when the run in OUT began, whose config is `begun`.
 
-    0.7.0 composes for photographs in two presets. A setting that is not the preset's stays as it is given.
+    0.7.0 composes for photographs in two presets, and counts the bits of grey in all but `paper`. A setting that is not
+    the preset's stays as it is given.
     """
+    images, is_known = config.images, config.preset == begun.preset and begun.preset in preset_names()
+    if is_known and images.bits == load_config(config.preset).images.bits:
+        config = config.model_copy(update={"images": images.model_copy(update={"bits": begun.images.bits})})
     now, then, fitted = config.composing, begun.composing, begun.filtering.fitted
     if now is None or then is None or config.preset != begun.preset or (now.places, then.places) != _PLACES:
         return config

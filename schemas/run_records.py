@@ -29,12 +29,14 @@ RECEIPTS_FOLDER: Final = "_receipts"
 MANIFEST_FOLDER: Final = "_manifest"
 HEADER_NAME: Final = "_run.json"
 # What settings of the method mean that it leaves out; all others are absent.
-_LEFT_OUT: Final = {"method.captions.decoder": "auto"}
+_LEFT_OUT: Final = {"method.captions.decoder": "auto", "method.images.bits": "stored"}
 # If its versions name the slots of a run, these settings decide no bit.
 _OF_SLOTS: Final = {f"method.captions.{name}" for name in ("cache_bytes", "crops_together", "slots")}
 
 Origin = Literal["annotate", "refilter", "import", "ppt", "combine"]
 _Section = dict[str, JsonValue] | None
+# The fields of a receipt that count by names; those of versions before 0.7 lack them.
+COUNTED_BY_NAME: Final = ("masks_left", "emptied", "notes")
 # A count that most receipts lack.
 _Rare = Annotated[int, Field(ge=0, exclude_if=lambda number: not number)]
 _RareCounts = Annotated[dict[str, Annotated[int, Field(ge=0)]], Field(exclude_if=lambda counts: not counts)]
@@ -341,9 +343,8 @@ class Receipt(SealedRecord):
 
     Attributes:
         parts: By table name, all of `tables.SCHEMAS`.
-        seconds: Wall seconds by stage.
+        seconds: Wall seconds by stage; `nodes` are the ids of the Ray nodes that worked on it.
         attempts: How often each pool started on the shard, over all sessions. Above 1: again after a loss.
-        nodes: Ids of the Ray nodes that worked on it.
         degraded: Settings that were lowered or replaced for this shard (`--allow-degraded`), as `captions.cache_bytes`:
             value. Its bytes may differ from those of other runs.
         mixed: With `--allow-mixed`, how the machine that computed the shard differed from the run's identity, a line
@@ -351,8 +352,8 @@ class Receipt(SealedRecord):
         long_texts: Draws that are no candidates, because their texts are longer than the filter reads.
         decisions: What captions in fixed shapes decided: tokens of rows, and steps of searches.
         wide_decisions: Of these, over the whole vocabulary, because the top logits could not decide.
-        masks_left, emptied: Proposed masks left after each rule (`shard.MasksLeft`); images by the rule that took
-            their last one.
+        masks_left: Proposed masks left after each rule (`shard.MasksLeft`). `emptied`: images by the rule that took the
+            last one. `notes`: images by the note of their row.
         header_sha256: `sha256` of the run's header when it was committed, which is that of the last extension of the
             plan.
     """
@@ -371,6 +372,7 @@ class Receipt(SealedRecord):
     wide_decisions: _Rare = 0
     masks_left: _RareCounts = Field(default_factory=dict)
     emptied: _RareCounts = Field(default_factory=dict)
+    notes: _RareCounts = Field(default_factory=dict)
     header_sha256: Sha256 | None = None
 
     @property

@@ -69,11 +69,13 @@ class Proof(NamedTuple):
         size: Upright (height, width) in pixels.
         note: What is wrong with its file, although it is read; None if nothing is.
         phash: Its perceptual hash, 16 hex digits; None where it was not asked for.
+        levels: Grey samples of more than 8 bits that become 0 and 255; empty where nothing was chosen.
     """
 
     size: tuple[int, int]
     note: str | None = None
     phash: str | None = None
+    levels: tuple[float, ...] = ()
 
 
 @_checked
@@ -262,6 +264,7 @@ class ShardImage:
         data: Encoded bytes as read; b"" once quarantined.
         height: Upright, in pixels (after EXIF orientation), as the width; None until the image is proven to decode.
         failure: Set when the image is quarantined; later stages pass it through unchanged.
+        levels: What `images.decode_proven` maps its deep samples by, as of `Proof`.
         masks: In the proposer's order.
         masks_left: Of how many that were proposed, for the receipt; None if the proposer does not tell.
         expressions: Candidates, ordered by mask, then first sample.
@@ -288,6 +291,7 @@ class ShardImage:
     num_too_small: int | None = None
     whole_picture: tuple[str, ...] = ()
     masks_left: MasksLeft | None = None
+    levels: tuple[float, ...] = ()
 
     def quarantined(self, failure: Failure) -> ShardImage:
         """Return the image quarantined: with the reason, without its bytes, masks and expressions."""

@@ -81,6 +81,7 @@ _TYPES: Final[dict[str, pa.DataType]] = {
     **dict.fromkeys(("is_config", "is_proven", "is_committed"), pa.bool_()),
     **dict.fromkeys(("planned_ids", "nodes", "mixed"), pa.list_(pa.string())),
     "generation": pa.int32(),
+    "levels": pa.list_(pa.float64()),
     **dict.fromkeys(("long_texts", "decisions", "wide_decisions"), pa.int64()),
     "seconds": pa.map_(pa.string(), pa.float64()),
     # Values are JSON: numbers and names.

@@ -69,7 +69,7 @@ MAX_PIXELS: Final = 2**34
 
 
 class ImagesConfig(FrozenModel):
-    """Limits of decoding. An image beyond them is quarantined."""
+    """Limits of decoding, beyond which an image is quarantined, and how deep samples become 8 bits."""
 
     # A 12,000 x 8,000 photograph passes. Raised, memory grows: every stage holds 3 bytes per pixel, and decoding and
     # cropping briefly a few more. Proposing peaks near 35 bytes per pixel (measured: 24 megapixels, `tiny`), plus an
@@ -86,6 +86,27 @@ class ImagesConfig(FrozenModel):
     # `pseudoris[heif]`) reads HEIC, and adds its names to the default of `source.extensions`. Install them on every
     # node. None by default, because each is more code that reads untrusted bytes.
     decoder_plugins: tuple[str, ...] = ()
+    # Grey of 16 bits becomes 8 bits. auto: the least of 8, 10, 12, 14 and 16 bits that hold the picture's values. A
+    # number: these bits for every picture, for a series whose pictures must not differ in brightness. stored: all 16
+    # bits, as 0.6.0 did: pictures of 10 or 12 bits are black to SAM.
+    bits: Literal["auto", "stored"] | Annotated[int, Field(ge=8, le=16)] = Field(
+        default="stored", exclude_if=lambda bits: bits == "stored"
+    )
+    # Signed, floating-point and 32-bit grey (CT, depth, radar) is mapped linearly: the first of these values becomes
+    # black, the second white. None: such images are quarantined, because a file does not state the range.
+    window: tuple[float, float] | None = Field(default=None, exclude_if=lambda window: window is None)
+    # An image with a side below this is quarantined as `too_small`. 0 takes icons too.
+    min_side: int = Field(default=0, ge=0, le=2**31, exclude_if=lambda side: not side)
+
+    @model_validator(mode="after")
+    def _has_a_window(self) -> Self:
+        if self.window is not None and not self.window[0] < self.window[1]:
+            raise ValueError(f"window {list(self.window)} is empty: give [LOW, HIGH] with LOW below HIGH")
+        return self
+
+    def to_show(self, plugins: tuple[str, ...] = ()) -> ImagesConfig:
+        """Return default limits, for a run that may be a stranger's, with what decides its pixels, and `plugins`."""
+        return ImagesConfig(decoder_plugins=plugins, bits=self.bits, window=self.window)
 
 
 class ReductionConfig(FrozenModel):

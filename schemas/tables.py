@@ -35,6 +35,7 @@ FAILURE_REASONS: Final[dict[str, str]] = {
     "empty_file": "The file has no bytes.",
     "too_many_bytes": "The file is larger than images.max_bytes.",
     "too_many_pixels": "The image has more pixels than images.max_pixels.",
+    "too_small": "A side of the image is below images.min_side.",
     "refused_uri": "The table's uri leaves its root, carries credentials, or names a place that is not allowed.",
     "not_an_image": "No decoder recognises the bytes.",
     "corrupt": "A decoder recognises the format but cannot decode the whole file.",

@@ -22,6 +22,7 @@ from pseudoris.primitives.errors import ConfigError
 from pseudoris.schemas.ids import mask_index, sha256_hex
 from pseudoris.schemas.keep_rule import OPTIONAL_COLUMNS
 from pseudoris.schemas.shard import SOURCE_COMPOSER, SOURCE_HUMAN
+from pseudoris.schemas.stage_settings import ImagesConfig
 from pseudoris.schemas.tables import FAILURE_REASONS
 from pseudoris.viewer.gallery_sample import Gallery, GalleryImage, Row
 from pseudoris.viewer.outlines import Outline, frame_size, outline_of, spread_labels
@@ -62,12 +63,16 @@ def check_destination(destination: RunLocation) -> None:
 
 
 def write_gallery(
-    gallery: Gallery, destination: RunLocation, on_image: OnImage = lambda done: None, *, plugins: Sequence[str] = ()
+    gallery: Gallery,
+    destination: RunLocation,
+    on_image: OnImage = lambda done: None,
+    *,
+    images: ImagesConfig | None = None,
 ) -> str:
     """Write the pictures, then the page; return the page's address.
 
-    The page appears whole or not at all; pictures of an earlier gallery that this one lacks are deleted at the end. Of
-    `plugins`, the run's decoder plug-ins, those that this process has imported are used.
+    The page appears whole or not at all; pictures of an earlier gallery that this one lacks are deleted at the end.
+    `images` are the run's settings; of its decoder plug-ins those that this process has imported are used.
     """
     written: set[str] = set()
     summary, rule = gallery.summary, gallery.summary.rule
@@ -90,7 +95,7 @@ def write_gallery(
         "quality_name": QUALITY_NAME,
         "index_name": INDEX_NAME,
     }
-    with page_prover(THUMBNAIL, plugins) as prover:
+    with page_prover(THUMBNAIL, images or ImagesConfig()) as prover:
         content["cards"] = _cards(gallery.images, destination, written, prover, on_image)
         page = "".join(iter_page("gallery.html.j2", content, styles=("base", "gallery"), scripts=_SCRIPTS))
     destination.replace(INDEX_NAME, page.encode())

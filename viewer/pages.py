@@ -120,9 +120,9 @@ def thumbnail(data: bytes, prover: Prover) -> bytes | None:
         return None
 
 
-def page_prover(form: PictureForm, plugins: Sequence[str] = ()) -> Prover:
-    """Return what decodes pictures for a page, with those of `plugins` that the user has imported.
+def page_prover(form: PictureForm, images: ImagesConfig) -> Prover:
+    """Return what decodes pictures of a run with the settings `images`, by those plug-ins that the user has imported.
 
     Its limits are the defaults: the settings of a run are a stranger's as well.
     """
-    return Prover(ImagesConfig(decoder_plugins=loaded_plugins(plugins)), form=form)
+    return Prover(images.to_show(loaded_plugins(images.decoder_plugins)), form=form)

@@ -19,6 +19,7 @@ from pseudoris.audit.figures import audit_figures, report_chart
 from pseudoris.cli.audit_report import notes, print_report
 from pseudoris.cli.formats import format_bytes, format_seconds
 from pseudoris.files.location import RunLocation
+from pseudoris.schemas.stage_settings import ImagesConfig
 from pseudoris.store.reports.run_status import run_status
 from pseudoris.store.tables.open_run import OpenRun
 from pseudoris.viewer.gallery_page import THUMBNAIL
@@ -70,7 +71,7 @@ def write_results(out: Path, steps: Sequence[StepRecord]) -> Path:
         "tables": _tables(found),
         "chart": _data_url("image/svg+xml", report_chart(figures).encode()),
         "notes": list(notes(audit, figures)),
-        "examples": list(_examples(audit, answers, header.config.images.decoder_plugins)),
+        "examples": list(_examples(audit, answers, header.config.images)),
         "bytes": format_bytes,
         **dict.fromkeys(("page_name", "index_name", "quality_name"), ""),
     }
@@ -113,7 +114,7 @@ def _tables(found: Mapping[str, Any]) -> dict[str, dict[str, str]]:
     }
 
 
-def _examples(audit: AuditFolder, answers: Sequence[RaterAnswers], plugins: Sequence[str]) -> Iterator[dict[str, Any]]:
+def _examples(audit: AuditFolder, answers: Sequence[RaterAnswers], settings: ImagesConfig) -> Iterator[dict[str, Any]]:
     """Yield judged pairs that the run keeps, wrong ones first, in the random order of the draw."""
     rows = audit.pairs.filter(pc.field("is_kept")).sort_by("position").to_pylist()
     judged = [
@@ -129,7 +130,7 @@ def _examples(audit: AuditFolder, answers: Sequence[RaterAnswers], plugins: Sequ
     columns = ["image_id", "key", "height", "width"]
     images = {row["image_id"]: row for row in audit.images.select(columns).to_pylist()}
     pictures, masks, keys = audit.pictures(), audit.masks(), read_record(audit.path.parent, "keys")
-    with page_prover(THUMBNAIL, plugins) as prover:
+    with page_prover(THUMBNAIL, settings) as prover:
         for row, verdicts in (*wrong[: _NUM_EXAMPLES - num_right], *right[:num_right]):
             image, data = images[row["image_id"]], pictures[row["image_id"]]
             small = thumbnail(data, prover) if data else None

@@ -11,7 +11,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Final
 
@@ -29,10 +29,12 @@ from pseudoris.interchange.imports.human_annotation import (
 )
 from pseudoris.primitives.errors import ConfigError, ImageError, RefusedError
 from pseudoris.primitives.threads import map_in_threads
+from pseudoris.schemas.config_layers import as_begun
 from pseudoris.schemas.ids import image_id
 from pseudoris.schemas.run_records import PlanEntry
 from pseudoris.schemas.shard import Shard
 from pseudoris.store.exclusion_rules import planned_rules
+from pseudoris.store.runs.header import read_header
 from pseudoris.store.runs.lock import RunLock
 from pseudoris.store.runs.planned_run import PlannedRun, RunRequest, plan_run
 from pseudoris.store.runs.stored_exclusions import content_matcher
@@ -75,6 +77,9 @@ def import_annotation(
     num_without_pixels: list[int] = []
     location.probe()
     with RunLock.held(location, on_wait=on_wait) as lock:
+        if (begun := read_header(location)) is not None:
+            config = as_begun(config, begun.config)
+            request = replace(request, config=config)
         run, humans = _plan(request, annotation, source, location, lock)
         exclusions = content_matcher(location, run.header)
         has_hash = exclusions is not None and exclusions.has_hashes

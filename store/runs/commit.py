@@ -21,7 +21,7 @@ import pyarrow.compute as pc
 from pseudoris.files.location import RunLocation
 from pseudoris.primitives.errors import ConfigError, TransientError
 from pseudoris.schemas.ids import part_name, sha256_hex
-from pseudoris.schemas.run_records import PartRecord, Receipt, ShardCounts
+from pseudoris.schemas.run_records import COUNTED_BY_NAME, PartRecord, Receipt, ShardCounts
 from pseudoris.schemas.shard import Failure, Shard, ShardImage
 from pseudoris.schemas.tables import FAILURES, SCHEMAS
 from pseudoris.store.runs.header import sealed
@@ -134,12 +134,13 @@ def make_receipt(
         digest = sha256_hex(data)
         name = part_name(shard.shard, shard.generation, digest)
         parts[table] = PartRecord(name=name, rows=rows[table], size_bytes=len(data), sha256=digest)
-    left = masks_left_of(shard)
+    counted = counted_images(shard)
     return Receipt(
         shard=shard.shard,
         generation=shard.generation,
-        masks_left=left["masks_left"],
-        emptied=left["emptied"],
+        masks_left=counted["masks_left"],
+        emptied=counted["emptied"],
+        notes=counted["notes"],
         parts=parts,
         counts=counts,
         seconds=dict(shard.seconds),
@@ -154,15 +155,18 @@ def make_receipt(
     )
 
 
-def masks_left_of(shard: Shard, base: Receipt | None = None) -> dict[str, dict[str, int]]:
-    """Return `masks_left` and `emptied` of a receipt, with those of the generation before it."""
-    left, emptied = (Counter[str](each) for each in ((base.masks_left, base.emptied) if base else ({}, {})))
+def counted_images(shard: Shard, base: Receipt | None = None) -> dict[str, dict[str, int]]:
+    """Return the fields of a receipt that count its images by names, with those of the generation before it."""
+    found = {name: Counter[str](getattr(base, name, {})) for name in COUNTED_BY_NAME}
     for image in shard.images:
-        if image.failure is None and image.masks_left is not None:
-            left.update(image.masks_left.by_rule)
-            if rule := image.masks_left.emptied_by:
-                emptied[rule] += 1
-    return {"masks_left": dict(left), "emptied": dict(emptied)}
+        if image.failure is not None:
+            continue
+        if image.note is not None:
+            found["notes"][image.note] += 1
+        if image.masks_left is not None:
+            found["masks_left"].update(image.masks_left.by_rule)
+            found["emptied"].update(filter(None, [image.masks_left.emptied_by]))
+    return {name: dict(counts) for name, counts in found.items()}
 
 
 def quarantined_ids(location: RunLocation, receipt: Receipt, reasons: frozenset[str] | None = None) -> frozenset[str]:
@@ -217,7 +221,7 @@ def commit_retry(
     )
     counts = ShardCounts(**table_counts(merged))
     receipt = make_receipt(worked, contents, counts, _together(base, provenance))
-    return commit_parts(location, contents, receipt.model_copy(update=masks_left_of(shard, base)))
+    return commit_parts(location, contents, receipt.model_copy(update=counted_images(shard, base)))
 
 
 def _stored(location: RunLocation, table: str, receipt: Receipt) -> pa.Table:

@@ -24,7 +24,7 @@ from pseudoris.files.location import RunLocation
 from pseudoris.files.parquet_files import damaged, is_intact, open_parquet, sealed_parquet_bytes
 from pseudoris.primitives.errors import ConfigError, TransientError, refuse_other_version
 from pseudoris.primitives.untrusted import parse_json
-from pseudoris.schemas.run_records import MANIFEST_FOLDER, PartRecord, Receipt, RunHeader, ShardCounts
+from pseudoris.schemas.run_records import COUNTED_BY_NAME, MANIFEST_FOLDER, PartRecord, Receipt, RunHeader, ShardCounts
 from pseudoris.schemas.tables import SCHEMAS
 from pseudoris.store.runs.receipts import latest_receipts, list_receipts, of_this_run, read_receipts
 
@@ -35,7 +35,6 @@ _COUNTS: Final = tuple(name for name in ShardCounts.model_fields if name != "rea
 _DIGESTS: Final = ("header_sha256", "sha256")
 # Manifests of versions before 0.5 lack these columns, and before 0.7 all but the first.
 _LATER: Final = ("long_texts", "decisions", "wide_decisions")
-_LATER_MAPS: Final = ("masks_left", "emptied")
 _COPIED: Final = {
     "version",
     "shard",
@@ -45,7 +44,7 @@ _COPIED: Final = {
     "nodes",
     "mixed",
     *_LATER,
-    *_LATER_MAPS,
+    *COUNTED_BY_NAME,
     *_DIGESTS,
 }
 _PART_TYPES: Final = {"name": pa.string(), "rows": pa.int64(), "size_bytes": pa.int64(), "sha256": pa.string()}
@@ -82,7 +81,7 @@ MANIFEST_SCHEMA: Final = pa.schema(
             for name, kind in _PART_TYPES.items()
         ),
         *(pa.field(name, pa.int64()) for name in _LATER),
-        *(pa.field(name, pa.map_(pa.string(), pa.int64())) for name in _LATER_MAPS),
+        *(pa.field(name, pa.map_(pa.string(), pa.int64())) for name in COUNTED_BY_NAME),
     ],
     metadata={_VERSION_KEY: str(_VERSION)},
 )
@@ -196,7 +195,7 @@ def read_snapshot(location: RunLocation, number: int) -> Iterator[Receipt]:
             for batch in parquet.iter_batches(batch_size=ROWS_AT_ONCE, use_threads=False):
                 for row in batch.to_pylist(maps_as_pydicts="lossy"):
                     row |= {name: row.get(name) or 0 for name in _LATER}
-                    row |= {name: row.get(name) or {} for name in _LATER_MAPS}
+                    row |= {name: row.get(name) or {} for name in COUNTED_BY_NAME}
                     parts = {
                         table: PartRecord(**{name: row[f"{table}_part_{name}"] for name in _PART_TYPES})
                         for table in SCHEMAS

@@ -20,6 +20,7 @@ from pseudoris.primitives.errors import ConfigError, check_number
 from pseudoris.primitives.threads import map_in_threads
 from pseudoris.schemas.ids import SHARD_NAME, shard_name
 from pseudoris.schemas.run_records import (
+    COUNTED_BY_NAME,
     HEADER_NAME,
     RECEIPTS_FOLDER,
     CombinedRun,
@@ -176,6 +177,7 @@ class RunTotals:
         decisions: What captions in fixed shapes decided; `wide_decisions`, over the whole vocabulary.
         masks_left: Proposed masks that are left after each rule, by its name.
         emptied: Images without a mask, by the rule that took the last one.
+        notes: Images by the note of their row.
         seconds: Wall seconds of the stages by name, summed over shards and so over actors.
     """
 
@@ -200,6 +202,7 @@ class RunTotals:
     reasons: Mapping[str, int] = field(default_factory=dict)
     masks_left: Mapping[str, int] = field(default_factory=dict)
     emptied: Mapping[str, int] = field(default_factory=dict)
+    notes: Mapping[str, int] = field(default_factory=dict)
     seconds: Mapping[str, float] = field(default_factory=dict)
 
     @property
@@ -232,7 +235,7 @@ class Totals:
 
     def __init__(self, receipts: Iterable[Receipt] = ()) -> None:
         self._counts: Counter[str] = Counter()
-        self._by_name = {name: Counter[str]() for name in ("reasons", "masks_left", "emptied")}
+        self._by_name = {name: Counter[str]() for name in ("reasons", *COUNTED_BY_NAME)}
         self._seconds: Counter[str] = Counter()
         for receipt in receipts:
             self.add(receipt)
@@ -266,10 +269,12 @@ class Totals:
 
     def sum(self) -> RunTotals:
         """Return the totals so far."""
-        reasons, left, emptied = (
+        reasons, left, emptied, notes = (
             {key: count for key, count in counter.most_common() if count} for counter in self._by_name.values()
         )
-        return RunTotals(**self._counts, reasons=reasons, masks_left=left, emptied=emptied, seconds=dict(self._seconds))
+        return RunTotals(
+            **self._counts, reasons=reasons, masks_left=left, emptied=emptied, notes=notes, seconds=dict(self._seconds)
+        )
 
 
 def _asked(run: CombinedRun) -> dict[str, Any]:

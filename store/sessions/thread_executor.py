@@ -16,7 +16,7 @@ from typing import Final
 from pseudoris.files.location import RunLocation
 from pseudoris.primitives.errors import ConfigError
 from pseudoris.primitives.threads import map_in_threads
-from pseudoris.schemas.run_records import PlanEntry, Receipt, RunHeader, ShardCounts
+from pseudoris.schemas.run_records import COUNTED_BY_NAME, PlanEntry, Receipt, RunHeader, ShardCounts
 from pseudoris.schemas.shard import Shard, ShardFault
 from pseudoris.schemas.tables import MASKS, SCHEMAS
 from pseudoris.store.runs.commit import Provenance, as_quarantined, commit_parts, commit_shard, make_receipt
@@ -115,7 +115,7 @@ def derive_run(
             provenance = Provenance(degraded=before.degraded, mixed=mixed, header_sha256=header.sha256)
             receipt = make_receipt(Shard(shard.number, 0, ()), written, counts, provenance)
             if shard.name or receipt.parts[MASKS].sha256 == before.parts[MASKS].sha256:
-                receipt = receipt.model_copy(update={"masks_left": before.masks_left, "emptied": before.emptied})
+                receipt = receipt.model_copy(update={name: getattr(before, name) for name in COUNTED_BY_NAME})
             return commit_parts(location, written, receipt, is_repair=planned.is_repair)
 
         def work(pending: PendingWork) -> Iterable[tuple[int, Callable[[], Receipt]]]:

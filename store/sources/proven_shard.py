@@ -163,7 +163,7 @@ def _prove(entry: PlanEntry, outcome: Outcome, prover: BytesProver, exclusions: 
     except ImageError as error:
         return _quarantined(image(sha256=sha256), error)
     height, width = proof.size
-    return image(data=outcome, sha256=sha256, height=height, width=width, note=proof.note)
+    return image(data=outcome, sha256=sha256, height=height, width=width, note=proof.note, levels=proof.levels)
 
 
 def _quarantined(image: ShardImage, error: ImageError) -> ShardImage:

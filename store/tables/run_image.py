@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import cached_property
 from typing import TYPE_CHECKING, Final, NamedTuple
 from urllib.parse import unquote
@@ -45,10 +45,10 @@ class RunImage:
         width: Upright width in pixels.
     """
 
-    def __init__(self, record: AnnotatedImage, load: Callable[[], bytes], plugins: Sequence[str]) -> None:
-        """Wire it; `load` reads the encoded bytes, and `plugins` are the run's decoders."""
+    def __init__(self, record: AnnotatedImage, load: Callable[[], bytes], images: ImagesConfig) -> None:
+        """Wire it; `load` reads the encoded bytes, and `images` are the run's settings."""
         self.image_id, self.key, self.height, self.width = record.image_id, record.key, record.height, record.width
-        self._record, self._load, self._plugins = record, load, plugins
+        self._record, self._load, self._images = record, load, images
 
     def __repr__(self) -> str:
         return f"RunImage({self.key!r}, {self.width} x {self.height}, {len(self._record.masks)} masks)"
@@ -84,7 +84,8 @@ class RunImage:
             TransientError: Storage failed.
         """
         try:
-            pixels = decode_upright(self._load(), ImagesConfig(decoder_plugins=loaded_plugins(self._plugins)))
+            limits = self._images.to_show(loaded_plugins(self._images.decoder_plugins))
+            pixels = decode_upright(self._load(), limits)
             if pixels.shape[:2] != (self.height, self.width):
                 raise ImageError("changed", "its size differs from the annotated one")
             return pixels

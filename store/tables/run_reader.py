@@ -117,8 +117,8 @@ class Run:
         at = bisect_right(ends, place)
         if self._last[0] != at:
             shard = self._opened.shard(at)
-            plugins = self.header.of_shard(shard.receipt.shard).config.images.decoder_plugins
-            found = [RunImage(each, partial(self._load, shard, each), plugins) for each in iter_annotations([shard])]
+            settings = self.header.of_shard(shard.receipt.shard).config.images
+            found = [RunImage(each, partial(self._load, shard, each), settings) for each in iter_annotations([shard])]
             self._last = (at, found)
         # `place - ends[at]` is negative, because it counts from the end of the shard's images.
         return self._last[1][place - ends[at]]

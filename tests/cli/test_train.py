@@ -125,6 +125,19 @@ def test_a_prediction_is_a_picture_with_the_text_below(trained):
         assert set(np.unique(np.asarray(alone))) <= {0, 255}
 
 
+@pytest.mark.slow
+def test_a_deep_picture_is_read_as_the_runs_that_the_model_learnt_from(trained, tmp_path):
+    folder, _, _ = trained
+    pixels = np.asarray(Image.open(next((folder / "images").iterdir())).convert("L"))
+    pictures = {"eight": pixels, "ten": np.round(pixels * (1_023 / 255)).astype(np.uint16)}
+    for name, samples in pictures.items():
+        Image.fromarray(samples).save(tmp_path / f"{name}.png")
+        words = ("--model", folder / "out", "--out", tmp_path / f"{name}-seen.png")
+        invoke("predict", tmp_path / f"{name}.png", "the star", *words)
+    assert (tmp_path / "ten-seen.png").read_bytes() == (tmp_path / "eight-seen.png").read_bytes()
+    assert json.loads((folder / "out" / "trained_on.json").read_text())["pixels"] == {"bits": "auto"}
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

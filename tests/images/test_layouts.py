@@ -126,8 +126,8 @@ OTHERS = {
     "TIFF, 32-bit floating-point rgb": lambda: tiff(RGB.astype(np.float32), photometric="rgb"),
     "TIFF, 32-bit floating-point grey": lambda: tiff(GREY.astype(np.float32)),
     "TIFF, 32-bit grey": lambda: tiff(GREY.astype(np.uint32)),
-    "TIFF, 8-bit signed or mixed grey": lambda: tiff(GREY.astype(np.int8)),
-    "TIFF, 16-bit signed or mixed grey": lambda: tiff(GREY.astype(np.int16)),
+    "TIFF, 8-bit signed grey": lambda: tiff(GREY.astype(np.int8)),
+    "TIFF, 16-bit signed grey": lambda: tiff(GREY.astype(np.int16)),
     "TIFF, 12-bit grey": lambda: tiff(noise(12, 1), bitspersample=12),
     "TIFF, 16-bit inverted grey, interleaved, big-endian": (
         lambda: tiff(noise(16, 1), photometric="miniswhite", byteorder=">")

@@ -37,10 +37,17 @@ def prover():
         yield prover
 
 
-# In place of an answer: exabytes, no JSON, no object, an empty one, a note that nobody writes.
+# In place of an answer: exabytes, no JSON, no object, an empty one, a note that nobody writes, levels of none.
 FORGED = (
     *(b"\xff" * 8, (5).to_bytes(8) + b"nojso", (2).to_bytes(8) + b"[]", (2).to_bytes(8) + b"{}"),
-    (60).to_bytes(8) + b'{"size": [9, 9], "note": "a", "number": 1, "grown_bytes": 0}',
+    *(
+        len(answer).to_bytes(8) + answer
+        for answer in (
+            b'{"size": [9, 9], "note": "a", "levels": [], "number": 1, "grown_bytes": 0}',
+            b'{"size": [9, 9], "note": null, "levels": [9.0, 1.0], "number": 1, "grown_bytes": 0}',
+            b'{"size": [9, 9], "note": null, "levels": [0.0, 1e999], "number": 1, "grown_bytes": 0}',
+        )
+    ),
 )
 
 
@@ -59,7 +66,7 @@ def test_an_image_that_kills_its_decoder_is_named_and_the_next_one_proved(prover
 
 @pytest.mark.slow
 def test_a_forged_answer_is_never_taken_for_the_next_images():
-    forged = b'{"size": [9, 9], "note": null, "number": 1, "grown_bytes": 0}'
+    forged = b'{"size": [9, 9], "note": null, "levels": [], "number": 1, "grown_bytes": 0}'
     with Prover(limits()) as prover:
         assert prover.prove(hostile(f"forge {(len(forged).to_bytes(8) + forged).hex()}")).size == (9, 9)
         assert prover.prove(build.png(3, 4)).size == (3, 4)

@@ -21,6 +21,7 @@ from pseudoris.schemas.shard import (
     ExpressionRecord,
     Failure,
     MaskRecord,
+    MasksLeft,
     Shard,
     ShardImage,
     clean_text,
@@ -77,6 +78,8 @@ IMAGES = st.builds(
     st.binary(),
     failure=st.none() | st.builds(Failure, st.text(), st.text(), st.text()),
     masks=st.lists(MASKS, max_size=2).map(tuple),
+    masks_left=st.none() | st.builds(MasksLeft, predicted_iou=st.none() | st.integers(0, 9), prior=st.integers(0, 9)),
+    levels=st.just(()) | st.tuples(st.floats(-9, 0), st.floats(1, 2**32)),
     expressions=st.lists(EXPRESSIONS, max_size=2).map(tuple),
 )
 

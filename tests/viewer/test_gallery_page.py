@@ -27,6 +27,7 @@ from pseudoris.primitives.errors import ConfigError
 from pseudoris.primitives.polygons import mask_rings
 from pseudoris.primitives.untrusted import printable, visible
 from pseudoris.schemas.config_layers import load_config
+from pseudoris.schemas.stage_settings import ImagesConfig
 from pseudoris.viewer import pages
 from pseudoris.viewer.gallery_page import THUMBNAIL, check_destination, image_card, write_gallery
 from pseudoris.viewer.gallery_sample import Gallery, GalleryImage
@@ -222,7 +223,7 @@ def opened(data):
 
 @functools.cache
 def prover():
-    return page_prover(THUMBNAIL).__enter__()
+    return page_prover(THUMBNAIL, ImagesConfig()).__enter__()
 
 
 def thumbnail(data):

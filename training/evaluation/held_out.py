@@ -10,9 +10,10 @@ from __future__ import annotations
 import logging
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final, Protocol, Self
+from typing import Any, Final, Protocol, Self
 
 import numpy as np
 import torch
@@ -26,7 +27,7 @@ from pseudoris.interchange.dataset.shard_reader import DatasetRun
 from pseudoris.primitives import rle
 from pseudoris.primitives.errors import ConfigError, ImageError, TransientError
 from pseudoris.primitives.untrusted import parse_json, read_regular
-from pseudoris.schemas.config import RunConfig
+from pseudoris.schemas.config import ImagesConfig, RunConfig
 from pseudoris.store.runs.header import require_header
 from pseudoris.store.tables.open_run import CommittedShard, OpenRun, Row
 from pseudoris.training.evaluation.run_images import CommittedImage, images_of, joined_tables
@@ -252,14 +253,26 @@ class Origin:
     @classmethod
     def read(cls, model: Path) -> Self:
         """Return that of a training's folder or checkpoint, or of a round of PPT; not known where no file tells it."""
-        folder = model if model.is_dir() else model.parent
-        for place in (folder, folder.parent):
-            try:
-                tree = parse_json(read_regular(place / TRAINED_ON_NAME))
+        for tree in _told(model):
+            with suppress(LookupError, TypeError):
                 return cls(*(None if tree[name] is None else frozenset(tree[name]) for name in cls.__slots__))
-            except (OSError, ValueError, LookupError, TypeError):
-                continue
         return cls()
+
+
+def _told(model: Path) -> Iterator[dict[str, Any]]:
+    """Yield what a training, or a round of PPT and then its training, wrote of what it learnt from."""
+    folder = model if model.is_dir() else model.parent
+    for place in (folder, folder.parent):
+        with suppress(OSError, ValueError):
+            yield dict(parse_json(read_regular(place / TRAINED_ON_NAME)))
+
+
+def pixels_of(model: Path) -> ImagesConfig:
+    """Return how deep samples became 8 bits in the first run that a model learnt from: `stored` where it is unknown."""
+    for tree in _told(model):
+        with suppress(LookupError, ValueError, TypeError):
+            return ImagesConfig.model_validate(tree["pixels"]).to_show()
+    return ImagesConfig()
 
 
 def begin_validation(
@@ -273,15 +286,21 @@ def begin_validation(
     """Write what a training learns from into its folder, and return and log what it shares with its validation.
 
     `images` are the sha256 of what is learnt from, `frozen` those of the models in the training. The models that made
-    the `runs` count too. Every rank calls this; the first alone writes and logs.
+    the `runs` count too, and how the first one decodes is written. Every rank calls this; the first alone writes and
+    logs.
     """
+    runs = list(runs)
     teachers = [models_of(RunLocation.open(run)) for run in runs]
     known = (each.values() for each in teachers if each is not None)
     origin = Origin(frozenset(images), None if None in teachers else frozenset(frozen).union(*known))
     shared = [] if held_out is None else circularity(origin, held_out)
     if fabric.is_global_zero:
         tree = {name: getattr(origin, name) for name in origin.__slots__}
-        folder.write_json(TRAINED_ON_NAME, {name: each and sorted(each) for name, each in tree.items()})
+        pixels = require_header(RunLocation.open(runs[0])).config.images
+        written = {name: each and sorted(each) for name, each in tree.items()}
+        folder.write_json(
+            TRAINED_ON_NAME, {**written, "pixels": pixels.model_dump(mode="json", include={"bits", "window"})}
+        )
         for note in shared:
             logger.warning("%s", note)
     return shared

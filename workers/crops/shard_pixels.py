@@ -55,9 +55,9 @@ class _ShardPixels:
             taken += (size := 3 * (later.height or 1) * (later.width or 1))
             if taken > AHEAD_BYTES:
                 break
-            self._ahead[later.image_id] = size, self._pool.submit(decode_proven, later.data)
+            self._ahead[later.image_id] = size, self._pool.submit(decode_proven, later.data, later.levels)
         if pixels is None:
-            pixels = decode_proven(image.data) if begun is None else begun.result()
+            pixels = decode_proven(image.data, image.levels) if begun is None else begun.result()
             most = HELD_BYTES_ON_CPU if is_on_cpu else HELD_BYTES
             if self._is_shared and pixels.nbytes + sum(each.nbytes for each in self._held.values()) <= most:
                 self._held[image.image_id] = pixels

@@ -58,7 +58,10 @@ class Arm:
 
     def digest(self) -> str:
         """Return what its counts depend on beside the code, 16 hex digits."""
-        method = {**self.config().method(), "fault": self.fault, "draw": self.draw}
+        config = self.config()
+        # Scenes have 8 bits, so counts do not depend on it: those of before 0.7 keep their digest.
+        config = config.model_copy(update={"images": config.images.model_copy(update={"bits": "stored"})})
+        method = {**config.method(), "fault": self.fault, "draw": self.draw}
         return hashlib.sha256(json.dumps(method, sort_keys=True).encode()).hexdigest()[:16]
 
 

@@ -101,19 +101,21 @@ def build_run(
     embed: bool = True,
     source: Path | None = None,
     per_shard: int = 3,
+    settings: Sequence[str] = (),
     more: Callable[[str, Sequence[MaskRecord]], Iterable[ExpressionRecord]] = lambda key, masks: (),
 ) -> BuiltRun:
     """Commit a run of the pictures, an empty and a quarantined image.
 
     `embed` says whether the tables hold the encoded images. They are written into the folder `source`, if it is given,
-    for keys that are plain paths. `more` gives an image's expressions of several masks or of none.
+    for keys that are plain paths. `settings` are the run's; `more` gives an image's expressions of several masks or of
+    none.
     """
     location = _opened(place)
     files = {key: (data, texts) for key, data, texts in pictures}
     if source is not None:
         write_files(source, {key: data for key, (data, _) in files.items()})
     entries = entries_of((*files, EMPTY_KEY, QUARANTINED_KEY), per_shard=per_shard, source=source)
-    header = start_run(location, entries, **({} if source is None else {"source": str(source)}))
+    header = start_run(location, entries, *settings, **({} if source is None else {"source": str(source)}))
 
     def image(entry: PlanEntry) -> ShardImage:
         if entry.key not in files:

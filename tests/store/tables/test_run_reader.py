@@ -25,6 +25,7 @@ import pseudoris
 from pseudoris.files.location import RunLocation
 from pseudoris.primitives.errors import ConfigError
 from pseudoris.schemas.shard import ExpressionRecord
+from pseudoris.schemas.stage_settings import ImagesConfig
 from pseudoris.schemas.tables import EXPRESSIONS, IMAGES, MASKS
 from pseudoris.store.runs.receipts import latest_receipts, part_path
 from pseudoris.store.tables.annotations import AnnotatedImage, AnnotatedMask
@@ -283,12 +284,12 @@ def test_what_a_notebook_shows_is_escaped():
     record = AnnotatedImage(
         0, "a", hostile, height, width, "0" * 64, None, (AnnotatedMask(**fields, expressions=(said,)),)
     )
-    page = RunImage(record, lambda: (_ for _ in ()).throw(OSError(hostile)), ())._repr_html_()
+    page = RunImage(record, lambda: (_ for _ in ()).throw(OSError(hostile)), ImagesConfig())._repr_html_()
     assert page.count("&lt;img src=x onerror") == 5, "the name twice and in the reason, the reason, the text"
     assert "<img src=x" not in page
     assert "\x1b" not in page
     assert "<script" not in page
-    line_end = RunImage(replace(record, key="x%0Ay.png", masks=()), lambda: b"", ())
+    line_end = RunImage(replace(record, key="x%0Ay.png", masks=()), lambda: b"", ImagesConfig())
     assert line_end._repr_html_().count("x\\ny.png") == 2
 
 

@@ -16,10 +16,12 @@ from segment_anything.utils.transforms import ResizeLongestSide
 from torch.overrides import TorchFunctionMode
 from torch.utils.flop_counter import FlopCounterMode
 
+from pseudoris.images.prover import Prover
 from pseudoris.primitives import rle
 from pseudoris.primitives.errors import ConfigError
 from pseudoris.schemas.config import PriorConfig, ReductionConfig
 from pseudoris.schemas.config_layers import load_config
+from pseudoris.schemas.shard import Shard, ShardImage
 from pseudoris.synthworld.renderer import render
 from pseudoris.synthworld.scenes import Split, make_scene
 from pseudoris.workers import pass_sizes
@@ -31,6 +33,7 @@ from pseudoris.workers.masks.instances import encode_box
 from pseudoris.workers.masks.prompt_decoder import SamPromptDecoder
 from pseudoris.workers.masks.proposals import Kept, Proposals, mask_records, reduce_proposals
 from pseudoris.workers.masks.sam_model import PromptableSam, build_sam, layer_grids, load_sam, resized_size
+from tests.builders.images import encode
 from tests.oracles.pretended_gpu import pretended_gpu
 
 
@@ -322,6 +325,27 @@ def test_masks_are_records_of_the_reduced_proposals(proposer_of, masks_config, s
         assert mask.predicted_iou == proposals.predicted_iou[mask.index] > 0.3
         assert mask.stability_score == proposals.stability[mask.index] >= 0.5
         assert mask.prior == "none"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("bits", [10, 12])
+def test_grey_of_few_bits_in_16_has_the_masks_of_its_8_bits_and_none_if_all_16_are_stored(bits):
+    config = load_config("tiny")
+    grey = np.asarray(Image.fromarray(render(make_scene(Split.DEMO, 0)).image).convert("L"))
+    deep = np.round(grey * ((2**bits - 1) / 255)).astype(np.uint16)
+
+    def masks(samples, settings):
+        data = encode(samples)
+        with Prover(settings) as prover:
+            proof = prover.prove(data)
+        image = ShardImage(0, "f" * 16, "a.png", data, height=proof.size[0], width=proof.size[1], levels=proof.levels)
+        (done,) = SamProposer(config.masks, config.compute)(Shard(0, 0, (image,))).images
+        return done.masks
+
+    expected = masks(grey, config.images)
+    assert len(expected) >= 3
+    assert masks(deep, config.images) == expected
+    assert masks(deep, config.images.model_copy(update={"bits": "stored"})) == ()
 
 
 def test_a_broken_image_is_quarantined_and_the_rest_goes_on(proposer_of, draw_image, shard_of):

@@ -208,6 +208,7 @@ def compose_objects(
     shards = config.run.shards.model_copy(update={"embed_images": True})
     config = config.model_copy(update={"run": config.run.model_copy(update={"shards": shards})})
     parent = Parent.open(RunLocation.open(objects), location)
+    config = config.reading_as(parent.header)
     pieces = _Pieces(parent.location, config.compose)
     recipe = Recipe(RECIPE, config, config.compose.model_dump(mode="json"), has_models=False)
     suffix = ".jpg" if config.compose.image_format == "jpeg" else ".png"

@@ -30,7 +30,7 @@ from pseudoris.schemas.ids import sha256_hex
 from pseudoris.schemas.run_records import PlanEntry
 from pseudoris.schemas.shard import ExpressionRecord, Failure, Shard, ShardImage
 from pseudoris.schemas.tables import EXPRESSIONS, FAILURES
-from pseudoris.store.runs.header import require_header
+from pseudoris.store.runs.header import read_header, require_header
 from pseudoris.store.runs.parents import Parent
 from pseudoris.store.runs.planned_run import RunRequest, plan_run
 from pseudoris.store.sessions.thread_executor import OnProgress, WrittenRun, write_run
@@ -75,6 +75,7 @@ def make_objects(
     many images alone, drawn by `compute.seed` from all folders together. `on_note` is told of rows of `names` whose
     folder does not exist. The rest is as of `write_run` and `Recipe.held`.
     """
+    config = config.reading_as(read_header(location))
     run = config.run
     source = open_source(folder, run.source, exclude=location.root, limits=run.placement.storage)
     try:
@@ -195,6 +196,7 @@ def pair_masks(
     """
     import_plugins(config.run.images.decoder_plugins)
     parent = Parent.open(RunLocation.open(source), location)
+    config = config.reading_as(parent.header)
     nouns = frequent_nouns(parent.location, config.pairs.num_redundant)
     recipe = Recipe(_PAIRS, config, config.pairs.model_dump(mode="json"), has_models=True)
     with recipe.held(location, on_wait) as (identity, lock):

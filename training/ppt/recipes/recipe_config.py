@@ -15,6 +15,7 @@ from pseudoris.primitives.errors import ConfigError
 from pseudoris.schemas.config import RunConfig
 from pseudoris.schemas.config_layers import lay_over, load_config, validate_as
 from pseudoris.schemas.frozen import FrozenModel, UnitInterval
+from pseudoris.schemas.run_records import RunHeader
 
 Share = Annotated[float, Field(gt=0, le=1)]
 Layout = tuple[Annotated[int, Field(ge=1, le=3)], Annotated[int, Field(ge=1, le=3)]]
@@ -110,6 +111,14 @@ class RecipeConfig(FrozenModel):
     grounding: GroundingConfig = GroundingConfig()
     compose: ComposeConfig = ComposeConfig()
     pairs: PairsConfig = PairsConfig()
+
+    def reading_as(self, header: RunHeader | None) -> Self:
+        """Return the settings that read deep pixels as the run of `header` does; None changes nothing."""
+        if header is None:
+            return self
+        bits, window = header.config.images.bits, header.config.images.window
+        images = self.run.images.model_copy(update={"bits": bits, "window": window})
+        return self.model_copy(update={"run": self.run.model_copy(update={"images": images})})
 
 
 # Maps a preset to the run's preset, assignments that change it, and assignments of the recipe's own settings.
