@@ -21,9 +21,9 @@ DOORS: Final = {
     "start": "install demo photographs cluster",
     "guides": (
         "annotate configuration sources hub weights priors ready-masks gallery judging audit evaluation "
-        "model-evaluation reuse data-set listener second-opinion composing exclusions exports export-ris training loading "
-        "rewording student ppt imports mixing correct sql notebooks resume cluster sizing troubleshooting plugins "
-        "masks vlm"
+        "model-evaluation reuse data-set listener second-opinion composing exclusions exports export-ris training "
+        "loading rewording student ppt imports mixing correct sql notebooks resume cluster sizing troubleshooting "
+        "plugins masks vlm"
     ),
     "reference": "cli settings schema api messages metrics formats layouts stability glossary",
     "records": (
