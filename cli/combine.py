@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from functools import partial
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pseudoris.cli import options
 from pseudoris.cli.console import report, stdout
@@ -15,6 +15,7 @@ from pseudoris.cli.options import argument, option
 from pseudoris.cli.progress import write_with_bar
 from pseudoris.files.location import RunLocation
 from pseudoris.files.named_places import named_runs
+from pseudoris.store.runs.copied_pictures import LEFT_OUT_NAME
 from pseudoris.store.sessions.combined_run import CombineSummary
 from pseudoris.store.sessions.combined_run import combine as combine_runs
 from pseudoris.store.sessions.thread_executor import DEFAULT_THREADS
@@ -30,6 +31,10 @@ def combine(
         ),
     ],
     out: Annotated[str, argument("OUT", "Folder or url for the new run.")],
+    unique: Annotated[
+        Literal["bytes"] | None,
+        option("--unique", "Take one picture once: bytes leaves out those with the bytes of an earlier one."),
+    ] = None,
     is_partial: Annotated[bool, option("--partial", "Take what is committed of runs that are not finished.")] = False,
     threads: Annotated[
         int, option("Number of shards at once; each is held in memory.", min=1, max=64)
@@ -42,8 +47,8 @@ def combine(
     """Make one run of several, or of one. No model runs."""
     target = RunLocation.open(out)
     given = [(name, RunLocation.open(place)) for name, place in named_runs(runs)]
-    write = partial(combine_runs, given, target, is_partial=is_partial, num_threads=threads)
-    write = partial(write, allow_mixed=allow_mixed, is_repair=repair)
+    write = partial(combine_runs, given, target, is_partial=is_partial, is_unique=unique is not None)
+    write = partial(write, num_threads=threads, allow_mixed=allow_mixed, is_repair=repair)
     _print(out, write_with_bar(target, write, before="reading the runs", during="combining images"))
 
 
@@ -53,6 +58,8 @@ def _print(out: str, found: CombineSummary) -> None:
     for name, number in found.images.items():
         rule = found.rules[name]
         table.add_row(f"from {name}" if name else "from", f"{number:,} images; keeps {rule or 'all that people wrote'}")
+    if found.num_left_out:
+        table.add_row("left out", f"{found.num_left_out:,} copies of pictures, listed in {LEFT_OUT_NAME}")
     table.add_row("images, masks", f"{totals.images:,}, {totals.masks:,}")
     table.add_row("kept expressions", kept_text(totals.kept, totals.kept_lone, num_candidates=totals.expressions))
     earlier = f", {found.num_shards_before:,} of them by an earlier call" if found.num_shards_before else ""

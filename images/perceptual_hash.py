@@ -1,4 +1,4 @@
-"""Computes the perceptual hash of an image for exclusions, with `imagehash`: near copies differ in few of its 64 bits.
+"""Computes the perceptual hash of an image, `imagehash.phash`: near copies differ in few of its 64 bits.
 
 Called by the prover's child, so it imports no torch, and by `interchange`. Users keep lists of these hashes, so the
 bits must not change.
@@ -6,12 +6,9 @@ bits must not change.
 
 from __future__ import annotations
 
-import importlib
 from typing import TYPE_CHECKING, Final
 
 from PIL import Image
-
-from pseudoris.primitives.extras import require_extra
 
 if TYPE_CHECKING:
     import numpy as np
@@ -21,14 +18,13 @@ HASH_BITS: Final = 64
 # Images within 6 bits count as copies: 99.9 % of those encoded again or resized are, 85 % of those cropped by 2 % a
 # side. Among 2 million pairs of different scenes, 4 are within 6 bits, 20 within 8. Source: docs/records/exclusions.md.
 DEFAULT_MAX_DISTANCE: Final = 6
+_SIDE: Final = 32
+_FREQUENCIES: Final = 8
 
 
-def require_imagehash() -> None:
-    """Import what `perceptual_hash` needs, so that it fails and allocates here; ConfigError if it is missing."""
-    require_extra("exclude", "a perceptual hash")
-    importlib.import_module("imagehash")
-    # imagehash imports this module only at its first hash. Imported here, it fails before any image is read.
-    importlib.import_module("scipy.fftpack")
+def load_transform() -> None:
+    """Import what `perceptual_hash` needs now, so that it allocates before any image is read."""
+    import scipy.fftpack  # noqa: F401
 
 
 def perceptual_hash(pixels: np.ndarray) -> str:
@@ -36,6 +32,9 @@ def perceptual_hash(pixels: np.ndarray) -> str:
 
     It is the sign of the 8 × 8 lowest frequencies of the image at 32 × 32 pixels, against their median.
     """
-    import imagehash
+    import numpy as np
+    from scipy.fftpack import dct
 
-    return str(imagehash.phash(Image.fromarray(pixels)))
+    small = Image.fromarray(pixels).convert("L").resize((_SIDE, _SIDE), Image.Resampling.LANCZOS)
+    low = dct(dct(np.asarray(small), axis=0), axis=1)[:_FREQUENCIES, :_FREQUENCIES]
+    return np.packbits(low > np.median(low)).tobytes().hex()

@@ -33,7 +33,7 @@ import numpy as np
 from PIL import Image
 
 from pseudoris.images.child_process import reserve_stdout
-from pseudoris.images.perceptual_hash import perceptual_hash, require_imagehash
+from pseudoris.images.perceptual_hash import load_transform, perceptual_hash
 from pseudoris.images.pixels import decode_with_note, import_plugins
 from pseudoris.primitives.errors import ConfigError, ImageError
 from pseudoris.primitives.untrusted import parse_json
@@ -59,7 +59,7 @@ def main() -> None:
     try:
         import_plugins(limits.decoder_plugins)
         if has_hash:
-            require_imagehash()
+            load_transform()
     except ConfigError as error:
         _write(answers, {"config_error": str(error)})
         return

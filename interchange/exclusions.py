@@ -24,7 +24,7 @@ from pydantic import JsonValue
 
 from pseudoris.files.storage import storage_errors
 from pseudoris.images.parquet_pages import read_columns
-from pseudoris.images.perceptual_hash import DEFAULT_MAX_DISTANCE, HASH_BITS, HASH_HEX_DIGITS, require_imagehash
+from pseudoris.images.perceptual_hash import DEFAULT_MAX_DISTANCE, HASH_BITS, HASH_HEX_DIGITS
 from pseudoris.images.prover import Prover
 from pseudoris.interchange.untrusted_pickle import read_refs
 from pseudoris.primitives.errors import ConfigError, ImageError, PseudorisError, check_number
@@ -73,9 +73,7 @@ def read_exclusions(values: Sequence[str], max_distance: int | None = None, only
         taken = exclusion("only", ", ".join(rule.name for rule in wanted), every, files=files)
     read = (taken, *(_read(value, distance) for value in values))
     found = beyond((rule for rules in read for rule in rules), ())
-    if any(rule.kind == "phash" for rule in found):
-        require_imagehash()
-    elif max_distance is not None:
+    if max_distance is not None and not any(rule.kind == "phash" for rule in found):
         raise ConfigError("--exclude-distance needs an --exclude with perceptual hashes: images, or a table of phash")
     if missing := missing_phrase(found):
         logger.warning(
@@ -347,7 +345,6 @@ def hash_images(folder: Path) -> Iterator[tuple[str, str, str | None]]:
 
     Those that cannot be read are logged and left out; of those that do not decode the hash is None.
     """
-    require_imagehash()
     config = load_config("tiny")
     source = open_source(str(folder), config.source)
     entries = assign_shards(source.list(), config.shards)

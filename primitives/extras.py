@@ -16,7 +16,7 @@ MODULES: Final[dict[str, tuple[str, ...]]] = {
     "heif": ("pillow_heif",),
     "spacy": ("spacy",),
     "lmdb": ("lmdb",),
-    "exclude": ("imagehash",),
+    "exclude": (),
 }
 
 

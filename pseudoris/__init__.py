@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 if not (Path(__file__).parent / "schemas").is_dir():
     # Without this error, Python would silently import the rooms of the clone to which the environment belongs.
@@ -236,7 +236,12 @@ def refilter(
 
 
 def combine(
-    runs: str | Path | Sequence[str | Path], out: str | Path, *, partial: bool = False, allow_mixed: bool = False
+    runs: str | Path | Sequence[str | Path],
+    out: str | Path,
+    *,
+    unique: Literal["bytes"] | None = None,
+    partial: bool = False,
+    allow_mixed: bool = False,
 ) -> CombineSummary:
     """Write the images of several runs, or of one, as one run; no model runs, and every value stays.
 
@@ -244,6 +249,8 @@ def combine(
         runs: Folders or urls of the runs, each with `NAME=` before it if it has not the name of its folder. Of one run
             without a name keys stay; of several they are `<name>/<key>`, and ids follow.
         out: Empty folder or url that gets the new run.
+        unique: `bytes` leaves out pictures that have the bytes of an earlier one, and lists them in
+            `_left_out.parquet`.
         partial: Take what is committed of an unfinished run.
         allow_mixed: Continue with other package versions than `out` was started with.
 
@@ -257,12 +264,16 @@ def combine(
     """
     from pseudoris.files.location import RunLocation
     from pseudoris.files.named_places import named_runs
+    from pseudoris.primitives.errors import ConfigError
     from pseudoris.primitives.uris import one_or_several, place
     from pseudoris.store.sessions.combined_run import combine as combine_runs
 
     given = named_runs([place(each, "runs") for each in one_or_several(runs)])
     named = [(name, RunLocation.open(each)) for name, each in given]
-    return combine_runs(named, RunLocation.open(place(out, "out")), is_partial=partial, allow_mixed=allow_mixed)
+    if unique not in (None, "bytes"):
+        raise ConfigError(f"unique={unique!r}: give 'bytes', or None")
+    target, is_unique = RunLocation.open(place(out, "out")), unique is not None
+    return combine_runs(named, target, is_partial=partial, is_unique=is_unique, allow_mixed=allow_mixed)
 
 
 def export(

@@ -182,6 +182,7 @@ class RunHeader(SealedRecord):
         exclusions: `store.exclusion_rules.ExclusionRecord`: what was left out of the plan; None without a rule.
         combined: The runs that its images come from, in the order of their shards, if `combine` made it or a run above
             it; `config` is then that of the first.
+        left_out: The list of the images that `combine --unique` did not take, `_left_out.parquet`; None without.
         name: In `runs`, the name that the run has in a combined one; else "". Not in the file, as `earlier`.
         earlier: Digests of the header before each extension of its plan.
     """
@@ -202,6 +203,7 @@ class RunHeader(SealedRecord):
     audits: _Section = None
     exclusions: _Section = None
     combined: tuple[CombinedRun, ...] = Field(default=(), exclude_if=lambda combined: not combined)
+    left_out: PartRecord | None = Field(default=None, exclude_if=lambda left_out: left_out is None)
     name: str = Field(default="", exclude=True)
     earlier: frozenset[Sha256] = Field(default=frozenset(), exclude=True)
 

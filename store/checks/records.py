@@ -9,11 +9,13 @@ from typing import Final
 from pseudoris.files.location import PROBE_NAME, RunLocation
 from pseudoris.files.storage import shown_uri
 from pseudoris.primitives.errors import ConfigError
+from pseudoris.schemas.ids import sha256_hex
 from pseudoris.schemas.run_records import HEADER_NAME, MANIFEST_FOLDER, PLAN_FOLDER, RECEIPTS_FOLDER, Receipt, RunHeader
 from pseudoris.store.checks.content import Problem
 from pseudoris.store.exclusion_rules import plan_files
 from pseudoris.store.reports.data_card import BESIDE_NAME, CARD_NAME, CITATION_NAME, is_generated
 from pseudoris.store.runs.attempts import ATTEMPT_NAME, ATTEMPTS_FOLDER
+from pseudoris.store.runs.copied_pictures import LEFT_OUT_NAME
 from pseudoris.store.runs.garbage import is_driven, list_unfinished
 from pseudoris.store.runs.header import EXTENSION_NAME
 from pseudoris.store.runs.lock import CLAIM_NAME, LOCK_FOLDER
@@ -21,7 +23,7 @@ from pseudoris.store.runs.manifest import SNAPSHOT_NAME, manifest_numbers, read_
 from pseudoris.store.runs.receipts import commit_of_name, foreign_receipt, try_read_receipts
 
 _PLAN_GENERATION: Final = re.compile(r"g\d{4}")
-_TOP_NAMES: Final = frozenset({HEADER_NAME, CARD_NAME, BESIDE_NAME, CITATION_NAME})
+_TOP_NAMES: Final = frozenset({HEADER_NAME, CARD_NAME, BESIDE_NAME, CITATION_NAME, LEFT_OUT_NAME})
 # Maps each folder of records to a function that is true for the file names that a run writes there.
 _RECORDS: Final[Mapping[str, Callable[[str], object]]] = {
     "": lambda name: name in _TOP_NAMES or PROBE_NAME.fullmatch(name),
@@ -74,6 +76,17 @@ class Manifests:
         if is_listed and ours != receipt:
             detail = f"{self._path} shows another receipt of the shard: delete the manifest, the receipts are complete"
             yield Problem(receipt.shard, "manifest", detail)
+
+
+def left_out_problems(location: RunLocation, header: RunHeader) -> Iterator[Problem]:
+    """Yield a problem if the list of copies is not the one that the header names."""
+    if (due := header.left_out) is None:
+        return
+    data = location.read_if_there(LEFT_OUT_NAME)
+    if data is None or sha256_hex(data) != due.sha256:
+        found = "is missing" if data is None else "was changed: its sha256 is not the one that the header names"
+        again = "run the `pseudoris combine` command again with --repair, or restore it from a copy"
+        yield Problem(None, "left_out", f"{LEFT_OUT_NAME} {found}: {again}")
 
 
 def card_notices(location: RunLocation) -> Iterator[str]:

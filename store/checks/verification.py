@@ -16,7 +16,13 @@ from pseudoris.schemas.ids import image_id
 from pseudoris.schemas.keep_rule import KeepRule
 from pseudoris.schemas.run_records import PLAN_FOLDER, RECEIPTS_FOLDER, PlanEntry, Receipt, RunHeader
 from pseudoris.store.checks.content import Problem, examples
-from pseudoris.store.checks.records import Manifests, card_notices, junk_notices, replaced_receipt_problems
+from pseudoris.store.checks.records import (
+    Manifests,
+    card_notices,
+    junk_notices,
+    left_out_problems,
+    replaced_receipt_problems,
+)
 from pseudoris.store.checks.shard_parts import verify_shard
 from pseudoris.store.runs.garbage import NamedParts, stray_files
 from pseudoris.store.runs.header import EXTENSION_NAME, require_header
@@ -294,6 +300,7 @@ def verify_run(
                 f"{location.uri(f'{PLAN_FOLDER}/{name}')} is {what}, not a header of the plan: restore the file"
             )
     walk = VerifyWalk(location, header, sample)
+    walk.add(left_out_problems(location, header))
     try:
         stored_exclusions(location, header)
     except ConfigError as error:

@@ -10,7 +10,10 @@ import logging
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any, NamedTuple, Self
+
+import pyarrow as pa
 
 from pseudoris.files.key_order import path_key
 from pseudoris.files.location import RunLocation
@@ -26,7 +29,9 @@ from pseudoris.schemas.run_records import (
     Receipt,
     RunHeader,
 )
+from pseudoris.schemas.tables import IMAGES
 from pseudoris.store.exclusion_rules import plan_files
+from pseudoris.store.runs.copied_pictures import LEFT_OUT_NAME, PICTURE_COLUMNS, LeftOutImages
 from pseudoris.store.runs.header import held_texts, read_header, require_header
 from pseudoris.store.runs.manifest import (
     cached_receipts,
@@ -37,7 +42,7 @@ from pseudoris.store.runs.manifest import (
 )
 from pseudoris.store.runs.plan import iter_plan, write_plan
 from pseudoris.store.runs.receipts import RootDigest, list_receipts, of_this_run, part_path
-from pseudoris.store.tables.parts import read_whole
+from pseudoris.store.tables.parts import read_selected, read_whole
 
 logger = logging.getLogger(__name__)
 
@@ -170,9 +175,11 @@ class Parent:
         self.check(header.parent)
 
     def plan_into(self, location: RunLocation) -> dict[str, Any]:
-        """Copy the plan to the run at `location`; return the fields of its header that follow: none."""
+        """Copy plan and list of copies to the run at `location`; return the fields of its header that follow: none."""
         for part in plan_files(self.header):
             location.put_part(part_path(PLAN_FOLDER, part), self.read_part(PLAN_FOLDER, part))
+        if self.header.left_out is not None:
+            location.replace(LEFT_OUT_NAME, self.location.read_bytes(LEFT_OUT_NAME))
         return {}
 
 
@@ -188,7 +195,7 @@ def _packed(commits: Iterable[tuple[int, int]]) -> tuple[tuple[int, int, int], .
     return tuple(runs)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Combination:
     """The runs that `combine` takes, in order, each with its name, its pinned state and its root digest.
 
@@ -199,15 +206,25 @@ class Combination:
     names: tuple[str, ...]
     pinned: tuple[ParentRun, ...]
     roots: tuple[str, ...]
+    is_unique: bool = False
 
     @classmethod
-    def open(cls, given: Sequence[tuple[str, RunLocation]], target: RunLocation, *, is_partial: bool = False) -> Self:
+    def open(
+        cls,
+        given: Sequence[tuple[str, RunLocation]],
+        target: RunLocation,
+        *,
+        is_partial: bool = False,
+        is_unique: bool = False,
+    ) -> Self:
         """Open runs by name and place; what the run at `target` has pinned of them counts, if it was begun from them.
+
+        With `is_unique`, copies are left out.
 
         ConfigError if one is no run, is not complete (unless `is_partial`), or holds `target` or is in it.
         """
-        roots = [location.root for _, location in given]
-        if twice := [root for number, root in enumerate(roots) if root in roots[:number]]:
+        places = [location.root for _, location in given]
+        if twice := [place for number, place in enumerate(places) if place in places[:number]]:
             raise ConfigError(f"{twice[0]} is named twice: name each run once")
         parents = tuple(Parent.open(location, target) for _, location in given)
         names, begun = tuple(name for name, _ in given), read_header(target)
@@ -216,14 +233,15 @@ class Combination:
             with suppress(ConfigError):
                 for parent, (pinned, _) in zip(parents, held, strict=True):
                     parent.check(pinned)
-                return cls(parents, names, *zip(*held, strict=True))
+                pins = tuple(pinned for pinned, _ in held)
+                return cls(parents, names, pins, tuple(root for _, root in held), is_unique)
         pins = tuple(parent.pin(is_partial=is_partial) for parent in parents)
         # The header that lacks a secret has another digest than that of the run, which `verify` prints.
         digests = (
             RootDigest(require_header(parent.location), parent.receipts(pinned)).hexdigest()
             for parent, pinned in zip(parents, pins, strict=True)
         )
-        return cls(parents, names, pins, tuple(digests))
+        return cls(parents, names, pins, tuple(digests), is_unique)
 
     @property
     def header(self) -> RunHeader:
@@ -245,7 +263,11 @@ class Combination:
         """Write the plan of all to the run at `location`; return the fields of its header that follow."""
         runs, tally = [self._runs_of(at) for at in range(len(self.parents))], itertools.count()
         shards = [[0] * len(each) for each in runs]
+        left_out = self.left_out
         parts = write_plan(location, self._entries(shards, tally))
+        record, data = left_out.file()
+        if self.is_unique:
+            location.replace(LEFT_OUT_NAME, data)
         counted = (
             each.model_copy(update={"num_shards": num})
             for group, nums in zip(runs, shards, strict=True)
@@ -259,15 +281,32 @@ class Combination:
             "num_shards": sum(map(sum, shards)),
             "max_shard_bytes": max(each.max_shard_bytes for each in headers),
             "combined": tuple(counted),
+            "left_out": record if self.is_unique else None,
             **dict.fromkeys(("parent", "domain", "audits", "exclusions")),
         }
 
     def derived(self, header: RunHeader) -> Iterator[DerivedShard]:
         """Yield the shards of the combined run of `header`, each with the receipt of the shard that it is made from."""
-        numbers = itertools.count()
-        for parent, name, (pinned, _) in zip(self.parents, self.names, pinned_of(header), strict=True):
+        numbers, left = itertools.count(), self.left_out.in_shards
+        for at, (pinned, _) in enumerate(pinned_of(header)):
+            parent, name = self.parents[at], self.names[at]
             for receipt in parent.receipts(pinned):
+                if left[at, receipt.shard] == receipt.counts.images:
+                    continue
                 yield DerivedShard(next(numbers), parent, receipt, name)
+
+    @cached_property
+    def left_out(self) -> LeftOutImages:
+        """The copies in the pinned runs; none unless copies are left out."""
+
+        def shards(at: int) -> Iterator[tuple[int, pa.Table]]:
+            location = self.parents[at].location
+            for receipt in self.parents[at].receipts(self.pinned[at]):
+                name = receipt.parts[IMAGES].name
+                yield receipt.shard, read_selected(location, IMAGES, name, PICTURE_COLUMNS)
+
+        places = [parent.location.root for parent in self.parents] if self.is_unique else []
+        return LeftOutImages.of((root, _prefix(self.names[at]), shards(at)) for at, root in enumerate(places))
 
     def changed(self) -> Iterator[str]:
         """Yield the place of each run that has other receipts now than when it was pinned."""
@@ -293,17 +332,18 @@ class Combination:
     def _entries(self, shards: list[list[int]], tally: Iterator[int]) -> Iterator[PlanEntry]:
         """Yield the plan of all runs; count the shards of each parent's runs in `shards`, the images in `tally`."""
         seen: dict[str, dict[int, int]] = {name: {} for name in self.names if self.names.count(name) > 1}
-        number = -1
+        number, left = -1, self.left_out.ids
         for at, (parent, name) in enumerate(zip(self.parents, self.names, strict=True)):
             committed = {receipt.shard for receipt in parent.receipts(self.pinned[at])}
             ends = list(itertools.accumulate(each.num_shards for each in parent.header.runs))
             for shard, entries in iter_plan(parent.location, parent.header):
-                if shard not in committed:
+                entries = [each for each in entries if each.image_id not in left[at]]
+                if shard not in committed or not entries:
                     continue
                 number += 1
                 shards[at][min(sum(end <= shard for end in ends), len(ends) - 1)] += 1
-                for entry in entries:
-                    key = f"{path_key(name)}/{entry.key}" if name else entry.key
+                for position, entry in enumerate(entries):
+                    key = f"{_prefix(name)}{entry.key}"
                     named = image_id(key) if name else entry.image_id
                     if name in seen and (first := seen[name].setdefault(int(named, 16), at)) != at:
                         one, other = (self.parents[each].location.root for each in (first, at))
@@ -312,7 +352,11 @@ class Combination:
                             "names, NAME=RUN each"
                         )
                     next(tally)
-                    yield replace(entry, shard=number, key=key, image_id=named)
+                    yield replace(entry, shard=number, position=position, key=key, image_id=named)
+
+
+def _prefix(name: str) -> str:
+    return f"{path_key(name)}/" if name else ""
 
 
 def pinned_of(header: RunHeader) -> list[tuple[ParentRun, str]]:

@@ -14,11 +14,16 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, Final
 
+import numpy as np
+
+from pseudoris.files.key_order import path_key
 from pseudoris.files.location import RunLocation
 from pseudoris.primitives.errors import ConfigError
+from pseudoris.schemas.ids import image_id
 from pseudoris.schemas.keep_rule import KeepRule
 from pseudoris.schemas.run_records import Identity, RunHeader, ShardCounts
-from pseudoris.schemas.tables import SCHEMAS
+from pseudoris.schemas.tables import IMAGES, SCHEMAS
+from pseudoris.store.runs.copied_pictures import LEFT_OUT_NAME
 from pseudoris.store.runs.manifest import cached_receipts
 from pseudoris.store.runs.parents import Combination, DerivedShard
 from pseudoris.store.runs.plan import read_shard_plan
@@ -28,7 +33,7 @@ from pseudoris.store.sessions.thread_executor import DEFAULT_THREADS, OnProgress
 from pseudoris.store.tables.judged_expressions import stated_rules
 from pseudoris.store.tables.parts import read_part
 from pseudoris.store.tables.renamed_images import renamed
-from pseudoris.store.tables.shard_tables import table_bytes
+from pseudoris.store.tables.shard_tables import table_bytes, table_counts
 
 logger = logging.getLogger(__name__)
 
@@ -46,6 +51,7 @@ class CombineSummary:
         rules: What each run keeps, by its name; None where no score decides.
         num_shards_before: Shards that an earlier call committed.
         totals: Sums over all of its shards.
+        num_left_out: Images that are copies of others, and were not taken.
         notes: What the user should know, a sentence each.
     """
 
@@ -54,6 +60,7 @@ class CombineSummary:
     rules: Mapping[str, KeepRule | None]
     num_shards_before: int
     totals: RunTotals
+    num_left_out: int = 0
     notes: tuple[str, ...] = ()
 
 
@@ -62,6 +69,7 @@ def combine(
     target: RunLocation,
     *,
     is_partial: bool = False,
+    is_unique: bool = False,
     num_threads: int = DEFAULT_THREADS,
     allow_mixed: bool = False,
     is_repair: bool = False,
@@ -71,7 +79,8 @@ def combine(
     """Write the images of all `runs`, by name and place, as one run to `target`; or continue that.
 
     A name "" leaves the keys as they are. If it is killed, the same call continues; two processes may combine at once.
-    With `is_partial` what is committed of an unfinished run is taken. `on_wait` is told who holds the new run, and of
+    With `is_partial` what is committed of an unfinished run is taken; with `is_unique` no picture that has the bytes of
+    an earlier one (`_left_out.parquet` lists these). `on_wait` is told who holds the new run, and of
     an edited data card.
 
     Raises:
@@ -79,7 +88,7 @@ def combine(
             share a key; or the target holds another run, or one of other parents.
         TransientError: Storage failed; the same call continues.
     """
-    source = Combination.open(runs, target, is_partial=is_partial)
+    source = Combination.open(runs, target, is_partial=is_partial, is_unique=is_unique)
     for parent in source.parents:
         if any("recipe" in each.identity.method for each in (parent.header, *parent.header.runs)):
             raise ConfigError(
@@ -94,7 +103,7 @@ def combine(
     config = config.model_copy(update={"shards": shards, "placement": placement})
     named: list[Any] = [list(each) for each in zip(source.names, source.roots, strict=True)]
     identity = Identity(
-        method={"combine": {"runs": named}},
+        method={"combine": {"runs": named, **({"unique": "bytes"} if is_unique else {})}},
         weights={},
         device_kind="none",
         versions=package_versions(_WRITERS),
@@ -110,6 +119,9 @@ def combine(
         on_progress=on_progress,
         on_wait=on_wait,
     )
+    record, copies = source.left_out.file() if is_repair and planned.header.left_out else (None, b"")
+    if record is not None and target.read_if_there(LEFT_OUT_NAME) != copies:
+        target.replace(LEFT_OUT_NAME, copies)
     notes = [f"not byte-reproducible (accepted by --allow-mixed): {line}" for line in planned.mixed]
     notes += [f"{place} has changed since: the new run has it as it was" for place in source.changed()]
     return CombineSummary(
@@ -118,6 +130,7 @@ def combine(
         rules=stated_rules(planned.header),
         num_shards_before=written.num_shards_before,
         totals=written.totals,
+        num_left_out=planned.header.left_out.rows if planned.header.left_out else 0,
         notes=tuple(notes),
     )
 
@@ -126,7 +139,8 @@ def _rewritten(
     target: RunLocation, header: RunHeader, shard: DerivedShard, contents: dict[str, bytes]
 ) -> tuple[Mapping[str, bytes], ShardCounts]:
     before, entries = shard.receipt, read_shard_plan(target, header, shard.number)
-    if not shard.name:
+    is_whole = len(entries) == before.counts.images
+    if not shard.name and is_whole:
         return contents, before.counts
 
     def read(name: str) -> Any:
@@ -134,8 +148,14 @@ def _rewritten(
         return read_part(io.BytesIO(contents[name]), SCHEMAS[name], address)
 
     where = f"shard {before.shard} of {shard.parent.location.root}"
-    tables = renamed({name: read(name) for name in SCHEMAS}, entries, where=where)
-    return {name: table_bytes(table) for name, table in tables.items()}, before.counts
+    tables, kept = {name: read(name) for name in SCHEMAS}, None
+    if not is_whole:
+        planned = {entry.image_id for entry in entries}
+        prefix = f"{path_key(shard.name)}/" if shard.name else ""
+        kept = np.array([image_id(f"{prefix}{key}") in planned for key in tables[IMAGES]["key"].to_pylist()], np.bool_)
+    tables = renamed(tables, entries, kept, where=where)
+    counts = before.counts if is_whole else ShardCounts(**table_counts(tables))
+    return {name: table_bytes(table) for name, table in tables.items()}, counts
 
 
 def _images(header: RunHeader, location: RunLocation) -> dict[str, int]:

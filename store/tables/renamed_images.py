@@ -12,7 +12,7 @@ import pyarrow.compute as pc
 from pseudoris.primitives.errors import ConfigError
 from pseudoris.schemas.ids import IMAGE_ID_HEX_DIGITS
 from pseudoris.schemas.run_records import PlanEntry
-from pseudoris.schemas.tables import EXPRESSIONS, FAILURES, IMAGES, MASKS
+from pseudoris.schemas.tables import EXPRESSIONS, IMAGES, MASKS
 
 # The columns that name a mask, `<image id>-0007`.
 _OF_MASKS: Final = {MASKS: ("mask_id",), EXPRESSIONS: ("target_mask_ids", "rival_mask_id", "grounding_rival")}
@@ -31,7 +31,7 @@ def renamed(
         raise ConfigError(f"{where} has {images.num_rows} images, its plan {len(entries)}: run `pseudoris verify`")
     ids = _Ids(images["image_id"].combine_chunks(), pa.array([each.image_id for each in entries], pa.string()), where)
     found = {}
-    for name, table in (*tables.items(), (IMAGES, images)):
+    for name, table in {**tables, IMAGES: images}.items():
         if kept is not None and name != IMAGES:
             table = table.filter(pc.is_in(table["image_id"], value_set=ids.old))
         columns = {"image_id": ids.of_images(table["image_id"].combine_chunks())}
@@ -41,7 +41,7 @@ def renamed(
             columns[column] = ids.of_masks(table[column].combine_chunks())
         held = [columns.get(field.name, table[field.name]) for field in table.schema]
         found[name] = pa.table(held, schema=table.schema)
-    return {name: found[name] for name in (IMAGES, MASKS, EXPRESSIONS, FAILURES)}
+    return found
 
 
 class _Ids:

@@ -9,6 +9,8 @@ from pseudoris.audit.audit_folder import MissedLine
 from pseudoris.audit.figures import audit_figures, report_chart
 from pseudoris.audit.judged_pairs import apply_to
 from pseudoris.files.location import RunLocation
+from pseudoris.primitives.errors import ConfigError
+from pseudoris.store.sessions.combined_run import combine
 from pseudoris.store.sessions.refiltered_run import RuleChange, refilter
 from pseudoris.store.tables.open_run import OpenRun
 from pseudoris.store.tables.run_reader import Run
@@ -107,6 +109,18 @@ def test_two_raters_who_differ_are_averaged_and_corrected_for(whole):
     assert found.checks.num_twice == whole.pairs.num_rows
     assert found.corrected is not None
     assert found.corrected.share.value < found.accuracy.estimate.value
+
+
+def test_verdicts_go_along_where_ids_stay_and_are_refused_elsewhere(location, whole, tmp_path):
+    judge(whole, by_text)
+    one, named = RunLocation.open(str(tmp_path / "one")), RunLocation.open(str(tmp_path / "named"))
+    combine([("", location)], one)
+    combine([("name", location)], named)
+    applied = apply_to(OpenRun.at(one), whole)
+    assert (applied.num_same, applied.has_same_pairs) == (whole.pairs.num_rows, True)
+    assert figures(whole, applied).accuracy.estimate.value == figures(whole).accuracy.estimate.value
+    with pytest.raises(ConfigError, match="its images have other ids than those of the runs that it combines"):
+        apply_to(OpenRun.at(named), whole)
 
 
 def test_after_a_refilter_the_audit_speaks_about_what_the_new_run_keeps(location, whole, tmp_path):

@@ -10,14 +10,15 @@ from contextlib import nullcontext
 from pathlib import Path
 
 import imagehash
+import numpy as np
 import pytest
 from PIL import Image
 
 from pseudoris.images.child_process import start_child
-from pseudoris.images.perceptual_hash import perceptual_hash, require_imagehash
+from pseudoris.images.perceptual_hash import perceptual_hash
 from pseudoris.images.pixels import decode_upright
 from pseudoris.images.prover import Prover, shared_prover
-from pseudoris.primitives.errors import ConfigError, ImageError, TransientError
+from pseudoris.primitives.errors import ImageError, TransientError
 from pseudoris.schemas.config import ImagesConfig
 from pseudoris.schemas.shard import Proof
 from tests.builders import images as build
@@ -231,9 +232,14 @@ def test_it_is_what_imagehash_gives_for_the_upright_image():
         assert prover.prove(build.encode(pixels)).size == (40, 60)
 
 
-def test_a_missing_package_is_named_with_the_command_that_installs_it(monkeypatch):
-    monkeypatch.setitem(sys.modules, "imagehash", None)
-    with pytest.raises(
-        ConfigError, match=r"needs 'imagehash', which is not installed: pip install 'pseudoris\[exclude\]'"
-    ):
-        require_imagehash()
+@pytest.mark.parametrize("size", [(1, 1), (3, 900), (33, 31), (700, 500)])
+@pytest.mark.parametrize("kind", ["random", "smooth", "flat"])
+def test_it_has_the_bits_of_imagehash_at_any_size(size, kind):
+    draw = np.random.default_rng(size[0])
+    pixels = draw.integers(0, 256, (*size, 3), np.uint8)
+    if kind == "smooth":
+        pixels = np.add.outer(np.linspace(0, 120, size[0]), np.linspace(0, 120, size[1])).astype(np.uint8)
+        pixels = np.stack([pixels, pixels // 2, 255 - pixels], -1)
+    elif kind == "flat":
+        pixels = np.full((*size, 3), 90, np.uint8)
+    assert perceptual_hash(pixels) == str(imagehash.phash(Image.fromarray(pixels)))

@@ -163,6 +163,23 @@ def test_it_is_combined_and_columns_that_it_lacks_are_null(kept):
     assert tables.items() <= parts(kept / "alone").items()
 
 
+def test_composed_anew_after_it_was_combined_it_differs_in_what_is_composed_alone(kept):
+    again = ("--set", "composing.min_further=0.8")
+    says("combine", "named=finished", "combined", at=kept)
+    says("refilter", "combined", "anew", *again, at=kept)
+    says("refilter", "finished", "apart", *again, at=kept)
+    says("combine", "named=apart", "due", at=kept)
+    for run in ("anew", "due"):
+        says("verify", run, at=kept)
+    found, due = ([row for row in rows(kept / run, "expressions")] for run in ("anew", "due"))
+    # Ids decide which absences are drawn, and with which kind a mask begins.
+    there = [[row for row in each if row["source"] != "composer"] for each in (found, due)]
+    assert there[0] == there[1]
+    masks = [{str(row["target_mask_ids"]) for row in each if row["source"] == "composer"} for each in (found, due)]
+    assert masks[0] == masks[1]
+    assert rows(kept / "anew", "masks") == rows(kept / "combined", "masks")
+
+
 # Only a run of 0.5.0 may hold a query that `source.allowed_query` does not allow.
 TAKES_QUERIES = pytest.mark.parametrize("kept", VERSIONS[:1], indirect=True, ids=[VERSIONS[0].name])
 

@@ -6,9 +6,11 @@ import contextlib
 import random
 import shutil
 from concurrent.futures import ThreadPoolExecutor
-from functools import partialmethod
+from dataclasses import replace
+from functools import partial, partialmethod
 from pathlib import Path
 
+import pyarrow.parquet as pq
 import pytest
 
 from pseudoris.files.local_storage import LocalStorage
@@ -20,6 +22,7 @@ from pseudoris.schemas.keep_rule import KeepCondition
 from pseudoris.schemas.tables import EXPRESSIONS, FAILURES, IMAGES, MASKS, SCHEMAS
 from pseudoris.store.checks.verification import verify_run
 from pseudoris.store.reports.data_card import root_of
+from pseudoris.store.runs.copied_pictures import LEFT_OUT_NAME
 from pseudoris.store.runs.header import check_origin, read_header, require_header
 from pseudoris.store.runs.receipts import latest_receipts, list_receipts, receipt_path
 from pseudoris.store.sessions.combined_run import combine
@@ -28,7 +31,7 @@ from pseudoris.store.tables.image_bytes import PlannedImages
 from pseudoris.store.tables.open_run import OpenRun
 from tests.builders.scored_runs import begin, commit_scored, finish, scored_run
 from tests.builders.seals import forge_header, without_digests
-from tests.store.builders import commit_images, empty, make_entries, parts, start_run
+from tests.store.builders import annotated, commit_images, empty, make_entries, parts, start_run
 
 IDS = ("image_id", "mask_id", "target_mask_ids", "rival_mask_id", "grounding_rival")
 
@@ -336,6 +339,66 @@ def test_refilter_changes_the_rule_of_each_and_what_is_not_named_stays(two, plac
     assert rows_of(new, FAILURES) == rows_of(both, FAILURES)
     with pytest.raises(ConfigError, match="the parent already keeps"):
         refilter(new, place("again"), RuleChange(keep=[KeepCondition.model_validate("correctness > 0.4")]))
+
+
+@pytest.fixture
+def copies(place):
+    """Return two runs: each key of the second has the bytes of the first but for one shard, and one is there twice."""
+
+    def bytes_of(entry, name: str):
+        number = 0 if name == "v2" and entry.key == "s2/1.png" else entry.position
+        data = f"{entry.shard}-{number}" if entry.shard < 2 else f"{name} {entry.shard}-{number}"
+        return replace(annotated(entry), data=data.encode(), sha256=sha256_hex(data.encode()))
+
+    for name in ("v1", "v2"):
+        header = start_run(place(name), make_entries(3, 2), created_utc=f"2026-01-01 {name}")
+        commit_images(place(name), header, partial(bytes_of, name=name))
+        finish(place(name))
+    return [(name, place(name)) for name in ("v1", "v2")]
+
+
+def test_copies_are_left_out_with_their_rows_and_listed(copies, place):
+    summary = combine(copies, new := place("new"), is_unique=True)
+    report = verify_run(new)
+    assert report.is_clean, report.problems
+    listed = pq.read_table(new.uri(LEFT_OUT_NAME)).to_pylist()
+    assert [(each["key"], each["copy_of"], each["why"]) for each in listed] == [
+        *((f"v2/s{shard}/{at}.png", f"v1/s{shard}/{at}.png", "bytes") for shard in range(2) for at in range(2)),
+        ("v2/s2/1.png", "v2/s2/0.png", "bytes"),
+    ]
+    assert summary.num_left_out == 5
+    kept = [row["key"] for row in rows_of(new, IMAGES)]
+    assert kept == [*(f"v1/s{shard}/{at}.png" for shard in range(3) for at in range(2)), "v2/s2/0.png"]
+    # The shards of copies alone are gone; ids of masks and texts are those of the images that stay.
+    assert [each.num_shards for each in require_header(new).combined] == [3, 1]
+    ids = {image_id(key) for key in kept}
+    for table in (MASKS, EXPRESSIONS):
+        assert {row["image_id"] for row in rows_of(new, table)} == ids
+    assert "5 copies with equal bytes" in new.read_bytes("DATACARD.md").decode()
+    refilter(new, refiltered := place("refiltered"), RuleChange(tau=1.05))
+    assert refiltered.read_bytes(LEFT_OUT_NAME) == new.read_bytes(LEFT_OUT_NAME)
+    assert verify_run(refiltered).is_clean
+
+
+def test_copies_within_one_run_go_and_its_other_keys_stay(copies, place):
+    combine([("", copies[1][1])], new := place("new"), is_unique=True)
+    assert [row["key"] for row in rows_of(new, IMAGES)] == ["s0/0.png", "s0/1.png", "s1/0.png", "s1/1.png", "s2/0.png"]
+    assert verify_run(new).is_clean
+
+
+def test_a_lost_list_of_copies_is_told_and_comes_back(copies, place):
+    combine(copies, new := place("new"), is_unique=True)
+    due = new.read_bytes(LEFT_OUT_NAME)
+    new.replace(LEFT_OUT_NAME, due + b"?")
+    (problem,) = verify_run(new).problems
+    assert (problem.what, "--repair" in problem.detail) == ("left_out", True)
+    combine(copies, new, is_unique=True, is_repair=True)
+    assert new.read_bytes(LEFT_OUT_NAME) == due
+    Path(new.uri(receipt_path(3, 0))).unlink()
+    combine(copies, new, is_unique=True)
+    assert verify_run(new).is_clean
+    with pytest.raises(ConfigError, match="another identity"):
+        combine(copies, new)
 
 
 def test_composing_anew_needs_runs_that_are_alike(two, place):
