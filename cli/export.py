@@ -15,7 +15,7 @@ import typer
 from rich.markup import escape
 
 from pseudoris.cli import options
-from pseudoris.cli.console import stdout
+from pseudoris.cli.console import report, stdout
 from pseudoris.cli.formats import facts_table, format_bytes
 from pseudoris.cli.options import argument, option
 from pseudoris.cli.progress import bar
@@ -110,35 +110,47 @@ def export(
     if repository is not None and repository.state == "whole":
         stdout.print(f"{repository.page} already holds this export.", soft_wrap=True)
         return
-    if repository is None or not repository.is_written:
-        _write(request, export_format, destination)
+    is_whole = repository is not None and repository.is_written
+    is_whole = is_whole or _write(request, export_format, destination)
     if repository is not None:
         stdout.print(repository.upload(), soft_wrap=True)
+    if not is_whole:
+        raise typer.Exit(1)
 
 
-def _write(request: ExportRequest, export_format: str, destination: str) -> None:
+def _write(request: ExportRequest, export_format: str, destination: str) -> bool:
+    """Write the export and print its report; return whether no image was left out for a change of SOURCE."""
     chosen = find_export(export_format)
     with bar(WRITING) as show:
-        report = chosen.write(request, lambda done, total, /, stage=WRITING: show(done, total, stage))
+        result = chosen.write(request, lambda done, total, /, stage=WRITING: show(done, total, stage))
     table = facts_table(f"{destination}: written and checked")
     images = sum(receipt.counts.images for receipt in request.run.receipts)
     table.add_row("images of the run", f"{images:,} of {request.run.header.num_images:,} planned")
     if quarantined := sum(receipt.counts.quarantined for receipt in request.run.receipts):
         table.add_row("quarantined images", f"{quarantined:,}")
-    for name, rows in report.rows.items():
-        files = report.files.get(name)
+    for name, rows in result.rows.items():
+        files = result.files.get(name)
         table.add_row(name, f"{rows:,}" if files is None else f"{rows:,} rows in {files:,} file(s)")
-    for name in report.files.keys() - report.rows.keys():
-        table.add_row(f"files, {name}", f"{report.files[name]:,}")
-    table.add_row("size", format_bytes(report.size_bytes))
-    left_out = [f"{num:,} {reason}" for reason, num in report.dropped.items() if num]
-    for title, lines in (("left out", left_out), ("checked", report.checked)):
+    for name in result.files.keys() - result.rows.keys():
+        table.add_row(f"files, {name}", f"{result.files[name]:,}")
+    table.add_row("size", format_bytes(result.size_bytes))
+    left_out = [f"{num:,} {reason}" for reason, num in result.dropped.items() if num]
+    for title, lines in (("left out", left_out), ("checked", result.checked)):
         if lines:
             table.add_row(title, escape("\n".join(lines)))
     stdout.print(table, soft_wrap=True)
-    for note in report.notes:
+    for note in result.notes:
         # Notes are printed below the table, because columns would break their commands and paths.
         stdout.print(f"- {note}", soft_wrap=True, markup=False, highlight=False)
+    if num := result.num_unread:
+        named = f": {', '.join(result.unread)}{', …' if num > len(result.unread) else ''}" if result.unread else ""
+        report(
+            "problem",
+            f"{num:,} images are not in the export, because they are missing from SOURCE, or changed there{named}. "
+            "Restore them, or say by --source where they are, and export again with --overwrite",
+            "red",
+        )
+    return not result.num_unread
 
 
 def _repository(

@@ -161,7 +161,10 @@ class FsspecStorage(Storage):
         except (OSError, MemoryError):
             raise
         except Exception as error:
-            raise OSError(errno.EIO, f"the store's client raised {type(error).__name__}") from error
+            # Of a store without space, as WebDAV and its kin answer it.
+            statuses = (getattr(error, name, None) for name in ("status", "status_code", "code"))
+            number = errno.ENOSPC if 507 in statuses else errno.EIO
+            raise OSError(number, f"the store's client raised {type(error).__name__}") from error
 
     def _walk(
         self, parts: tuple[str, ...], may_descend: MayDescend, shut: str | None, mark: Mark | None

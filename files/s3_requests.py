@@ -57,6 +57,10 @@ _BAD_CREDENTIALS: Final = frozenset(
     {"InvalidAccessKeyId", "SignatureDoesNotMatch", "InvalidToken", "TokenRefreshRequired", "RequestTimeTooSkewed"}
     | {"AccountProblem", "NotSignedUp", "InvalidSecurity"}
 )
+# A store without space answers 507, or one of these codes with any status: Ceph 403 `QuotaExceeded`, MinIO 400
+# `XMinioAdminBucketQuotaExceeded` and 507 `XMinioStorageFull`.
+_NO_SPACE: Final = 507
+_FULL: Final = re.compile(r"Quota(Limit)?Exceeded|StorageFull|DiskFull|InsufficientStorage")
 # An error may name the header that the store refuses. Only that name is shown, because the rest may hold secrets.
 _HEADER_NAME: Final = re.compile(r"[A-Za-z0-9-]{1,60}")
 # These codes mean a wrong name or region of a bucket. `400` is one, because an answer to HEAD has no other code.
@@ -83,6 +87,8 @@ def is_transient(error: BaseException) -> bool:
     """Return whether another try may succeed."""
     if isinstance(error, boto.ClientError):
         status = status_of(error)
+        if _number_if_full(error) is not None:
+            return False
         # 501 (not implemented) and 505 (HTTP version not supported) are permanent.
         is_fault = status >= 500 and status not in (501, 505)
         return is_fault or status in (408, 409, 429) or code_of(error) in _CODES_TO_RETRY
@@ -123,6 +129,8 @@ def explained(error: Exception, action: str, uri: str) -> Exception:
             f"cannot {action} {uri}: the store does not implement this request: {reason_of(error)}. Check the "
             "endpoint, update the store, or use another one"
         )
+    if (number := _number_if_full(error)) is not None:
+        return OSError(number, reason_of(error), uri)
     if status == 403:
         number = errno.EKEYREJECTED if code in _BAD_CREDENTIALS else errno.EACCES
         return PermissionError(number, reason_of(error), uri)
@@ -130,6 +138,11 @@ def explained(error: Exception, action: str, uri: str) -> Exception:
         return _changed(uri)
     number = errno.ENAMETOOLONG if code == "KeyTooLongError" else errno.EIO
     return OSError(number, reason_of(error), uri)
+
+
+def _number_if_full(error: boto.ClientError) -> int | None:
+    """Return the number that a disk's error would have for a store without space; None if it does not say so."""
+    return errno.ENOSPC if status_of(error) == _NO_SPACE or _FULL.search(code_of(error)) else None
 
 
 def _changed(uri: str) -> ChangedError:

@@ -390,6 +390,9 @@ def _explained(error: OSError, action: str, uri: str) -> ConfigError | Transient
     if isinstance(error, (InsecureError, LackingError)):
         return ConfigError(f"cannot {action} {uri}: {error.strerror}")
     number = _number_of(error)
+    if number in (errno.ENOSPC, errno.EDQUOT) and "://" in uri:
+        full = f"the store is full ({error.strerror}): free space or raise its quota, or name another output"
+        return ConfigError(f"cannot {action} {uri}: {full}, then run the same command again")
     if number in _REMEDIES and not isinstance(error, UnansweredError):
         return ConfigError(f"cannot {action} {uri}: {_REMEDIES[number]}")
     if number in (errno.EMFILE, errno.ENFILE) and (told := told_by_limit(error)):

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
-from itertools import count
+from itertools import count, islice
 from pathlib import Path
 from typing import Final, Protocol
 
@@ -23,7 +23,7 @@ import pyarrow as pa
 from pseudoris.files.parquet_files import open_writer
 from pseudoris.interchange.exports.croissant import CROISSANT_NAME, Tables, description
 from pseudoris.interchange.exports.destination import claim_destination, mark, stored_files, unmark_empty
-from pseudoris.interchange.exports.export_options import ExportReport, ExportRequest
+from pseudoris.interchange.exports.export_options import MAX_NAMED, ExportReport, ExportRequest
 from pseudoris.interchange.exports.image_files import image_file_of
 from pseudoris.interchange.exports.output_files import JsonArray, ManyFiles, check_file, json_arrays, new_file
 from pseudoris.interchange.exports.record import (
@@ -105,7 +105,7 @@ class ExportJob:
         dropped: What was left out, by reason.
         num_images: Images that `images` yielded.
         unmatched: What to say of exclusions that no image matched.
-        lacking: Ids of the images that were left out because they cannot be read.
+        lacking: Keys by id of the images that were left out because they cannot be read.
         num_further: Sentences that say an expression in other words.
         files: Writes many small files.
         size_bytes: Size of all files that were not written by `files`.
@@ -123,7 +123,7 @@ class ExportJob:
         self.single_files: dict[str, str] = {}
         self.give_back: Callable[[], None] = lambda: None
         self._stored: Callable[[], Iterator[tuple[str, int]]] = lambda: iter(())
-        self.lacking: set[str] = set()
+        self.lacking = dict[str, str]()
         self._given, self.unmatched = request.exclusions, list[str]()
         self._mask_numbers, self._text_numbers = count(1), count(1)
         self.name, takes, limit = export_format.name, export_format.takes, request.options.max_tokens
@@ -223,7 +223,7 @@ class ExportJob:
             # Masks are selected first, so that bytes are read only of images that keep a mask.
             wanted = [found for each in annotated if each.image_id not in left_out and (found := take.image(each))]
             num_done += shard.receipt.counts.num_shown
-            self.lacking.update(image.image_id for image in wanted)
+            self.lacking.update((image.image_id, image.key) for image in wanted)
             sound = with_source_bytes(planned, wanted, self.dropped)
             for number, image in enumerate(sound, num_done - len(wanted) + 1):
                 yield from self._with_file(image, folder)
@@ -247,7 +247,7 @@ class ExportJob:
         if folder is not None:
             self.files.write(folder, image_file.name, image_file.data)
         self.num_images += 1
-        self.lacking.discard(image.image_id)
+        self.lacking.pop(image.image_id, None)
         self._num_encoded_anew += image_file.is_encoded_anew
         places = {mask.mask_id: place for place, mask in enumerate(image.masks)}
         said = [each for mask in image.masks for each in mask.expressions if each.target_mask_ids[0] == mask.mask_id]
@@ -318,11 +318,13 @@ class ExportJob:
         if number := self._num_encoded_anew:
             notes = [*notes, f"{number:,} image(s) were encoded again, upright and with three channels."]
         size_bytes = self.size_bytes + self.files.size_bytes
-        report = ExportReport(rows, files, size_bytes, self.dropped, [*notes, *self.unmatched], checks)
+        unread = tuple(islice(self.lacking.values(), MAX_NAMED))
+        report = ExportReport(rows, files, size_bytes, self.dropped, [*notes, *self.unmatched], checks, unread)
         self.describe(report, tables or {})
         begins = {"format": self.name, "state": "whole", "source": without_secrets(self.request.run.header.source)}
         counts = {"rows": dict(rows), "dropped": dict(self.dropped)}
-        mark(self.destination, {**begins, "num_images": self.request.num_images, **facts, **counts})
+        told = {"unread": {"num": num, "images": unread}} if (num := report.num_unread) else {}
+        mark(self.destination, {**begins, "num_images": self.request.num_images, **facts, **counts, **told})
         return report
 
     @property

@@ -8,10 +8,10 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
-from typing import Any, Self
+from typing import Any, Final, Self
 
 from pseudoris.files.location import RunLocation
-from pseudoris.interchange.exports.selected_rows import ExcludedImages
+from pseudoris.interchange.exports.selected_rows import UNCHECKED, UNREADABLE, ExcludedImages
 from pseudoris.interchange.human_refs import HumanAnnotation
 from pseudoris.schemas.ids import sha256_hex
 from pseudoris.store.exclusion_rules import Exclusions
@@ -114,6 +114,10 @@ class ExportRequest:
         return ExcludedImages(planned, self.run.header, self.exclusions)
 
 
+# At most this many images that are missing from SOURCE are named.
+MAX_NAMED: Final = 10
+
+
 @dataclass(frozen=True, slots=True)
 class ExportReport:
     """The contents of a written export, after its checks.
@@ -127,6 +131,7 @@ class ExportReport:
         notes: Sentences that the user needs to put the export to use.
         checked: Checks that passed, a phrase each: of the records, decoded while they were written, and of the bytes
             that are stored, read once at the end. Of more than 100,000 small files these are a sample, and it says so.
+        unread: Keys of the first `MAX_NAMED` images that are left out because they are missing from SOURCE, or changed.
     """
 
     rows: Mapping[str, int]
@@ -135,3 +140,9 @@ class ExportReport:
     dropped: Mapping[str, int] = field(default_factory=dict)
     notes: Sequence[str] = ()
     checked: Sequence[str] = ()
+    unread: Sequence[str] = ()
+
+    @property
+    def num_unread(self) -> int:
+        """How many images are left out because they are missing from SOURCE, or changed there."""
+        return sum(self.dropped.get(reason, 0) for reason in (UNREADABLE, UNCHECKED))

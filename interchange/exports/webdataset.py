@@ -43,7 +43,7 @@ def _write(job: ExportJob, lacking: Collection[str] = ()) -> ExportReport:
     content += [job.options.rewording] if job.options.rewording else []
     stem = f"data-{sha256_hex(json.dumps(content).encode())[:16]}"
     tars = list(_tars(job, stem))
-    if job.lacking != set(lacking):
+    if job.lacking.keys() != set(lacking):
         if lacking:
             raise TransientError("images of SOURCE come and go while they are read: export again once it is at rest")
         inner = ExportJob(WEBDATASET, job.request, job.on_progress)

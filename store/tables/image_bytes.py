@@ -59,22 +59,22 @@ class PlannedImages:
         self._plans: dict[int, dict[str, PlanEntry]] = {}
         self._roots: dict[tuple[str, str | None], SourceRoot] = {}
 
-    def read(self, shard: int, keys: Collection[str]) -> Iterator[tuple[str, Outcome]]:
+    def read(self, shard: int, keys: Collection[str], proven: Collection[str] = ()) -> Iterator[tuple[str, Outcome]]:
         """Yield key and outcome of each image, in the order of the plan; neighbours in a file are read together.
 
-        An image that is missing, changed or too large is an outcome. ConfigError if SOURCE itself no longer exists.
+        An image that is missing, changed or too large is an outcome. Those of `proven`, whose digests the caller
+        compares, may have any time and etag: a copied file, or a tar that has grown, has others. ConfigError if SOURCE
+        itself no longer exists.
         """
         header, plan = self._header.of_shard(shard), self._plans.get(shard)
         config, (moved, prefix) = header.config, self._place(header.name)
         if plan is None:
-            planned = read_shard_plan(self._location, self._header, shard)
-            if moved is not None:
-                # A copied file has another time and etag, so the sha256 decides whether it is the same image.
-                planned = [replace(entry, etag=None, mtime_ns=None) for entry in planned]
-            plan = {entry.key: entry for entry in planned}
+            plan = {entry.key: entry for entry in read_shard_plan(self._location, self._header, shard)}
             # The mapping is replaced and never changed, because threads that read ahead may use it at any time.
             self._plans = {**self._plans, shard: plan} if self._is_random_access else {shard: plan}
-        entries = sorted((plan[key] for key in keys), key=lambda entry: entry.position)
+        unbound = keys if moved is not None else proven
+        chosen = (replace(plan[key], etag=None, mtime_ns=None) if key in unbound else plan[key] for key in keys)
+        entries = sorted(chosen, key=lambda entry: entry.position)
         place = moved or header.source
         root = place, config.source.endpoint_url
         if root not in self._roots:
@@ -104,10 +104,12 @@ class PlannedImages:
         """Yield what comes of images of a shard, given as key, sha256 and embedded bytes, in their order.
 
         Images without embedded bytes are read as by `read`. Bytes of another sha256 are `changed`, because the masks
-        would not fit them; None as sha256 compares nothing. One at a time is held if they are in the order of the plan.
+        would not fit them; None as sha256 compares time and etag in its place. One at a time is held if they are in the
+        order of the plan.
         """
         absent = {key for key, _, data in wanted if data is None}
-        found, held = self.read(shard, absent) if absent else iter(()), dict[str, Outcome]()
+        proven = {key for key, sha256, _ in wanted if sha256 is not None}
+        found, held = self.read(shard, absent, proven) if absent else iter(()), dict[str, Outcome]()
         for key, sha256, data in wanted:
             while data is None and key not in held:
                 held.update([next(found)])

@@ -41,6 +41,9 @@ _ERRORS: Final[dict[str, tuple[int, str, str]]] = {
     "redirected": (301, "Moved Permanently", "PermanentRedirect"),
     "elsewhere": (400, "Bad Request", "IllegalLocationConstraintException"),
     "conflict": (409, "Conflict", "ConditionalRequestConflict"),
+    "ceph_quota": (403, "Forbidden", "QuotaExceeded"),
+    "minio_quota": (400, "Bad Request", "XMinioAdminBucketQuotaExceeded"),
+    "minio_full": (507, "Insufficient Storage", "XMinioStorageFull"),
     "conflict_done": (409, "Conflict", "ConditionalRequestConflict"),
 }
 _IS_DONE: Final = frozenset({"conflict_done", "reset_done", "hang_done", "doubled", "edited"})

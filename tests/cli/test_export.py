@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shutil
 from dataclasses import fields
@@ -16,7 +17,7 @@ from pseudoris.cli.main import app
 from pseudoris.files.location import RunLocation
 from pseudoris.interchange.exports import EXPORTS, ExportOptions
 from pseudoris.primitives.errors import ConfigError
-from tests.builders.command import invoke
+from tests.builders.command import invoke, pseudoris_here
 from tests.interchange.exports.builders import build_run, jpeg
 from tests.store.builders import commit, start_run
 
@@ -184,3 +185,19 @@ def test_a_humans_splits_are_merged_from_the_folder_of_their_dataset(pictures, t
     assert re.search(r"references of train +\d", result.output)
     with pytest.raises(ConfigError, match=r"has no reference of testB\. Its splits are: val"):
         invoke("export", pictures, tmp_path / "x", *merging, "--merge-splits", "testB")
+
+
+def test_what_changed_in_source_is_named_and_ends_a_whole_export_with_1(tmp_path):
+    pictures = tuple((f"{name}.jpg", jpeg(), ((f"the {name} one",),)) for name in ("first", "second", "third"))
+    run = build_run(tmp_path / "run", pictures, embed=False, source=tmp_path / "source")
+    (tmp_path / "source" / "second.jpg").write_bytes(jpeg(3))
+    shown = pseudoris_here("export", run.location.root, str(tmp_path / "to"), "--format", "coco", code=1)
+    told = r"1 images are not in the export, .* changed there: second\.jpg\. Restore them, or say by --source"
+    assert re.search(told, shown.stderr)
+    record = json.loads((tmp_path / "to" / "_export.json").read_text())
+    assert record["unread"] == {"num": 1, "images": ["second.jpg"]}
+    assert record["state"] == "whole"
+    (tmp_path / "source" / "second.jpg").write_bytes(jpeg())
+    again = ("export", run.location.root, str(tmp_path / "to"), "--format", "coco", "--overwrite")
+    assert "2 images" not in pseudoris_here(*again, code=0).stderr
+    assert "unread" not in json.loads((tmp_path / "to" / "_export.json").read_text())

@@ -97,7 +97,8 @@ A message names the value that it speaks of, and ends with the remedy. It goes t
 """
 _MEANINGS: Final = {
     0: "done",
-    1: "`verify`, `doctor` or `weights check` found a problem, or every image of a run is in quarantine",
+    1: "`verify`, `doctor` or `weights check` found a problem, every image of a run is in quarantine, or an export "
+    "lacks images that are missing from SOURCE, or changed there",
     2: "an error that you can fix: the message says how",
     3: "incomplete: the same command continues",
     130: "interrupted: the same command continues",
@@ -107,7 +108,7 @@ _WORDS: Final = {
     "stopped": "Storage, a node or a process failed. The same command continues. Exit code 3.",
     "incomplete": "Some shards are not committed. The same command continues. Exit code 3.",
     "off": "`verify` found what it lists. Exit code 1.",
-    "problem": "`annotate` could annotate no image. Exit code 1.",
+    "problem": "`annotate` could annotate no image, or `export` left out images that changed. Exit code 1.",
     "warning": "The command goes on; its result may not be what you want.",
     "note": "The command goes on; nothing is wrong.",
 }

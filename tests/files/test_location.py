@@ -134,6 +134,18 @@ def test_a_denied_bucket_is_told_before_work_starts(bucket_run, proxy):
         assert proxy.counts["PutObject"] == 1
 
 
+@pytest.mark.parametrize("kind", ["ceph_quota", "minio_quota", "minio_full"])
+def test_a_full_store_is_named_as_full_at_the_first_answer(bucket_run, proxy, kind):
+    proxy.set_faults([Fault(kind, operation="PutObject|UploadPart")])
+    told = r"cannot (create|write) s3://.*: the store is full \(XMinio\w+|the store is full \(QuotaExceeded"
+    for write in (bucket_run.probe, lambda: bucket_run.put_part(PART, b"x"), lambda: bucket_run.put_part(PART, LARGE)):
+        proxy.reset_counts()
+        with pytest.raises(ConfigError, match=told) as refusal:
+            write()
+        assert isinstance(refusal.value.__cause__, OSError)
+        assert proxy.hits[kind] <= 8, "parts of one upload may be on their way together"
+
+
 def test_a_store_without_conditional_writes_is_told_at_once(bucket_run, proxy):
     proxy.set_faults([Fault("not_implemented", is_conditional=True)])
     with pytest.raises(ConfigError, match="does not support conditional writes"):

@@ -196,3 +196,12 @@ def test_rules_that_the_run_was_planned_with_are_not_applied_again(built_run, pl
     run = replace(built_run, header=built_run.header.model_copy(update={"exclusions": planned}))
     assert not excluding(run, place, rules).excluded_images
     assert excluding(run, place, rules + NAMES).excluded_images
+
+
+def test_another_time_vetoes_no_image_whose_digest_is_the_annotated_one(source_run, place):
+    run, source = source_run
+    for path in source.iterdir():
+        os.utime(path, (1, 1))
+    images, dropped = wanted(run, place)
+    assert [image.data for image in images] == [jpeg()] * 4
+    assert dropped[UNREADABLE] == 0
