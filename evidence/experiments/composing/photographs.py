@@ -18,6 +18,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache, cached_property
+from itertools import product
 from pathlib import Path
 from typing import Annotated, Any, Final
 
@@ -49,6 +50,10 @@ _LEAST_AREA: Final = 0.01
 _CROPS: Final = {"masked": shard.CROP_MASKED, "context": shard.crop_context(1.2)}
 # A mask's noun is supported if it has at least this share of the mask's draws.
 _SUPPORTED: Final = 0.7
+# What `--leave-out` chooses from, and the share of right texts that it must reach.
+_BOUND_NAMES: Final = ("min_first", "min_further")
+_BOUNDS: Final = tuple(product((0.45, 0.5, 0.55, 0.6), (0.65, 0.7, 0.75, 0.8)))
+_GOAL: Final = 0.88
 KINDS: Final = ("one mask", "attribute", "position", "relation", "group", "none")
 SHARES: Final = ("with a text", "coverage")
 # Names of COCO's categories, wider ones included.
@@ -237,6 +242,32 @@ def figures(photos: Sequence[Photograph], said: Sequence[Row], verdicts: Verdict
     return {"masks": sum(len(photo.numbers) for photo in photos), **tree}
 
 
+def left_out(photos: Sequence[Photograph], config: RunConfig, masks: str, verdicts: Verdicts) -> dict[str, Any]:
+    """Return figures of each photograph by the bounds that are best on all others, and how often each was chosen.
+
+    The best cover most masks of those that reach the goal of right texts, or have the largest share of them.
+    """
+    sums, composing = dict[tuple[float, float], list[Sums]](), composer_of(config).config
+    for bounds in _BOUNDS:
+        update = {"composing": composing.model_copy(update=dict(zip(_BOUND_NAMES, bounds, strict=True)))}
+        said = list(composed(photos, config.model_copy(update=update), masks))
+        rows = ([row for row in said if row["photo"] == photo.image.key] for photo in photos)
+        sums[bounds] = [sums_of(len(photo.numbers), of_it, verdicts) for photo, of_it in zip(photos, rows, strict=True)]
+
+    def worth(bounds: tuple[float, float], place: int) -> tuple[float, float]:
+        found = ImageBootstrap(sums[bounds][:place] + sums[bounds][place + 1 :])
+        right, judged = found.total("one mask.right")
+        return min(right / max(judged, 1.0), _GOAL), found.total("coverage")[0]
+
+    chosen = [max(_BOUNDS, key=lambda bounds: worth(bounds, place)) for place in range(len(photos))]
+    found = ImageBootstrap(sums[bounds][place] for place, bounds in enumerate(chosen))
+    names = {"right": "one mask.right", "a mask": "one mask.a mask", "coverage": "coverage", "odd": "one mask.odd"}
+    tree = {name: as_json(found.ratio(key)) for name, key in names.items()} | {
+        "none": as_json(found.ratio("none.right"))
+    }
+    return {**tree, "bounds": {str(bounds): chosen.count(bounds) for bounds in dict.fromkeys(chosen)}}
+
+
 def nouns_and_factors(photos: Sequence[Photograph], config: RunConfig) -> dict[str, Any]:
     """Return the mean factors of the masks' best forms, and how many supported nouns fit COCO's category."""
     forms = [form for photo in photos for form in best_forms(photo, config)]
@@ -274,6 +305,7 @@ def main(
     judged: Annotated[list[Path] | None, typer.Option("--verdicts", help="JSON lines; may be repeated.")] = None,
     unjudged: Annotated[Path | None, typer.Option(help="Write the texts without a verdict to this file.")] = None,
     sheets: Annotated[Path | None, typer.Option(help="Write what a judge looks at to this folder.")] = None,
+    leaves_out: Annotated[bool, typer.Option("--leave-out", help="Choose bounds on all photographs but one.")] = False,
     json_path: Annotated[Path | None, typer.Option("--json", help="Write figures and texts to this file.")] = None,
     assignments: Annotated[list[str] | None, typer.Option("--set", help="KEY=VALUE over the preset.")] = None,
 ) -> None:
@@ -288,6 +320,9 @@ def main(
     typer.echo("\n\n".join(_tables(tree)))
     if verdicts is not None:
         typer.echo(verdicts.agreement(said))
+        if leaves_out:
+            tree["left out"] = left_out(both[masks], config, masks, verdicts)
+            typer.echo(f"bounds chosen on the other photographs: {json.dumps(tree['left out'])}")
     new = (row for row in said if verdicts is None or verdicts.of(row) is None)
     asked = [{name: row[name] for name in row if name != "confidence"} for row in new]
     if unjudged is not None:
