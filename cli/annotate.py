@@ -215,6 +215,8 @@ def estimate_view(found: RunEstimate) -> RenderableType:
     table.add_row(f"{found.unit} hours", span(found.unit_hours, "{:.3g}".format))
     table.add_row("output", span(found.output_bytes, formats.format_bytes))
     table.add_row("quarantined", span(found.quarantined, "{:.1%}".format))
+    if found.too_large:
+        table.add_row("too large", found.too_large)
     if found.empty_images:
         table.add_row("empty images", found.empty_images)
     seconds = ", ".join(f"{stage} {value:.3f}" for stage, value in found.stage_seconds.items())

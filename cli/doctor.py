@@ -11,10 +11,10 @@ import functools
 import os
 import shutil
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from importlib import metadata
-from itertools import islice
+from itertools import groupby, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -26,8 +26,9 @@ from pseudoris.cli.console import stdout
 from pseudoris.cli.formats import columns_table, format_bytes
 from pseudoris.cli.options import argument, option
 from pseudoris.files.location import RunLocation
-from pseudoris.pipeline.run_contract import RunOptions, asked_preset, check_options
-from pseudoris.primitives.errors import ConfigError, PseudorisError
+from pseudoris.images.pixels import header_size
+from pseudoris.pipeline.run_contract import RunOptions, asked_preset, check_options, tile_sentence
+from pseudoris.primitives.errors import ConfigError, ImageError, PseudorisError
 from pseudoris.primitives.machine_limits import SHARED, check_limits
 from pseudoris.primitives.untrusted import printable
 from pseudoris.primitives.uris import writable
@@ -36,8 +37,11 @@ from pseudoris.schemas.config import PriorConfig, RunConfig
 from pseudoris.schemas.config_layers import as_begun, load_config
 from pseudoris.store.exclusion_rules import key_path
 from pseudoris.store.runs.header import check_identity
+from pseudoris.store.runs.plan import assign_shards
 from pseudoris.store.runs.planned_run import may_give_way, package_versions
-from pseudoris.store.sources import open_source
+from pseudoris.store.sources import SourceItem, open_source
+from pseudoris.store.sources.planned_images import read_entries
+from pseudoris.store.sources.root import SourceRoot
 
 if TYPE_CHECKING:
     from pseudoris.workers.stages import StageKind
@@ -261,18 +265,30 @@ def _digest(stage: StageKind, config: RunConfig) -> str:
 
 def _source(source: str, config: RunConfig, out: str | None) -> str:
     listing = open_source(source, config.source, exclude=out, limits=config.placement.storage)
-    first: list[str] = []
+    first: list[SourceItem] = []
     num_files = 0
     for file, format_ in islice(listing.files(), _MAX_LISTED):
         num_files += 1
         if len(first) < _NUM_SHOWN:
-            first += [key_path(item.key) for item in islice(listing.items(file, format_), _NUM_SHOWN - len(first))]
+            first += islice(listing.items(file, format_), _NUM_SHOWN - len(first))
     if not first:
         raise listing.lists_nothing()
-    texts = [f"{source} has images. The first are {', '.join(first)}", *listing.left_out.notices()]
+    names = ", ".join(key_path(item.key) for item in first)
+    texts = [f"{source} has images. The first are {names}", *listing.left_out.notices()]
+    if sentence := tile_sentence(_sizes(listing.root, first, config), config):
+        texts.append(sentence)
     if num_files == _MAX_LISTED:
         texts.append(f"only the first {num_files:,} files were looked at")
     return "\n".join(texts)
+
+
+def _sizes(root: SourceRoot, items: Sequence[SourceItem], config: RunConfig) -> Iterator[tuple[int, int]]:
+    """Yield (height, width) of the items whose header can be read."""
+    for _, entries in groupby(assign_shards(items, config.shards), key=lambda entry: entry.shard):
+        for _, outcome in read_entries(root, list(entries), config):
+            with contextlib.suppress(ImageError, ConfigError):
+                if not isinstance(outcome, ImageError):
+                    yield header_size(outcome, config.images.decoder_plugins)
 
 
 def _output(source: str | None, out: str, config: RunConfig) -> str:

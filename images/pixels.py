@@ -125,6 +125,12 @@ def exif_orientation(data: bytes, plugins: Sequence[str] = ()) -> int:
         return _header_orientation(image, data)
 
 
+def header_size(data: bytes, plugins: Sequence[str] = ()) -> tuple[int, int]:
+    """Return (height, width) as the file's header states them, before a turn. Raises like `decode_upright`."""
+    with _open(data, plugins) as image:
+        return image.height, image.width
+
+
 def turn_upright(pixels: np.ndarray, orientation: int) -> np.ndarray:
     """Undo an EXIF orientation, 1 to 8 (Exif 2.32, 0x0112), of (H, W) or (H, W, C) pixels as the file stores them.
 

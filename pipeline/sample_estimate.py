@@ -18,7 +18,7 @@ from typing import Final
 from pseudoris.files.location import RunLocation
 from pseudoris.pipeline.cluster import node_resources
 from pseudoris.pipeline.executor import run_shards
-from pseudoris.pipeline.run_contract import RunOptions
+from pseudoris.pipeline.run_contract import RunOptions, tile_sentence
 from pseudoris.pipeline.run_plan import opened
 from pseudoris.pipeline.shard_tasks import Job
 from pseudoris.primitives.errors import ConfigError
@@ -36,6 +36,7 @@ from pseudoris.store.runs.receipts import Totals
 from pseudoris.store.runs.stored_exclusions import ExcludedItems
 from pseudoris.store.sessions.thread_executor import OnProgress
 from pseudoris.store.sources import SourceItem
+from pseudoris.store.tables.open_run import CommittedShard
 from pseudoris.store.tables.shard_tables import table_bytes
 from pseudoris.workers.stages import STAGE_CAPTION, STAGE_FILTER, STAGE_PROPOSE
 
@@ -113,9 +114,11 @@ def estimate(
         small = replace(plan, config=config.model_copy(update={"shards": shards}), may_grow=False)
         planned = plan_run(plan.location, small.request(), lambda: sample)
         load_s, receipts = _run(small.job(planned, {}), plan.actors, on_progress)
+        parts = (CommittedShard(plan.location, each).shown(("height", "width")) for each in receipts)
+        too_large = tile_sentence(((row["height"], row["width"]) for each in parts for row in each.to_pylist()), config)
     figures = summarise(tally, receipts, config, actors=plan.actors, num_gpus=num_gpus)
     figures = replace(figures, source=plan.source.name, load_s=load_s, num_excluded=excluded.total)
-    return replace(figures, device_kind=planned.header.identity.device_kind)
+    return replace(figures, device_kind=planned.header.identity.device_kind, too_large=too_large)
 
 
 def _run(job: Job, actors: Mapping[str, int], on_progress: OnProgress) -> tuple[float, list[Receipt]]:
@@ -176,6 +179,7 @@ class RunEstimate:
         unit_hours: GPU hours (or CPU actor hours) for all images.
         output_bytes: Size of the four tables of all images.
         quarantined: Share of images that are quarantined, in [0, 1].
+        too_large: What to do with images that are larger or longer than SAM sees; "" if few are.
         empty_images: What left images of the sample without a mask, as `RunTotals.empty_sentence`.
         stage_seconds: Seconds per image, by stage.
     """
@@ -196,6 +200,7 @@ class RunEstimate:
     unit_hours: Estimate
     output_bytes: Estimate
     quarantined: Estimate
+    too_large: str = ""
     empty_images: str = ""
     stage_seconds: Mapping[str, float]
 

@@ -20,10 +20,10 @@ ROOT: Final = Path(__file__).parents[2]
 DOORS: Final = {
     "start": "install demo photographs cluster",
     "guides": (
-        "annotate configuration sources hub weights priors ready-masks gallery judging audit evaluation "
-        "model-evaluation reuse data-set listener second-opinion composing exclusions exports export-ris training "
-        "loading rewording student ppt imports mixing correct sql notebooks resume cluster sizing troubleshooting "
-        "plugins masks vlm"
+        "annotate configuration sources other-images hub weights priors ready-masks gallery judging audit "
+        "evaluation model-evaluation reuse data-set listener second-opinion composing exclusions exports export-ris "
+        "training loading rewording student ppt imports mixing correct sql notebooks resume cluster sizing "
+        "troubleshooting plugins masks vlm"
     ),
     "reference": "cli settings schema api messages metrics formats layouts stability glossary",
     "records": (
