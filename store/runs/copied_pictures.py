@@ -11,9 +11,10 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
-from itertools import chain
+from itertools import combinations
 from typing import Any, Final, Literal, NamedTuple
 
+import numpy as np
 import pyarrow as pa
 
 from pseudoris.files.parquet_files import open_parquet, parquet_bytes
@@ -23,10 +24,8 @@ from pseudoris.schemas.run_records import PartRecord
 
 LEFT_OUT_NAME: Final = "_left_out.parquet"
 Unique = Literal["bytes", "similar"]
-# Hashes within 7 bits agree in one quarter but for one bit.
-_QUARTER_BITS: Final = HASH_BITS // 4
-_QUARTER: Final = (1 << _QUARTER_BITS) - 1
-_NEAR: Final = (0, *(1 << bit for bit in range(_QUARTER_BITS)))
+# Of nine bands of a hash, those within 6 bits share three.
+_BANDS: Final = 9
 # Of a picture of one colour: it has no frequency, or the lowest alone. Any two of them have such a hash.
 _FLAT: Final = frozenset({0, 1 << (HASH_BITS - 1)})
 _SCHEMA: Final = pa.schema(
@@ -64,35 +63,41 @@ class Picture(NamedTuple):
 
 
 class NearHashes:
-    """Perceptual hashes, each with a key; finds one within `DEFAULT_MAX_DISTANCE` bits, exactly, in no all-pairs loop.
+    """Finds a perceptual hash within `DEFAULT_MAX_DISTANCE` bits among those that were added, exactly."""
 
-    Four tables hold the hashes by a quarter of their bits. A query looks into 17 lists of each.
-    """
-
-    def __init__(self) -> None:
+    def __init__(self, hashes: Iterable[int]) -> None:
+        """Find which of the `hashes`, all that will be added or asked for, are near; no loop goes over all pairs."""
         self._keys: dict[int, Any] = {}
-        self._tables: list[defaultdict[int, list[int]]] = [defaultdict(list) for _ in range(4)]
+        self._near: defaultdict[int, set[int]] = defaultdict(set)
+        values = np.unique(np.fromiter(hashes, np.uint64))
+        for shared in combinations(range(_BANDS), _BANDS - DEFAULT_MAX_DISTANCE):
+            mask = np.uint64(sum(_bits_of(band) for band in shared))
+            ordered = values[np.argsort(values & mask, kind="stable")]
+            bands, at, step = ordered & mask, np.arange(len(ordered)), 0
+            # Equal bands stand together: each step compares what is one place further apart, while bands are equal.
+            while len(at := at[at < len(ordered) - (step := step + 1)]):
+                at = at[bands[at] == bands[at + step]]
+                one, other = ordered[at], ordered[at + step]
+                is_near = np.bitwise_count(one ^ other) <= DEFAULT_MAX_DISTANCE
+                for pair in zip(one[is_near].tolist(), other[is_near].tolist(), strict=True):
+                    self._near[pair[0]].add(pair[1])
+                    self._near[pair[1]].add(pair[0])
 
     def add(self, bits: int, key: Any) -> None:
-        """Add a hash, unless it is there."""
-        if bits not in self._keys:
-            self._keys[bits] = key
-            for number, table in enumerate(self._tables):
-                table[bits >> number * _QUARTER_BITS & _QUARTER].append(bits)
+        """Add a hash with a key, unless it is there."""
+        self._keys.setdefault(bits, key)
 
     def nearest(self, bits: int) -> tuple[Any, int] | None:
-        """Return the key of the nearest hash, the first added of equal ones, and the distance; None if none is near."""
-        if bits in self._keys:
-            return self._keys[bits], 0
-        near = (
-            table[place ^ flip]
-            for number, table in enumerate(self._tables)
-            for place in (bits >> number * _QUARTER_BITS & _QUARTER,)
-            for flip in _NEAR
-            if place ^ flip in table
-        )
-        found = min((((bits ^ other).bit_count(), other) for other in chain.from_iterable(near)), default=None)
-        return None if found is None or found[0] > DEFAULT_MAX_DISTANCE else (self._keys[found[1]], found[0])
+        """Return the key of the nearest hash that was added, and the distance; None if none is near."""
+        others = (other for other in (bits, *self._near.get(bits, ())) if other in self._keys)
+        found = min((((bits ^ other).bit_count(), other) for other in others), default=None)
+        return None if found is None else (self._keys[found[1]], found[0])
+
+
+def _bits_of(band: int) -> int:
+    """Return the bits of one of the bands, which divide a hash."""
+    first, end = (HASH_BITS * edge // _BANDS for edge in (band, band + 1))
+    return (1 << end) - (1 << first)
 
 
 @dataclass(slots=True)
@@ -114,15 +119,17 @@ class LeftOutImages:
 
         An image that could not be read has no bytes, and stays.
         """
-        found, first, hashes = cls(), dict[bytes, tuple[int, str, str]](), NearHashes()
+        found, first, held = cls(), dict[bytes, tuple[int, str, str]](), list(images)
+        is_hashed = unique == "similar"
+        hashes = NearHashes(int(each.phash, 16) for each in held if each.phash and is_hashed)
         judged: dict[tuple[int, str], tuple[str, str, int | None] | None] = {}
-        for image in images:
+        for image in held:
             picture, key = (image.run, image.picture), f"{prefixes[image.run]}{image.key}"
             if picture not in judged and image.sha256 is not None:
                 kept = first.get(bytes.fromhex(image.sha256))
                 copy: tuple[str, str, int | None] | None = None if kept is None else (kept[2], "bytes", None)
                 bits = None if image.phash is None else int(image.phash, 16)
-                is_compared = unique == "similar" and copy is None
+                is_compared = is_hashed and copy is None
                 found.num_unknown += is_compared and bits is None
                 if is_compared and bits is not None and bits not in _FLAT and (near := hashes.nearest(bits)):
                     copy = near[0], "similar", near[1]

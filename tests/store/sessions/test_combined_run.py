@@ -418,17 +418,18 @@ def test_near_copies_are_left_out_too_and_flat_pictures_are_no_copies(place):
 
 def test_hashes_within_six_bits_are_found_as_by_comparing_all():
     draw = random.Random(8)
-    held, near = [draw.getrandbits(64) for _ in range(300)], NearHashes()
+    held = [draw.getrandbits(64) for _ in range(300)]
+
+    def changed(bits: int, distance: int) -> int:
+        return bits ^ sum(1 << bit for bit in draw.sample(range(64), distance))
+
+    asked = [(distance, changed(bits, distance)) for distance in range(10) for bits in held[:40]]
+    near = NearHashes([*held, *(bits for _, bits in asked)])
     for number, bits in enumerate(held):
         near.add(bits, number)
-    for distance in range(10):
-        for number, bits in enumerate(held[:40]):
-            asked = bits
-            for bit in draw.sample(range(64), distance):
-                asked ^= 1 << bit
-            due = min(((asked ^ other).bit_count(), at) for at, other in enumerate(held))
-            found = near.nearest(asked)
-            assert found == ((due[1], due[0]) if due[0] <= 6 else None), (number, distance)
+    for distance, bits in asked:
+        due = min(((bits ^ other).bit_count(), at) for at, other in enumerate(held))
+        assert near.nearest(bits) == ((due[1], due[0]) if due[0] <= 6 else None), distance
 
 
 def test_copies_within_one_run_go_and_its_other_keys_stay(copies, place):
