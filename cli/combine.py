@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from functools import partial
-from typing import Annotated, Literal
+from typing import Annotated
 
 from pseudoris.cli import options
 from pseudoris.cli.console import report, stdout
@@ -15,7 +15,7 @@ from pseudoris.cli.options import argument, option
 from pseudoris.cli.progress import write_with_bar
 from pseudoris.files.location import RunLocation
 from pseudoris.files.named_places import named_runs
-from pseudoris.store.runs.copied_pictures import LEFT_OUT_NAME
+from pseudoris.store.runs.copied_pictures import LEFT_OUT_NAME, Unique
 from pseudoris.store.sessions.combined_run import CombineSummary
 from pseudoris.store.sessions.combined_run import combine as combine_runs
 from pseudoris.store.sessions.thread_executor import DEFAULT_THREADS
@@ -32,8 +32,12 @@ def combine(
     ],
     out: Annotated[str, argument("OUT", "Folder or url for the new run.")],
     unique: Annotated[
-        Literal["bytes"] | None,
-        option("--unique", "Take one picture once: bytes leaves out those with the bytes of an earlier one."),
+        Unique | None,
+        option(
+            "--unique",
+            "Take one picture once: leave out those with the bytes of an earlier one, or also those similar to one by "
+            "perceptual hash. Pictures are read where the tables have none.",
+        ),
     ] = None,
     is_partial: Annotated[bool, option("--partial", "Take what is committed of runs that are not finished.")] = False,
     threads: Annotated[
@@ -47,7 +51,7 @@ def combine(
     """Make one run of several, or of one. No model runs."""
     target = RunLocation.open(out)
     given = [(name, RunLocation.open(place)) for name, place in named_runs(runs)]
-    write = partial(combine_runs, given, target, is_partial=is_partial, is_unique=unique is not None)
+    write = partial(combine_runs, given, target, is_partial=is_partial, unique=unique)
     write = partial(write, num_threads=threads, allow_mixed=allow_mixed, is_repair=repair)
     _print(out, write_with_bar(target, write, before="reading the runs", during="combining images"))
 

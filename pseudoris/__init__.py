@@ -239,7 +239,7 @@ def combine(
     runs: str | Path | Sequence[str | Path],
     out: str | Path,
     *,
-    unique: Literal["bytes"] | None = None,
+    unique: Literal["bytes", "similar"] | None = None,
     partial: bool = False,
     allow_mixed: bool = False,
 ) -> CombineSummary:
@@ -249,8 +249,8 @@ def combine(
         runs: Folders or urls of the runs, each with `NAME=` before it if it has not the name of its folder. Of one run
             without a name keys stay; of several they are `<name>/<key>`, and ids follow.
         out: Empty folder or url that gets the new run.
-        unique: `bytes` leaves out pictures that have the bytes of an earlier one, and lists them in
-            `_left_out.parquet`.
+        unique: `bytes` leaves out pictures that have the bytes of an earlier one, `similar` also those within 6 bits
+            of its perceptual hash. `_left_out.parquet` lists them.
         partial: Take what is committed of an unfinished run.
         allow_mixed: Continue with other package versions than `out` was started with.
 
@@ -270,10 +270,10 @@ def combine(
 
     given = named_runs([place(each, "runs") for each in one_or_several(runs)])
     named = [(name, RunLocation.open(each)) for name, each in given]
-    if unique not in (None, "bytes"):
-        raise ConfigError(f"unique={unique!r}: give 'bytes', or None")
-    target, is_unique = RunLocation.open(place(out, "out")), unique is not None
-    return combine_runs(named, target, is_partial=partial, is_unique=is_unique, allow_mixed=allow_mixed)
+    if unique not in (None, "bytes", "similar"):
+        raise ConfigError(f"unique={unique!r}: give 'bytes', 'similar', or None")
+    target = RunLocation.open(place(out, "out"))
+    return combine_runs(named, target, is_partial=partial, unique=unique, allow_mixed=allow_mixed)
 
 
 def export(

@@ -1,82 +1,164 @@
 """Finds the pictures of several runs that are copies of an earlier one, for `combine --unique`, and lists them.
 
-    _left_out.parquet     columns key, run, copy_of, why
+    _left_out.parquet     columns key, run, shard, copy_of, why, distance
 
-Called by `parents.py`. A copy has the bytes of a picture that stays; all tiles of a picture stay or go together. The
-same runs give the same list, so a resume computes it again.
+Called by `parents.py`. A copy has the bytes of a picture that stays or, if asked, a perceptual hash within
+`DEFAULT_MAX_DISTANCE` of its; what goes is compared with no other. All tiles of a picture stay or go together.
 """
 
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
-from typing import Final, NamedTuple
+from itertools import combinations
+from typing import Any, Final, Literal, NamedTuple
 
+import numpy as np
 import pyarrow as pa
 
-from pseudoris.files.parquet_files import parquet_bytes
-from pseudoris.schemas.ids import sha256_hex
+from pseudoris.files.parquet_files import open_parquet, parquet_bytes
+from pseudoris.images.perceptual_hash import DEFAULT_MAX_DISTANCE, HASH_BITS
+from pseudoris.schemas.ids import image_id, sha256_hex
 from pseudoris.schemas.run_records import PartRecord
 
 LEFT_OUT_NAME: Final = "_left_out.parquet"
-# What `picture_of` is made of.
-PICTURE_COLUMNS: Final = ("image_id", "key", "sha256", "picture", "picture_sha256")
+Unique = Literal["bytes", "similar"]
+# Of nine bands of a hash, those within 6 bits share three.
+_BANDS: Final = 9
+# Of a picture of one colour: it has no frequency, or the lowest alone. Any two of them have such a hash.
+_FLAT: Final = frozenset({0, 1 << (HASH_BITS - 1)})
 _SCHEMA: Final = pa.schema(
     [
         pa.field("key", pa.string(), metadata={"doc": "Key that the image would have."}),
-        pa.field("run", pa.string(), metadata={"doc": "Root of the run that it is in."}),
+        pa.field("run", pa.int32(), metadata={"doc": "Number of its run among those given, from 0."}),
+        pa.field("shard", pa.int64(), metadata={"doc": "Its shard there."}),
         pa.field("copy_of", pa.string(), metadata={"doc": "Key of the image that stays, or of a tile of it."}),
-        pa.field("why", pa.string(), metadata={"doc": "`bytes`: they have the same bytes."}),
+        pa.field("why", pa.string(), metadata={"doc": "`bytes`: they have the same bytes. `similar`: near hashes."}),
+        pa.field("distance", pa.int32(), metadata={"doc": "Bits by which the hashes differ; null for `bytes`."}),
     ]
 )
 
 
 class LeftOutImage(NamedTuple):
-    """An image that is not taken, and the one that is: their keys."""
+    """An image that is not taken; the columns of the list."""
 
     key: str
-    run: str
+    run: int
+    shard: int
     copy_of: str
-    why: str = "bytes"
+    why: str
+    distance: int | None
+
+
+class Picture(NamedTuple):
+    """An image of a run: what it is a tile of, or itself; sha256 and perceptual hash of that, None if not known."""
+
+    key: str
+    run: int
+    shard: int
+    picture: str
+    sha256: str | None
+    phash: str | None
+
+
+class NearHashes:
+    """Finds a perceptual hash within `DEFAULT_MAX_DISTANCE` bits among those that were added, exactly."""
+
+    def __init__(self, hashes: Iterable[int]) -> None:
+        """Find which of the `hashes`, all that will be added or asked for, are near; no loop goes over all pairs."""
+        self._keys: dict[int, Any] = {}
+        self._near: defaultdict[int, set[int]] = defaultdict(set)
+        values = np.unique(np.fromiter(hashes, np.uint64))
+        for shared in combinations(range(_BANDS), _BANDS - DEFAULT_MAX_DISTANCE):
+            mask = np.uint64(sum(_bits_of(band) for band in shared))
+            ordered = values[np.argsort(values & mask, kind="stable")]
+            bands, at, step = ordered & mask, np.arange(len(ordered)), 0
+            # Equal bands stand together: each step compares what is one place further apart, while bands are equal.
+            while len(at := at[at < len(ordered) - (step := step + 1)]):
+                at = at[bands[at] == bands[at + step]]
+                one, other = ordered[at], ordered[at + step]
+                is_near = np.bitwise_count(one ^ other) <= DEFAULT_MAX_DISTANCE
+                for pair in zip(one[is_near].tolist(), other[is_near].tolist(), strict=True):
+                    self._near[pair[0]].add(pair[1])
+                    self._near[pair[1]].add(pair[0])
+
+    def add(self, bits: int, key: Any) -> None:
+        """Add a hash with a key, unless it is there."""
+        self._keys.setdefault(bits, key)
+
+    def nearest(self, bits: int) -> tuple[Any, int] | None:
+        """Return the key of the nearest hash that was added, and the distance; None if none is near."""
+        others = (other for other in (bits, *self._near.get(bits, ())) if other in self._keys)
+        found = min((((bits ^ other).bit_count(), other) for other in others), default=None)
+        return None if found is None else (self._keys[found[1]], found[0])
+
+
+def _bits_of(band: int) -> int:
+    """Return the bits of one of the bands, which divide a hash."""
+    first, end = (HASH_BITS * edge // _BANDS for edge in (band, band + 1))
+    return (1 << end) - (1 << first)
 
 
 @dataclass(slots=True)
 class LeftOutImages:
     """The images of some runs, numbered from 0, that are not taken.
 
-    `ids` are theirs by the number of the run, `in_shards` how many there are by run and shard.
+    `ids` are theirs by the number of the run, `in_shards` how many there are by run and shard. `num_unknown` pictures
+    have no hash to compare.
     """
 
     rows: list[LeftOutImage] = field(default_factory=list)
     ids: defaultdict[int, set[str]] = field(default_factory=lambda: defaultdict(set))
     in_shards: Counter[tuple[int, int]] = field(default_factory=Counter)
+    num_unknown: int = 0
 
     @classmethod
-    def of(cls, runs: Iterable[tuple[str, str, Iterable[tuple[int, pa.Table]]]]) -> LeftOutImages:
-        """Return the copies in `runs`: of each its root, what stands before its keys, and its images by shard.
+    def of(cls, images: Iterable[Picture], prefixes: list[str], unique: Unique) -> LeftOutImages:
+        """Return the copies among `images`; `prefixes` stand before the keys of each run.
 
-        The tables have `PICTURE_COLUMNS`. An image that could not be read has no bytes, and stays.
+        An image that could not be read has no bytes, and stays.
         """
-        found, first = cls(), dict[bytes, tuple[int, str, str]]()
-        for number, (root, prefix, shards) in enumerate(runs):
-            for shard, table in shards:
-                for row in table.to_pylist():
-                    digest = row["picture_sha256"] or row["sha256"]
-                    if digest is None:
-                        continue
-                    picture, key = row["picture"] or row["key"], f"{prefix}{row['key']}"
-                    kept = first.setdefault(bytes.fromhex(digest), (number, picture, key))
-                    if kept[:2] != (number, picture):
-                        found.rows.append(LeftOutImage(key, root, kept[2]))
-                        found.ids[number].add(row["image_id"])
-                        found.in_shards[number, shard] += 1
+        found, first, held = cls(), dict[bytes, tuple[int, str, str]](), list(images)
+        is_hashed = unique == "similar"
+        hashes = NearHashes(int(each.phash, 16) for each in held if each.phash and is_hashed)
+        judged: dict[tuple[int, str], tuple[str, str, int | None] | None] = {}
+        for image in held:
+            picture, key = (image.run, image.picture), f"{prefixes[image.run]}{image.key}"
+            if picture not in judged and image.sha256 is not None:
+                kept = first.get(bytes.fromhex(image.sha256))
+                copy: tuple[str, str, int | None] | None = None if kept is None else (kept[2], "bytes", None)
+                bits = None if image.phash is None else int(image.phash, 16)
+                is_compared = is_hashed and copy is None
+                found.num_unknown += is_compared and bits is None
+                if is_compared and bits is not None and bits not in _FLAT and (near := hashes.nearest(bits)):
+                    copy = near[0], "similar", near[1]
+                if copy is None:
+                    first[bytes.fromhex(image.sha256)] = (*picture, key)
+                    if is_compared and bits is not None and bits not in _FLAT:
+                        hashes.add(bits, key)
+                judged[picture] = copy
+            if (of := judged.get(picture)) is not None:
+                found._add(LeftOutImage(key, image.run, image.shard, *of), prefixes)
         return found
+
+    @classmethod
+    def listed(cls, data: bytes, prefixes: list[str]) -> LeftOutImages:
+        """Return the images of a list that was read."""
+        found = cls()
+        for row in open_parquet(pa.BufferReader(data), LEFT_OUT_NAME).read(use_threads=False).to_pylist():
+            found._add(LeftOutImage(**row), prefixes)
+        return found
+
+    def _add(self, image: LeftOutImage, prefixes: list[str]) -> None:
+        self.rows.append(image)
+        self.ids[image.run].add(image_id(image.key.removeprefix(prefixes[image.run])))
+        self.in_shards[image.run, image.shard] += 1
 
     def file(self) -> tuple[PartRecord, bytes]:
         """Return the list as a file, and the record of it."""
-        columns = list(zip(*self.rows, strict=True)) or [()] * len(_SCHEMA)
-        arrays = [pa.array(each, pa.string()) for each in columns]
+        columns: Iterator[Any] = zip(*self.rows, strict=True) if self.rows else iter([()] * len(_SCHEMA))
+        arrays = [pa.array(each, kind.type) for each, kind in zip(columns, _SCHEMA, strict=True)]
         data = parquet_bytes([pa.Table.from_arrays(arrays, schema=_SCHEMA)], _SCHEMA)
-        rows = len(self.rows)
-        return PartRecord(name=LEFT_OUT_NAME, rows=rows, size_bytes=len(data), sha256=sha256_hex(data)), data
+        size, digest = len(data), sha256_hex(data)
+        return PartRecord(name=LEFT_OUT_NAME, rows=len(self.rows), size_bytes=size, sha256=digest), data

@@ -13,11 +13,11 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, NamedTuple, Self
 
-import pyarrow as pa
-
 from pseudoris.files.key_order import path_key
 from pseudoris.files.location import RunLocation
-from pseudoris.primitives.errors import ConfigError
+from pseudoris.images.perceptual_hash import perceptual_hash
+from pseudoris.images.pixels import decode_upright
+from pseudoris.primitives.errors import ConfigError, ImageError
 from pseudoris.primitives.uris import NO_FIELDS, RECORDED, masked
 from pseudoris.schemas.ids import image_id, sha256_hex
 from pseudoris.schemas.run_records import (
@@ -29,9 +29,9 @@ from pseudoris.schemas.run_records import (
     Receipt,
     RunHeader,
 )
-from pseudoris.schemas.tables import IMAGES
+from pseudoris.schemas.tables import IMAGES, STATUS_QUARANTINED
 from pseudoris.store.exclusion_rules import plan_files
-from pseudoris.store.runs.copied_pictures import LEFT_OUT_NAME, PICTURE_COLUMNS, LeftOutImages
+from pseudoris.store.runs.copied_pictures import LEFT_OUT_NAME, LeftOutImages, Picture, Unique
 from pseudoris.store.runs.header import held_texts, read_header, require_header
 from pseudoris.store.runs.manifest import (
     cached_receipts,
@@ -42,6 +42,7 @@ from pseudoris.store.runs.manifest import (
 )
 from pseudoris.store.runs.plan import iter_plan, write_plan
 from pseudoris.store.runs.receipts import RootDigest, list_receipts, of_this_run, part_path
+from pseudoris.store.tables.image_bytes import PlannedImages
 from pseudoris.store.tables.parts import read_selected, read_whole
 
 logger = logging.getLogger(__name__)
@@ -206,7 +207,8 @@ class Combination:
     names: tuple[str, ...]
     pinned: tuple[ParentRun, ...]
     roots: tuple[str, ...]
-    is_unique: bool = False
+    unique: Unique | None = None
+    listed: bytes | None = None
 
     @classmethod
     def open(
@@ -215,11 +217,11 @@ class Combination:
         target: RunLocation,
         *,
         is_partial: bool = False,
-        is_unique: bool = False,
+        unique: Unique | None = None,
     ) -> Self:
         """Open runs by name and place; what the run at `target` has pinned of them counts, if it was begun from them.
 
-        With `is_unique`, copies are left out.
+        With `unique`, copies are left out.
 
         ConfigError if one is no run, is not complete (unless `is_partial`), or holds `target` or is in it.
         """
@@ -234,14 +236,17 @@ class Combination:
                 for parent, (pinned, _) in zip(parents, held, strict=True):
                     parent.check(pinned)
                 pins = tuple(pinned for pinned, _ in held)
-                return cls(parents, names, pins, tuple(root for _, root in held), is_unique)
+                listed = None if begun is None or begun.left_out is None else target.read_if_there(LEFT_OUT_NAME)
+                if listed is not None and begun and begun.left_out and sha256_hex(listed) != begun.left_out.sha256:
+                    listed = None
+                return cls(parents, names, pins, tuple(root for _, root in held), unique, listed)
         pins = tuple(parent.pin(is_partial=is_partial) for parent in parents)
         # The header that lacks a secret has another digest than that of the run, which `verify` prints.
         digests = (
             RootDigest(require_header(parent.location), parent.receipts(pinned)).hexdigest()
             for parent, pinned in zip(parents, pins, strict=True)
         )
-        return cls(parents, names, pins, tuple(digests), is_unique)
+        return cls(parents, names, pins, tuple(digests), unique)
 
     @property
     def header(self) -> RunHeader:
@@ -266,7 +271,7 @@ class Combination:
         left_out = self.left_out
         parts = write_plan(location, self._entries(shards, tally))
         record, data = left_out.file()
-        if self.is_unique:
+        if self.unique:
             location.replace(LEFT_OUT_NAME, data)
         counted = (
             each.model_copy(update={"num_shards": num})
@@ -281,7 +286,7 @@ class Combination:
             "num_shards": sum(map(sum, shards)),
             "max_shard_bytes": max(each.max_shard_bytes for each in headers),
             "combined": tuple(counted),
-            "left_out": record if self.is_unique else None,
+            "left_out": record if self.unique else None,
             **dict.fromkeys(("parent", "domain", "audits", "exclusions")),
         }
 
@@ -297,16 +302,15 @@ class Combination:
 
     @cached_property
     def left_out(self) -> LeftOutImages:
-        """The copies in the pinned runs; none unless copies are left out."""
-
-        def shards(at: int) -> Iterator[tuple[int, pa.Table]]:
-            location = self.parents[at].location
-            for receipt in self.parents[at].receipts(self.pinned[at]):
-                name = receipt.parts[IMAGES].name
-                yield receipt.shard, read_selected(location, IMAGES, name, PICTURE_COLUMNS)
-
-        places = [parent.location.root for parent in self.parents] if self.is_unique else []
-        return LeftOutImages.of((root, _prefix(self.names[at]), shards(at)) for at, root in enumerate(places))
+        """The copies in the pinned runs, as the target lists them if it does; none unless copies are left out."""
+        prefixes = [_prefix(name) for name in self.names]
+        if self.unique is None:
+            return LeftOutImages()
+        if self.listed is not None:
+            return LeftOutImages.listed(self.listed, prefixes)
+        runs = zip(self.parents, self.pinned, strict=True)
+        pictures = (_pictures(at, *run, self.unique) for at, run in enumerate(runs))
+        return LeftOutImages.of(itertools.chain.from_iterable(pictures), prefixes, self.unique)
 
     def changed(self) -> Iterator[str]:
         """Yield the place of each run that has other receipts now than when it was pinned."""
@@ -353,6 +357,28 @@ class Combination:
                         )
                     next(tally)
                     yield replace(entry, shard=number, position=position, key=key, image_id=named)
+
+
+def _pictures(at: int, parent: Parent, pinned: ParentRun, unique: Unique) -> Iterator[Picture]:
+    """Yield the images of a run; where their table has no hash that is asked for, they are read and decoded."""
+    location, images = parent.location, PlannedImages(parent.location, parent.header)
+    columns = ["key", "status", "sha256", "phash", "picture", "picture_sha256", "picture_phash"]
+    for receipt in parent.receipts(pinned):
+        name, limits = receipt.parts[IMAGES].name, parent.header.of_shard(receipt.shard).config.images
+        rows = read_selected(location, IMAGES, name, columns).to_pylist()
+        phashes = {row["key"]: row["picture_phash"] or row["phash"] for row in rows}
+        lacking = [row for row in rows if row["status"] != STATUS_QUARANTINED and phashes[row["key"]] is None]
+        if unique == "similar" and lacking:
+            data = read_selected(location, IMAGES, name, ["key", "bytes"]).to_pylist()
+            held = {row["key"]: row["bytes"] for row in data}
+            wanted = [(row["key"], row["sha256"], held[row["key"]]) for row in lacking]
+            for row, outcome in zip(lacking, images.outcomes(receipt.shard, wanted), strict=True):
+                with suppress(ImageError):
+                    if not isinstance(outcome, ImageError):
+                        phashes[row["key"]] = perceptual_hash(decode_upright(outcome, limits))
+        for row in rows:
+            picture, sha256 = row["picture"] or row["key"], row["picture_sha256"] or row["sha256"]
+            yield Picture(row["key"], at, receipt.shard, picture, sha256, phashes[row["key"]])
 
 
 def _prefix(name: str) -> str:

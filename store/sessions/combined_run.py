@@ -23,7 +23,7 @@ from pseudoris.schemas.ids import image_id
 from pseudoris.schemas.keep_rule import KeepRule
 from pseudoris.schemas.run_records import Identity, RunHeader, ShardCounts
 from pseudoris.schemas.tables import IMAGES, SCHEMAS
-from pseudoris.store.runs.copied_pictures import LEFT_OUT_NAME
+from pseudoris.store.runs.copied_pictures import LEFT_OUT_NAME, Unique
 from pseudoris.store.runs.manifest import cached_receipts
 from pseudoris.store.runs.parents import Combination, DerivedShard
 from pseudoris.store.runs.plan import read_shard_plan
@@ -69,7 +69,7 @@ def combine(
     target: RunLocation,
     *,
     is_partial: bool = False,
-    is_unique: bool = False,
+    unique: Unique | None = None,
     num_threads: int = DEFAULT_THREADS,
     allow_mixed: bool = False,
     is_repair: bool = False,
@@ -79,16 +79,16 @@ def combine(
     """Write the images of all `runs`, by name and place, as one run to `target`; or continue that.
 
     A name "" leaves the keys as they are. If it is killed, the same call continues; two processes may combine at once.
-    With `is_partial` what is committed of an unfinished run is taken; with `is_unique` no picture that has the bytes of
-    an earlier one (`_left_out.parquet` lists these). `on_wait` is told who holds the new run, and of
-    an edited data card.
+    With `is_partial` what is committed of an unfinished run is taken. With `unique` no copy of an earlier picture is:
+    none of its bytes, or also none within a few bits of its perceptual hash; `_left_out.parquet` lists them. `on_wait`
+    is told who holds the new run, and of an edited data card.
 
     Raises:
         ConfigError: A run is unfinished, damaged, of PPT's pairs, or is in `target` or holds it; two runs of one name
             share a key; or the target holds another run, or one of other parents.
         TransientError: Storage failed; the same call continues.
     """
-    source = Combination.open(runs, target, is_partial=is_partial, is_unique=is_unique)
+    source = Combination.open(runs, target, is_partial=is_partial, unique=unique)
     for parent in source.parents:
         if any("recipe" in each.identity.method for each in (parent.header, *parent.header.runs)):
             raise ConfigError(
@@ -103,7 +103,7 @@ def combine(
     config = config.model_copy(update={"shards": shards, "placement": placement})
     named: list[Any] = [list(each) for each in zip(source.names, source.roots, strict=True)]
     identity = Identity(
-        method={"combine": {"runs": named, **({"unique": "bytes"} if is_unique else {})}},
+        method={"combine": {"runs": named, **({"unique": unique} if unique else {})}},
         weights={},
         device_kind="none",
         versions=package_versions(_WRITERS),
@@ -123,6 +123,9 @@ def combine(
     if record is not None and target.read_if_there(LEFT_OUT_NAME) != copies:
         target.replace(LEFT_OUT_NAME, copies)
     notes = [f"not byte-reproducible (accepted by --allow-mixed): {line}" for line in planned.mixed]
+    if planned.header.left_out and source.listed is None and source.left_out.num_unknown:
+        unknown = f"of {source.left_out.num_unknown:,} pictures it is unknown whether they are near copies"
+        notes.append(f"{unknown}: they cannot be read where the run found them")
     notes += [f"{place} has changed since: the new run has it as it was" for place in source.changed()]
     return CombineSummary(
         out=target.root,

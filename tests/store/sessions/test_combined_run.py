@@ -10,8 +10,10 @@ from dataclasses import replace
 from functools import partial, partialmethod
 from pathlib import Path
 
+import numpy as np
 import pyarrow.parquet as pq
 import pytest
+from PIL import Image
 
 from pseudoris.files.local_storage import LocalStorage
 from pseudoris.files.location import RunLocation
@@ -22,13 +24,14 @@ from pseudoris.schemas.keep_rule import KeepCondition
 from pseudoris.schemas.tables import EXPRESSIONS, FAILURES, IMAGES, MASKS, SCHEMAS
 from pseudoris.store.checks.verification import verify_run
 from pseudoris.store.reports.data_card import root_of
-from pseudoris.store.runs.copied_pictures import LEFT_OUT_NAME
+from pseudoris.store.runs.copied_pictures import LEFT_OUT_NAME, NearHashes
 from pseudoris.store.runs.header import check_origin, read_header, require_header
 from pseudoris.store.runs.receipts import latest_receipts, list_receipts, receipt_path
 from pseudoris.store.sessions.combined_run import combine
 from pseudoris.store.sessions.refiltered_run import RuleChange, refilter
 from pseudoris.store.tables.image_bytes import PlannedImages
 from pseudoris.store.tables.open_run import OpenRun
+from tests.builders.images import encode
 from tests.builders.scored_runs import begin, commit_scored, finish, scored_run
 from tests.builders.seals import forge_header, without_digests
 from tests.store.builders import annotated, commit_images, empty, make_entries, parts, start_run
@@ -358,7 +361,7 @@ def copies(place):
 
 
 def test_copies_are_left_out_with_their_rows_and_listed(copies, place):
-    summary = combine(copies, new := place("new"), is_unique=True)
+    summary = combine(copies, new := place("new"), unique="bytes")
     report = verify_run(new)
     assert report.is_clean, report.problems
     listed = pq.read_table(new.uri(LEFT_OUT_NAME)).to_pylist()
@@ -374,28 +377,77 @@ def test_copies_are_left_out_with_their_rows_and_listed(copies, place):
     ids = {image_id(key) for key in kept}
     for table in (MASKS, EXPRESSIONS):
         assert {row["image_id"] for row in rows_of(new, table)} == ids
-    assert "5 copies with equal bytes" in new.read_bytes("DATACARD.md").decode()
+    assert "5 copies of pictures" in new.read_bytes("DATACARD.md").decode()
     refilter(new, refiltered := place("refiltered"), RuleChange(tau=1.05))
     assert refiltered.read_bytes(LEFT_OUT_NAME) == new.read_bytes(LEFT_OUT_NAME)
     assert verify_run(refiltered).is_clean
 
 
+def picture(seed: int, noise: int = 0) -> bytes:
+    small = np.random.default_rng(seed).integers(0, 256, (8, 8, 3), np.uint8)
+    pixels = np.asarray(Image.fromarray(small).resize((64, 64), Image.Resampling.BICUBIC)).astype(np.int16)
+    pixels = pixels + np.random.default_rng(99).integers(-noise, noise + 1, pixels.shape)
+    return encode(np.clip(pixels, 0, 255).astype(np.uint8))
+
+
+def test_near_copies_are_left_out_too_and_flat_pictures_are_no_copies(place):
+    flat = [encode(np.full((64, 64, 3), grey, np.uint8)) for grey in (90, 91)]
+    data = [picture(1), picture(2), picture(1, 4), flat[0], picture(1), flat[1]]
+    entries = make_entries(3, 2)
+    pictures = {entry.key: each for entry, each in zip(entries, data, strict=True)}
+    header = start_run(run := place("run"), entries, created_utc="2026-01-01")
+
+    def image_of(entry):
+        return replace(empty(entry), data=pictures[entry.key], sha256=sha256_hex(pictures[entry.key]))
+
+    commit_images(run, header, image_of, embed_images=True)
+    finish(run)
+    new = place("new")
+    assert combine([("n", run)], new, unique="similar").num_left_out == 2
+    listed = pq.read_table(new.uri(LEFT_OUT_NAME)).to_pylist()
+    assert [(each["key"], each["copy_of"], each["why"]) for each in listed] == [
+        ("n/s1/0.png", "n/s0/0.png", "similar"),
+        ("n/s2/0.png", "n/s0/0.png", "bytes"),
+    ]
+    assert (listed[0]["distance"] <= 6, listed[1]["distance"]) == (True, None)
+    assert verify_run(new).is_clean
+    Path(new.uri(receipt_path(1, 0))).unlink()
+    assert combine([("n", run)], new, unique="similar").notes == ()
+    assert combine([("n", run)], place("bytes"), unique="bytes").num_left_out == 1
+
+
+def test_hashes_within_six_bits_are_found_as_by_comparing_all():
+    draw = random.Random(8)
+    held = [draw.getrandbits(64) for _ in range(300)]
+
+    def changed(bits: int, distance: int) -> int:
+        return bits ^ sum(1 << bit for bit in draw.sample(range(64), distance))
+
+    asked = [(distance, changed(bits, distance)) for distance in range(10) for bits in held[:40]]
+    near = NearHashes([*held, *(bits for _, bits in asked)])
+    for number, bits in enumerate(held):
+        near.add(bits, number)
+    for distance, bits in asked:
+        due = min(((bits ^ other).bit_count(), at) for at, other in enumerate(held))
+        assert near.nearest(bits) == ((due[1], due[0]) if due[0] <= 6 else None), distance
+
+
 def test_copies_within_one_run_go_and_its_other_keys_stay(copies, place):
-    combine([("", copies[1][1])], new := place("new"), is_unique=True)
+    combine([("", copies[1][1])], new := place("new"), unique="bytes")
     assert [row["key"] for row in rows_of(new, IMAGES)] == ["s0/0.png", "s0/1.png", "s1/0.png", "s1/1.png", "s2/0.png"]
     assert verify_run(new).is_clean
 
 
 def test_a_lost_list_of_copies_is_told_and_comes_back(copies, place):
-    combine(copies, new := place("new"), is_unique=True)
+    combine(copies, new := place("new"), unique="bytes")
     due = new.read_bytes(LEFT_OUT_NAME)
     new.replace(LEFT_OUT_NAME, due + b"?")
     (problem,) = verify_run(new).problems
     assert (problem.what, "--repair" in problem.detail) == ("left_out", True)
-    combine(copies, new, is_unique=True, is_repair=True)
+    combine(copies, new, unique="bytes", is_repair=True)
     assert new.read_bytes(LEFT_OUT_NAME) == due
     Path(new.uri(receipt_path(3, 0))).unlink()
-    combine(copies, new, is_unique=True)
+    combine(copies, new, unique="bytes")
     assert verify_run(new).is_clean
     with pytest.raises(ConfigError, match="another identity"):
         combine(copies, new)
