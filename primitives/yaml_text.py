@@ -90,7 +90,7 @@ class _Loader(yaml.SafeLoader):
 
 
 def _whole(loader: yaml.SafeLoader, node: Any) -> int:
-    # A long number is not computed, because time and memory grow with the square of its digits in base 60 (1:30).
+    _refuse_base_60(node)
     value: int | None = loader.construct_yaml_int(node) if len(node.value) <= _MAX_DIGITS else None
     if value is None or value.bit_length() > MAX_BITS:
         raise YamlRefusedError(f"{_place(node)} has more than {MAX_BITS} bits; quote a value that is text")
@@ -98,10 +98,17 @@ def _whole(loader: yaml.SafeLoader, node: Any) -> int:
 
 
 def _finite(loader: yaml.SafeLoader, node: Any) -> float:
+    _refuse_base_60(node)
     value: float = loader.construct_yaml_float(node)
     if not math.isfinite(value):
         raise YamlRefusedError(f"{_place(node)} is not finite: give another, or quote a value that is text")
     return value
+
+
+def _refuse_base_60(node: Any) -> None:
+    """Refuse 1:30:00, which YAML 1.1 takes for 5,400."""
+    if ":" in node.value:
+        raise YamlRefusedError(f"{_place(node)} is in base 60: write it out, or quote a value that is text")
 
 
 def _place(node: Any) -> str:

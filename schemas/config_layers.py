@@ -16,6 +16,7 @@ from contextlib import suppress
 from dataclasses import dataclass, is_dataclass, replace
 from functools import cache
 from importlib import resources
+from io import TextIOWrapper
 from pathlib import Path
 from typing import Any, Final, TypeVar, get_args
 
@@ -24,6 +25,7 @@ from pydantic import BaseModel, ValidationError
 from pydantic_core import PydanticUndefined, to_jsonable_python
 
 from pseudoris.primitives.errors import ConfigError
+from pseudoris.primitives.untrusted import open_linked
 from pseudoris.primitives.uris import secret_in, secrets_in
 from pseudoris.primitives.yaml_text import MAX_LETTERS, MAX_LEVELS, fault_of, parse_yaml
 from pseudoris.schemas.config import RunConfig
@@ -261,7 +263,7 @@ def _preset_tree(preset: str) -> Mapping[str, Any]:
 
 def _read_yaml(path: Path) -> dict[str, Any]:
     try:
-        with path.open(encoding="utf-8") as file:
+        with TextIOWrapper(open_linked(path), encoding="utf-8") as file:
             tree = parse_yaml(file.read(MAX_LETTERS + 1))
     except FileNotFoundError:
         raise ConfigError(f"{path} does not exist. Check the path.") from None

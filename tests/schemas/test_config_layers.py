@@ -1,5 +1,6 @@
 """Preset, then YAML, then `--set`; a mistake names its key and the nearest known one; rules that span fields."""
 
+import os
 import re
 
 import pytest
@@ -206,11 +207,15 @@ def test_only_an_engine_that_needs_an_architecture_has_one(section, said, other)
 HEX = f"0x{'f' * 5_000}"
 BROKEN = {
     "compute.seed=0x": (f"compute.seed={HEX}", "the number 0xf+ in line 1 has more than 64 bits"),
-    "base 60": (f"compute.seed=1{':1' * 3_000}", "the number 1:1.* has more than 64 bits"),
+    "base 60": (f"compute.seed=1{':1' * 3_000}", "the number 1:1.* is in base 60: write it out"),
+    "a time as a number": (
+        "compute.seed=1:30:00",
+        "the number 1:30:00 in line 1 is in base 60: write it out, or quote",
+    ),
     "binary digits": (f"masks.options={{a: 0b{'1' * 65}}}", "has more than 64 bits"),
     "octal digits": (f"masks.options={{a: 0{'7' * 30}}}", "has more than 64 bits"),
     "a long key": (f"masks.options={{? {HEX} : 1}}", "has more than 64 bits"),
-    "base 60 with a point": (f"filtering.tau=1{':1' * 3_000}.5", "too large"),
+    "base 60 with a point": (f"filtering.tau=1{':1' * 3_000}.5", "is in base 60"),
     "no number among options": ("masks.options={a: .nan}", "the number .nan in line 1 is not finite"),
     "no end": ("masks.pred_iou_thresh=-.inf", "is not finite"),
     "too large for a float": ("masks.pred_iou_thresh=1e400", "pred_iou_thresh: Input should be a finite number"),
@@ -244,6 +249,12 @@ def test_a_configuration_that_no_run_could_keep_is_refused_in_one_sentence(tmp_p
     assert "\n" not in said
     assert len(said) < 400
     said.encode()
+
+
+def test_a_pipe_in_place_of_a_configuration_is_refused_and_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "run.yaml")
+    with pytest.raises(ConfigError, match=r"run\.yaml is a pipe or a device"):
+        load_config("tiny", tmp_path / "run.yaml")
 
 
 def test_the_path_of_a_configuration_may_hold_any_letter_that_a_system_takes():

@@ -13,9 +13,11 @@ import io
 import os
 import pickle
 import re
+import shutil
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from pathlib import Path
+from tempfile import NamedTemporaryFile
 from typing import IO, Any, Final, TypeVar
 
 import torch
@@ -28,7 +30,7 @@ from pseudoris.primitives.untrusted import open_linked
 from pseudoris.schemas.config import WeightsConfig
 from pseudoris.workers.checkpoints.weight_cache import random_seed
 from pseudoris.workers.checkpoints.weight_files import local_file, verified_digest
-from pseudoris.workers.checkpoints.weight_headers import more_than_tensors
+from pseudoris.workers.checkpoints.weight_headers import check_header, more_than_tensors
 
 # Matches the name in torch's refusals: `unsupported GLOBAL posix.system`, `GLOBAL numpy.dtype was not allowed`.
 _REFUSED: Final = re.compile(r"GLOBAL ([\w.]+)")
@@ -122,15 +124,19 @@ def load_tensors(file: Path | IO[bytes]) -> Any:
     A ValueError, whose message is for the user, says that it is no such file, or holds more than tensors and plain
     values. A ConfigError says that it is a pipe or a device.
     """
+    if not isinstance(file, Path):
+        with NamedTemporaryFile() as local:
+            shutil.copyfileobj(file, local)
+            local.flush()
+            return load_tensors(Path(local.name))
+    check_header(file)
     try:
-        if isinstance(file, Path):
-            with _BoundedFile(open_linked(file).detach()) as bounded:
-                if file.suffix == ".safetensors":
-                    return load_file(file)
-                # torch reads an archive fastest by its path, and checks the bounds of the archive's members itself.
-                plain = file if bounded.peek(4)[:4] == _ARCHIVE else bounded
-                return torch.load(plain, map_location="cpu", weights_only=True)
-        return torch.load(file, map_location="cpu", weights_only=True)
+        with _BoundedFile(open_linked(file).detach()) as bounded:
+            if file.suffix == ".safetensors":
+                return load_file(file)
+            # torch reads an archive fastest by its path, and checks the bounds of the archive's members itself.
+            plain = file if bounded.peek(4)[:4] == _ARCHIVE else bounded
+            return torch.load(plain, map_location="cpu", weights_only=True)
     except (MemoryError, OSError, ConfigError):
         raise
     except pickle.UnpicklingError as error:

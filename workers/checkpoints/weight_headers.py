@@ -59,6 +59,19 @@ class _UnreadableError(ValueError):
 
 def check_weight_header(path: Path, what: str) -> None:
     """Refuse a file of which the loaders could read no tensors; `what` names it in the error, a ConfigError."""
+    try:
+        check_header(path)
+    except OSError as error:
+        raise ConfigError(f"{what} cannot be read as tensors: {error.strerror or error}") from None
+    except ValueError as error:
+        raise ConfigError(f"{what} cannot be read as tensors: {error}") from None
+
+
+def check_header(path: Path) -> None:
+    """Refuse a file as `check_weight_header`, by a ValueError whose message is for the user, an OSError or ConfigError.
+
+    Every loader of such files calls it first: a header of kilobytes may ask for gigabytes.
+    """
     start = b""
     try:
         with open_linked(path) as file:
@@ -70,14 +83,11 @@ def check_weight_header(path: Path, what: str) -> None:
                 _check_archive(file)
             else:
                 _check_pickles(file)
-    except OSError as error:
-        raise ConfigError(f"{what} cannot be read as tensors: {error.strerror or error}") from None
-    except ConfigError:
+    except (OSError, ConfigError, MemoryError):
         raise
     except Exception as error:  # noqa: BLE001  # on hostile bytes zipfile and pickletools may raise any type
         told = str(error) if isinstance(error, _UnreadableError) else f"{_GET_AGAIN} ({error})"[:_SHOWN_LETTERS]
-        reason = _mistaken(start) or told
-        raise ConfigError(f"{what} cannot be read as tensors: {reason}") from None
+        raise ValueError(_mistaken(start) or told) from None
 
 
 def more_than_tensors(found: str = "") -> str:
@@ -109,21 +119,28 @@ class _BoundedReads(BufferedReader):
 def _check_archive(file: BufferedReader) -> None:
     with zipfile.ZipFile(_BoundedReads(file.raw)) as archive:
         members = {member.filename: member for member in archive.infolist()}
+        # torch.save stores its members as they are. Deflated ones, or ones that share their bytes, may grow by 1,000.
+        found = members.values()
+        if any(each.compress_type != zipfile.ZIP_STORED or each.compress_size != each.file_size for each in found):
+            raise _UnreadableError("its members are compressed, and torch.save compresses none: save it anew with it")
+        needed = sum(each.file_size for each in archive.infolist())
+        if needed > (size_bytes := os.fstat(file.fileno()).st_size):
+            raise _UnreadableError(f"{_GET_AGAIN} ({size_bytes:,} bytes, {needed:,} by its list of members)")
         root = next(iter(members), "").partition("/")[0]
         if f"{root}/data.pkl" not in members or f"{root}/constants.pkl" in members:
             raise _UnreadableError("it is an archive, but no checkpoint that torch.save wrote: give one")
-        with archive.open(f"{root}/data.pkl") as member:
-            blocks = islice(iter(partial(member.read, _MAX_READ_BYTES), b""), _MAX_PICKLE_BYTES // _MAX_READ_BYTES)
+        with archive.open(f"{root}/data.pkl") as opened:
+            blocks = islice(iter(partial(opened.read, _MAX_READ_BYTES), b""), _MAX_PICKLE_BYTES // _MAX_READ_BYTES)
             storages, _ = _walk(BytesIO(b"".join(blocks)))
     for key, size_bytes in storages.items():
-        found = members.get(f"{root}/data/{key}")
-        if found is None or found.file_size < size_bytes:
+        member = members.get(f"{root}/data/{key}")
+        if member is None or member.file_size < size_bytes:
             raise _UnreadableError(f"{_GET_AGAIN} (its tensors need {size_bytes:,} bytes of data/{key})")
 
 
 def _check_pickles(file: IO[bytes]) -> None:
     """Checks the pickles of magic number, version, system, state and keys, before the bytes of the tensors."""
-    data = BytesIO(file.read(_MAX_PICKLE_BYTES))
+    data = BytesIO(file.read(min(_MAX_PICKLE_BYTES, os.fstat(file.fileno()).st_size)))
     if not data.getvalue().startswith(pickle.PROTO) or _walk(data)[1] != [_MAGIC]:
         raise _UnreadableError("it is neither safetensors nor a checkpoint of torch: give one of both")
     storages: dict[str, int] = {}

@@ -1,6 +1,7 @@
 """Files of weights are read into a model, or refused by their header, without advice to load them nevertheless."""
 
 import collections
+import copy
 import hashlib
 import io
 import json
@@ -24,7 +25,13 @@ from pseudoris.schemas.config import WeightsConfig
 from pseudoris.schemas.config_layers import load_config
 from pseudoris.training.learning.checkpoint_folder import load_checkpoint
 from pseudoris.workers.checkpoints.openclip import check_activation, read_model_config
-from pseudoris.workers.checkpoints.tensor_files import FULL_VOCABULARY, expand_vocabulary, load_into, load_tensors
+from pseudoris.workers.checkpoints.tensor_files import (
+    FULL_VOCABULARY,
+    expand_vocabulary,
+    load_into,
+    load_tensors,
+    read_state,
+)
 from pseudoris.workers.checkpoints.weight_files import weights_digest
 from pseudoris.workers.checkpoints.weight_headers import check_weight_header
 from pseudoris.workers.masks.instances import load_detector
@@ -203,6 +210,26 @@ def without_a_member():
     return file.getvalue()
 
 
+def repacked(data, compression):
+    whole, file = zipfile.ZipFile(io.BytesIO(data)), io.BytesIO()
+    with zipfile.ZipFile(file, "w", compression) as archive:
+        for name in whole.namelist():
+            archive.writestr(name, whole.read(name))
+    return file.getvalue()
+
+
+def shared_members():
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, "w") as archive:
+        archive.writestr("x/data.pkl", b"\x80\x02}.")
+        archive.writestr("x/data/0", bytes(10_000))
+        for number in range(1, 9):
+            shared = copy.copy(archive.getinfo("x/data/0"))
+            shared.filename = f"x/data/{number}"
+            archive.filelist.append(shared)
+    return file.getvalue()
+
+
 SOUND = {
     **{
         f"{kind} {name}": ("x.pth", saved(make(), is_archive=kind == "archive"))
@@ -223,6 +250,8 @@ DAMAGED = {
     "a cut archive": ("x.pth", saved(state())[:-30], "is cut or damaged: get it again"),
     "a cut member": ("x.pth", without_a_member(), r"its tensors need [\d,]+ bytes of data/0"),
     "old, cut": ("x.pth", saved(state(), is_archive=False)[:-30], r"get it again \([\d,]+ bytes, [\d,]+ by its pickle"),
+    "deflated": ("x.pth", repacked(saved(state()), zipfile.ZIP_DEFLATED), "members are compressed"),
+    "sharing bytes": ("x.pth", shared_members(), r"[\d,]+ bytes, [\d,]+ by its list of members"),
     "another archive": ("x.pth", b"PK\x05\x06" + bytes(18), "neither safetensors nor a checkpoint of torch"),
     "a table cut": ("x.safetensors", safetensors()[:40], "cut or damaged: get it again"),
     "data cut": ("x.safetensors", safetensors(bytes(9)), "not fully covered"),
@@ -257,6 +286,16 @@ def test_a_file_that_cannot_be_loaded_is_refused_by_its_header_in_one_sentence(t
     with pytest.raises(ConfigError, match=f"^weights 'x' cannot be read as tensors: .*({message})") as refused:
         check_weight_header(path, "weights 'x'")
     assert "\n" not in str(refused.value)
+
+
+def test_every_door_of_checkpoints_refuses_members_that_grow_before_they_take_memory(tmp_path):
+    large = saved({"module": {"x": torch.zeros(2**26)}, "settings": "{}"})
+    (tmp_path / "x.pt").write_bytes(repacked(large, zipfile.ZIP_DEFLATED))
+    assert (tmp_path / "x.pt").stat().st_size < 2**19
+    with pytest.raises(ConfigError, match=r"x\.pt is not a checkpoint of a training: its members are compressed"):
+        load_checkpoint(tmp_path / "x.pt")
+    with (tmp_path / "x.pt").open("rb") as file, pytest.raises(ConfigError, match="its members are compressed"):
+        read_state(file, "prior.path=s3://b/x.pt")
 
 
 def test_a_file_that_may_not_be_read_and_a_folder_are_told_by_the_system_s_reason(tmp_path, monkeypatch):
