@@ -194,7 +194,7 @@ def card(
         objects="objects" if request.options.layout == "objects" else "",
         counts=counts,
         stages=stages,
-        taus=dict.fromkeys(f"{run.config.filtering.tau:g}" for run in header.runs if not run.is_human),
+        taus=dict.fromkeys(str(run.config.filtering.tau) for run in header.runs if not run.is_human),
     )
 
 
