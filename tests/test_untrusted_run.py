@@ -199,7 +199,7 @@ def forged_run(folder, *, rival=None, **changes):
 )
 def test_what_no_run_writes_is_refused_with_its_place_and_verify(tmp_path, forged, words):
     run = forged_run(tmp_path, **FORGED[forged])
-    shown = pseudoris_here(*words.format(run.root, tmp_path / "to").split(), code=2)
+    shown = pseudoris_here(*(word.format(run=run.root, to=tmp_path / "to") for word in words.split()), code=2)
     assert re.search(r"of shard 0 of .*run", shown.stderr)
     assert "Run `pseudoris verify`" in shown.stderr
     pseudoris_here("verify", run.root, code=1)

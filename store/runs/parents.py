@@ -180,7 +180,13 @@ class Parent:
         for part in plan_files(self.header):
             location.put_part(part_path(PLAN_FOLDER, part), self.read_part(PLAN_FOLDER, part))
         if self.header.left_out is not None:
-            location.replace(LEFT_OUT_NAME, self.location.read_bytes(LEFT_OUT_NAME))
+            parent, lost = (
+                self.location,
+                "is missing. Run the `pseudoris combine` command of this run again with --repair",
+            )
+            if (left_out := parent.read_if_there(LEFT_OUT_NAME)) is None:
+                raise ConfigError(f"{parent.uri(LEFT_OUT_NAME)} {lost}")
+            location.replace(LEFT_OUT_NAME, left_out)
         return {}
 
 

@@ -24,7 +24,7 @@ class GivenImages(PlannedImages):
     def __init__(self, load):
         self._load = load
 
-    def read(self, shard, keys):
+    def read(self, shard, keys, proven=()):
         for key in keys:
             yield key, self._load(shard, key)
 

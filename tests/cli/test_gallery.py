@@ -76,10 +76,10 @@ def test_an_audits_verdicts_on_other_masks_of_the_same_images_are_not_shown(tmp_
     def moved(entry, first):
         texts = [(0, f"{row['text']}", 1.5, 1) for row in audit.pairs.to_pylist() if row["image_id"] == entry.image_id]
         image = annotated(entry, 2, texts)
-        masks = image.masks if first else tuple(replace(mask, rle_counts=shifted) for mask in image.masks)
+        masks = image.masks if first else tuple(replace(mask, **shifted) for mask in image.masks)
         return replace(image, masks=masks)
 
-    shifted = encode(rectangle((1, 1, 9, 9)))
+    shifted = {"rle_counts": encode(rectangle((1, 1, 9, 9))), "box_xyxy_px": (1, 1, 9, 9), "area_px": 64}
     makers = [(f"{n}.png", lambda entry, n=n: moved(entry, n == 0)) for n in range(8)]
     run = write_run(tmp_path / "other", *makers)
     page = Path(write_pages(run.root, audit=audit.path)).read_text(encoding="utf-8")

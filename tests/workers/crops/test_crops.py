@@ -260,12 +260,12 @@ class Decoder:
     def __init__(self):
         self.calls, self.alive, self.peak, self._lock = [], 0, 0, threading.Lock()
 
-    def __call__(self, data):
+    def __call__(self, data, levels=None):
         with self._lock:
             self.calls.append((data, threading.current_thread()))
             self.alive += IMAGE_BYTES
             self.peak = max(self.peak, self.alive)
-        pixels = decode_proven(data)
+        pixels = decode_proven(data, levels)
         weakref.finalize(pixels, self._freed)
         return pixels
 
