@@ -252,6 +252,6 @@ def tile_sentence(sizes: Iterable[tuple[int, int]], config: RunConfig) -> str:
         return ""
     return (
         f"{sum(found):,} of {len(found):,} images have a side above {_MOST_TIMES * side:,} pixels, or are longer than "
-        f"{_MOST_RATIO}:1. SAM sees {side:,} pixels a side, and misses small objects in them: cut them first, "
-        "`pseudoris tile SOURCE DEST`"
+        f"{_MOST_RATIO}:1. SAM sees {side:,} pixels a side, and misses small objects in them: cut them into "
+        f"overlapping squares of about {side:,} pixels first"
     )

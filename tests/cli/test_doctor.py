@@ -186,11 +186,11 @@ def test_the_shared_memory_of_a_container_is_a_note_because_runs_work_there(monk
 
 
 @pytest.mark.parametrize(("size", "is_told"), [((300, 600), False), ((200, 401), True), ((500, 769), True)])
-def test_the_check_of_source_names_tile_where_pictures_are_larger_or_longer_than_sam_sees(tmp_path, size, is_told):
+def test_the_check_of_source_says_to_cut_pictures_that_are_larger_or_longer_than_sam_sees(tmp_path, size, is_told):
     (tmp_path / "a.png").write_bytes(png(*size))
     (tmp_path / "b.png").write_bytes(b"no image")
     told = check_of("source", source=str(tmp_path)).detail
     assert (
         "1 of 1 images have a side above 768 pixels, or are longer than 2:1. SAM sees 192 pixels" in told
     ) == is_told
-    assert ("`pseudoris tile SOURCE DEST`" in told) == is_told
+    assert ("cut them into overlapping squares of about 192 pixels" in told) == is_told
