@@ -35,6 +35,9 @@ def test_what_was_combined_is_summed_up_and_said_on_the_card(two, tmp_path):
     card = (out / "DATACARD.md").read_text(encoding="utf-8")
     for words in ("images of `v1`", "images of `second`", "distinctiveness > 1.2", f"the run at `{two / 'v2'}`"):
         assert words in card
+    of_settings = r"Precision \w+, seed \d+\."
+    assert re.search(rf"{of_settings}\n\n### `second`\n", card)
+    assert re.search(rf"{of_settings}\n\nThe full configuration\nis in `_run.json`", card)
     assert "Each of the combined runs keeps expressions by its own rule: v1 (distinctiveness" in _quality(out)
 
 

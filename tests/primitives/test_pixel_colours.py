@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from pseudoris.primitives import rle
+from pseudoris.primitives.attribute_slots import pixel_names
 from pseudoris.primitives.pixel_colours import NAMES, colour_shares
 
 RED, WHITE, SHADED_WHITE, NAVY = (200, 30, 40), (250, 250, 250), (120, 122, 128), (20, 24, 70)
@@ -44,6 +45,23 @@ def test_a_pixel_has_all_names_that_light_and_shade_allow_and_no_other(colour, i
     found = allowed(shares)
     assert is_called <= found
     assert not found & is_not
+
+
+@pytest.mark.parametrize(
+    ("word", "colour"),
+    [
+        *[("turquoise", (64, 224, 208)), ("aqua", (0, 255, 255)), ("teal", (0, 128, 128)), ("azure", (0, 127, 255))],
+        *[("lavender", (230, 230, 250)), ("violet", (238, 130, 238)), ("navy", (0, 0, 128)), ("gold", (255, 215, 0))],
+        *[("tan", (210, 180, 140)), ("khaki", (195, 176, 145)), ("maroon", (128, 0, 0)), ("silver", (192, 192, 192))],
+    ],
+)
+def test_a_synonym_of_a_name_is_not_denied_by_its_own_colour(word, colour):
+    (shares,) = colour_shares(*painted(colour))
+    found = [
+        {NAMES[number] for number in range(len(NAMES)) if shares[number]} & set(names) for names in pixel_names(word)
+    ]
+    assert found
+    assert all(found)
 
 
 def test_shares_are_of_each_masks_own_pixels():
