@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Final, Literal, Self, TypeVar
 
-from pydantic import AfterValidator, Field, JsonValue, ValidationError, model_validator
+from pydantic import AfterValidator, Field, JsonValue, ValidationError, field_validator, model_validator
 
 from pseudoris.primitives.errors import ConfigError
 from pseudoris.primitives.untrusted import EXTENSIONS
@@ -97,6 +97,20 @@ class ImagesConfig(FrozenModel):
     window: tuple[float, float] | None = Field(default=None, exclude_if=lambda window: window is None)
     # An image with a side below this is quarantined as `too_small`. 0 takes icons too.
     min_side: int = Field(default=0, ge=0, le=2**31, exclude_if=lambda side: not side)
+
+    @field_validator("bits", mode="before")
+    @classmethod
+    def _is_a_depth(cls, bits: object) -> object:
+        if bits in ("auto", "stored") or (type(bits) is int and 8 <= bits <= 16):
+            return bits
+        raise ValueError("give auto, stored, or a number of bits from 8 to 16")
+
+    @field_validator("window", mode="before")
+    @classmethod
+    def _has_two_ends(cls, window: object) -> object:
+        if window is None or (isinstance(window, list | tuple) and len(window) == 2):
+            return window
+        raise ValueError("give [LOW, HIGH]: what becomes black, and what becomes white")
 
     @model_validator(mode="after")
     def _has_a_window(self) -> Self:

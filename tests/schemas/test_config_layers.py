@@ -358,3 +358,21 @@ def test_a_run_that_began_with_0_6_0_goes_on_with_all_bits_and_a_header_leaves_o
     # A number is the user's own.
     twelve = load_config(preset, None, ["images.bits=12"])
     assert as_begun(twelve, begun) == twelve
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ("images.bits=7", r"images\.bits: give auto, stored, or a number of bits from 8 to 16 \(got 7\)"),
+        ("images.bits=many", r"images\.bits: give auto, stored, or a number of bits from 8 to 16 \(got 'many'\)"),
+        (
+            "images.window=5",
+            r"images\.window: give \[LOW, HIGH\]: what becomes black, and what becomes white \(got 5\)",
+        ),
+        ("images.window=[1]", r"images\.window: give \[LOW, HIGH\]: .* \(got \[1\]\)"),
+        ("images.window=[3, 3]", r"window \[3.0, 3.0\] is empty: give \[LOW, HIGH\] with LOW below HIGH"),
+    ],
+)
+def test_bits_and_windows_that_are_none_are_refused_in_one_sentence(given, said):
+    with pytest.raises(ConfigError, match=said):
+        load_config("tiny", assignments=[given])
