@@ -52,7 +52,10 @@ class LeftOutImage(NamedTuple):
 
 
 class Picture(NamedTuple):
-    """An image of a run: what it is a tile of, or itself; sha256 and perceptual hash of that, None if not known."""
+    """An image of a run: what it is a tile of, or itself; sha256 and perceptual hash of that, None if not known.
+
+    One that is quarantined has no annotation, so it stands for no other.
+    """
 
     key: str
     run: int
@@ -60,6 +63,7 @@ class Picture(NamedTuple):
     picture: str
     sha256: str | None
     phash: str | None
+    is_quarantined: bool = False
 
 
 class NearHashes:
@@ -130,10 +134,12 @@ class LeftOutImages:
                 copy: tuple[str, str, int | None] | None = None if kept is None else (kept[2], "bytes", None)
                 bits = None if image.phash is None else int(image.phash, 16)
                 is_compared = is_hashed and copy is None
-                found.num_unknown += is_compared and bits is None
+                found.num_unknown += is_compared and bits is None and not image.is_quarantined
                 if is_compared and bits is not None and bits not in _FLAT and (near := hashes.nearest(bits)):
                     copy = near[0], "similar", near[1]
                 if copy is None:
+                    if image.is_quarantined:
+                        continue
                     first[bytes.fromhex(image.sha256)] = (*picture, key)
                     if is_compared and bits is not None and bits not in _FLAT:
                         hashes.add(bits, key)

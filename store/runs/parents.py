@@ -384,7 +384,8 @@ def _pictures(at: int, parent: Parent, pinned: ParentRun, unique: Unique) -> Ite
                         phashes[row["key"]] = perceptual_hash(decode_upright(outcome, limits))
         for row in rows:
             picture, sha256 = row["picture"] or row["key"], row["picture_sha256"] or row["sha256"]
-            yield Picture(row["key"], at, receipt.shard, picture, sha256, phashes[row["key"]])
+            is_quarantined = row["status"] == STATUS_QUARANTINED
+            yield Picture(row["key"], at, receipt.shard, picture, sha256, phashes[row["key"]], is_quarantined)
 
 
 def _prefix(name: str) -> str:

@@ -124,8 +124,7 @@ def combine(
         target.replace(LEFT_OUT_NAME, copies)
     notes = [f"not byte-reproducible (accepted by --allow-mixed): {line}" for line in planned.mixed]
     if planned.header.left_out and source.listed is None and source.left_out.num_unknown:
-        unknown = f"of {source.left_out.num_unknown:,} pictures it is unknown whether they are near copies"
-        notes.append(f"{unknown}: they cannot be read where the run found them")
+        notes.append(_unknown(source.left_out.num_unknown))
     notes += [f"{place} has changed since: the new run has it as it was" for place in source.changed()]
     return CombineSummary(
         out=target.root,
@@ -136,6 +135,13 @@ def combine(
         num_left_out=planned.header.left_out.rows if planned.header.left_out else 0,
         notes=tuple(notes),
     )
+
+
+def _unknown(num: int) -> str:
+    are, read = ("1 picture", "it is a near copy: it"), "cannot be read where the run found it"
+    if num != 1:
+        are, read = (f"{num:,} pictures", "they are near copies: they"), "cannot be read where the run found them"
+    return f"of {are[0]} it is unknown whether {are[1]} {read}"
 
 
 def _rewritten(

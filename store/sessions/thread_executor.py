@@ -114,7 +114,9 @@ def derive_run(
             mixed = tuple(dict.fromkeys((*before.mixed, *planned.mixed)))
             provenance = Provenance(degraded=before.degraded, mixed=mixed, header_sha256=header.sha256)
             receipt = make_receipt(Shard(shard.number, 0, ()), written, counts, provenance)
-            if shard.name or receipt.parts[MASKS].sha256 == before.parts[MASKS].sha256:
+            is_same = shard.name or receipt.parts[MASKS].sha256 == before.parts[MASKS].sha256
+            # What was counted for images that are left out cannot be told apart.
+            if is_same and receipt.counts.images == before.counts.images:
                 receipt = receipt.model_copy(update={name: getattr(before, name) for name in COUNTED_BY_NAME})
             return commit_parts(location, written, receipt, is_repair=planned.is_repair)
 

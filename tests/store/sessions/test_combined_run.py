@@ -21,6 +21,7 @@ from pseudoris.files.named_places import moved_places, named_runs
 from pseudoris.primitives.errors import ConfigError
 from pseudoris.schemas.ids import image_id, sha256_hex
 from pseudoris.schemas.keep_rule import KeepCondition
+from pseudoris.schemas.shard import MasksLeft
 from pseudoris.schemas.tables import EXPRESSIONS, FAILURES, IMAGES, MASKS, SCHEMAS
 from pseudoris.store.checks.verification import verify_run
 from pseudoris.store.reports.data_card import root_of
@@ -34,7 +35,7 @@ from pseudoris.store.tables.open_run import OpenRun
 from tests.builders.images import encode
 from tests.builders.scored_runs import begin, commit_scored, finish, scored_run
 from tests.builders.seals import forge_header, without_digests
-from tests.store.builders import annotated, commit_images, empty, make_entries, parts, start_run
+from tests.store.builders import annotated, commit_images, empty, make_entries, parts, quarantined, start_run
 
 IDS = ("image_id", "mask_id", "target_mask_ids", "rival_mask_id", "grounding_rival")
 
@@ -461,3 +462,44 @@ def test_composing_anew_needs_runs_that_are_alike(two, place):
         refilter(
             both, place("new"), RuleChange(composing=["composing={}"]), composer_of=lambda config: lambda each: each
         )
+
+
+def run_of(location: RunLocation, *images, embed_images: bool = True, **changes) -> RunLocation:
+    """Write a run of one shard of these images, functions of a plan entry."""
+    header = start_run(location, make_entries(1, len(images)), **{"created_utc": location.root, **changes})
+    commit_images(location, header, lambda entry: images[entry.position](entry), embed_images=embed_images)
+    finish(location)
+    return location
+
+
+def of_bytes(data: bytes, image_of=annotated):
+    """Return a function that makes an image of these bytes."""
+    return lambda entry: replace(image_of(entry), data=data, sha256=sha256_hex(data))
+
+
+def test_a_quarantined_picture_keeps_no_copy_of_it_out(place):
+    data, other = picture(1), picture(2)
+    first = run_of(place("v1"), of_bytes(data, quarantined), of_bytes(other))
+    second = run_of(place("v2"), of_bytes(data), of_bytes(data), of_bytes(other, quarantined))
+    summary = combine([("v1", first), ("v2", second)], new := place("new"), unique="similar")
+    assert [(each["key"], each["copy_of"]) for each in left_out_of(new)] == [
+        ("v2/s0/1.png", "v2/s0/0.png"),
+        ("v2/s0/2.png", "v1/s0/1.png"),
+    ]
+    assert (summary.totals.quarantined, summary.notes) == (1, ())
+
+
+def left_out_of(location: RunLocation) -> list[dict]:
+    return pq.read_table(location.uri(LEFT_OUT_NAME)).to_pylist()
+
+
+def test_what_a_receipt_counts_by_name_goes_with_images_that_are_left_out(place):
+    def told(data: bytes):
+        return lambda entry: replace(of_bytes(data, empty)(entry), masks_left=MasksLeft(proposed=3, min_area=0))
+
+    run = run_of(place("run"), told(b"a"), told(b"b"), told(b"a"))
+    combine([("", run)], whole := place("whole"))
+    assert next(latest_receipts(whole)).emptied == {"min_area": 3}
+    combine([("", run)], new := place("new"), unique="bytes")
+    (receipt,) = latest_receipts(new)
+    assert (receipt.counts.images, receipt.masks_left, receipt.emptied, receipt.notes) == (2, {}, {}, {})
