@@ -14,7 +14,7 @@ from pseudoris.cli.formats import facts_table, format_bytes, kept_text, next_lin
 from pseudoris.cli.options import argument, option
 from pseudoris.cli.progress import write_with_bar
 from pseudoris.files.location import RunLocation
-from pseudoris.files.named_places import named_runs
+from pseudoris.files.named_places import moved_places, named_runs
 from pseudoris.store.runs.copied_pictures import LEFT_OUT_NAME, Unique
 from pseudoris.store.sessions.combined_run import CombineSummary
 from pseudoris.store.sessions.combined_run import combine as combine_runs
@@ -39,6 +39,7 @@ def combine(
             "perceptual hash. Pictures are read where the tables have none.",
         ),
     ] = None,
+    source: options.MovedSource = None,
     is_partial: Annotated[bool, option("--partial", "Take what is committed of runs that are not finished.")] = False,
     threads: Annotated[
         int, option("Number of shards at once; each is held in memory.", min=1, max=64)
@@ -47,11 +48,13 @@ def combine(
         bool, option("--allow-mixed", "Continue with other package versions than OUT began with.")
     ] = False,
     repair: options.Repair = False,
+    plugins: options.Plugins = None,
 ) -> None:
     """Make one run of several, or of one. No model runs."""
+    options.load_plugins(plugins)
     target = RunLocation.open(out)
     given = [(name, RunLocation.open(place)) for name, place in named_runs(runs)]
-    write = partial(combine_runs, given, target, is_partial=is_partial, unique=unique)
+    write = partial(combine_runs, given, target, is_partial=is_partial, unique=unique, moved=moved_places(source))
     write = partial(write, num_threads=threads, allow_mixed=allow_mixed, is_repair=repair)
     _print(out, write_with_bar(target, write, before="reading the runs", during="combining images"))
 
@@ -59,9 +62,10 @@ def combine(
 def _print(out: str, found: CombineSummary) -> None:
     totals = found.totals
     table = facts_table(f"{out}: complete")
-    for name, number in found.images.items():
-        rule = found.rules[name]
-        table.add_row(f"from {name}" if name else "from", f"{number:,} images; keeps {rule or 'all that people wrote'}")
+    for name, rules in found.rules.items():
+        kept = "; ".join(str(rule or "all that people wrote") for rule in rules)
+        number = found.images.get(name, 0)
+        table.add_row(f"from {name}" if name else "from", f"{number:,} images; keeps {kept}")
     if found.num_left_out:
         table.add_row("left out", f"{found.num_left_out:,} copies of pictures, listed in {LEFT_OUT_NAME}")
     table.add_row("images, masks", f"{totals.images:,}, {totals.masks:,}")

@@ -135,9 +135,11 @@ def _fitted(parent: RunLocation, file: Path) -> FittedConfig:
 def _print(new: str, found: RefilterSummary) -> None:
     totals = found.totals
     table = facts_table(f"{new}: complete")
-    rules = dict.fromkeys(map(str, found.rules.values()))
-    for name, rule in found.rules.items() if len(rules) > 1 else [("", found.rule)]:
-        table.add_row(f"keeps of {name}" if name else "keeps", str(rule))
+    is_one = len({str(rule) for _, rule in found.rules}) <= 1
+    for name, rule in (
+        [("", str(found.rule))] if is_one else dict.fromkeys((name, str(rule)) for name, rule in found.rules)
+    ):
+        table.add_row(f"keeps of {name}" if name else "keeps", rule)
     before = f"the parent kept {found.num_kept_before:,}"
     kept = kept_text(totals.kept, totals.kept_lone, num_candidates=totals.expressions)
     table.add_row("kept expressions", f"{kept}; {before}")

@@ -67,3 +67,24 @@ def moved_places(texts: Sequence[str] | None) -> str | Mapping[str, str] | None:
     if plain and len(parsed) > 1:
         raise ConfigError(f"{plain[0]!r} has no name: of several places of images, each is NAME=PATH")
     return plain[0] if plain else {name: place for name, place in parsed if name} or None
+
+
+def places_by_run(names: Sequence[str], source: str | Mapping[str, str] | None) -> tuple[Mapping[str, str], ...]:
+    """Return where the images of each run that `combine` is given are now, by the names of the runs within it.
+
+    A path without a name is that of the only run. ConfigError for a name of no run, or a path that lacks one.
+    """
+    moved = {"": source} if isinstance(source, str) else dict(source or {})
+    if len(names) == 1 and (not names[0] or "" in moved):
+        return (moved,)
+    found = tuple(
+        {given[len(name) + 1 :]: place for given, place in moved.items() if f"{given}/".startswith(f"{name}/")}
+        for name in names
+    )
+    if other := [given for given in moved if not any(f"{given}/".startswith(f"{name}/") for name in names)]:
+        raise ConfigError(
+            f"there are no images {other[0]!r} to be moved: the runs have the names {', '.join(dict.fromkeys(names))}"
+            if other[0]
+            else f"{moved['']!r} has no name: of several places of images, each is NAME=PATH"
+        )
+    return found

@@ -240,6 +240,7 @@ def combine(
     out: str | Path,
     *,
     unique: Literal["bytes", "similar"] | None = None,
+    source: str | Path | Mapping[str, str | Path] | None = None,
     partial: bool = False,
     allow_mixed: bool = False,
 ) -> CombineSummary:
@@ -251,6 +252,7 @@ def combine(
         out: Empty folder or url that gets the new run.
         unique: `bytes` leaves out pictures that have the bytes of an earlier one, `similar` also those within 6 bits
             of its perceptual hash. `_left_out.parquet` lists them.
+        source: Where the images are now, if they were moved, by the names of the runs; `similar` may read them.
         partial: Take what is committed of an unfinished run.
         allow_mixed: Continue with other package versions than `out` was started with.
 
@@ -265,7 +267,7 @@ def combine(
     from pseudoris.files.location import RunLocation
     from pseudoris.files.named_places import named_runs
     from pseudoris.primitives.errors import ConfigError
-    from pseudoris.primitives.uris import one_or_several, place
+    from pseudoris.primitives.uris import one_or_several, place, places
     from pseudoris.store.sessions.combined_run import combine as combine_runs
 
     given = named_runs([place(each, "runs") for each in one_or_several(runs)])
@@ -273,7 +275,8 @@ def combine(
     if unique not in (None, "bytes", "similar"):
         raise ConfigError(f"unique={unique!r}: give 'bytes', 'similar', or None")
     target = RunLocation.open(place(out, "out"))
-    return combine_runs(named, target, is_partial=partial, unique=unique, allow_mixed=allow_mixed)
+    moved = places(source, "source")
+    return combine_runs(named, target, is_partial=partial, unique=unique, moved=moved, allow_mixed=allow_mixed)
 
 
 def export(

@@ -76,7 +76,7 @@ class GallerySummary(RunTotals):
         warning: Shown above all figures if the models do not know such images.
         rule: What is kept; without a tau if a scorer of another package decided, None if humans wrote all expressions,
             or the runs of a combined one have several.
-        rules: The rule of each run that was combined, by name, if they have several.
+        rules: The rules of the runs that were combined, by name, if they have several.
     """
 
     source: str
@@ -88,13 +88,14 @@ class GallerySummary(RunTotals):
     preset: str | None = None
     parent: str | None = None
     warning: str | None = None
-    rules: Mapping[str, KeepRule | None] = field(default_factory=dict)
+    rules: Mapping[str, tuple[KeepRule | None, ...]] = field(default_factory=dict)
 
     @property
     def rule_sentence(self) -> str:
         """The rule as a sentence for a person."""
         if self.rules:
-            named = (f"{name} ({rule or 'people wrote it: all'})" for name, rule in self.rules.items())
+            each = ((name, rule) for name, rules in self.rules.items() for rule in rules)
+            named = (f"{name} ({rule or 'people wrote it: all'})" for name, rule in each)
             return f"Each of the combined runs keeps expressions by its own rule: {', '.join(named)}."
         if self.rule is None:
             return "People wrote the expressions of this run, and all of them are kept."
@@ -189,7 +190,7 @@ def read_summary(run: OpenRun) -> GallerySummary:
         source=status.source,
         tau=header.config.filtering.tau,
         rule=rule,
-        rules={} if rule or not any(rules.values()) else rules,
+        rules={} if rule or not any(any(each) for each in rules.values()) else rules,
         images_per_s=status.rates.overall,
         is_complete=status.is_complete,
         pairs_digest=sha256_hex(pairs.encode())[:16],

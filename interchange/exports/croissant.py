@@ -161,7 +161,7 @@ def _protocol(request: ExportRequest) -> Iterator[str]:
     else:
         corrected = "a person corrected some" if header.is_corrected else "no person corrected them"
         yield f"Synthetic: tools made masks and texts, and {corrected} (origin: {header.origin})"
-    for name, rule in stated_rules(header).items():
+    for name, rule in ((name, rule) for name, rules in stated_rules(header).items() for rule in rules):
         if rule is not None and rule.tau is not None:
             yield f"The run {name and f'{name} '}keeps an expression if it has {rule} (its settings)"
     if kinds := dict.fromkeys(

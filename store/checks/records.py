@@ -85,7 +85,7 @@ def left_out_problems(location: RunLocation, header: RunHeader) -> Iterator[Prob
     data = location.read_if_there(LEFT_OUT_NAME)
     if data is None or sha256_hex(data) != due.sha256:
         found = "is missing" if data is None else "was changed: its sha256 is not the one that the header names"
-        again = "run the `pseudoris combine` command again with --repair, or restore it from a copy"
+        again = f"run the `pseudoris {header.origin}` command again with --repair, or restore it from a copy"
         yield Problem(None, "left_out", f"{LEFT_OUT_NAME} {found}: {again}")
 
 

@@ -2,14 +2,15 @@
 
     _left_out.parquet     columns key, run, shard, copy_of, why, distance
 
-Called by `parents.py`. A copy has the bytes of a picture that stays or, if asked, a perceptual hash within
+Called by `combination.py`. A copy has the bytes of a picture that stays or, if asked, a perceptual hash within
 `DEFAULT_MAX_DISTANCE` of its; what goes is compared with no other. All tiles of a picture stay or go together.
 """
 
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import combinations
 from typing import Any, Final, Literal, NamedTuple
@@ -17,10 +18,16 @@ from typing import Any, Final, Literal, NamedTuple
 import numpy as np
 import pyarrow as pa
 
+from pseudoris.files.location import RunLocation
 from pseudoris.files.parquet_files import open_parquet, parquet_bytes
-from pseudoris.images.perceptual_hash import DEFAULT_MAX_DISTANCE, HASH_BITS
+from pseudoris.images.perceptual_hash import DEFAULT_MAX_DISTANCE, HASH_BITS, perceptual_hash
+from pseudoris.images.pixels import decode_upright
+from pseudoris.primitives.errors import ConfigError, ImageError
 from pseudoris.schemas.ids import image_id, sha256_hex
-from pseudoris.schemas.run_records import PartRecord
+from pseudoris.schemas.run_records import PartRecord, Receipt, RunHeader
+from pseudoris.schemas.tables import IMAGES, STATUS_QUARANTINED
+from pseudoris.store.tables.image_bytes import PlannedImages
+from pseudoris.store.tables.parts import read_selected
 
 LEFT_OUT_NAME: Final = "_left_out.parquet"
 Unique = Literal["bytes", "similar"]
@@ -32,7 +39,7 @@ _SCHEMA: Final = pa.schema(
     [
         pa.field("key", pa.string(), metadata={"doc": "Key that the image would have."}),
         pa.field("run", pa.int32(), metadata={"doc": "Number of its run among those given, from 0."}),
-        pa.field("shard", pa.int64(), metadata={"doc": "Its shard there."}),
+        pa.field("shard", pa.int64(), metadata={"doc": "Its shard there; null if it was left out of that run before."}),
         pa.field("copy_of", pa.string(), metadata={"doc": "Key of the image that stays, or of a tile of it."}),
         pa.field("why", pa.string(), metadata={"doc": "`bytes`: they have the same bytes. `similar`: near hashes."}),
         pa.field("distance", pa.int32(), metadata={"doc": "Bits by which the hashes differ; null for `bytes`."}),
@@ -45,14 +52,17 @@ class LeftOutImage(NamedTuple):
 
     key: str
     run: int
-    shard: int
+    shard: int | None
     copy_of: str
     why: str
     distance: int | None
 
 
 class Picture(NamedTuple):
-    """An image of a run: what it is a tile of, or itself; sha256 and perceptual hash of that, None if not known."""
+    """An image of a run: what it is a tile of, or itself; sha256 and perceptual hash of that, None if not known.
+
+    One that is quarantined has no annotation, so it stands for no other.
+    """
 
     key: str
     run: int
@@ -60,6 +70,7 @@ class Picture(NamedTuple):
     picture: str
     sha256: str | None
     phash: str | None
+    is_quarantined: bool = False
 
 
 class NearHashes:
@@ -102,58 +113,57 @@ def _bits_of(band: int) -> int:
 
 @dataclass(slots=True)
 class LeftOutImages:
-    """The images of some runs, numbered from 0, that are not taken.
+    """The images of some runs, numbered from 0, that are not taken; `prefixes` stand before the keys of each run.
 
-    `ids` are theirs by the number of the run, `in_shards` how many there are by run and shard. `num_unknown` pictures
-    have no hash to compare.
+    `ids` are theirs by the number of the run, `in_shards` how many there are by run and shard; what a run had left out
+    before has a row alone. `num_unknown` pictures have no hash to compare.
     """
 
+    prefixes: list[str]
     rows: list[LeftOutImage] = field(default_factory=list)
     ids: defaultdict[int, set[str]] = field(default_factory=lambda: defaultdict(set))
     in_shards: Counter[tuple[int, int]] = field(default_factory=Counter)
     num_unknown: int = 0
 
-    @classmethod
-    def of(cls, images: Iterable[Picture], prefixes: list[str], unique: Unique) -> LeftOutImages:
-        """Return the copies among `images`; `prefixes` stand before the keys of each run.
-
-        An image that could not be read has no bytes, and stays.
-        """
-        found, first, held = cls(), dict[bytes, tuple[int, str, str]](), list(images)
+    def add_copies(self, images: Iterable[Picture], unique: Unique) -> None:
+        """Add the copies among `images`; one that could not be read has no bytes, and stays."""
+        first, held = dict[bytes, tuple[int, str, str]](), list(images)
         is_hashed = unique == "similar"
         hashes = NearHashes(int(each.phash, 16) for each in held if each.phash and is_hashed)
         judged: dict[tuple[int, str], tuple[str, str, int | None] | None] = {}
         for image in held:
-            picture, key = (image.run, image.picture), f"{prefixes[image.run]}{image.key}"
+            picture, key = (image.run, image.picture), f"{self.prefixes[image.run]}{image.key}"
             if picture not in judged and image.sha256 is not None:
                 kept = first.get(bytes.fromhex(image.sha256))
                 copy: tuple[str, str, int | None] | None = None if kept is None else (kept[2], "bytes", None)
                 bits = None if image.phash is None else int(image.phash, 16)
                 is_compared = is_hashed and copy is None
-                found.num_unknown += is_compared and bits is None
+                self.num_unknown += is_compared and bits is None and not image.is_quarantined
                 if is_compared and bits is not None and bits not in _FLAT and (near := hashes.nearest(bits)):
                     copy = near[0], "similar", near[1]
                 if copy is None:
+                    if image.is_quarantined:
+                        continue
                     first[bytes.fromhex(image.sha256)] = (*picture, key)
                     if is_compared and bits is not None and bits not in _FLAT:
                         hashes.add(bits, key)
                 judged[picture] = copy
             if (of := judged.get(picture)) is not None:
-                found._add(LeftOutImage(key, image.run, image.shard, *of), prefixes)
-        return found
+                self._add(LeftOutImage(key, image.run, image.shard, *of))
 
-    @classmethod
-    def listed(cls, data: bytes, prefixes: list[str]) -> LeftOutImages:
-        """Return the images of a list that was read."""
-        found = cls()
+    def add_list(self, data: bytes, of_run: int | None = None) -> None:
+        """Add the images of a list that was read: of the new run, or of the one of that number."""
         for row in open_parquet(pa.BufferReader(data), LEFT_OUT_NAME).read(use_threads=False).to_pylist():
-            found._add(LeftOutImage(**row), prefixes)
-        return found
+            if of_run is not None:
+                keys = {name: f"{self.prefixes[of_run]}{row[name]}" for name in ("key", "copy_of")}
+                row |= {**keys, "run": of_run, "shard": None}
+            self._add(LeftOutImage(**row))
 
-    def _add(self, image: LeftOutImage, prefixes: list[str]) -> None:
+    def _add(self, image: LeftOutImage) -> None:
         self.rows.append(image)
-        self.ids[image.run].add(image_id(image.key.removeprefix(prefixes[image.run])))
-        self.in_shards[image.run, image.shard] += 1
+        if image.shard is not None:
+            self.ids[image.run].add(image_id(image.key.removeprefix(self.prefixes[image.run])))
+            self.in_shards[image.run, image.shard] += 1
 
     def file(self) -> tuple[PartRecord, bytes]:
         """Return the list as a file, and the record of it."""
@@ -162,3 +172,38 @@ class LeftOutImages:
         data = parquet_bytes([pa.Table.from_arrays(arrays, schema=_SCHEMA)], _SCHEMA)
         size, digest = len(data), sha256_hex(data)
         return PartRecord(name=LEFT_OUT_NAME, rows=len(self.rows), size_bytes=size, sha256=digest), data
+
+
+def pictures_of(
+    at: int,
+    location: RunLocation,
+    header: RunHeader,
+    receipts: Iterable[Receipt],
+    unique: Unique,
+    moved: Mapping[str, str] | None = None,
+) -> Iterator[Picture]:
+    """Yield the images of a run, number `at`; where its table lacks a hash that is asked for, from SOURCE.
+
+    `moved` says where they are now, as of `PlannedImages`. What cannot be read has no hash.
+    """
+    images = PlannedImages(location, header, source=moved)
+    columns = ["key", "status", "sha256", "phash", "picture", "picture_sha256", "picture_phash"]
+    for receipt in receipts:
+        name, limits = receipt.parts[IMAGES].name, header.of_shard(receipt.shard).config.images
+        rows = read_selected(location, IMAGES, name, columns).to_pylist()
+        phashes = {row["key"]: row["picture_phash"] or row["phash"] for row in rows}
+        lacking = [row for row in rows if row["status"] != STATUS_QUARANTINED and phashes[row["key"]] is None]
+        if unique == "similar" and lacking:
+            data = read_selected(location, IMAGES, name, ["key", "bytes"]).to_pylist()
+            held = {row["key"]: row["bytes"] for row in data}
+            wanted = [(row["key"], row["sha256"], held[row["key"]]) for row in lacking]
+            # If SOURCE is gone, so are the other images of the shard.
+            with suppress(ConfigError):
+                for row, outcome in zip(lacking, images.outcomes(receipt.shard, wanted), strict=True):
+                    with suppress(ImageError):
+                        if not isinstance(outcome, ImageError):
+                            phashes[row["key"]] = perceptual_hash(decode_upright(outcome, limits))
+        for row in rows:
+            picture, sha256 = row["picture"] or row["key"], row["picture_sha256"] or row["sha256"]
+            is_quarantined = row["status"] == STATUS_QUARANTINED
+            yield Picture(row["key"], at, receipt.shard, picture, sha256, phashes[row["key"]], is_quarantined)

@@ -21,6 +21,7 @@ from pseudoris.schemas.config import RunConfig
 from pseudoris.schemas.config_layers import config_hash
 from pseudoris.schemas.run_records import HEADER_NAME, PLAN_FOLDER, CombinedRun, Identity, Origin, ParentRun, RunHeader
 from pseudoris.store.exclusion_rules import Exclusions, plan_files
+from pseudoris.store.runs.combination import Combination
 from pseudoris.store.runs.extension import extend_plan, extension_notices
 from pseudoris.store.runs.garbage import refuse_unexpected_files, remove_leftovers
 from pseudoris.store.runs.header import (
@@ -33,7 +34,7 @@ from pseudoris.store.runs.header import (
 )
 from pseudoris.store.runs.lock import RunLock, current_holder
 from pseudoris.store.runs.manifest import has_results
-from pseudoris.store.runs.parents import Combination, Parent
+from pseudoris.store.runs.parents import Parent
 from pseudoris.store.runs.plan import PlanTally, assign_shards, write_plan
 from pseudoris.store.runs.receipts import part_path
 from pseudoris.store.runs.stored_exclusions import ExcludedItems, check_exclusions, exclusion_notices

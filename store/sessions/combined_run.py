@@ -23,9 +23,10 @@ from pseudoris.schemas.ids import image_id
 from pseudoris.schemas.keep_rule import KeepRule
 from pseudoris.schemas.run_records import Identity, RunHeader, ShardCounts
 from pseudoris.schemas.tables import IMAGES, SCHEMAS
-from pseudoris.store.runs.copied_pictures import LEFT_OUT_NAME, Unique
+from pseudoris.store.runs.combination import Combination
+from pseudoris.store.runs.copied_pictures import Unique
 from pseudoris.store.runs.manifest import cached_receipts
-from pseudoris.store.runs.parents import Combination, DerivedShard
+from pseudoris.store.runs.parents import DerivedShard
 from pseudoris.store.runs.plan import read_shard_plan
 from pseudoris.store.runs.planned_run import RunRequest, package_versions
 from pseudoris.store.runs.receipts import RunTotals, part_path
@@ -48,7 +49,7 @@ class CombineSummary:
     Attributes:
         out: Path or url of the new run's folder.
         images: Images by the name of the run that they are from.
-        rules: What each run keeps, by its name; None where no score decides.
+        rules: What the runs of a name keep, each rule once; None where no score decides.
         num_shards_before: Shards that an earlier call committed.
         totals: Sums over all of its shards.
         num_left_out: Images that are copies of others, and were not taken.
@@ -57,7 +58,7 @@ class CombineSummary:
 
     out: str
     images: Mapping[str, int]
-    rules: Mapping[str, KeepRule | None]
+    rules: Mapping[str, tuple[KeepRule | None, ...]]
     num_shards_before: int
     totals: RunTotals
     num_left_out: int = 0
@@ -70,6 +71,7 @@ def combine(
     *,
     is_partial: bool = False,
     unique: Unique | None = None,
+    moved: str | Mapping[str, str] | None = None,
     num_threads: int = DEFAULT_THREADS,
     allow_mixed: bool = False,
     is_repair: bool = False,
@@ -80,15 +82,16 @@ def combine(
 
     A name "" leaves the keys as they are. If it is killed, the same call continues; two processes may combine at once.
     With `is_partial` what is committed of an unfinished run is taken. With `unique` no copy of an earlier picture is:
-    none of its bytes, or also none within a few bits of its perceptual hash; `_left_out.parquet` lists them. `on_wait`
-    is told who holds the new run, and of an edited data card.
+    none of its bytes, or also none within a few bits of its perceptual hash; `_left_out.parquet` lists them. `moved`
+    says where the images are now, by name, for pictures that have to be read. `on_wait` is told who holds the new run,
+    and of an edited data card.
 
     Raises:
         ConfigError: A run is unfinished, damaged, of PPT's pairs, or is in `target` or holds it; two runs of one name
             share a key; or the target holds another run, or one of other parents.
         TransientError: Storage failed; the same call continues.
     """
-    source = Combination.open(runs, target, is_partial=is_partial, unique=unique)
+    source = Combination.open(runs, target, is_partial=is_partial, unique=unique, source=moved)
     for parent in source.parents:
         if any("recipe" in each.identity.method for each in (parent.header, *parent.header.runs)):
             raise ConfigError(
@@ -101,9 +104,8 @@ def combine(
     shards = config.shards.model_copy(update={"embed_images": is_embedded})
     placement = type(config.placement)(allow_mixed=allow_mixed, repair=is_repair, storage=config.placement.storage)
     config = config.model_copy(update={"shards": shards, "placement": placement})
-    named: list[Any] = [list(each) for each in zip(source.names, source.roots, strict=True)]
     identity = Identity(
-        method={"combine": {"runs": named, **({"unique": unique} if unique else {})}},
+        method=source.method,
         weights={},
         device_kind="none",
         versions=package_versions(_WRITERS),
@@ -119,13 +121,9 @@ def combine(
         on_progress=on_progress,
         on_wait=on_wait,
     )
-    record, copies = source.left_out.file() if is_repair and planned.header.left_out else (None, b"")
-    if record is not None and target.read_if_there(LEFT_OUT_NAME) != copies:
-        target.replace(LEFT_OUT_NAME, copies)
     notes = [f"not byte-reproducible (accepted by --allow-mixed): {line}" for line in planned.mixed]
     if planned.header.left_out and source.listed is None and source.left_out.num_unknown:
-        unknown = f"of {source.left_out.num_unknown:,} pictures it is unknown whether they are near copies"
-        notes.append(f"{unknown}: they cannot be read where the run found them")
+        notes.append(_unknown(source.left_out.num_unknown))
     notes += [f"{place} has changed since: the new run has it as it was" for place in source.changed()]
     return CombineSummary(
         out=target.root,
@@ -136,6 +134,13 @@ def combine(
         num_left_out=planned.header.left_out.rows if planned.header.left_out else 0,
         notes=tuple(notes),
     )
+
+
+def _unknown(num: int) -> str:
+    whose, found = ("1 picture", "it is a near copy: it cannot be read where the run found it")
+    if num != 1:
+        whose, found = f"{num:,} pictures", "they are near copies: they cannot be read where the runs found them"
+    return f"of {whose} it is unknown whether {found}; --source names another place, --plugin a decoder"
 
 
 def _rewritten(

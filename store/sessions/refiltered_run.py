@@ -86,7 +86,7 @@ class RefilterSummary:
     Attributes:
         out: Path or url of the new run's folder.
         rule: What is kept; of a combined run, what is kept of the first.
-        rules: By the name of each combined run what is kept of it, but of people's; of any other run `rule`, by "".
+        rules: The name of each combined run and what is kept of it, but of people's; of any other run "" and `rule`.
         num_kept_before: Expressions that the parent keeps.
         num_shards_before: Shards that an earlier call committed.
         totals: Sums over all of its shards.
@@ -95,7 +95,7 @@ class RefilterSummary:
 
     out: str
     rule: KeepRule
-    rules: Mapping[str, KeepRule]
+    rules: tuple[tuple[str, KeepRule], ...]
     num_kept_before: int
     num_shards_before: int
     totals: RunTotals
@@ -157,7 +157,9 @@ def refilter(
     return RefilterSummary(
         out=target.root,
         rule=rule_of(planned.header),
-        rules={run.name: rule_of(run) for run, judges in zip(planned.header.runs, is_judged, strict=True) if judges},
+        rules=tuple(
+            (run.name, rule_of(run)) for run, judges in zip(planned.header.runs, is_judged, strict=True) if judges
+        ),
         num_kept_before=sum(receipt.counts.kept for receipt in source.receipts(planned.parent)),
         num_shards_before=written.num_shards_before,
         totals=written.totals,

@@ -16,12 +16,15 @@ from typing import Final
 from pseudoris.files.location import RunLocation
 from pseudoris.primitives.errors import ConfigError
 from pseudoris.primitives.threads import map_in_threads
+from pseudoris.schemas.ids import sha256_hex
 from pseudoris.schemas.run_records import COUNTED_BY_NAME, PlanEntry, Receipt, RunHeader, ShardCounts
 from pseudoris.schemas.shard import Shard, ShardFault
 from pseudoris.schemas.tables import MASKS, SCHEMAS
+from pseudoris.store.runs.combination import Combination
 from pseudoris.store.runs.commit import Provenance, as_quarantined, commit_parts, commit_shard, make_receipt
+from pseudoris.store.runs.copied_pictures import LEFT_OUT_NAME
 from pseudoris.store.runs.lock import RunLock
-from pseudoris.store.runs.parents import Combination, DerivedShard, Parent
+from pseudoris.store.runs.parents import DerivedShard, Parent
 from pseudoris.store.runs.pending_work import Committed, Notice, PendingWork, RunEvent, missing_shards
 from pseudoris.store.runs.plan import read_shard_plan
 from pseudoris.store.runs.planned_run import PlannedRun, RunRequest, plan_run
@@ -105,6 +108,7 @@ def derive_run(
     with RunLock.held(location, on_wait=on_wait) as lock:
         planned = plan_run(location, replace(request, lock=lock), parent)
         header = planned.header
+        _restore_list(location, planned, parent)
 
         def commit(shard: DerivedShard) -> Receipt:
             before = shard.receipt
@@ -114,7 +118,9 @@ def derive_run(
             mixed = tuple(dict.fromkeys((*before.mixed, *planned.mixed)))
             provenance = Provenance(degraded=before.degraded, mixed=mixed, header_sha256=header.sha256)
             receipt = make_receipt(Shard(shard.number, 0, ()), written, counts, provenance)
-            if shard.name or receipt.parts[MASKS].sha256 == before.parts[MASKS].sha256:
+            is_same = shard.name or receipt.parts[MASKS].sha256 == before.parts[MASKS].sha256
+            # What was counted for images that are left out cannot be told apart.
+            if is_same and receipt.counts.images == before.counts.images:
                 receipt = receipt.model_copy(update={name: getattr(before, name) for name in COUNTED_BY_NAME})
             return commit_parts(location, written, receipt, is_repair=planned.is_repair)
 
@@ -123,6 +129,15 @@ def derive_run(
             return ((each.number, partial(commit, each)) for each in parent.derived(header) if each.number in lacking)
 
         return planned, _written(location, planned, lock, work, num_workers, on_progress=on_progress, on_notice=on_wait)
+
+
+def _restore_list(location: RunLocation, planned: PlannedRun, parent: Parent | Combination) -> None:
+    """Write the list of copies again if it is missing or, on a repair, damaged. ConfigError if it cannot be made."""
+    if (due := planned.header.left_out) is None:
+        return
+    held = location.read_if_there(LEFT_OUT_NAME)
+    if held is None or (planned.is_repair and sha256_hex(held) != due.sha256):
+        location.replace(LEFT_OUT_NAME, parent.left_out_list())
 
 
 def _written(

@@ -54,6 +54,20 @@ def test_the_api_takes_paths_and_names(two, tmp_path):
         open_run(tmp_path / "both", source={"c": "elsewhere"})
 
 
+def test_a_run_of_which_all_is_left_out_has_its_row_and_its_images_may_have_moved(two, tmp_path):
+    scored_run(RunLocation.open(str(tmp_path / "copy")), "filtering.tau=1.3", num_shards=1, per_shard=4)
+    words = (two / "v1", tmp_path / "copy", tmp_path / "out", "--unique", "similar")
+    shown = invoke("combine", *words, "--source", f"copy={tmp_path}", "--plugin", "json").output
+    assert re.search(r"from copy +0 images; keeps distinctiveness > 1.3\b", shown)
+
+
+def test_no_run_and_an_unknown_place_are_told(two, tmp_path):
+    with pytest.raises(ConfigError, match="there is no run to combine"):
+        combine([], tmp_path / "new")
+    with pytest.raises(ConfigError, match="no images 'c' to be moved"):
+        combine([two / "v1", two / "v2"], tmp_path / "new", source={"c": tmp_path})
+
+
 @pytest.mark.parametrize(
     ("words", "said"),
     [

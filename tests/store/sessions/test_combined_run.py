@@ -21,6 +21,7 @@ from pseudoris.files.named_places import moved_places, named_runs
 from pseudoris.primitives.errors import ConfigError
 from pseudoris.schemas.ids import image_id, sha256_hex
 from pseudoris.schemas.keep_rule import KeepCondition
+from pseudoris.schemas.shard import MasksLeft
 from pseudoris.schemas.tables import EXPRESSIONS, FAILURES, IMAGES, MASKS, SCHEMAS
 from pseudoris.store.checks.verification import verify_run
 from pseudoris.store.reports.data_card import root_of
@@ -31,10 +32,11 @@ from pseudoris.store.sessions.combined_run import combine
 from pseudoris.store.sessions.refiltered_run import RuleChange, refilter
 from pseudoris.store.tables.image_bytes import PlannedImages
 from pseudoris.store.tables.open_run import OpenRun
+from pseudoris.viewer.gallery_sample import read_summary
 from tests.builders.images import encode
 from tests.builders.scored_runs import begin, commit_scored, finish, scored_run
 from tests.builders.seals import forge_header, without_digests
-from tests.store.builders import annotated, commit_images, empty, make_entries, parts, start_run
+from tests.store.builders import annotated, commit_images, empty, make_entries, parts, quarantined, start_run
 
 IDS = ("image_id", "mask_id", "target_mask_ids", "rival_mask_id", "grounding_rival")
 
@@ -326,7 +328,7 @@ def test_annotate_refuses_it_and_says_what_to_do(two, place):
 def test_refilter_changes_the_rule_of_each_and_what_is_not_named_stays(two, place):
     combine(two, both := place("both"))
     summary = refilter(both, new := place("new"), RuleChange(keep=[KeepCondition.model_validate("correctness > 0.4")]))
-    assert {name: (rule.tau, [str(each) for each in rule.conditions]) for name, rule in summary.rules.items()} == {
+    assert {name: (rule.tau, [str(each) for each in rule.conditions]) for name, rule in summary.rules} == {
         "v1": (1.0, ["correctness > 0.4"]),
         "v2": (1.2, ["correctness > 0.4"]),
     }
@@ -461,3 +463,144 @@ def test_composing_anew_needs_runs_that_are_alike(two, place):
         refilter(
             both, place("new"), RuleChange(composing=["composing={}"]), composer_of=lambda config: lambda each: each
         )
+
+
+def run_of(location: RunLocation, *images, embed_images: bool = True, **changes) -> RunLocation:
+    """Write a run of one shard of these images, functions of a plan entry."""
+    # Files have any size and time.
+    entries = [type(each)(*vars_of(each)[:4]) for each in make_entries(1, len(images))]
+    header = start_run(location, entries, **{"created_utc": location.root, **changes})
+    commit_images(location, header, lambda entry: images[entry.position](entry), embed_images=embed_images)
+    finish(location)
+    return location
+
+
+def of_bytes(data: bytes, image_of=annotated):
+    """Return a function that makes an image of these bytes."""
+    return lambda entry: replace(image_of(entry), data=data, sha256=sha256_hex(data))
+
+
+def test_a_quarantined_picture_keeps_no_copy_of_it_out(place):
+    data, other = picture(1), picture(2)
+    first = run_of(place("v1"), of_bytes(data, quarantined), of_bytes(other))
+    second = run_of(place("v2"), of_bytes(data), of_bytes(data), of_bytes(other, quarantined))
+    summary = combine([("v1", first), ("v2", second)], new := place("new"), unique="similar")
+    assert [(each["key"], each["copy_of"]) for each in left_out_of(new)] == [
+        ("v2/s0/1.png", "v2/s0/0.png"),
+        ("v2/s0/2.png", "v1/s0/1.png"),
+    ]
+    assert (summary.totals.quarantined, summary.notes) == (1, ())
+
+
+def left_out_of(location: RunLocation) -> list[dict]:
+    return pq.read_table(location.uri(LEFT_OUT_NAME)).to_pylist()
+
+
+def test_what_a_receipt_counts_by_name_goes_with_images_that_are_left_out(place):
+    def told(data: bytes):
+        return lambda entry: replace(of_bytes(data, empty)(entry), masks_left=MasksLeft(proposed=3, min_area=0))
+
+    run = run_of(place("run"), told(b"a"), told(b"b"), told(b"a"))
+    combine([("", run)], whole := place("whole"))
+    assert next(latest_receipts(whole)).emptied == {"min_area": 3}
+    combine([("", run)], new := place("new"), unique="bytes")
+    (receipt,) = latest_receipts(new)
+    assert (receipt.counts.images, receipt.masks_left, receipt.emptied, receipt.notes) == (2, {}, {}, {})
+
+
+def test_near_copies_are_found_where_images_were_moved_to_or_else_unknown(tmp_path, place):
+    runs, data = [], {"v1": picture(1), "v2": picture(1, 4)}
+    for name, each in data.items():
+        (images := tmp_path / f"images {name}" / "s0").mkdir(parents=True)
+        (images / "0.png").write_bytes(each)
+        runs.append((name, run_of(place(name), of_bytes(each), embed_images=False, source=str(images.parent))))
+    shutil.move(tmp_path / "images v2", tmp_path / "elsewhere")
+    summary = combine(runs, place("unknown"), unique="similar")
+    assert (summary.num_left_out, [note.partition(":")[0] for note in summary.notes]) == (
+        0,
+        ["of 1 picture it is unknown whether it is a near copy"],
+    )
+    moved = {"v2": str(tmp_path / "elsewhere")}
+    assert combine(runs, place("new"), unique="similar", moved=moved).num_left_out == 1
+    combine(runs, inner := place("inner"))
+    moved = {"x/v2": str(tmp_path / "elsewhere")}
+    assert combine([("x", inner)], place("nested"), unique="similar", moved=moved).num_left_out == 1
+    for wrong, said in (({"v3": "p"}, "no images 'v3' to be moved: the runs have the names v1, v2"), ("p", "no name")):
+        with pytest.raises(ConfigError, match=said):
+            combine(runs, place("other"), moved=wrong)
+
+
+def test_the_list_of_a_parent_stands_before_what_is_left_out_now(copies, place):
+    combine(copies, inner := place("inner"), unique="bytes")
+    held = left_out_of(inner)
+    carried = [
+        {**row, "key": f"x/{row['key']}", "copy_of": f"x/{row['copy_of']}", "run": 0, "shard": None} for row in held
+    ]
+    combine([("x", inner)], new := place("new"))
+    assert left_out_of(new) == carried
+    combine([("x", inner), copies[0]], both := place("both"), unique="bytes")
+    assert left_out_of(both)[:5] == carried
+    assert {row["key"].partition("/")[0] for row in left_out_of(both)[5:]} == {"v1"}
+    for run in (new, both):
+        assert verify_run(run).is_clean
+    due = both.read_bytes(LEFT_OUT_NAME)
+    Path(both.uri(receipt_path(0, 0))).unlink()
+    combine([("x", inner), copies[0]], both, unique="bytes")
+    Path(both.uri(LEFT_OUT_NAME)).unlink()
+    combine([("x", inner), copies[0]], both, unique="bytes")
+    assert both.read_bytes(LEFT_OUT_NAME) == due
+    assert verify_run(both).is_clean
+
+
+def test_a_list_of_copies_that_can_no_longer_be_made_is_never_written(tmp_path, place):
+    (folder := tmp_path / "images" / "s0").mkdir(parents=True)
+    data = [picture(1), picture(1, 4)]
+    for number, each in enumerate(data):
+        (folder / f"{number}.png").write_bytes(each)
+    run = run_of(place("run"), *map(of_bytes, data), embed_images=False, source=str(folder.parent))
+    combine([("", run)], new := place("new"), unique="similar")
+    due = new.read_bytes(LEFT_OUT_NAME)
+    shutil.move(folder, tmp_path / "gone")
+    for damaged in (due + b"?", None):
+        new.replace(LEFT_OUT_NAME, damaged) if damaged else Path(new.uri(LEFT_OUT_NAME)).unlink()
+        with pytest.raises(ConfigError, match=r"pictures cannot be read as before, .*: put them back, or restore"):
+            combine([("", run)], new, unique="similar", is_repair=True)
+        assert new.read_if_there(LEFT_OUT_NAME) == damaged
+    shutil.move(tmp_path / "gone", folder)
+    combine([("", run)], new, unique="similar")
+    assert new.read_bytes(LEFT_OUT_NAME) == due
+
+
+def test_a_refilter_has_its_list_of_copies_again_by_its_own_command(copies, place):
+    combine(copies, both := place("both"), unique="bytes")
+    refilter(both, new := place("new"), change := RuleChange(tau=1.05))
+    new.replace(LEFT_OUT_NAME, b"?")
+    (problem,) = verify_run(new).problems
+    assert "run the `pseudoris refilter` command again with --repair" in problem.detail
+    refilter(both, new, change, is_repair=True)
+    assert new.read_bytes(LEFT_OUT_NAME) == both.read_bytes(LEFT_OUT_NAME)
+
+
+def test_another_way_to_leave_out_takes_no_list_of_a_run_that_gave_way(copies, place):
+    combine(copies, new := place("new"), unique="bytes")
+    for path in [*parts(new, "_receipts"), *(f"_manifest/{each.name}" for each in new.list("_manifest"))]:
+        new.delete(path)
+    combine(copies, new)
+    assert require_header(new).left_out is None
+    assert verify_run(new).is_clean
+
+
+def test_every_rule_of_runs_of_one_name_is_told(place):
+    runs = []
+    for number, tau in enumerate(("1.0", "1.2")):
+        entries = [replace(each, shard=0) for each in make_entries(number + 1, 2)[2 * number :]]
+        header = start_run(run := place(f"v{number}"), entries, f"filtering.tau={tau}", created_utc=f"2026 {number}")
+        commit_images(run, header, annotated)
+        finish(run)
+        runs.append(("same", run))
+    (rules,) = combine(runs, both := place("both")).rules.values()
+    assert [rule.tau for rule in rules] == [1.0, 1.2]
+    summary = refilter(both, place("new"), RuleChange(keep=[KeepCondition.model_validate("correctness > 0.4")]))
+    assert [(name, rule.tau) for name, rule in summary.rules] == [("same", 1.0), ("same", 1.2)]
+    said = read_summary(OpenRun.at(both)).rule_sentence
+    assert "same (distinctiveness > 1), same (distinctiveness > 1.2)" in said
