@@ -35,6 +35,7 @@ from pseudoris.audit.draw_files import (
     PAIRS_NAME,
     SAMPLE_SCHEMAS,
     WITHOUT_SCORE,
+    DrawnPixels,
     DrawnRun,
     DrawRecord,
     Population,
@@ -307,6 +308,11 @@ def _record(
     run: OpenRun, pairs: RunPairs, seed: int, strata: list[PairStratum], images: list[Stratum], parts: list[PartRecord]
 ) -> DrawRecord:
     header, rule = run.header, stated_rule(run.header)
+    first = header.config.images
+    pixels = tuple(
+        DrawnPixels(num_shards=each.num_shards, bits=each.config.images.bits, window=each.config.images.window)
+        for each in header.combined
+    )
     of_pairs = [
         Stratum(
             number=number,
@@ -329,8 +335,9 @@ def _record(
             origin=header.origin,
             is_complete=run.is_complete,
             rule=None if rule is None else str(rule),
-            bits=header.config.images.bits,
-            window=header.config.images.window,
+            bits=first.bits,
+            window=first.window,
+            pixels=pixels if len({(each.bits, each.window) for each in pixels}) > 1 else (),
         ),
         population=Population(
             images=len(pairs.image_row),

@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Sequence
+from itertools import accumulate
 from pathlib import Path
 from typing import Final, Literal, Self
 
@@ -31,6 +32,7 @@ from pseudoris.schemas.ids import mask_index, sha256_hex
 from pseudoris.schemas.keep_rule import KeepCondition, KeepRule
 from pseudoris.schemas.run_records import PartRecord, RunHeader, SealedRecord
 from pseudoris.schemas.shard import SOURCE_COMPOSER, SOURCE_MODEL
+from pseudoris.schemas.stage_settings import ImagesConfig
 
 DRAW_NAME: Final = "draw.json"
 PAIRS_NAME: Final = "pairs.parquet"
@@ -134,6 +136,14 @@ def read_sample(path: Path, data: bytes, columns: Sequence[str] | None = None) -
     return parquet.read(columns=columns or names, use_threads=False)
 
 
+class DrawnPixels(FrozenModel):
+    """How deep samples became 8 bits in the next `num_shards` shards: `bits` and `window` of the settings `images`."""
+
+    num_shards: int = Field(ge=0)
+    bits: str | int = Field(default="stored", exclude_if=lambda bits: bits == "stored")
+    window: tuple[float, float] | None = Field(default=None, exclude_if=lambda window: window is None)
+
+
 class DrawnRun(FrozenModel):
     """The run that was drawn from.
 
@@ -142,6 +152,7 @@ class DrawnRun(FrozenModel):
         root_sha256: Its root digest over the committed shards; see `pseudoris.store.runs.receipts`.
         rule: What it keeps, in words; None if no rule decides.
         bits, window: As of the run's settings `images`.
+        pixels: Of the shards of each run that was combined, in their order, if they differ.
     """
 
     location: str
@@ -154,6 +165,13 @@ class DrawnRun(FrozenModel):
     rule: str | None
     bits: str | int = Field(default="stored", exclude_if=lambda bits: bits == "stored")
     window: tuple[float, float] | None = Field(default=None, exclude_if=lambda window: window is None)
+    pixels: tuple[DrawnPixels, ...] = Field(default=(), exclude_if=lambda pixels: not pixels)
+
+    def settings_of(self, shard: int, plugins: Sequence[str] = ()) -> ImagesConfig:
+        """Return the settings that a shard's images are decoded by, and `plugins`."""
+        ends = accumulate(each.num_shards for each in self.pixels)
+        found = next((each for each, end in zip(self.pixels, ends, strict=True) if shard < end), self)
+        return ImagesConfig.model_validate({"bits": found.bits, "window": found.window, "decoder_plugins": plugins})
 
 
 class Population(FrozenModel):

@@ -23,9 +23,8 @@ from pseudoris.files.location import RunLocation
 from pseudoris.images.prover import PictureForm
 from pseudoris.primitives.errors import ConfigError
 from pseudoris.schemas.ids import sha256_hex
-from pseudoris.schemas.stage_settings import ImagesConfig
 from pseudoris.viewer.outlines import frame_size, outline_of
-from pseudoris.viewer.pages import MASK_COLOURS, embedded_json, iter_page, page_prover, thumbnail
+from pseudoris.viewer.pages import MASK_COLOURS, RunPictures, embedded_json, iter_page
 
 INDEX_NAME: Final = "index.html"
 PICTURES_FOLDER: Final = "pictures"
@@ -50,14 +49,13 @@ def write_judging_page(
     if destination.exists(INDEX_NAME) and _MARK.encode() not in destination.read_bytes(INDEX_NAME):
         raise ConfigError(f"{destination.uri(INDEX_NAME)} is not a page of an audit. Name another folder with --to.")
     missing = []
-    rows = audit.images.select(["image_id", "key"]).to_pylist()
+    rows = audit.images.select(["image_id", "key", "shard"]).to_pylist()
     encoded = audit.pictures()
     drawn = audit.draw.run
-    images = ImagesConfig.model_validate({"bits": drawn.bits, "window": drawn.window, "decoder_plugins": plugins})
-    with page_prover(_PICTURE, images) as prover:
+    with RunPictures(_PICTURE) as pictures:
         for number, row in enumerate(rows, start=1):
             data = encoded[row["image_id"]]
-            picture = thumbnail(data, prover) if data else None
+            picture = pictures.small(data, drawn.settings_of(row["shard"], plugins)) if data else None
             if picture is None:
                 missing.append(row["key"])
             else:

@@ -85,8 +85,6 @@ def write_pages(
     if to is None and (found := location.obstacle(FOLDER)) not in (None, "a folder"):
         raise ConfigError(f"{location.uri(FOLDER)} is {found}. Move it away, or name another folder with --to.")
     plugins = tuple(dict.fromkeys(name for each in run.header.runs for name in each.config.images.decoder_plugins))
-    # A combined run's pictures are shown by the settings of its first run.
-    images = run.header.runs[0].config.images.model_copy(update={"decoder_plugins": plugins})
     if (missing := explain_missing(plugins)) is not None:
         report("note", f"Images of some formats are not shown: {missing}", "yellow")
     destination = RunLocation.open(f"{location.root}/{FOLDER}" if to is None else writable(to))
@@ -101,7 +99,7 @@ def write_pages(
         quality = quality_of_run(run, content.summary, on_shard=show.named("counting shards"))
         # The quality page is written first, because the gallery links to it.
         destination.replace(QUALITY_NAME, "".join(iter_quality(quality)).encode())
-        return write_gallery(content, destination, lambda done: show(done, content.num_images, "images"), images=images)
+        return write_gallery(content, destination, lambda done: show(done, content.num_images, "images"))
 
 
 def _verdicts(audit: Path, run: OpenRun) -> dict[str, dict[str, str]]:

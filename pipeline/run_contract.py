@@ -237,16 +237,22 @@ def output_size(tally: PlanTally, committed: RunTotals, config: RunConfig) -> tu
 # square drawing, all found, were 10 at 2:1 and 2 at 4:1.
 _MOST_TIMES: Final = 4
 _MOST_RATIO: Final = 2
-# What engines see that tell no architecture: SAM 2 and 3 have 1,024 or 1,008.
+# These engines tell no architecture; they see 1,024 or 1,008. Of `ready` and plug-ins it is not known what sees images.
+_OTHER_SAMS: Final = ("sam2", "sam3", "sam3_concepts")
 _OTHER_SIDE: Final = 1_024
 # Below this share of such images nothing is said.
 _FEW: Final = 0.05
 
 
 def tile_sentence(sizes: Iterable[tuple[int, int]], config: RunConfig) -> str:
-    """Return what to do before images of these (height, width) are annotated; "" if few are too large or too long."""
-    is_sam, named = config.masks.engine == "sam", config.masks.architecture
-    side = sam_architecture(named).image_size if is_sam else _OTHER_SIDE
+    """Return what to do before images of these (height, width) are annotated; "" if few are too large or too long.
+
+    Also "" where no SAM sees them.
+    """
+    engine, named = config.masks.engine, config.masks.architecture
+    if engine not in ("sam", *_OTHER_SAMS):
+        return ""
+    side = sam_architecture(named).image_size if engine == "sam" else _OTHER_SIDE
     found = [max(size) > _MOST_TIMES * side or max(size) > _MOST_RATIO * min(size) for size in sizes]
     if sum(found) <= _FEW * len(found):
         return ""

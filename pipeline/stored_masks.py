@@ -72,9 +72,11 @@ def masks_parent(
         )
     endpoint, storage = config.source.endpoint_url, config.placement.storage
     parent = Parent.open(RunLocation.open(given, endpoint, storage), location, config.source.allowed_query)
-    if parent.header.origin not in _ORIGINS:
+    # A refilter of combined runs has the masks of several proposers, as they have.
+    origin = "combine" if parent.header.combined else parent.header.origin
+    if origin not in _ORIGINS:
         raise ConfigError(
-            f"--masks-from {given} is a run of `pseudoris {parent.header.origin}`, whose masks no proposer made: give "
+            f"--masks-from {given} is a run of `pseudoris {origin}`, whose masks no proposer made: give "
             f"one of {' or '.join(_ORIGINS)}"
         )
     return parent

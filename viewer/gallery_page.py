@@ -17,16 +17,15 @@ from typing import Any, Final
 from urllib.parse import unquote
 
 from pseudoris.files.location import RunLocation
-from pseudoris.images.prover import PictureForm, Prover
+from pseudoris.images.prover import PictureForm
 from pseudoris.primitives.errors import ConfigError
 from pseudoris.schemas.ids import mask_index, sha256_hex
 from pseudoris.schemas.keep_rule import OPTIONAL_COLUMNS
 from pseudoris.schemas.shard import SOURCE_COMPOSER, SOURCE_HUMAN
-from pseudoris.schemas.stage_settings import ImagesConfig
 from pseudoris.schemas.tables import FAILURE_REASONS
 from pseudoris.viewer.gallery_sample import Gallery, GalleryImage, Row
 from pseudoris.viewer.outlines import Outline, frame_size, outline_of, spread_labels
-from pseudoris.viewer.pages import GENERATOR, MASK_COLOURS, embedded_json, iter_page, page_prover, thumbnail
+from pseudoris.viewer.pages import GENERATOR, MASK_COLOURS, RunPictures, embedded_json, iter_page
 
 logger = logging.getLogger(__name__)
 
@@ -66,13 +65,11 @@ def write_gallery(
     gallery: Gallery,
     destination: RunLocation,
     on_image: OnImage = lambda done: None,
-    *,
-    images: ImagesConfig | None = None,
 ) -> str:
     """Write the pictures, then the page; return the page's address.
 
     The page appears whole or not at all; pictures of an earlier gallery that this one lacks are deleted at the end.
-    `images` are the run's settings; of its decoder plug-ins those that this process has imported are used.
+    Of the decoder plug-ins of a run, those that this process has imported are used.
     """
     written: set[str] = set()
     summary, rule = gallery.summary, gallery.summary.rule
@@ -95,8 +92,8 @@ def write_gallery(
         "quality_name": QUALITY_NAME,
         "index_name": INDEX_NAME,
     }
-    with page_prover(THUMBNAIL, images or ImagesConfig()) as prover:
-        content["cards"] = _cards(gallery.images, destination, written, prover, on_image)
+    with RunPictures(THUMBNAIL) as pictures:
+        content["cards"] = _cards(gallery.images, destination, written, pictures, on_image)
         page = "".join(iter_page("gallery.html.j2", content, styles=("base", "gallery"), scripts=_SCRIPTS))
     destination.replace(INDEX_NAME, page.encode())
     for file in list(destination.list(PICTURES_FOLDER)):
@@ -107,13 +104,17 @@ def write_gallery(
 
 
 def _cards(
-    images: Iterable[GalleryImage], destination: RunLocation, written: set[str], prover: Prover, on_image: OnImage
+    images: Iterable[GalleryImage],
+    destination: RunLocation,
+    written: set[str],
+    pictures: RunPictures,
+    on_image: OnImage,
 ) -> Iterator[dict[str, Any]]:
     """Yield the cards one by one, and write each image's small picture; its name joins `written`."""
     num_unread = 0
     for number, image in enumerate(images, start=1):
         name = f"{image.image_id}.webp"
-        small = thumbnail(image.data, prover) if image.data else None
+        small = pictures.small(image.data, image.settings) if image.data else None
         if image.data and small is None:
             num_unread += 1
             if num_unread <= _MAX_WARNINGS:

@@ -20,6 +20,7 @@ import pyarrow as pa
 from pseudoris.primitives.errors import ConfigError, ImageError, TransientError
 from pseudoris.schemas.ids import sha256_hex
 from pseudoris.schemas.keep_rule import OPTIONAL_COLUMNS, Ints, KeepRule, LoneMasks, meets
+from pseudoris.schemas.stage_settings import ImagesConfig
 from pseudoris.store.reports.run_status import run_status
 from pseudoris.store.runs.receipts import RunTotals
 from pseudoris.store.tables.image_bytes import PlannedImages
@@ -50,9 +51,10 @@ _LONE_MASKS: Final[Mapping[LoneMasks, str]] = {
 class GalleryImage:
     """One image that was annotated, or in which no mask survived.
 
-    Height and width are in upright pixels. `data` is the encoded image; None if it can no longer be read. `masks` and
-    `expressions` are its rows of the tables. An expression also has `judged`, whether scores decide on it, and `unmet`,
-    the positions among the rule's conditions that it does not meet.
+    Height and width are in upright pixels. `data` is the encoded image; None if it can no longer be read. `settings`
+    are those that its run decoded it by. `masks` and `expressions` are its rows of the tables. An expression also has
+    `judged`, whether scores decide on it, and `unmet`, the positions among the rule's conditions that it does not
+    meet.
     """
 
     image_id: str
@@ -62,6 +64,7 @@ class GalleryImage:
     data: bytes | None = None
     masks: tuple[Row, ...] = ()
     expressions: tuple[Row, ...] = ()
+    settings: ImagesConfig = field(default_factory=ImagesConfig)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -204,7 +207,8 @@ def _iter_images(run: OpenRun, chosen: Mapping[int, Sequence[int]], planned: Pla
     pictures = _SourceImages(planned)
     for place, positions in chosen.items():
         shard = run.shard(place)
-        rule = stated_rule(run.header.of_shard(shard.receipt.shard))
+        header = run.header.of_shard(shard.receipt.shard)
+        rule, settings = stated_rule(header), header.config.images
         joined = shard.joined(_IMAGE_COLUMNS, None, _EXPRESSION_COLUMNS).take(positions)
         table, scores = joined.expressions, scores_of(joined.expressions)
         # `judged` and `unmet` are computed here as in `refilter`, because the page's script compares only with τ.
@@ -217,7 +221,7 @@ def _iter_images(run: OpenRun, chosen: Mapping[int, Sequence[int]], planned: Pla
         for row, masks, expressions in replace(joined, expressions=decided).rows():
             held = {name: row[name] for name in ("image_id", "key", "height", "width")}
             data = pictures.load(shard.receipt.shard, row)
-            yield GalleryImage(**held, data=data, masks=tuple(masks), expressions=tuple(expressions))
+            yield GalleryImage(**held, data=data, masks=tuple(masks), expressions=tuple(expressions), settings=settings)
     pictures.finish()
 
 

@@ -11,9 +11,10 @@ import base64
 import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from functools import cache
 from importlib.resources import files
-from typing import Any, Final
+from typing import Any, Final, Self
 
 from markupsafe import Markup
 
@@ -118,6 +119,30 @@ def thumbnail(data: bytes, prover: Prover) -> bytes | None:
         return prover.picture(data)
     except ImageError:
         return None
+
+
+class RunPictures:
+    """Makes a page's pictures of images, each decoded as its own run did; of a combined run, runs differ.
+
+    Use as a context manager. One child process lives at a time: images come run by run.
+    """
+
+    def __init__(self, form: PictureForm) -> None:
+        self._form, self._stack = form, ExitStack()
+        self._prover: tuple[ImagesConfig, Prover] | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stack.close()
+
+    def small(self, data: bytes, images: ImagesConfig) -> bytes | None:
+        """Return what `thumbnail` does, by a `page_prover` of the run's settings `images`."""
+        if self._prover is None or self._prover[0] != images:
+            self._stack.close()
+            self._prover = images, self._stack.enter_context(page_prover(self._form, images))
+        return thumbnail(data, self._prover[1])
 
 
 def page_prover(form: PictureForm, images: ImagesConfig) -> Prover:

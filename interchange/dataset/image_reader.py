@@ -41,6 +41,12 @@ class ShardImages:
     outcomes: list[Outcome | None]
 
 
+def is_name(given: str, header: RunHeader) -> bool:
+    """Return whether a key of `source` is the name of a run, here or elsewhere, and no place of images."""
+    is_place = "://" in given or Path(given).is_absolute() or any(given == each.source for each in header.runs)
+    return is_named(given, header) or not is_place
+
+
 class ImageBytes:
     """Reads encoded images and decodes them as annotation did. Can be pickled; each process opens its storage."""
 
@@ -55,7 +61,7 @@ class ImageBytes:
     ) -> None:
         """Wire it; `source` says where the images are now, or maps the header's SOURCE to that place.
 
-        Of a combined run it maps the name of each run, or its SOURCE.
+        Of a combined run it maps the name of each run, or its SOURCE; ConfigError for a name that none of them has.
 
         `endpoint_url` is the S3 store of the images, if the run names none. With random access, images of SOURCE are
         read one by one, as they are decoded, and the plans of all shards are kept.
@@ -63,7 +69,9 @@ class ImageBytes:
         moved: str | dict[str, str] | None = None
         if isinstance(source, Mapping):
             moved = {each.name: place(source[each.source], "source") for each in header.runs if each.source in source}
-            moved |= {name: place(new, "source") for name, new in source.items() if is_named(name, header)}
+            # `PlannedImages` refuses a name of none of the runs. A place that none had may be another run's.
+            names = source if any(each.name for each in header.runs) else ()
+            moved |= {name: place(source[name], "source") for name in names if is_name(name, header)}
         elif source is not None:
             moved = place(source, "source")
 
@@ -91,8 +99,8 @@ class ImageBytes:
         keys, sha256 = rows["key"].to_pylist(), rows["sha256"].to_pylist()
         embedded = rows["bytes"].to_pylist() if "bytes" in rows.column_names else [None] * len(keys)
         sizes = list(zip(rows["height"].to_pylist(), rows["width"].to_pylist(), strict=True))
-        if self._is_random_access and "bytes" not in rows.column_names:
-            return ShardImages(shard, keys, sha256, sizes, [None] * len(keys))
+        if self._is_random_access:
+            return ShardImages(shard, keys, sha256, sizes, embedded)
         # Embedded bytes are not compared with their sha256, because the pages of the Parquet file have checksums.
         compared = [known if data is None else None for known, data in zip(sha256, embedded, strict=True)]
         outcomes = self._planned.outcomes(shard, list(zip(keys, compared, embedded, strict=True)))

@@ -44,7 +44,7 @@ from pseudoris.store.tables.judged_expressions import (
     rule_of,
     weights_by,
 )
-from pseudoris.store.tables.open_run import JoinedTables
+from pseudoris.store.tables.open_run import JoinedTables, OpenRun
 from pseudoris.store.tables.parts import read_part
 from pseudoris.store.tables.shard_tables import shard_tables, table_bytes
 
@@ -52,6 +52,11 @@ logger = logging.getLogger(__name__)
 
 # These packages write the new tables, so the identity has their present versions. The rest is the parent's.
 WRITERS: Final = ("pseudoris", "pyarrow")
+# What the composer reads of a table where a setting asks for it: the table, the column, and what a run lacks without.
+_MEASURED: Final = {
+    "has_colours": (MASKS, "colours", "colours that {} did not measure"),
+    "has_too_small": (IMAGES, "num_too_small", "how many masks were too small, which {} did not count"),
+}
 # The function writes new composed expressions for an image, in place of its old ones.
 Compose = Callable[[ShardImage], ShardImage]
 
@@ -132,6 +137,7 @@ def refilter(
     configs = [_changed(parent, run.config, change) if judges else run.config for run, judges in pairs]
     anew = [_composes_anew(run.config, config) for run, config in zip(header.runs, configs, strict=True)]
     _check_changes(parent, header, change, configs, composes_anew=any(anew))
+    _check_measured(parent, header, configs)
     rules: Any = [config.method()["filtering"] for config in configs]
     method = {**before.method, "filtering": rules if header.combined else rules[0]}
     versions = {**before.versions, **package_versions(WRITERS)}
@@ -216,8 +222,28 @@ def _composes_anew(before: RunConfig, config: RunConfig) -> bool:
     return before.composing != config.composing or (config.composing is not None and posteriors[0] != posteriors[1])
 
 
-def _reads_colours(config: RunConfig) -> bool:
-    return config.composing is not None and config.composing.has_colours
+def _check_measured(parent: RunLocation, header: RunHeader, configs: Sequence[RunConfig]) -> None:
+    """Accept the new `configs` of `header.runs` if the tables hold what they ask for, and the runs' own did not."""
+    end = 0
+    for run, config in zip(header.runs, configs, strict=True):
+        start, end = end, end + run.num_shards
+        for setting, (table, column, words) in _MEASURED.items():
+            is_asked, was_asked = (bool(getattr(each.composing, setting, False)) for each in (config, run.config))
+            if is_asked and not was_asked and not _is_filled(parent, range(start, end), table, column):
+                place = f"{parent.root} ({run.name})" if run.name else parent.root
+                raise ConfigError(f"composing.{setting} reads {words.format(place)}: leave it out, or annotate with it")
+
+
+def _is_filled(parent: RunLocation, shards: range, table: str, column: str) -> bool:
+    """Return whether the column has a value in some of the shards, or no row in all of them."""
+    num_rows = 0
+    for shard in OpenRun.at(parent).shards():
+        if shard.receipt.shard in shards:
+            values = shard.table(table, (column,))[column]
+            if values.null_count < len(values):
+                return True
+            num_rows += len(values)
+    return not num_rows
 
 
 def _changed(parent: RunLocation, config: RunConfig, change: RuleChange) -> RunConfig:
@@ -239,10 +265,6 @@ def _changed(parent: RunLocation, config: RunConfig, change: RuleChange) -> RunC
     if changed.composing is None and change.fitted is not None and change.fitted.values.pair_weight is None:
         raise ConfigError(
             f"--weights holds a composer's weights alone, and {parent.root} composes nothing: add --set composing={{}}"
-        )
-    if _reads_colours(changed) and not _reads_colours(config):
-        raise ConfigError(
-            f"composing.has_colours reads colours that {parent.root} did not measure: leave it out, or annotate with it"
         )
     check_scored(changed, change.keep or (), parent.root)
     return changed

@@ -11,6 +11,7 @@ import torch
 
 from pseudoris.cli.doctor import run_checks
 from pseudoris.files.location import RunLocation
+from pseudoris.pipeline.run_contract import tile_sentence
 from pseudoris.schemas.config_layers import load_config
 from pseudoris.synthworld.demo import write_demo
 from pseudoris.workers.captions import decoder_choice, static_proof
@@ -194,3 +195,11 @@ def test_the_check_of_source_says_to_cut_pictures_that_are_larger_or_longer_than
         "1 of 1 images have a side above 768 pixels, or are longer than 2:1. SAM sees 192 pixels" in told
     ) == is_told
     assert ("cut them into overlapping squares of about 192 pixels" in told) == is_told
+
+
+@pytest.mark.parametrize(("engine", "side"), [("sam2", 1_024), ("ready", None), ("a_plug_in", None)])
+def test_nothing_is_said_of_what_sam_sees_where_no_sam_runs(engine, side):
+    tiny = load_config("tiny")
+    config = tiny.model_copy(update={"masks": tiny.masks.model_copy(update={"engine": engine})})
+    told = tile_sentence([(5_000, 5_000)], config)
+    assert (f"SAM sees {side:,} pixels" in told) if side else told == ""

@@ -1,20 +1,26 @@
 """`pseudoris gallery` writes a folder of pages and pictures."""
 
+import io
 import json
 import re
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
 
+from pseudoris.audit.judging_page import write_judging_page
 from pseudoris.cli.gallery import write_pages
 from pseudoris.files.location import RunLocation
 from pseudoris.primitives.errors import ConfigError
 from pseudoris.schemas.ids import image_id
-from tests.builders.audits import judge, small_audit
+from pseudoris.store.runs.manifest import write_manifest
+from pseudoris.store.sessions.combined_run import combine
+from tests.builders.audits import drawn_audit, judge, small_audit
 from tests.builders.command import NUM_SCENES, pseudoris_here
 from tests.interchange.exports.builders import build_run, jpeg
-from tests.viewer.builders import annotated, encode, rectangle, write_run
+from tests.viewer.builders import HEIGHT, WIDTH, annotated, encode, rectangle, write_run
 
 SAID = [(0, "a red circle", 1.5, 1), (1, "a blue circle", 1.2, 0)]
 
@@ -86,3 +92,26 @@ def test_an_audits_verdicts_on_other_masks_of_the_same_images_are_not_shown(tmp_
     assert re.search(r"\d+ pairs of .* are not in this run", " ".join(capsys.readouterr().err.split()))
     shown = json.loads(re.search(r'<script id="settings"[^>]*>(.*?)</script>', page, re.DOTALL)[1])["verdicts"]
     assert {pair.partition("-")[0] for pair in shown} == {image_id("0.png")}
+
+
+def test_pictures_of_a_combined_run_are_shown_as_each_of_its_runs_saw_them(tmp_path):
+    samples = np.full((HEIGHT, WIDTH), 100, np.float32)
+    Image.fromarray(samples).save(deep := io.BytesIO(), "TIFF")
+    runs = []
+    for name, high in (("v1", 200), ("v2", 400)):
+        settings = (f"images.window=[0, {high}]",)
+        makers = [("a.tif", lambda entry: annotated(entry, 2, SAID, deep.getvalue()))]
+        runs.append((name, write_run(tmp_path / name, *makers, settings=settings, created_utc=name)))
+        write_manifest(runs[-1][1])
+    combine(runs, new := RunLocation.open(str(tmp_path / "new")))
+    write_pages(new.root)
+    seen = {}
+    for name, _ in runs:
+        with Image.open(tmp_path / "new" / "gallery" / "pictures" / f"{image_id(f'{name}/a.tif')}.webp") as picture:
+            seen[name] = round(np.asarray(picture.convert("L")).mean())
+    assert seen == {"v1": pytest.approx(128, abs=2), "v2": pytest.approx(64, abs=2)}
+    audit = drawn_audit(new, tmp_path / "audit", lambda shard, key: deep.getvalue(), num_pairs=4, num_images=2)
+    assert write_judging_page(audit, RunLocation.open(str(tmp_path / "page"))) == []
+    for name, mean in seen.items():
+        with Image.open(tmp_path / "page" / "pictures" / f"{image_id(f'{name}/a.tif')}.jpg") as picture:
+            assert np.asarray(picture.convert("L")).mean() == pytest.approx(mean, abs=2)

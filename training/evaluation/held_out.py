@@ -296,7 +296,13 @@ def begin_validation(
     shared = [] if held_out is None else circularity(origin, held_out)
     if fabric.is_global_zero:
         tree = {name: getattr(origin, name) for name in origin.__slots__}
-        pixels = require_header(RunLocation.open(runs[0])).config.images
+        pixels, *others = (each.config.images for run in runs for each in require_header(RunLocation.open(run)).runs)
+        if any(other.to_show() != pixels.to_show() for other in others):
+            logger.warning(
+                "The runs differ in images.bits or images.window. `predict` reads pictures as the first one: bits %s, "
+                "window %s.",
+                *(pixels.bits, pixels.window),
+            )
         written = {name: each and sorted(each) for name, each in tree.items()}
         folder.write_json(
             TRAINED_ON_NAME, {**written, "pixels": pixels.model_dump(mode="json", include={"bits", "window"})}

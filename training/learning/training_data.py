@@ -7,7 +7,7 @@ start read.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Final, Literal, Protocol, Self
 
@@ -28,12 +28,15 @@ from pseudoris.interchange.dataset import (
     SampleSpec,
     Snapshot,
 )
+from pseudoris.interchange.dataset.image_reader import is_name
 from pseudoris.interchange.dataset.shard_reader import served_by
 from pseudoris.primitives.counter_rng import draw_below, key_of, permutation
 from pseudoris.primitives.errors import ConfigError
 from pseudoris.schemas.frozen import FrozenModel, UnitInterval
 from pseudoris.schemas.keep_rule import LoneMasks
+from pseudoris.schemas.run_records import RunHeader
 from pseudoris.store.runs.header import require_header
+from pseudoris.store.tables.image_bytes import is_named
 
 # Maps the location of a run to its snapshot, as `Snapshot.state` gives it.
 Snapshots = dict[str, Any]
@@ -121,6 +124,21 @@ class DataConfig(FrozenModel):
         )
 
 
+def check_moved(moved: Mapping[str, str], runs: Iterable[str]) -> None:
+    """Accept `data.moved` of a training on `runs`; ConfigError for a name that none of them has, if some have names."""
+    headers = [require_header(RunLocation.open(run)) for run in runs] if moved else []
+    names = dict.fromkeys(each.name for header in headers for each in header.runs if each.name)
+    for given in moved if names else ():
+        if all(is_name(given, header) and not is_named(given, header) for header in headers):
+            known = ", ".join(names)
+            raise ConfigError(f"data.moved: there are no images {given!r} to be moved: the runs have the names {known}")
+
+
+def moved_of(moved: Mapping[str, str], header: RunHeader) -> dict[str, str]:
+    """Return what `data.moved` says of a run: all but the names of others."""
+    return {given: new for given, new in moved.items() if is_named(given, header) or not is_name(given, header)}
+
+
 def open_runs(
     runs: Sequence[str], human: str | None, data: DataConfig, *, seed: int, snapshots: Snapshots | None = None
 ) -> tuple[MapDataset, MapDataset, Snapshots]:
@@ -140,6 +158,7 @@ def open_runs(
         if is_human and (header := require_header(location)).origin != "import" and not header.is_human:
             raise ConfigError(f"--human {location.root} is no human annotation. Give the OUT of `pseudoris import`.")
         own = served_by(location, spec, snapshot) if is_human else spec
+        own = replace(own, source=moved_of(data.moved, require_header(location)))
         dataset = RisDataset(location, own, snapshot=snapshot)
         taken[location.root] = dataset.snapshot.state()
         return dataset

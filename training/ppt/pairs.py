@@ -33,6 +33,7 @@ from pseudoris.primitives.errors import ConfigError, ImageError
 from pseudoris.primitives.uris import place
 from pseudoris.store.tables.open_run import CommittedShard, OpenRun
 from pseudoris.training.evaluation.run_images import CommittedImage, images_of, joined_tables
+from pseudoris.training.learning.training_data import moved_of
 from pseudoris.training.ppt.ppt_config import PairsDataConfig
 from pseudoris.training.ppt.recipes.recipe_texts import names_a_side
 from pseudoris.workers.device import to_device
@@ -196,7 +197,8 @@ class PairDataset(Dataset[Pair]):
         self._spec, self._location = spec, run if isinstance(run, RunLocation) else RunLocation.open(place(run, "run"))
         commits = (Snapshot.shared(self._location) if snapshot is None else snapshot).commits()
         opened = OpenRun.at(self._location, commits)
-        self._images = ImageBytes(self._location, opened.header, source=spec.data.moved, is_random_access=True)
+        moved = moved_of(spec.data.moved, opened.header)
+        self._images = ImageBytes(self._location, opened.header, source=moved, is_random_access=True)
         self._images_bytes = self._num_cut = self.epoch = 0
         self._rows: list[_Row] = []
         self._counts: dict[str, tuple[str, tuple[int, int]]] = {}

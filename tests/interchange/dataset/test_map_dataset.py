@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch.utils.data import DataLoader, RandomSampler
 
+from pseudoris.files.location import RunLocation
 from pseudoris.interchange.dataset import (
     ExpressionFilter,
     JoinedDataset,
@@ -23,6 +24,8 @@ from pseudoris.interchange.dataset import (
     collate_lists,
 )
 from pseudoris.primitives.errors import ConfigError
+from pseudoris.store.runs.manifest import write_manifest
+from pseudoris.store.sessions.combined_run import combine
 from tests.interchange.dataset.builders import build_run, composed_rows, default_rows
 
 
@@ -298,3 +301,33 @@ def test_other_draws_take_both_too(composed, draw):
     assert (found[1], found[2]) == (24, 12)
     assert 9 <= found[0] <= 15
     assert (dataset.best_weights() > 0).all()
+
+
+def combined(folder, **are_embedding):
+    """Return runs over images of their own, by name, and where they are combined."""
+    runs = {name: build_run(folder / name, is_embedding=each) for name, each in are_embedding.items()}
+    for run in runs.values():
+        write_manifest(run.location)
+    combine([(name, run.location) for name, run in runs.items()], both := RunLocation.open(str(folder / "both")))
+    return runs, both
+
+
+def test_of_a_combined_run_only_what_is_embedded_is_held_in_memory(tmp_path):
+    runs, both = combined(tmp_path, inside=True, beside=False)
+    runs["beside"].source.rename(tmp_path / "away")
+    # Images of SOURCE are not read before their samples are.
+    samples = RisDataset(both)
+    (tmp_path / "away").rename(runs["beside"].source)
+    own = [RisDataset(run.location) for run in runs.values()]
+    assert len(samples) == sum(map(len, own))
+    assert all(
+        torch.equal(one["image"], other["image"]) for one, other in zip(samples, JoinedDataset(own), strict=True)
+    )
+
+
+def test_a_name_that_no_combined_run_has_is_refused_as_a_place_of_images(tmp_path):
+    runs, both = combined(tmp_path, v1=False, v2=False)
+    moved = {"v1": str(runs["v1"].source), "/elsewhere": "/unused"}
+    assert len(RisDataset(both, SampleSpec(source=moved)))
+    with pytest.raises(ConfigError, match=r"no images 'v3' to be moved: .*both has the names v1, v2"):
+        RisDataset(both, SampleSpec(source={**moved, "v3": "/elsewhere"}))

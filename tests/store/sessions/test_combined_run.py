@@ -18,7 +18,10 @@ from PIL import Image
 from pseudoris.files.local_storage import LocalStorage
 from pseudoris.files.location import RunLocation
 from pseudoris.files.named_places import moved_places, named_runs
+from pseudoris.pipeline.run_contract import RunOptions
+from pseudoris.pipeline.stored_masks import masks_parent
 from pseudoris.primitives.errors import ConfigError
+from pseudoris.schemas.config_layers import load_config
 from pseudoris.schemas.ids import image_id, sha256_hex
 from pseudoris.schemas.keep_rule import KeepCondition
 from pseudoris.schemas.shard import MasksLeft
@@ -323,6 +326,46 @@ def test_annotate_refuses_it_and_says_what_to_do(two, place):
     said = r"to compute images again, use .*v1, .*v2, and combine again"
     with pytest.raises(ConfigError, match=said):
         check_origin(new, require_header(new), "annotate")
+
+
+def test_a_refilter_of_it_has_no_one_proposers_masks_to_annotate_with(two, place):
+    combine(two, both := place("both"))
+    refilter(both, new := place("new"), RuleChange(tau=1.4))
+    config = load_config("tiny", assignments=[f"placement.masks_from={new.root}"])
+    with pytest.raises(ConfigError, match=r"--masks-from .*new is a run of `pseudoris combine`, whose masks no"):
+        masks_parent(config, place("out"), None, RunOptions())
+
+
+def test_composing_reads_what_each_of_its_runs_has_measured(place):
+    runs = [("v1", place("v1")), ("v2", place("v2"))]
+    asks = ("composing={}", "composing.has_colours=true", "composing.has_too_small=true")
+    for number, (name, run) in enumerate(runs):
+
+        def image_of(entry, number=number):
+            image = annotated(entry)
+            masks = tuple(replace(mask, colours=(1.0,) * 11) for mask in image.masks)
+            return replace(image, masks=masks, num_too_small=None if number else 2)
+
+        header = start_run(run, make_entries(2, 2), *asks[: 3 if number == 0 else 2], created_utc=name)
+        commit_images(run, header, image_of)
+        finish(run)
+
+    def changed(parent, name, *words):
+        change = RuleChange(composing=[f"composing.{each}" for each in words])
+        refilter(parent, new := place(name), change, composer_of=lambda config: lambda image: image)
+        return new
+
+    # Columns stay where composing does not read them, so that a later refilter may.
+    without = changed(runs[0][1], "without", "has_colours=false", "has_too_small=false")
+    changed(without, "with", "has_colours=true", "has_too_small=true")
+    said = r"composing\.has_too_small reads how many masks were too small, which .*v2 did not count: leave it out, or"
+    with pytest.raises(ConfigError, match=said):
+        changed(runs[1][1], "uncounted", "has_too_small=true")
+    runs[0] = "v1", without
+    combine([*runs[:1], ("v2", changed(runs[1][1], "unseen", "has_colours=false"))], both := place("both"))
+    changed(both, "seen", "has_colours=true")
+    with pytest.raises(ConfigError, match=r"which .*both \(v2\) did not count"):
+        changed(both, "some", "has_too_small=true")
 
 
 def test_refilter_changes_the_rule_of_each_and_what_is_not_named_stays(two, place):

@@ -5,13 +5,15 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from lightning_fabric import Fabric
 
 from pseudoris.files.location import RunLocation
 from pseudoris.schemas.run_records import Identity
 from pseudoris.store.runs.manifest import write_manifest
 from pseudoris.store.sessions.combined_run import combine
-from pseudoris.training.evaluation.held_out import models_of
-from tests.store.builders import commit_images, empty, make_identity, start_run
+from pseudoris.training.evaluation.held_out import begin_validation, models_of, pixels_of
+from pseudoris.training.learning.checkpoint_folder import TrainingFolder
+from tests.store.builders import annotated, commit_images, empty, make_entries, make_identity, start_run
 
 
 @pytest.fixture
@@ -43,3 +45,16 @@ def test_those_of_all_runs_that_were_combined_count_and_none_is_known_if_one_is_
     assert set(models_of(combined(tmp_path, inner=inner, y=other)).values()) == set(found.values())
     lacking = run("lacking", make_identity(weights={}))
     assert models_of(combined(tmp_path, one=one, lacking=lacking)) is None
+
+
+def test_runs_that_read_deep_pixels_differently_are_told_with_how_predict_reads_them(tmp_path, caplog):
+    runs = [(name, RunLocation.open(str(tmp_path / name))) for name in ("v1", "v2")]
+    for high, (_, run) in enumerate(runs, 1):
+        commit_images(run, start_run(run, make_entries(1, 1), f"images.window=[0, {high}]"), annotated)
+        write_manifest(run)
+    combine(runs, both := RunLocation.open(str(tmp_path / "both")))
+    (tmp_path / "out").mkdir()
+    folder = TrainingFolder(tmp_path / "out")
+    begin_validation(["a" * 64], [both.root], (), None, folder, Fabric(accelerator="cpu"))
+    assert "`predict` reads pictures as the first one: bits auto, window (0.0, 1.0)" in caplog.text
+    assert pixels_of(tmp_path / "out").window == (0.0, 1.0)

@@ -8,8 +8,10 @@ import torch
 
 from pseudoris.files.location import RunLocation
 from pseudoris.primitives.errors import ConfigError
+from pseudoris.store.runs.manifest import write_manifest
+from pseudoris.store.sessions.combined_run import combine
 from pseudoris.training.learning import ResumableFeed
-from pseudoris.training.learning.training_data import DataConfig, open_runs, weighted_mean
+from pseudoris.training.learning.training_data import DataConfig, check_moved, open_runs, weighted_mean
 from tests.builders.seals import forge_header
 from tests.interchange.dataset.builders import build_run
 
@@ -148,3 +150,19 @@ def test_equal_weights_are_the_plain_mean_bit_by_bit():
     losses = torch.rand(7, 5, 5)
     assert torch.equal(weighted_mean(losses, torch.ones(7)), losses.mean())
     assert torch.equal(weighted_mean(losses, None), losses.mean())
+
+
+def test_names_of_moved_images_are_of_any_run_of_the_training(tmp_path):
+    moved, places = {}, []
+    for names in (("v1", "v2"), ("v3", "v4")):
+        runs = {name: build_run(tmp_path / name, is_embedding=False, prefix=name) for name in names}
+        for name, run in runs.items():
+            write_manifest(run.location)
+            moved[name] = str(run.source.rename(tmp_path / f"{name} moved"))
+        places.append(str(tmp_path / "".join(names)))
+        combine([(name, run.location) for name, run in runs.items()], RunLocation.open(places[-1]))
+    check_moved(moved, places)
+    _, images, _ = open_runs(places, None, DataConfig(moved=moved), seed=0)
+    assert len([images[at]["image"] for at in range(len(images))]) == len(images)
+    with pytest.raises(ConfigError, match=r"no images 'v5' to be moved: the runs have the names v1, v2, v3, v4"):
+        check_moved({**moved, "v5": "/elsewhere"}, places)

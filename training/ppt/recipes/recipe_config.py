@@ -113,9 +113,19 @@ class RecipeConfig(FrozenModel):
     pairs: PairsConfig = PairsConfig()
 
     def reading_as(self, header: RunHeader | None) -> Self:
-        """Return the settings that read deep pixels as the run of `header` does; None changes nothing."""
+        """Return the settings that read deep pixels as the run of `header` does; None changes nothing.
+
+        ConfigError if it combines runs that read them differently: the run of a recipe has one way.
+        """
         if header is None:
             return self
+        first, *others = header.runs
+        for other in others:
+            if other.config.images.to_show() != first.config.images.to_show():
+                raise ConfigError(
+                    f"the combined runs {first.name} and {other.name} differ in images.bits or images.window, and the "
+                    "run of a recipe reads all pictures alike: give one of them alone"
+                )
         bits, window = header.config.images.bits, header.config.images.window
         images = self.run.images.model_copy(update={"bits": bits, "window": window})
         return self.model_copy(update={"run": self.run.model_copy(update={"images": images})})

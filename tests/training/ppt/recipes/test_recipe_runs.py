@@ -17,6 +17,7 @@ from pseudoris.store.checks.verification import verify_run
 from pseudoris.store.runs.header import require_header
 from pseudoris.store.runs.manifest import write_manifest
 from pseudoris.store.runs.receipts import latest_receipts
+from pseudoris.store.sessions.combined_run import combine
 from pseudoris.store.tables.open_run import OpenRun
 from pseudoris.training.ppt.recipes.d_ref import Piece, compose_objects, fusion, mosaic, relative_side
 from pseudoris.training.ppt.recipes.grounded_runs import make_objects, pair_masks, read_names
@@ -24,6 +25,7 @@ from pseudoris.training.ppt.recipes.recipe_config import ComposeConfig, load_rec
 from pseudoris.training.ppt.recipes.recipe_runs import count_pairs
 from pseudoris.training.ppt.recipes.recipe_texts import middle_text, name_in, names_a_side
 from tests.interchange.dataset.builders import build_run
+from tests.store.builders import annotated, commit_images, make_entries, start_run
 from tests.training.ppt.builders import RECIPE
 
 SIDE = 48
@@ -292,3 +294,13 @@ def test_class_names_come_from_a_table_and_a_bad_one_says_its_line() -> None:
         read_names(b"folder,name\na,b\nc,\n")
     with pytest.raises(ConfigError, match="repeats the folder 'a'"):
         read_names(b"folder,name\na,b\na,c\n")
+
+
+def test_pairs_of_combined_runs_that_read_deep_pixels_differently_are_refused(tmp_path) -> None:
+    runs = [(name, RunLocation.open(str(tmp_path / name))) for name in ("v1", "v2")]
+    for high, (_, run) in enumerate(runs, 1):
+        commit_images(run, start_run(run, make_entries(1, 1), f"images.window=[0, {high}]"), annotated)
+        write_manifest(run)
+    combine(runs, both := RunLocation.open(str(tmp_path / "both")))
+    with pytest.raises(ConfigError, match=r"v1 and v2 differ in images\.bits or images\.window"):
+        pair_masks(both.root, RunLocation.open(str(tmp_path / "pairs")), load_recipe_config("tiny"), **SILENT)
