@@ -86,8 +86,8 @@ class ImageBytes:
         self._is_random_access = is_random_access
         self._planned = PlannedImages(location, self._header, source=moved, is_random_access=is_random_access)
         # The names of the decoder plug-ins are kept, because a spawned worker of a loader must import them again.
-        names = (name for each in header.runs for name in each.config.images.decoder_plugins)
-        self._plugins = loaded_plugins(tuple(dict.fromkeys(names)))
+        plugins = (name for each in header.runs for name in each.config.images.decoder_plugins)
+        self._plugins = loaded_plugins(tuple(dict.fromkeys(plugins)))
 
     @property
     def columns(self) -> tuple[str, ...]:
