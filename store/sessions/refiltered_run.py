@@ -266,7 +266,6 @@ def _changed(parent: RunLocation, config: RunConfig, change: RuleChange) -> RunC
         raise ConfigError(
             f"--weights holds a composer's weights alone, and {parent.root} composes nothing: add --set composing={{}}"
         )
-    check_scored(changed, change.keep or (), parent.root)
     return changed
 
 
@@ -279,6 +278,8 @@ def _check_changes(
             "--accuracy holds for what was judged, and --set or --weights compose others: refilter with these first, "
             "then draw and judge an audit of that run"
         )
+    for each in configs:
+        check_scored(each, change.keep or (), parent.root)
     if composes_anew or change.fitted is not None:
         check_alike(parent, header, "composing anew, or --weights,")
     if change.audit is not None:

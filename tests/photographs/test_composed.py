@@ -146,6 +146,7 @@ def settings(folder: Path) -> Iterator[str]:
         "captions.options": f"{{file: {folder / 'captions.json'}}}",
         # A file has nobody that listens: draws are counted.
         "captions.listening": "null",
+        "captions.whole_picture": "0",
         "filtering.engine": "flat",
         "compute.device": "cpu",
         "placement.fused": "{num_cpus: 0.75, num_gpus: 0, max_actors: 1}",

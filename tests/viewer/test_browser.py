@@ -154,7 +154,7 @@ def test_pictures_load_as_they_come_near_and_rows_exist_only_there(open_page, tm
 
 def test_one_click_on_the_number_of_quarantined_images_brings_them_into_view(open_page, tmp_path):
     # Higher than the estimate of a card that was never near the window.
-    long = [(0, f"{number} circles {'in the snow beside a house ' * 9}", 1.5, 1) for number in range(4)]
+    long = [(0, f"{number} circles {'in the snow beside a house ' * 9}", 1.5, None) for number in range(4)]
     makers = [(f"{n:03}.png", lambda entry: annotated(entry, 1, long)) for n in range(60)]
     folder = pages_of(tmp_path, *makers, ("broken.png", quarantined_because("the header is cut short")))
     page = open_page((folder / "index.html").as_uri(), viewport={"width": 600, "height": 800})
