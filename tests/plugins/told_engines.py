@@ -36,10 +36,12 @@ class ToldCaptioner:
     def _records(self, image: ShardImage) -> Iterator[ExpressionRecord]:
         for mask in image.masks:
             top_k = 0
-            for text, count in self._said[image.key][mask.index].items():
-                draws = [CaptionSample("masked", "top_k", top_k + each, None, -1.0) for each in range(1, count + 1)]
+            for text, counted in self._said[image.key][mask.index].items():
+                counts = counted if isinstance(counted, dict) else {"masked": counted}
+                crops = [crop for crop, count in counts.items() for _ in range(count)]
+                draws = [CaptionSample(crop, "top_k", at, None, -1.0) for at, crop in enumerate(crops, start=top_k + 1)]
                 yield ExpressionRecord((mask.mask_id,), text, tuple(draws))
-                top_k += count
+                top_k += len(crops)
 
 
 class FlatScorer:

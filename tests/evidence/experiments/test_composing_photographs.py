@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections import Counter
+from collections import Counter, defaultdict
 from dataclasses import replace
 from pathlib import Path
 
@@ -47,7 +47,11 @@ def write_inputs(folder: Path, photo: Photograph) -> None:
     document = json.dumps({"image": size, "annotations": masks})
     (folder / "masks" / NAME).with_suffix(".json").write_text(document)
     told = json.loads((ASSETS / "captions" / "captions.json").read_text(encoding="utf-8"))[NAME]
-    counted = [Counter(map(clean_text, (*each["masked"], *each["context"]))) for each in told]
+    counted: list[defaultdict[str, Counter[str]]] = [defaultdict(Counter) for _ in told]
+    for of_mask, each in zip(counted, told, strict=True):
+        for crop, texts in (("masked", each["masked"]), ("context_1.2", each["context"])):
+            for text in texts:
+                of_mask[clean_text(text)][crop] += 1
     (folder / "captions.json").write_text(json.dumps({NAME: counted}))
 
 
