@@ -41,9 +41,7 @@ def combine(
     ] = None,
     source: options.MovedSource = None,
     is_partial: Annotated[bool, option("--partial", "Take what is committed of runs that are not finished.")] = False,
-    threads: Annotated[
-        int, option("Number of shards at once; each is held in memory.", min=1, max=64)
-    ] = DEFAULT_THREADS,
+    threads: options.ShardsAtOnce = DEFAULT_THREADS,
     allow_mixed: Annotated[
         bool, option("--allow-mixed", "Continue with other package versions than OUT began with.")
     ] = False,

@@ -135,6 +135,7 @@ ExcludeDistance = Annotated[
         show_default=str(DEFAULT_MAX_DISTANCE),
     ),
 ]
+ShardsAtOnce = Annotated[int, option("--threads", "Number of shards at once; each is held in memory.", min=1, max=64)]
 Repair = Annotated[
     bool, option("--repair", "Read every file of the run, and write missing or damaged ones again, the same bytes.")
 ]

@@ -80,9 +80,7 @@ def refilter(
         ),
     ] = None,
     audit: Annotated[str | None, option("--audit", "Judged audit of OUT. Needs --accuracy.", metavar="AUDIT")] = None,
-    threads: Annotated[
-        int, option("Number of shards at once; each is held in memory.", min=1, max=64)
-    ] = DEFAULT_THREADS,
+    threads: options.ShardsAtOnce = DEFAULT_THREADS,
     allow_mixed: Annotated[
         bool, option("--allow-mixed", "Continue with other package versions than NEW began with.")
     ] = False,
