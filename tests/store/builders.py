@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import replace
+from functools import partialmethod
 
 import numpy as np
 from pycocotools import mask as coco
 
+from pseudoris.files.local_storage import LocalStorage
 from pseudoris.files.location import RunLocation
 from pseudoris.schemas.config_layers import config_hash, load_config
 from pseudoris.schemas.ids import image_id, mask_id, sha256_hex
@@ -178,3 +181,25 @@ def parts(location: RunLocation, *more: str) -> dict[str, bytes]:
 def setting(row: int, **values) -> Callable[[list[dict]], object]:
     """Return an edit of a table's rows: one of them has other values."""
     return lambda rows: rows[row].update(values)
+
+
+@contextmanager
+def killed_at_write(number: int, monkeypatch) -> Iterator[Callable[[], bool]]:
+    """Raise KeyboardInterrupt at that write to a disk in the block, and at all after it; swallow it where it ends.
+
+    Gives what tells whether the block came so far.
+    """
+    left = [number]
+
+    def die(files, path, data, *, write):
+        # The lock is written by threads of its own, and has tests of its own.
+        is_lock = path.startswith("_lock/")
+        left[0] -= not is_lock
+        if left[0] <= 0 and not is_lock:
+            raise KeyboardInterrupt
+        return write(files, path, data)
+
+    with monkeypatch.context() as patch, suppress(KeyboardInterrupt):
+        for name in ("put", "create_once"):
+            patch.setattr(LocalStorage, name, partialmethod(die, write=getattr(LocalStorage, name)))
+        yield lambda: left[0] <= 0

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
 import random
 import shutil
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from functools import partial, partialmethod
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +14,6 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from pseudoris.files.local_storage import LocalStorage
 from pseudoris.files.location import RunLocation
 from pseudoris.files.named_places import moved_places, named_runs
 from pseudoris.pipeline.run_contract import RunOptions
@@ -39,7 +37,16 @@ from pseudoris.viewer.gallery_sample import read_summary
 from tests.builders.images import encode
 from tests.builders.scored_runs import begin, commit_scored, finish, scored_run
 from tests.builders.seals import forge_header, without_digests
-from tests.store.builders import annotated, commit_images, empty, make_entries, parts, quarantined, start_run
+from tests.store.builders import (
+    annotated,
+    commit_images,
+    empty,
+    killed_at_write,
+    make_entries,
+    parts,
+    quarantined,
+    start_run,
+)
 
 IDS = ("image_id", "mask_id", "target_mask_ids", "rival_mask_id", "grounding_rival")
 
@@ -149,23 +156,11 @@ def vars_of(entry) -> list[object]:
 def test_killed_at_ten_random_writes_the_same_call_finishes_with_the_same_bytes(two, place, monkeypatch):
     combine(two, whole := place("whole"))
     due, root = files_of(whole), verify_run(whole).root
-    writes = {name: getattr(LocalStorage, name) for name in ("put", "create_once")}
     for number in random.Random(80).sample(range(1, 31), 10):
-        left = [number]
-
-        def die(files, path, data, *, write, left=left):
-            is_lock = path.startswith("_lock/")
-            left[0] -= not is_lock
-            if left[0] <= 0 and not is_lock:
-                raise KeyboardInterrupt
-            return write(files, path, data)
-
         new = place(f"kill-{number}")
-        with monkeypatch.context() as patch, contextlib.suppress(KeyboardInterrupt):
-            for name, write in writes.items():
-                patch.setattr(LocalStorage, name, partialmethod(die, write=write))
+        with killed_at_write(number, monkeypatch) as is_due:
             combine(two, new, num_threads=1)
-        assert left[0] <= 0
+        assert is_due()
         combine(two, new)
         assert files_of(new) == due, f"killed at write {number}"
         assert verify_run(new, root=root).is_clean

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import random
 import shutil
 from dataclasses import replace
-from functools import partialmethod
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +13,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pseudoris.files.local_storage import LocalStorage
 from pseudoris.files.location import RunLocation
 from pseudoris.primitives.errors import ConfigError
 from pseudoris.schemas.config import ComputeConfig
@@ -40,7 +37,7 @@ from tests.builders.fitted import fitted, fitted_file
 from tests.builders.images import png
 from tests.builders.scored_runs import begin, commit_scored, finish, scored_run, scored_shard
 from tests.builders.seals import without_digests
-from tests.store.builders import HEIGHT, WIDTH, commit_made, make_entries, parts
+from tests.store.builders import HEIGHT, WIDTH, commit_made, killed_at_write, make_entries, parts
 
 HIGHER = RuleChange(tau=1.2)
 
@@ -149,26 +146,13 @@ def test_killed_at_any_write_the_same_call_finishes_it_with_the_same_bytes(disk,
     whole = RunLocation.open(str(tmp_path / "whole"))
     refilter(disk, whole, HIGHER)
     due, root = files_of(whole, "_receipts"), verify_run(whole).root
-    writes = {name: getattr(LocalStorage, name) for name in ("put", "create_once")}
     is_killed, number = True, 0
     while is_killed:
         number += 1
-        left = [number]
-
-        def die(files, path, data, *, write, left=left):
-            # The lock is written by threads of its own, and has tests of its own.
-            is_lock = path.startswith("_lock/")
-            left[0] -= not is_lock
-            if left[0] <= 0 and not is_lock:
-                raise KeyboardInterrupt
-            return write(files, path, data)
-
         place = RunLocation.open(str(tmp_path / f"kill-{number}"))
-        with monkeypatch.context() as patch, contextlib.suppress(KeyboardInterrupt):
-            for name, write in writes.items():
-                patch.setattr(LocalStorage, name, partialmethod(die, write=write))
+        with killed_at_write(number, monkeypatch) as is_due:
             refilter(disk, place, HIGHER, num_threads=1)
-        is_killed = left[0] <= 0
+        is_killed = is_due()
         refilter(disk, place, HIGHER)
         assert files_of(place, "_receipts") == due, f"killed at write {number}"
         assert verify_run(place, root=root).is_clean
