@@ -38,6 +38,11 @@ def path_key(path: str) -> str:
     return quote(path.encode("utf-8", "surrogateescape"), safe="/")
 
 
+def key_prefix(name: str) -> str:
+    """Return what stands before the keys of a combined run's images of this name; nothing before those without one."""
+    return f"{path_key(name)}/" if name else ""
+
+
 def member_key(tar_path: str, member: str) -> str:
     """Return the key of a tar's member, `tar!member`; the member's name never becomes a path."""
     return f"{path_key(tar_path)}{_MEMBER}{path_key(member)}"

@@ -87,13 +87,14 @@ def as_begun(config: RunConfig, begun: RunConfig) -> RunConfig:
     0.7.0 composes for photographs in two presets, and counts the bits of grey in all but `paper`. A setting that is not
     the preset's stays as it is given.
     """
-    images, is_known = config.images, config.preset == begun.preset and begun.preset in preset_names()
-    if is_known and images.bits == load_config(config.preset).images.bits:
+    if config.preset != begun.preset or begun.preset not in preset_names():
+        return config
+    preset, images, captions = load_config(config.preset), config.images, config.captions
+    if images.bits == preset.images.bits:
         config = config.model_copy(update={"images": images.model_copy(update={"bits": begun.images.bits})})
     now, then, fitted = config.composing, begun.composing, begun.filtering.fitted
-    if now is None or then is None or config.preset != begun.preset or (now.places, then.places) != _PLACES:
+    if now is None or then is None or (now.places, then.places) != _PLACES:
         return config
-    preset, captions = load_config(config.preset), config.captions
     kept = {name: getattr(then, name) for name in _SINCE_0_7 if getattr(now, name) == getattr(preset.composing, name)}
     if captions.whole_picture == preset.captions.whole_picture:
         captions = captions.model_copy(update={"whole_picture": begun.captions.whole_picture})
@@ -105,9 +106,7 @@ def as_begun(config: RunConfig, begun: RunConfig) -> RunConfig:
 
 
 _PLACES: Final = ("photographs", "drawings")
-_SINCE_0_7: Final = (
-    *("places", "has_needed_words", "has_too_small", "has_colours", "min_group_or_none", "min_further"),
-)
+_SINCE_0_7: Final = ("places", "has_needed_words", "has_too_small", "has_colours", "min_group_or_none", "min_further")
 
 
 def _weights_of_photographs() -> list[str]:

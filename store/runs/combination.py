@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, Self
 
-from pseudoris.files.key_order import path_key
+from pseudoris.files.key_order import key_prefix
 from pseudoris.files.location import RunLocation
 from pseudoris.files.named_places import places_by_run
 from pseudoris.primitives.errors import ConfigError
@@ -159,7 +159,7 @@ class Combination:
 
         ConfigError if a list of a parent is lost, or that of the target is and its pictures give another.
         """
-        found = LeftOutImages([_prefix(name) for name in self.names])
+        found = LeftOutImages([key_prefix(name) for name in self.names])
         if self.listed is not None:
             found.add_list(self.listed)
             return found
@@ -219,7 +219,7 @@ class Combination:
                 number += 1
                 shards[at][min(sum(end <= shard for end in ends), len(ends) - 1)] += 1
                 for position, entry in enumerate(entries):
-                    key = f"{_prefix(name)}{entry.key}"
+                    key = f"{key_prefix(name)}{entry.key}"
                     named = image_id(key) if name else entry.image_id
                     if name in seen and (first := seen[name].setdefault(int(named, 16), at)) != at:
                         one, other = (self.parents[each].location.root for each in (first, at))
@@ -229,10 +229,6 @@ class Combination:
                         )
                     next(tally)
                     yield replace(entry, shard=number, position=position, key=key, image_id=named)
-
-
-def _prefix(name: str) -> str:
-    return f"{path_key(name)}/" if name else ""
 
 
 def pinned_of(header: RunHeader) -> list[tuple[ParentRun, str]]:

@@ -16,7 +16,7 @@ from typing import Any, Final
 
 import numpy as np
 
-from pseudoris.files.key_order import path_key
+from pseudoris.files.key_order import key_prefix
 from pseudoris.files.location import RunLocation
 from pseudoris.primitives.errors import ConfigError
 from pseudoris.schemas.ids import image_id
@@ -159,7 +159,7 @@ def _rewritten(
     tables, kept = {name: read(name) for name in SCHEMAS}, None
     if not is_whole:
         planned = {entry.image_id for entry in entries}
-        prefix = f"{path_key(shard.name)}/" if shard.name else ""
+        prefix = key_prefix(shard.name)
         kept = np.array([image_id(f"{prefix}{key}") in planned for key in tables[IMAGES]["key"].to_pylist()], np.bool_)
     tables = renamed(tables, entries, kept, where=where)
     counts = before.counts if is_whole else ShardCounts(**table_counts(tables))

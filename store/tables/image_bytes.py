@@ -9,7 +9,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Final
 
-from pseudoris.files.key_order import path_key
+from pseudoris.files.key_order import key_prefix
 from pseudoris.files.location import RunLocation
 from pseudoris.primitives.errors import ConfigError, ImageError
 from pseudoris.schemas.ids import sha256_hex
@@ -97,8 +97,8 @@ class PlannedImages:
         for num in range(len(words), -1, -1):
             given = "/".join(words[:num])
             if given in self._source:
-                return self._source[given], f"{path_key(given)}/" if given else ""
-        return None, f"{path_key(name)}/" if name else ""
+                return self._source[given], key_prefix(given)
+        return None, key_prefix(name)
 
     def outcomes(self, shard: int, wanted: Sequence[tuple[str, str | None, bytes | None]]) -> Iterator[Outcome]:
         """Yield what comes of images of a shard, given as key, sha256 and embedded bytes, in their order.

@@ -33,7 +33,7 @@ _IMAGE_FIELDS: Final = (
 )
 # An empty list of a record is a null.
 _LISTS_OF_IMAGES: Final = ("picture_size", "tile_xyxy_px", "whole_picture")
-_MASK_FIELDS: Final = (*("mask_id", "box_xyxy_px", "area_px", "predicted_iou", "stability_score", "prior", "is_cut"),)
+_MASK_FIELDS: Final = ("mask_id", "box_xyxy_px", "area_px", "predicted_iou", "stability_score", "prior", "is_cut")
 _EXPRESSION_FIELDS: Final = tuple(field.name for field in fields(ExpressionRecord))
 
 
