@@ -5,6 +5,7 @@ It must run offline on a CPU in about two minutes, with the code and commands of
 
 from __future__ import annotations
 
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Final
 
@@ -64,6 +65,10 @@ def demo(
         stdout.print(f"preset {preset}", style="bold")
         if exit_code := annotate.run(str(images), runs[preset], config):
             raise typer.Exit(exit_code)
+        # The pages name it so. A file system without links has the long name alone.
+        with suppress(OSError):
+            (folder / preset).unlink(missing_ok=True)
+            (folder / preset).symlink_to(Path(runs[preset]).name)
         stdout.print("", _sample_rows(RunLocation.open(runs[preset]), config), "")
     found = []
     for out in runs.values():

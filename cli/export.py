@@ -31,6 +31,7 @@ from pseudoris.interchange.exports import (
 )
 from pseudoris.primitives.errors import ConfigError
 from pseudoris.primitives.extras import require_extra
+from pseudoris.schemas.run_records import HEADER_NAME
 
 if TYPE_CHECKING:
     from pseudoris.interchange.exports.hub_repository import HubRepository
@@ -103,6 +104,7 @@ def export(
     chosen = ExportOptions.named(locals())
     flags = {"is_partial": partial, "is_overwriting": overwrite}
     excluded = options.read_exclude(exclude, exclude_distance, only)
+    _refuse_swapped(out, destination)
     request = export_request(
         out, destination, export_format, chosen, source=moved_places(source), exclusions=excluded, **flags
     )
@@ -116,6 +118,18 @@ def export(
         stdout.print(repository.upload(), soft_wrap=True)
     if not is_whole:
         raise typer.Exit(1)
+
+
+def _refuse_swapped(out: str, destination: str) -> None:
+    """Refuse an OUT without a run where DEST has one."""
+    if (
+        "://" not in f"{out}{destination}"
+        and not Path(out, HEADER_NAME).exists()
+        and Path(destination, HEADER_NAME).exists()
+    ):
+        raise ConfigError(
+            f"DEST {destination!r} is a run, and OUT {out!r} is none: give the run first, `export OUT DEST`"
+        )
 
 
 def _write(request: ExportRequest, export_format: str, destination: str) -> bool:

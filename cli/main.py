@@ -8,8 +8,10 @@ every image is quarantined; 2 the user can mend it; 3 incomplete, the same comma
 from __future__ import annotations
 
 import codecs
+import difflib
 import functools
 import logging
+import re
 import sys
 from collections.abc import Callable, Mapping
 from importlib import metadata
@@ -50,6 +52,8 @@ from pseudoris.primitives.untrusted import mask_logs, without_secrets
 
 EXIT_CODES: Final = "Exit codes: 0 done; 1 problem found; 2 error to fix; 3 incomplete, 130 interrupted: run it again"
 USER_MUST_MEND = 2
+# Matches Click's message about a word that is none of an option's choices.
+_CHOICE: Final = re.compile(r"'([^']{1,40})' is not one of (.*)")
 # Typer may ship its own copy of Click, so the class is taken from Typer.
 UsageError: Any = typer.BadParameter.__base__
 # Maps a command to the extra that it needs. What `evaluate` and `export` need depends on their options.
@@ -86,6 +90,43 @@ _GROUPS: Final[dict[str, dict[str, Callable[..., None] | typer.Typer]]] = {
     "Learn": {"train": train.app, "predict": train.predict},
 }
 _EPILOGS: Final = {"export": export.FORMATS}
+# The last line of each command's help: a command as it is mostly given.
+EXAMPLES: Final = {
+    "demo": "demo/",
+    "doctor": "photos/ out/ --preset base",
+    "weights list": "base",
+    "weights get": "base",
+    "weights check": "base",
+    "estimate": "photos/ --preset base --gpus 8",
+    "init": "settings.yaml",
+    "config show": "base",
+    "config schema": "",
+    "config diff": "base paper",
+    "annotate": "photos/ out/ --preset base",
+    "status": "out/ --watch",
+    "verify": "out/",
+    "gc": "out/",
+    "gallery": "out/",
+    "stats": "out/",
+    "sample": "out/ --rows 20",
+    "evaluate": "out/ --truth human/ --report report/",
+    "audit draw": "out/ audit/ --pairs 200",
+    "audit page": "audit/ --to page/",
+    "audit add": "audit/ verdicts.jsonl",
+    "audit report": "audit/",
+    "export": "out/ data/ --format refer",
+    "import": "refcocog/ train2014/ human/",
+    "refilter": "out/ stricter/ --tau 1.2",
+    "combine": "v1/ v2/ both/",
+    "calibrate": "out/ --composer --to fitted.yaml",
+    "parts": "out/ --table expressions",
+    "ppt objects": "classes/ d_sem/",
+    "ppt compose": "d_sem/ d_ref/",
+    "ppt pairs": "out/ pairs/",
+    "train ppt": "--d-sem d_sem/ --d-ref d_ref/ --out model/",
+    "train student": "out/ --out model/",
+    "predict": 'photo.jpg "the dog on the left" --model model/',
+}
 
 
 class HelpPage(TyperGroup):
@@ -125,6 +166,9 @@ class HelpPage(TyperGroup):
         except UsageError as error:
             # Pydantic begins a message with `Value error, `, which does not help a user, so it is removed.
             error.message = without_secrets(error.message.removeprefix("Value error, "))
+            if chosen := _CHOICE.search(error.message):
+                near = difflib.get_close_matches(chosen[1], re.findall("'([^']*)'", chosen[2]), n=1, cutoff=0.5)
+                error.message += f" Did you mean {near[0]!r}?" if near else ""
             if "extra argument" in error.message:
                 error.message += f". {QUOTE}"
             raise
@@ -158,6 +202,9 @@ def _prepare(commands: Mapping[str, Any], above: str = "", extra: str | None = N
                 if found := getattr(each, text, None):
                     setattr(each, text, escape(found))
         path, needed = f"{above}{name}", extra or _EXTRAS.get(name)
+        if path in EXAMPLES:
+            example = f"Example: {' '.join(filter(None, ('pseudoris', path, EXAMPLES[path])))}"
+            command.epilog = "\n  ".join(filter(None, (command.epilog, escape(example))))
         if hasattr(command, "commands"):
             _prepare(command.commands, f"{path} ", needed)
         elif needed is not None:
@@ -221,7 +268,7 @@ def main() -> None:
     logging.basicConfig(level=logging.WARNING, handlers=[handler])
     try:
         # Signals raise an exception here, so that half-written files are removed before the process ends.
-        with interruptible():
+        with interruptible(says="stopping: this may take some seconds"):
             app(prog_name="pseudoris")
     except ConfigError as error:
         report("error", str(error), "red")

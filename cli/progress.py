@@ -68,6 +68,11 @@ class Bar:
         self._text = text
         self._progress.update(self._task, description=text, visible=True)
 
+    def begin(self, text: str) -> None:
+        """Change the text, and print it where no bar shows it: what comes may take long before it is counted."""
+        self.describe(text)
+        self._say(text)
+
     def restart(self, done: int) -> None:
         """Start the clocks. `done` was done before: no rate counts it."""
         self._progress.reset(self._task, completed=done, done_before=done)
@@ -141,7 +146,7 @@ class RunProgress:
     def on_event(self, event: RunEvent) -> None:
         """Show `event`."""
         if isinstance(event, Step):
-            self._show.describe(event.name)
+            self._show.begin(event.name)
         elif isinstance(event, Planned):
             if event.num_shards_done:
                 told = f"continuing: {event.num_shards_done} of {event.num_shards} shards are already committed"
@@ -180,6 +185,8 @@ class _NotebookBar(Bar):
 
     def describe(self, text: str) -> None:
         self._handle.update({"text/plain": text}, raw=True)
+
+    begin = describe
 
     def restart(self, done: int) -> None:
         """Nothing to do: it has no clock."""

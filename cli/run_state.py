@@ -7,7 +7,6 @@ for `verify --address`.
 from __future__ import annotations
 
 import dataclasses
-import json
 import re
 import time
 from collections.abc import Iterator
@@ -169,7 +168,7 @@ def verify(
         show = stack.enter_context(bar("verifying shards"))
         found = verify_run(location, quick=quick, sample=sample, root=root, progress=show, check=check)
     if as_json:
-        typer.echo(json.dumps({"is_clean": found.is_clean, **dataclasses.asdict(found)}))
+        console.echo_json({"is_clean": found.is_clean, **dataclasses.asdict(found)})
     else:
         _show_report(out, found)
     if not found.is_clean:

@@ -63,11 +63,11 @@ def annotate(
             begun = _begin(plan, lock, on_event)
             if not begun.pending.shards:
                 return begun.finish({}, lambda _: (each for each in list[Outcome]()))
+        on_event(Step("connecting to Ray"))
         # The executor imports Ray Data, which takes seconds, so mistakes in SOURCE or OUT are reported first.
         executor = importlib.import_module("pseudoris.pipeline.executor")
         # An interrupt that came during the import ends the run here, before Ray takes seconds to start.
         interrupts.check()
-        on_event(Step("connecting to Ray"))
         plan = stack.enter_context(plan.placed(on_event))
         # A new run takes its lock only here: if its images are refused, nothing is left in OUT.
         begun = begun or _begin(plan, lock or locks.enter_context(held), on_event)

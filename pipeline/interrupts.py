@@ -14,7 +14,7 @@ import threading
 import time
 import traceback
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from types import FrameType
 from typing import Any, Final
 
@@ -26,6 +26,9 @@ _IMPORT_PATIENCE_S: Final = 30.0
 
 # While this is set, each child process leaves the process group, so that no signal to the group reaches it.
 _is_apart: Final = threading.Event()
+# Of each program that says so if it has not ended this many seconds after a stop was asked for: what writes the line.
+_slow_stops: Final[list[threading.Timer]] = []
+_SLOW_STOP_S: Final = 0.5
 
 
 class Interrupts:
@@ -48,6 +51,7 @@ class Interrupts:
             return
         if number == signal.SIGHUP:
             _leave_dead_terminal()
+        _time_stop()
         if self._requested_s is None:
             self._requested_s = time.monotonic()
         # An exception between acquiring the lock of `logging` and the `try` that releases it would leave it locked. The
@@ -70,14 +74,24 @@ class Interrupts:
 
 
 @contextmanager
-def interruptible() -> Iterator[Interrupts]:
+def interruptible(*, says: str | None = None) -> Iterator[Interrupts]:
     """Let the signals raise KeyboardInterrupt inside the block, where that is safe.
 
-    Outside of the main thread the handlers are not changed.
+    Outside of the main thread the handlers are not changed. `says` is a line for standard error, if
+    the block has not ended half a second after the first signal.
     """
     interrupts = Interrupts()
-    with handlers_kept(interrupts.handle):
-        yield interrupts
+    slow_stop = threading.Timer(_SLOW_STOP_S, _write, (f"\n{says}\n".encode(),))
+    slow_stop.daemon = True
+    if says is not None:
+        _slow_stops.append(slow_stop)
+    try:
+        with handlers_kept(interrupts.handle):
+            yield interrupts
+    finally:
+        slow_stop.cancel()
+        if slow_stop in _slow_stops:
+            _slow_stops.remove(slow_stop)
 
 
 @contextmanager
@@ -91,11 +105,15 @@ def signals_deferred() -> Iterator[None]:
     kept: list[int] = []
     install = signal.signal
 
+    def keep(number: int, _frame: FrameType | None) -> None:
+        kept.append(number)
+        _time_stop()
+
     def install_others(number: int, handler: Any) -> Any:
         return signal.getsignal(number) if number in _SIGNALS else install(number, handler)
 
     try:
-        with handlers_kept(lambda number, _frame: kept.append(number)):
+        with handlers_kept(keep):
             signal.signal = install_others  # type: ignore[assignment]
             # A terminal's Ctrl-C, `timeout` and Slurm signal the whole process group. If Ray's processes end while Ray
             # starts, its C++ code ends this process silently with exit code 1.
@@ -135,6 +153,18 @@ def _leave_group() -> None:
 
 
 os.register_at_fork(after_in_child=_leave_group)
+
+
+def _time_stop() -> None:
+    for slow_stop in _slow_stops:
+        if slow_stop.ident is None:
+            slow_stop.start()
+
+
+def _write(line: bytes) -> None:
+    # Not by `sys.stderr`: the signal may have come while its lock is held.
+    with suppress(OSError):
+        os.write(2, line)
 
 
 def _leave_dead_terminal() -> None:

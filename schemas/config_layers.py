@@ -308,6 +308,8 @@ def _explain(item: Mapping[str, Any], model: type[BaseModel], fitted: str) -> st
     remedy = f" (in {fitted}: `pseudoris calibrate --to` writes such a file)" if in_file else ""
     if item["type"] in {"extra_forbidden", "unexpected_keyword_argument"}:
         near = [] if in_file else _near(key, [each.key for each in settings(model)])
+        if not near and not in_file and item["loc"][0] not in model.model_fields:
+            return f"{key}: unknown key. The groups are {', '.join(model.model_fields)}"
         return f"{key}: unknown key" + (f"; did you mean {' or '.join(near[:_SHOWN_KEYS])}?" if near else remedy)
     if item["type"] == "missing":
         return f"{key}: missing{remedy}"

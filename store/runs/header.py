@@ -16,7 +16,7 @@ from pydantic import ValidationError
 
 from pseudoris.files.location import RunLocation, resolved
 from pseudoris.primitives.errors import ConfigError, refuse_other_version
-from pseudoris.primitives.untrusted import parse_json, without_secrets
+from pseudoris.primitives.untrusted import EXTENSIONS, parse_json, without_secrets
 from pseudoris.primitives.uris import RECORDED, refuse_secrets, secrets_in, values_in
 from pseudoris.schemas.config import RunConfig
 from pseudoris.schemas.ids import sha256_hex
@@ -179,13 +179,20 @@ def require_header(location: RunLocation) -> RunHeader:
         if any(next(location.list(folder), None) for folder in (RECEIPTS_FOLDER, MANIFEST_FOLDER)):
             raise ConfigError(f"{location.uri(HEADER_NAME)} is gone, but the results of its run are there. {RESTORE}")
         below = [] if "://" in location.root else sorted(Path(location.root).glob(f"*/{HEADER_NAME}"))
-        remedy = (
-            f"did you mean {below[0].parent}?"
-            if below
-            else "start one with `pseudoris annotate SOURCE OUT --preset NAME`"
-        )
+        remedy = "start one with `pseudoris annotate SOURCE OUT --preset NAME`"
+        if below:
+            remedy = f"did you mean {below[0].parent}?"
+        elif picture := _picture_in(location.root):
+            remedy = f"it is a folder of images, such as {picture}. Annotate it first: {remedy}"
         raise ConfigError(f"there is no run at {location.root}: {remedy}")
     return header
+
+
+def _picture_in(root: str) -> str | None:
+    """Return the name of a picture that lies in the local folder `root`; None without one."""
+    folder = Path(root)
+    names = (path.name for path in folder.iterdir()) if "://" not in root and folder.is_dir() else iter(())
+    return next((name for name in names if name.lower().endswith(EXTENSIONS)), None)
 
 
 def check_identity(

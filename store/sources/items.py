@@ -47,6 +47,16 @@ class SourceItem:
 _TO_CONVERT: Final = frozenset(
     {".jxl", ".dng", ".cr2", ".cr3", ".nef", ".arw", ".raf", ".orf", ".rw2", ".psd", ".svg", ".exr", ".hdr", ".pdf"}
 )
+# What gets pictures out of files of volumes, slides and series.
+_TO_EXTRACT: Final = {
+    ".dcm": "write each slice as PNG or TIFF (pydicom), and give the range of its values as images.window",
+    ".nii": "write each slice as PNG or TIFF (nibabel), and give the range of its values as images.window",
+    ".nii.gz": "write each slice as PNG or TIFF (nibabel), and give the range of its values as images.window",
+    ".svs": "write a level as TIFF (openslide), and cut it by `pseudoris tile`",
+    ".ndpi": "write a level as TIFF (openslide), and cut it by `pseudoris tile`",
+    ".mp4": "write its frames as JPEG (ffmpeg)",
+    ".mov": "write its frames as JPEG (ffmpeg)",
+}
 _SHOWN: Final = 8
 _MAX_EXTENSIONS: Final = 200
 _MAX_LETTERS: Final = 9
@@ -81,16 +91,16 @@ class LeftOut:
 
     def count_file(self, path: str) -> None:
         """Count a file that is not listed."""
-        suffix = PurePosixPath(path).suffix.lower()
-        is_usual = suffix.isascii() and suffix[1:].isalnum() and len(suffix) <= _MAX_LETTERS
+        suffix = _suffix(path)
+        is_usual = suffix.isascii() and suffix[1:].replace(".", "").isalnum() and len(suffix) <= _MAX_LETTERS
         # Only the first suffixes are counted by name, because names such as `photo.000001` have millions of suffixes.
         is_kept = suffix in self.extensions or len(self.extensions) < _MAX_EXTENSIONS
         self.extensions[(suffix if is_kept else _OTHER) if is_usual else ""] += 1
 
     def count_member(self, name: str) -> None:
         """Count a member of a tar that is not listed, if it is an image."""
-        suffix = PurePosixPath(name).suffix.lower()
-        if suffix in HEIF_EXTENSIONS or suffix in _TO_CONVERT:
+        suffix = _suffix(name)
+        if suffix in HEIF_EXTENSIONS or suffix in _TO_CONVERT or suffix in _TO_EXTRACT:
             self.extensions[suffix] += 1
 
     def notices(self) -> Iterator[str]:
@@ -106,6 +116,8 @@ class LeftOut:
             )
         if convertible := sorted(self.extensions.keys() & _TO_CONVERT):
             yield f"{', '.join(convertible)} files cannot be read: convert them to JPEG, PNG, WebP or TIFF"
+        for suffix in sorted(self.extensions.keys() & _TO_EXTRACT.keys()):
+            yield f"{suffix} files cannot be read: {_TO_EXTRACT[suffix]}"
         if self.extensions[""]:
             yield "to list files of any name: --set 'source.extensions=[\"\"]'; any that is no image is quarantined"
         if self.num_tables:
@@ -118,3 +130,9 @@ class LeftOut:
                 f"in an archive class (GLACIER or the like): {self.num_archived:,} objects. Restore them first: "
                 "those that are not restored are quarantined as archived"
             )
+
+
+def _suffix(path: str) -> str:
+    """Return a name's extension in lower case; of a packed volume, `.nii.gz`, both."""
+    suffixes = PurePosixPath(path.lower()).suffixes[-2:]
+    return "".join(suffixes) if suffixes == [".nii", ".gz"] else "".join(suffixes[-1:])

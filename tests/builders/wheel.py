@@ -12,14 +12,19 @@ ROOT = Path(__file__).parents[2]
 ROOMS = tuple(sorted(path.name for path in (ROOT / "pseudoris").iterdir() if path.is_symlink()))
 
 
-def build_wheel(folder: Path) -> Path:
-    """Build the wheel of the source distribution, in a copy: no `build/` of earlier ones is in the way."""
-    source = folder / "source"
+def copy_source(source: Path) -> Path:
+    """Copy what a wheel is built from into `source`."""
     for name in ("pseudoris", *ROOMS):
         ignored = shutil.ignore_patterns("__pycache__")
         shutil.copytree(ROOT / name, source / name, ignore=ignored, symlinks=True)
     for name in ("pyproject.toml", "README.md", "LICENSE"):
         shutil.copy(ROOT / name, source)
+    return source
+
+
+def build_wheel(folder: Path) -> Path:
+    """Build the wheel of the source distribution, in a copy."""
+    source = copy_source(folder / "source")
     pack = f"from setuptools import build_meta; build_meta.build_sdist({str(folder)!r})"
     subprocess.run([sys.executable, "-c", pack], cwd=source, check=True, capture_output=True)
     (packed,) = folder.glob("pseudoris-*.tar.gz")

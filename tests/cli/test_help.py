@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 import subprocess
 import sys
 
@@ -114,3 +115,16 @@ def test_in_a_clone_a_bare_name_is_no_second_copy_of_ours():
     assert ended.stdout.splitlines() == [
         f"{room!r} is not a package of its own: import pseudoris.{room}" for room in ROOMS
     ]
+
+
+@pytest.mark.parametrize(
+    "path", [path for path, each in COMMANDS.items() if not hasattr(each, "commands")], ids=" ".join
+)
+def test_the_help_of_a_command_ends_with_an_example_that_it_takes(path):
+    command = COMMANDS[path]
+    last = command.epilog.splitlines()[-1].strip()
+    words = shlex.split(last.removeprefix("Example: "))
+
+    assert shown(*path, "--help", columns=1_000).rstrip().endswith(last)
+    assert tuple(words[: len(path) + 1]) == ("pseudoris", *path)
+    assert command.make_context(path[-1], words[len(path) + 1 :]).command is command

@@ -29,8 +29,9 @@ PATIENCE_S = 600
 # Beside other work a server of Ray may take minutes to start.
 PATIENT = ("--set", f"placement.start_timeout_s={PATIENCE_S}")
 
-BEFORE = "stopped before anything was done\n"
-AFTER = r"stopped interrupted( before the first step: nothing is kept)?\nto resume run the same command again\n"
+BEFORE = r"stopped before anything was done\n"
+LATE = r"(\nstopping: this may take some seconds\n)?"
+AFTER = rf"{LATE}stopped interrupted( before the first step: nothing is kept)?\nto resume run the same command again\n"
 
 
 @pytest.fixture(scope="module")

@@ -36,6 +36,9 @@ MISTAKES = [
         for each in ("annotate cats none", "estimate cats")
     ),
     ("export none there", "there is no run at"),
+    ("export cats there", "cats: it is a folder of images, such as a.jpg. Annotate it first: start one with"),
+    ("export none there --format refr", "Did you mean 'refer'?"),
+    ("annotate cats out --set sam.min_area=3", "sam: unknown key. The groups are preset, source, images, masks,"),
     ("export none there --format yolo", "'--format': 'yolo' is not one of 'parquet'"),
     ("export none there --exclude none.csv", "none.csv' does not exist"),
     ("refilter none new --tau inf", "inf is not possible: give a finite number"),

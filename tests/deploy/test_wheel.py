@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import subprocess
+import sys
 import tomllib
 import zipfile
 from dataclasses import dataclass
@@ -14,7 +15,7 @@ import pytest
 
 from tests.builders.images import png
 from tests.builders.runs import SMALL, STUBS
-from tests.builders.wheel import ROOMS, ROOT, make_environment
+from tests.builders.wheel import ROOMS, ROOT, copy_source, make_environment
 
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]
 DECOYS = ("training/__init__.py", "interchange/dataset.py", "workers/__init__.py", "deploy/__init__.py")
@@ -146,3 +147,19 @@ def test_it_runs_among_decoys_and_no_process_asks_for_a_bare_name(elsewhere):
     workers = [found for (_, words), found in modules.items() if "default_worker.py" in words]
     assert any("pseudoris.store.sources.planned_images" in found for found in workers), "a task that reads"
     assert any("pseudoris.store.runs.commit" in found for found in workers), "a task that commits"
+
+
+@pytest.mark.slow
+def test_a_second_build_packs_no_module_that_was_deleted(tmp_path):
+    source = copy_source(tmp_path / "source")
+    stale = source / "build" / "lib" / "pseudoris" / "deleted.py"
+    stale.parent.mkdir(parents=True)
+    stale.write_text("")
+
+    pack = f"from setuptools import build_meta; build_meta.build_wheel({str(tmp_path)!r})"
+    subprocess.run([sys.executable, "-c", pack], cwd=source, check=True, capture_output=True)
+
+    (wheel,) = tmp_path.glob("pseudoris-*.whl")
+    names = zipfile.ZipFile(wheel).namelist()
+    assert "pseudoris/cli/main.py" in names
+    assert "pseudoris/deleted.py" not in names

@@ -75,12 +75,24 @@ def _takes(command: Any, parameter: Any) -> str:
     if getattr(parameter, "is_flag", False) or parameter.param_type_name == "argument":
         return ""
     # Typer's own record of types differs from version to version; the function's annotation does not.
-    hint = typing.get_type_hints(inspect.unwrap(command.callback)).get(parameter.name, str)
+    hints = typing.get_type_hints(inspect.unwrap(command.callback), include_extras=True)
+    declared = hints.get(parameter.name, str)
+    hint = declared.__origin__ if hasattr(declared, "__metadata__") else declared
     kinds = [each for each in (hint, *typing.get_args(hint)) if inspect.isclass(each)]
     for kind in kinds:
         if issubclass(kind, enum.Enum):
             return ", ".join(f"`{each.value}`" for each in kind)
-    return "number" if {int, float}.intersection(kinds) else "path" if Path in kinds else "text"
+    if {int, float}.intersection(kinds):
+        return ", ".join(filter(None, ("number", _bounds(declared))))
+    return "path" if Path in kinds else "text"
+
+
+def _bounds(hint: Any) -> str:
+    """Return the bounds of an option's value as its help has them, "1 <= x <= 64"; empty without one."""
+    rules = next((each for each in getattr(hint, "__metadata__", ()) if hasattr(each, "min")), None)
+    low, high = (None, None) if rules is None else (rules.min, rules.max)
+    shown = (*([] if low is None else [f"{low} <="]), "x", *([] if high is None else [f"<= {high}"]))
+    return " ".join(shown) if len(shown) > 1 else ""
 
 
 def _plain(text: str | None) -> str:

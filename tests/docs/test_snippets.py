@@ -1,8 +1,8 @@
 """Code on the pages: what is tagged `run` runs, block after block, and so does all of docs/guides/sql.md.
 
-A fence of "```python run" or "```bash run" is tagged. The folder has `out/`, a run of two drawn scenes, and `photos/`,
-its images. The Python of a page shares its names, and `pseudoris` is on the path of bash. The page of SQL has a run in
-`out`, and in a bucket `bucket`.
+A fence of "```python run" or "```bash run" is tagged. The folder has `out/`, a run of two drawn scenes, the same in
+`demo-out/`, and `photos/`, its images. The Python of a page shares its names, and `pseudoris` is on the path of bash.
+The page of SQL has a run in `out`, and in a bucket `bucket`.
 """
 
 from __future__ import annotations
@@ -89,6 +89,8 @@ def test_all_python_of_the_readme_is_tagged():
 def test_the_tagged_snippets_of_a_page_run_in_their_order(page, tiny_run, tmp_path):
     shutil.copytree(tiny_run.out, tmp_path / "out")
     (tmp_path / "photos").symlink_to(tiny_run.source)
+    (tmp_path / "demo-out").mkdir()
+    (tmp_path / "demo-out" / "tiny-composed").symlink_to(tmp_path / "out")
     blocks = [(each.language, each.code, each.line) for each in snippets(page) if each.is_run]
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
     environment["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"

@@ -6,6 +6,7 @@ import logging
 import os
 import pty
 import signal
+import subprocess
 import sys
 import threading
 import time
@@ -187,3 +188,22 @@ def test_a_requested_stop_ends_the_executor_once_the_commit_before_it_is_taken(m
         interrupts.handle(2, None)
     with pytest.raises(KeyboardInterrupt):
         next(receipts)
+
+
+def test_a_stop_that_takes_longer_says_so_within_a_second(tmp_path):
+    code = (
+        "import os, signal, time\n"
+        "from pseudoris.pipeline.interrupts import interruptible, signals_deferred\n"
+        "with interruptible(says='stopping'), signals_deferred():\n"
+        "    signal.raise_signal(signal.SIGINT)\n"
+        "    print('asked', flush=True)\n"
+        "    time.sleep(60)\n"
+    )
+    words = [sys.executable, "-c", code]
+    with subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stdout.readline() == "asked\n"
+        asked = time.monotonic()
+        assert process.stderr.readline() + process.stderr.readline() == "\nstopping\n"
+        took = time.monotonic() - asked
+        process.kill()
+    assert took < 30
