@@ -209,6 +209,12 @@ class RunLocation:
             content = self.read_bytes(path)
         finally:
             self.delete(path)
+        if content not in (b"first", b"second"):
+            how = "packs them with gzip" if content.startswith(b"\x1f\x8b") else "changes them"
+            raise ConfigError(
+                f"{self.root} gives back other bytes than were written: a proxy between here and the store {how}. "
+                "Name the store itself, or let the proxy pass bodies as they are"
+            )
         if not is_first or is_second or content != b"first":
             raise ConfigError(
                 f"{self.root} allowed a file to be created twice: it ignores `If-None-Match: *` (or exclusive links on "

@@ -84,6 +84,7 @@ def commit_parts(
             location.put_part(part_path(table, receipt.parts[table]), data)
         receipt, data = sealed(receipt)
         if location.create_once(receipt_path(receipt.shard, receipt.generation), data):
+            _look_again(location, receipt)
             return receipt
         # The receipt exists: another writer was first, or our request arrived twice. The receipt's content shows which.
         existing = read_receipt(location, receipt.shard, receipt.generation)
@@ -104,6 +105,17 @@ def commit_parts(
         if is_superseded or part != existing.parts[table]:
             location.delete(part_path(table, part))
     return existing
+
+
+def _look_again(location: RunLocation, receipt: Receipt) -> None:
+    """Say which parts of a new receipt are gone: of a writer that stood still for an hour, gc takes them for garbage."""
+    paths = [part_path(table, part) for table, part in receipt.parts.items()]
+    if gone := [path for path in paths if not location.exists(path)]:
+        logger.warning(
+            "%s: deleted before shard %d was committed, as this writer stood still. Run the same command with --repair.",
+            ", ".join(map(location.uri, gone)),
+            receipt.shard,
+        )
 
 
 def _check_ids(shard: Shard, planned_ids: Sequence[str]) -> None:

@@ -81,6 +81,8 @@ HEARTBEAT_S: Final = 15.0
 WATCH_S: Final = 60.0
 _POLL_S: Final = 2.0
 _RELEASE_S: Final = 30.0
+# A driver makes at most so many claims. A race is lost once or twice; a proxy that cuts bodies loses them all.
+_MAX_ATTEMPTS: Final = 15
 CLAIM_NAME: Final = re.compile(rf"^claim-{EIGHT_DIGITS}\.json$")
 
 
@@ -115,23 +117,37 @@ class RunLock:
     ) -> RunLock:
         """Acquire and return the lock, at once if it is free or its owner died here; ConfigError if its owner lives.
 
+        TransientError if no claim can be read back as it was written.
+
         `on_wait` is called with a text before a wait, before a takeover, and after the owner's death.
         """
         times = times or LockTimes()
         owner = f"{secrets.token_hex(8)} {', '.join(map(str, machine_limits()))}"
         own = Claim(owner, 0, _host(), os.getpid())
-        while True:
+        for attempt in range(_MAX_ATTEMPTS):
             number, holder = _highest(location)
-            if holder is not None and not _is_gone(holder):
+            if holder is not None and holder.owner != owner and not _is_gone(holder):
                 _watch(location, number, holder, on_wait=on_wait, times=times)
-            last = current_holder(location)
-            location.create_once(_path(number + 1), claim_to_bytes(own))
+            # A listing may show this driver's own claim only now.
+            last = None if holder == own else current_holder(location)
+            if holder != own:
+                number += 1
+                location.create_once(_path(number), claim_to_bytes(own))
             # The claims are read again, because meanwhile other drivers may have added, released or deleted some.
-            if _highest(location) == (number + 1, own):
+            found = _highest(location)
+            if found == (number, own):
                 if last is not None and last.death is not None:
                     on_wait(last.death)
-                _tidy(location, number + 1)
-                return cls(location, number + 1, own)
+                _tidy(location, number)
+                return cls(location, number, own)
+            if found[0] <= number and found[1] is None:
+                if not attempt:
+                    on_wait(f"The claim of {location.root} cannot be read back as it was written. Trying again")
+                times.sleep(times.poll_s)
+        raise TransientError(
+            f"the lock of {location.root} cannot be taken: none of {_MAX_ATTEMPTS} claims in {LOCK_FOLDER}/ can be read "
+            "back as it was written. Does a proxy between here and the store change or cut bodies?"
+        )
 
     def heartbeat(self) -> None:
         """Raise the counter; TakenOverError if another driver took over the run: this one must stop."""

@@ -274,7 +274,7 @@ def injecting(upstream: str, faults: Sequence[Fault] = (), *, seed: int = 0) -> 
 
 
 def _edited(head: bytes, body: bytes, old: str, new: str) -> tuple[bytes, bytes]:
-    whole = re.sub(old.encode(), new.encode(), head + body)
+    whole = re.sub(old.encode(), new.encode("latin-1"), head + body)
     head, separator, body = whole.partition(b"\r\n\r\n")
     if body:
         head = re.sub(rb"(?im)^content-length:[^\r\n]*", b"Content-Length: %d" % len(body), head)

@@ -208,3 +208,9 @@ def test_the_environment_names_the_endpoint_where_no_configuration_does(bucket_r
     proxy.set_faults([Fault("denied", operation="GetObject")])
     with pytest.raises(ConfigError, match="access is denied"):
         RunLocation.open(bucket_run.root).read_bytes("a")
+
+
+def test_a_proxy_that_packs_bodies_is_named_and_not_the_store(bucket_run, proxy):
+    proxy.set_faults([Fault("edited", operation="GetObject", old="first", new="\x1f\x8bxyz")])
+    with pytest.raises(ConfigError, match="a proxy between here and the store packs them with gzip"):
+        bucket_run.probe()

@@ -271,3 +271,18 @@ def test_a_writer_that_wakes_up_after_a_retry_and_its_collection_leaves_no_part_
     for table in SCHEMAS:
         assert [file.name.partition("-")[2][8:12] for file in location.list(table)] == [".g1-"]
     assert verify_run(location).is_clean
+
+
+def test_a_writer_whose_parts_were_collected_before_its_receipt_says_what_is_missing(location, monkeypatch, caplog):
+    create = RunLocation.create_once
+
+    def collected(self, path, data):
+        monkeypatch.setattr(RunLocation, "create_once", create)
+        for part in parts(location):
+            location.delete(part)
+        return create(self, path, data)
+
+    monkeypatch.setattr(RunLocation, "create_once", collected)
+    receipt = committed(location)
+    assert all(location.uri(part_path(*each)) in caplog.text for each in receipt.parts.items())
+    assert "Run the same command with --repair" in caplog.text

@@ -18,6 +18,7 @@ from pseudoris.primitives.errors import ConfigError, TransientError
 from pseudoris.store.runs import lock as lock_module
 from pseudoris.store.runs.lock import LOCK_FOLDER, Claim, LockTimes, RunLock, claim_from_bytes, current_holder
 from tests.builders.command import wait_for
+from tests.builders.fault_proxy import Fault
 
 ELSEWHERE = Claim(owner="abc", counter=3, host="another-machine boot ns", pid=4711)
 
@@ -254,3 +255,23 @@ def test_a_storage_that_has_stopped_to_answer_does_not_hold_up_the_end(disk, mon
     # Reached while the release still waits.
     assert not is_over.is_set()
     is_over.set()
+
+
+def test_claims_that_come_back_changed_end_in_one_sentence(bucket_run, proxy, clock):
+    proxy.set_faults([Fault("edited", operation="GetObject", key="_lock/", old='"owner"', new='"other"')])
+    said = []
+    with pytest.raises(TransientError, match="Does a proxy between here and the store change or cut bodies"):
+        acquire(bucket_run, clock, said)
+    assert clock.now_s >= 20
+    assert [text for text in said if "cannot be read back as it was written" in text]
+    assert proxy.counts["PutObject"] <= 20
+
+
+def test_a_listing_that_shows_ones_own_claim_late_is_no_other_process(bucket_run, proxy, clock):
+    # The listings of the first try show no claim at all.
+    proxy.set_faults([Fault("edited", operation="ListObjectsV2", key="_lock", old="(?s)<Contents>.*</Contents>", times=3)])
+    said = []
+    lock = acquire(bucket_run, clock, said)
+    lock.heartbeat()
+    assert proxy.hits["edited"] == 3
+    assert not [text for text in said if "holds the lock" in text]
