@@ -22,6 +22,7 @@ from pseudoris.files.location import RunLocation
 from pseudoris.files.named_places import moved_places
 from pseudoris.primitives.errors import ConfigError
 from pseudoris.primitives.uris import writable
+from pseudoris.store.runs.lock import RunLock
 from pseudoris.store.tables.image_bytes import PlannedImages
 from pseudoris.store.tables.open_run import OpenRun
 
@@ -105,7 +106,7 @@ def page(
         raise ConfigError(
             f"--to {to!r} is inside the audit. Choose a folder outside it: the page is for others to open."
         )
-    with bar("images") as show:
+    with RunLock.held(destination), bar("images") as show:
         missing = write_judging_page(opened, destination, plugins or (), show)
     _report_missing(missing)
     report("page", destination.uri(INDEX_NAME), "green", console=stdout)

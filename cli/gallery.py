@@ -19,6 +19,7 @@ from pseudoris.files.location import RunLocation
 from pseudoris.files.named_places import moved_places
 from pseudoris.primitives.errors import ConfigError
 from pseudoris.primitives.uris import writable
+from pseudoris.store.runs.lock import RunLock
 from pseudoris.store.tables.image_bytes import PlannedImages
 from pseudoris.store.tables.open_run import OpenRun
 
@@ -95,7 +96,7 @@ def write_pages(
     ids = {pair.partition("-")[0] for pair in (*besides, *verdicts)}
     planned = PlannedImages(location, run.header, source=moved_places(source))
     content = replace(gallery_from_run(run, planned, sample=sample, besides=ids), verdicts=verdicts)
-    with bar() as show:
+    with RunLock.held(destination), bar() as show:
         quality = quality_of_run(run, content.summary, on_shard=show.named("counting shards"))
         # The quality page is written first, because the gallery links to it.
         destination.replace(QUALITY_NAME, "".join(iter_quality(quality)).encode())

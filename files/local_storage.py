@@ -13,7 +13,7 @@ import re
 import secrets
 import stat
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, ClassVar, Final, TypeVar
@@ -180,6 +180,11 @@ class LocalStorage(Storage):
     def delete(self, path: str) -> None:
         """Delete the file if it exists."""
         self._at(path).unlink(missing_ok=True)
+
+    def delete_empty(self, folder: str) -> None:
+        """Delete a folder that is empty."""
+        with suppress(OSError):
+            self._at(folder).rmdir()
 
     def _at(self, path: str) -> Path:
         if not self.follows_links:

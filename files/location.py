@@ -172,6 +172,7 @@ class RunLocation:
     replace_by = _told("write", Storage.put_file)
     temporary_path = _told("write", Storage.temporary_path)
     delete = _told("delete", Storage.delete)
+    delete_empty = _told("delete", Storage.delete_empty)
 
     def exists(self, path: str) -> bool:
         """Return whether there is a file at `path`; a folder does not count."""

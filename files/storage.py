@@ -235,6 +235,9 @@ class Storage(Protocol):
     def delete(self, path: str) -> None:
         """Delete the file if it exists."""
 
+    def delete_empty(self, folder: str) -> None:
+        """Delete a folder that is empty; a bucket has no folders."""
+
 
 def refuse_change(found: StoredFile, expected: StoredFile) -> None:
     """Raise `ImageError` (`changed`) for another version than the expected one; None in `expected` is not checked."""

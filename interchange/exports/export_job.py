@@ -11,7 +11,7 @@ import logging
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import count, islice
@@ -40,6 +40,7 @@ from pseudoris.primitives.extras import require_extra
 from pseudoris.primitives.untrusted import file_sha256, printable_json, without_secrets
 from pseudoris.schemas.ids import sha256_hex
 from pseudoris.schemas.shard import ExpressionRecord
+from pseudoris.store.runs.lock import RunLock
 from pseudoris.store.tables.annotations import AnnotatedImage, iter_annotations
 from pseudoris.store.tables.image_bytes import PlannedImages
 
@@ -83,18 +84,20 @@ class ExportFormat:
         """Write the export, check it, and return what it holds.
 
         Raises:
-            ConfigError: The destination holds something else, or cannot be written; an option is not possible.
+            ConfigError: The destination holds something else, or cannot be written; another process writes there; an
+                option is not possible.
             TransientError: A record decodes to something else than it was made from, or is stored with other bytes.
         """
         job = ExportJob(self, request, on_progress)
-        try:
-            with job.files:
-                found = self.writer(job)
-            said = f"{job.num_further:,} further sentences by --rewording. Most openings are left out."
-            return replace(found, notes=[*found.notes, said]) if job.options.rewording else found
-        except ConfigError:
-            job.give_back()
-            raise
+        with job.held:
+            try:
+                with job.files:
+                    found = self.writer(job)
+            except ConfigError:
+                job.give_back()
+                raise
+        said = f"{job.num_further:,} further sentences by --rewording. Most openings are left out."
+        return replace(found, notes=[*found.notes, said]) if job.options.rewording else found
 
 
 class ExportJob:
@@ -110,6 +113,7 @@ class ExportJob:
         files: Writes many small files.
         size_bytes: Size of all files that were not written by `files`.
         single_files: sha256 by path of these.
+        held: The lock of the destination, from `claim` on.
         give_back: Leaves the destination to others if no file was written; does nothing before `claim`.
     """
 
@@ -121,6 +125,7 @@ class ExportJob:
         self.written, self.files = Fingerprint(), ManyFiles(self.destination)
         self.num_images = self.size_bytes = self.num_further = self._num_encoded_anew = 0
         self.single_files: dict[str, str] = {}
+        self.held = ExitStack()
         self.give_back: Callable[[], None] = lambda: None
         self._stored: Callable[[], Iterator[tuple[str, int]]] = lambda: iter(())
         self.lacking = dict[str, str]()
@@ -151,6 +156,7 @@ class ExportJob:
 
     def claim(self, *folders: str, numbered: Callable[[int], str] | None = None, dataset: str | None = None) -> None:
         """Empty the destination's folders of an earlier export, and mark it as begun; see `claim_destination`."""
+        self.held.enter_context(RunLock.held(self.destination))
         claim = partial(claim_destination, self.destination, self.name, folders, numbered=numbered, dataset=dataset)
         claim(is_overwriting=self.request.is_overwriting)
         self.give_back = partial(unmark_empty, self.destination, folders, numbered)

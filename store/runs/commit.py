@@ -108,11 +108,11 @@ def commit_parts(
 
 
 def _look_again(location: RunLocation, receipt: Receipt) -> None:
-    """Say which parts of a new receipt are gone: of a writer that stood still for an hour, gc takes them for garbage."""
+    """Say which parts of a new receipt are gone: gc takes those of a writer that stood still for garbage."""
     paths = [part_path(table, part) for table, part in receipt.parts.items()]
     if gone := [path for path in paths if not location.exists(path)]:
         logger.warning(
-            "%s: deleted before shard %d was committed, as this writer stood still. Run the same command with --repair.",
+            "%s: deleted before shard %d was committed: this writer stood still. Run the same command with --repair.",
             ", ".join(map(location.uri, gone)),
             receipt.shard,
         )

@@ -145,8 +145,8 @@ class RunLock:
                     on_wait(f"The claim of {location.root} cannot be read back as it was written. Trying again")
                 times.sleep(times.poll_s)
         raise TransientError(
-            f"the lock of {location.root} cannot be taken: none of {_MAX_ATTEMPTS} claims in {LOCK_FOLDER}/ can be read "
-            "back as it was written. Does a proxy between here and the store change or cut bodies?"
+            f"the lock of {location.root} cannot be taken: none of {_MAX_ATTEMPTS} claims in {LOCK_FOLDER}/ can be "
+            "read back as it was written. Does a proxy between here and the store change or cut bodies?"
         )
 
     def heartbeat(self) -> None:
@@ -201,6 +201,7 @@ class RunLock:
             self.release()
             if not self._location.exists(HEADER_NAME):
                 _tidy(self._location, self._number + 1)
+                self._location.delete_empty(LOCK_FOLDER)
         except (TransientError, ConfigError, OSError) as error:
             logger.warning("Could not release the run's lock. It expires in a minute: %s", error)
 

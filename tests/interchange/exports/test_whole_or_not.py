@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 import time
 import tracemalloc
 from dataclasses import replace
@@ -20,6 +22,7 @@ from pseudoris.interchange.exports.destination import EXPORT_NAME, claim_destina
 from pseudoris.interchange.exports.export_job import ExportJob
 from pseudoris.interchange.exports.output_files import ManyFiles, json_arrays, new_file
 from pseudoris.primitives.errors import ConfigError, TransientError
+from pseudoris.store.runs.lock import LOCK_FOLDER
 from tests.builders.memory import TRIES, least_peak_bytes
 from tests.interchange.exports.builders import PICTURES, build_run, export, jpeg, request_for, stored
 
@@ -51,6 +54,28 @@ def test_a_killed_export_is_no_whole_one_and_the_same_call_finishes_it(name, bui
     monkeypatch.undo()
     export(name, built_run, place)
     assert contents(place.root) == contents(exported(name)[0])
+
+
+HOLDING = """
+import sys, time
+from pseudoris.files.location import RunLocation
+from pseudoris.store.runs.lock import RunLock
+with RunLock.held(RunLocation.open(sys.argv[1])):
+    print("held", flush=True)
+    time.sleep(600)
+"""
+
+
+@pytest.mark.slow
+def test_a_place_has_one_owner_and_a_dead_one_gives_way(built_run, place):
+    with subprocess.Popen([sys.executable, "-c", HOLDING, place.root], stdout=subprocess.PIPE, text=True) as owner:
+        assert owner.stdout.readline() == "held\n"
+        with pytest.raises(ConfigError, match=f"process {owner.pid} on .* is working on"):
+            export("hf", built_run, place)
+        assert not place.exists(EXPORT_NAME)
+        owner.kill()
+    export("hf", built_run, place)
+    assert not (Path(place.root) / LOCK_FOLDER).exists()
 
 
 @pytest.mark.parametrize("name", EXPORTS)
@@ -91,7 +116,10 @@ def test_a_place_with_other_files_is_refused_and_left_alone(name, exported, buil
 )
 def test_image_files_missing_changed_or_too_many_are_told(name, damaged, built_run, place, monkeypatch):
     real = RunLocation.list
-    monkeypatch.setattr(RunLocation, "list", lambda self, folder: iter(damaged(list(real(self, folder)))))
+    lock_is_sound = {LOCK_FOLDER: iter}
+    monkeypatch.setattr(
+        RunLocation, "list", lambda self, folder: iter(lock_is_sound.get(folder, damaged)(list(real(self, folder))))
+    )
     with pytest.raises(TransientError, match="does not have exactly the files that were written"):
         export(name, built_run, place)
 

@@ -269,7 +269,8 @@ def test_claims_that_come_back_changed_end_in_one_sentence(bucket_run, proxy, cl
 
 def test_a_listing_that_shows_ones_own_claim_late_is_no_other_process(bucket_run, proxy, clock):
     # The listings of the first try show no claim at all.
-    proxy.set_faults([Fault("edited", operation="ListObjectsV2", key="_lock", old="(?s)<Contents>.*</Contents>", times=3)])
+    claims = "(?s)<Contents>.*</Contents>"
+    proxy.set_faults([Fault("edited", operation="ListObjectsV2", key="_lock", old=claims, times=3)])
     said = []
     lock = acquire(bucket_run, clock, said)
     lock.heartbeat()
