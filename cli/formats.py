@@ -17,6 +17,7 @@ from rich.table import Table
 from rich.text import Text
 
 from pseudoris.primitives.untrusted import printable
+from pseudoris.store.tables.kept_clauses import KeptClause
 
 _BINARY_UNITS = ("B", "KiB", "MiB", "GiB", "TiB", "PiB")
 
@@ -66,6 +67,12 @@ def facts_table(title: str, rows: Iterable[tuple[str, str]] = ()) -> Table:
     table.show_header = False
     table.columns[0].style = "dim"
     return table
+
+
+def add_clauses(table: Table, clauses: Iterable[KeptClause]) -> None:
+    """Add what a run keeps to a table of facts, a row for each clause."""
+    for number, clause in enumerate(clauses):
+        table.add_row("" if number else "keeps", Text(printable(f"{clause.words}.")))
 
 
 def columns_table(

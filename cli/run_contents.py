@@ -70,6 +70,7 @@ def stats(
         "num_shards_read": found.num_shards_read,
         "totals": dataclasses.asdict(found.totals),
         "warning": found.warning,
+        "keeps": [clause.as_dict() for clause in found.clauses],
         "distributions": distributions,
         "groups": groups,
         "top": [{"text": text, "count": count} for text, count in found.top],
@@ -87,6 +88,7 @@ def stats_view(out: str, found: RunStatistics, spreads: Mapping[str, Distributio
     share = f" ({totals.kept / totals.expressions:.1%})" if totals.expressions else ""
     kept = formats.kept_text(totals.kept, totals.kept_lone, num_candidates=totals.expressions)
     counts.add_row("kept expressions", f"{kept}{share}")
+    formats.add_clauses(counts, found.clauses)
     counts.add_row("size", formats.format_bytes(totals.output_bytes))
     counts.add_row("below", f"from the tables of {found.num_shards_read:,} of {totals.shards:,} shards")
     names = ("", "mean", *(_QUANTILE_NAMES.get(share, f"{share:.0%}") for share in QUANTILES))

@@ -19,12 +19,14 @@ import pyarrow as pa
 
 from pseudoris.primitives.errors import ConfigError, ImageError, TransientError
 from pseudoris.schemas.ids import sha256_hex
-from pseudoris.schemas.keep_rule import OPTIONAL_COLUMNS, Ints, KeepRule, LoneMasks, meets
+from pseudoris.schemas.keep_rule import OPTIONAL_COLUMNS, Ints, KeepRule, meets
+from pseudoris.schemas.shard import SOURCE_HUMAN
 from pseudoris.schemas.stage_settings import ImagesConfig
 from pseudoris.store.reports.run_status import run_status
 from pseudoris.store.runs.receipts import RunTotals
 from pseudoris.store.tables.image_bytes import PlannedImages
-from pseudoris.store.tables.judged_expressions import judged, scores_of, stated_rule, stated_rules
+from pseudoris.store.tables.judged_expressions import judged, scores_of, stated_rule
+from pseudoris.store.tables.kept_clauses import KeptClause, kept_clauses
 from pseudoris.store.tables.open_run import OpenRun, QuarantinedImage
 
 logger = logging.getLogger(__name__)
@@ -39,12 +41,6 @@ _EXPRESSION_COLUMNS: Final = (
     *("image_id", "target_mask_ids", "rival_mask_id", "samples", "log_prob", "text", "head_noun", "count"),
     *("uniqueness", "correctness", "distinctiveness", "kept", "weight", "source", *OPTIONAL_COLUMNS),
 )
-
-_LONE_MASKS: Final[Mapping[LoneMasks, str]] = {
-    "keep": "",
-    "drop": " No caption of a mask that is alone in its image is kept.",
-    "better_half": " Of the draws of a mask that is alone in its image, the half of better correctness is kept.",
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +75,7 @@ class GallerySummary(RunTotals):
         warning: Shown above all figures if the models do not know such images.
         rule: What is kept; without a tau if a scorer of another package decided, None if humans wrote all expressions,
             or the runs of a combined one have several.
-        rules: The rules of the runs that were combined, by name, if they have several.
+        clauses: What is kept, of each sort of expression.
     """
 
     source: str
@@ -91,24 +87,12 @@ class GallerySummary(RunTotals):
     preset: str | None = None
     parent: str | None = None
     warning: str | None = None
-    rules: Mapping[str, tuple[KeepRule | None, ...]] = field(default_factory=dict)
+    clauses: tuple[KeptClause, ...] = ()
 
     @property
-    def rule_sentence(self) -> str:
-        """The rule as a sentence for a person."""
-        if self.rules:
-            each = ((name, rule) for name, rules in self.rules.items() for rule in rules)
-            named = (f"{name} ({rule or 'people wrote it: all'})" for name, rule in each)
-            return f"Each of the combined runs keeps expressions by its own rule: {', '.join(named)}."
-        if self.rule is None:
-            return "People wrote the expressions of this run, and all of them are kept."
-        besides = " and ".join(map(str, self.rule.conditions))
-        if self.rule.tau is None:
-            also = f" Each also meets {besides}." if besides else ""
-            return f"A plug-in scorer decided what is kept. Its bound may differ from τ.{also}"
-        bound = f"An expression is kept if its distinctiveness is above τ\u00a0=\u00a0{self.rule.tau:g}"
-        rule = f"{bound} and {besides}. A missing score passes." if besides else f"{bound}."
-        return rule + _LONE_MASKS[self.rule.lone_masks]
+    def is_human(self) -> bool:
+        """Whether people wrote all expressions."""
+        return all(clause.source == SOURCE_HUMAN for clause in self.clauses)
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,7 +166,6 @@ def gallery_from_run(
 def read_summary(run: OpenRun) -> GallerySummary:
     """Return the run in numbers."""
     header, status = run.header, run_status(run.location)
-    rule, rules = stated_rule(header), stated_rules(header)
     # `filtering` is left out, because a refilter changes nothing else and has the same pairs as its parent.
     method = {key: value for key, value in header.identity.method.items() if key != "filtering"}
     presets = dict.fromkeys(e.config.preset for e in header.runs if e.origin in ("annotate", "refilter"))
@@ -192,8 +175,8 @@ def read_summary(run: OpenRun) -> GallerySummary:
         **{each.name: getattr(status, each.name) for each in fields(RunTotals)},
         source=status.source,
         tau=header.config.filtering.tau,
-        rule=rule,
-        rules={} if rule or not any(any(each) for each in rules.values()) else rules,
+        rule=stated_rule(header),
+        clauses=kept_clauses(header),
         images_per_s=status.rates.overall,
         is_complete=status.is_complete,
         pairs_digest=sha256_hex(pairs.encode())[:16],
