@@ -34,7 +34,10 @@ def header_of(preset: str, *assignments: str, config: RunConfig | None = None, *
 
 SCORE = st.one_of(st.floats(-2, 2), st.sampled_from([0.5, 1.0, 1.0000001, 0.94, 3.0]))
 CONDITION = st.builds(
-    "{} {} {}".format, st.sampled_from([*SCORE_COLUMNS, *COMPOSED_KINDS]), st.sampled_from(COMPARE), SCORE
+    "{} {} {}".format,
+    st.sampled_from([*SCORE_COLUMNS, *COMPOSED_KINDS, *["uniqueness"] * 6]),
+    st.sampled_from(COMPARE),
+    SCORE,
 )
 NUMBERS = ("count", "rank")
 
