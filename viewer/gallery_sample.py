@@ -38,7 +38,7 @@ MAX_QUARANTINED: Final = 200
 _MAX_WARNINGS: Final = 3
 _IMAGE_COLUMNS: Final = ("image_id", "key", "height", "width", "sha256", "bytes")
 _EXPRESSION_COLUMNS: Final = (
-    *("image_id", "target_mask_ids", "rival_mask_id", "samples", "log_prob", "text", "head_noun", "count"),
+    *("image_id", "target_mask_ids", "rival_mask_id", "samples", "log_prob", "text", "head_noun", "count", "kind"),
     *("uniqueness", "correctness", "distinctiveness", "kept", "weight", "source", *OPTIONAL_COLUMNS),
 )
 
@@ -76,6 +76,7 @@ class GallerySummary(RunTotals):
         rule: What is kept; without a tau if a scorer of another package decided, None if humans wrote all expressions,
             or the runs of a combined one have several.
         clauses: What is kept, of each sort of expression.
+        least_composed: The confidence that every kept composed expression exceeds; None if none is composed.
     """
 
     source: str
@@ -88,6 +89,13 @@ class GallerySummary(RunTotals):
     parent: str | None = None
     warning: str | None = None
     clauses: tuple[KeptClause, ...] = ()
+    least_composed: float | None = None
+
+    @property
+    def is_by_confidence(self) -> bool:
+        """Whether the rule bounds a confidence, which composed expressions have and distinctiveness they lack."""
+        conditions = self.rule.conditions if self.rule else ()
+        return self.least_composed is not None or any(each.column == "confidence" for each in conditions)
 
     @property
     def is_human(self) -> bool:
@@ -166,6 +174,8 @@ def gallery_from_run(
 def read_summary(run: OpenRun) -> GallerySummary:
     """Return the run in numbers."""
     header, status = run.header, run_status(run.location)
+    composing = [each.config.composing for each in header.runs if each.config.composing and not each.is_human]
+    composed = [min(each.min_first, each.least_of_others) for each in composing]
     # `filtering` is left out, because a refilter changes nothing else and has the same pairs as its parent.
     method = {key: value for key, value in header.identity.method.items() if key != "filtering"}
     presets = dict.fromkeys(e.config.preset for e in header.runs if e.origin in ("annotate", "refilter"))
@@ -177,6 +187,7 @@ def read_summary(run: OpenRun) -> GallerySummary:
         tau=header.config.filtering.tau,
         rule=stated_rule(header),
         clauses=kept_clauses(header),
+        least_composed=min(composed, default=None),
         images_per_s=status.rates.overall,
         is_complete=status.is_complete,
         pairs_digest=sha256_hex(pairs.encode())[:16],
