@@ -135,7 +135,7 @@ def _print(new: str, found: RefilterSummary) -> None:
     table = facts_table(f"{new}: complete")
     add_clauses(table, found.clauses)
     before = f"the parent kept {found.num_kept_before:,}"
-    kept = kept_text(totals.kept, totals.kept_lone, num_candidates=totals.expressions)
+    kept = kept_text(totals)
     table.add_row("kept expressions", f"{kept}; {before}")
     table.add_row("images, masks", f"{totals.images:,}, {totals.masks:,}: as in the parent")
     earlier = f", {found.num_shards_before:,} of them by an earlier call" if found.num_shards_before else ""

@@ -69,7 +69,7 @@ class GallerySummary(RunTotals):
 
     Attributes:
         tau: The configured tau, where the slider begins.
-        images_per_s: Over the time in which the run worked; None before the first commit.
+        speed: Of the run, as `status` has it.
         pairs_digest: Digest of all that decides masks and texts: runs of one digest have the same pairs under an id.
         preset: The preset of the annotation; None if no models annotated.
         warning: Shown above all figures if the models do not know such images.
@@ -82,7 +82,7 @@ class GallerySummary(RunTotals):
     source: str
     tau: float
     rule: KeepRule | None
-    images_per_s: float | None = None
+    speed: str = "–"
     is_complete: bool = True
     pairs_digest: str = ""
     preset: str | None = None
@@ -188,7 +188,7 @@ def read_summary(run: OpenRun) -> GallerySummary:
         rule=stated_rule(header),
         clauses=kept_clauses(header),
         least_composed=min(composed, default=None),
-        images_per_s=status.rates.overall,
+        speed=status.rates.text,
         is_complete=status.is_complete,
         pairs_digest=sha256_hex(pairs.encode())[:16],
         preset=" and ".join(presets) or None,

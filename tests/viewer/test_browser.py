@@ -36,11 +36,11 @@ def shown(page):
 def test_the_slider_filters_live_and_shows_the_yield(page):
     yielded = page.locator("#yield")
     of = "(3 images on this page)"
-    assert yielded.inner_text() == f"2 kept of 4 (50 %) · 0.7 per mask · 67 % of masks have one {of}"
+    assert yielded.inner_text() == f"2 kept of 4 (50 %) · 0.67 expressions per mask · 67 % of masks have one {of}"
 
     set_tau(page, 1.25)
     page.locator("#yield >> text=3 kept").wait_for()
-    assert yielded.inner_text() == f"3 kept of 4 (75 %) · 1.0 per mask · 100 % of masks have one {of}"
+    assert yielded.inner_text() == f"3 kept of 4 (75 %) · 1.00 expressions per mask · 100 % of masks have one {of}"
     assert page.locator("#tau-value").inner_text() == "1.25"
 
     page.locator("#tau-reset").click()
@@ -50,7 +50,7 @@ def test_the_slider_filters_live_and_shows_the_yield(page):
 def test_the_yield_says_that_expressions_of_no_object_are_not_counted_per_mask(open_page, tmp_path):
     run = build_run_of_several(RunLocation.open(str(tmp_path / "run")))
     page = open_page(Path(write_pages(run.location.root)).as_uri())
-    assert " per mask (∅ not counted) · " in page.locator("#yield").inner_text()
+    assert " expressions per mask · " in page.locator("#yield").inner_text()
 
 
 def test_at_the_runs_own_threshold_the_table_decides_and_what_people_wrote_is_always_kept(open_page, tmp_path):

@@ -29,13 +29,12 @@ function setUpSlider() {
 }
 
 function showYield() {
-  const { kept, ofMasks, masks } = yieldNow();
+  const { kept, masks } = yieldNow();
   const share = (part, whole) => (whole ? `${Math.round((100 * part) / whole)} %` : "–");
-  const perMask = numMasks ? (ofMasks / numMasks).toFixed(1) : "–";
-  const basis = images.some((image) => image.entries.length > image.masks.length) ? " (∅ not counted)" : "";
+  const perMask = numMasks ? (kept / numMasks).toFixed(2) : "–";
   byId("yield").replaceChildren(
     make("b", "", thousands(kept)), ` kept of ${thousands(expressions.length)} (${share(kept, expressions.length)}) · `,
-    make("b", "", perMask), ` per mask${basis} · `, make("b", "", share(masks, numMasks)), ` of masks have one (${plural(images.length, "image")} on this page)`,
+    make("b", "", perMask), " expressions per mask · ", make("b", "", share(masks, numMasks)), ` of masks have one (${plural(images.length, "image")} on this page)`,
   );
   const text = String(+level.toFixed(3));
   byId("tau-value").textContent = text;

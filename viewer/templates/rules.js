@@ -36,14 +36,11 @@ function keepAt(value) {
 }
 
 function yieldNow() {
-  const found = { kept: 0, ofMasks: 0, masks: 0 };
+  const found = { kept: 0, masks: 0 };
   for (const verdict of isKept) found.kept += verdict;
   for (const image of images) {
     for (const mask of image.masks) {
-      let kept = 0;
-      for (const e of mask.expressions) kept += isKept[e.id];
-      found.ofMasks += kept;
-      found.masks += kept > 0;
+      found.masks += mask.expressions.some((e) => isKept[e.id]);
     }
   }
   return found;
