@@ -21,12 +21,12 @@ from pseudoris.files.location import RunLocation
 from pseudoris.pipeline.run_contract import RunOptions, asked_preset
 from pseudoris.primitives.errors import ConfigError
 from pseudoris.primitives.untrusted import without_secrets
+from pseudoris.schemas.config import RunConfig, plan_warning
 from pseudoris.schemas.config_layers import composes_for_any_captioner, load_config
 from pseudoris.store.runs.pending_work import Planned, RunEvent, parse_reasons
 
 if TYPE_CHECKING:
     from pseudoris.pipeline.sample_estimate import RunEstimate
-    from pseudoris.schemas.config import RunConfig
     from pseudoris.schemas.estimate import Estimate
 
 INCOMPLETE = 3
@@ -96,6 +96,7 @@ def annotate(
         raise typer.Exit(run(source, out, config, run_options=run_options))
     from pseudoris.pipeline.annotation import dry_run as preview
 
+    _warn(config)
     console.stdout.print(plan_view(preview(source, out, config, options=run_options)))
 
 
@@ -103,6 +104,7 @@ def run(source: str, out: str, config: RunConfig, *, run_options: RunOptions | N
     """Run to the end or to an interrupt, with a bar and a summary; return the exit code."""
     from pseudoris.pipeline.annotation import annotate as run_pipeline
 
+    _warn(config)
     # An interrupt while shards are processed ends the run cleanly. At other times `resumable` gets KeyboardInterrupt.
     with resumable(out) as planned, run_progress() as show:
 
@@ -148,6 +150,12 @@ def run(source: str, out: str, config: RunConfig, *, run_options: RunOptions | N
     return 0
 
 
+def _warn(config: RunConfig) -> None:
+    """Say what is known against the preset while a stop costs nothing: the summary comes hours later."""
+    if text := plan_warning(config.preset):
+        console.report("note", text, "yellow")
+
+
 def estimate(
     source: options.Source,
     preset: options.Preset = None,
@@ -173,6 +181,7 @@ def estimate(
     config = load_config(asked_preset(preset, config_file, words), config_file, words)
     from pseudoris.pipeline.sample_estimate import estimate as run_sample
 
+    _warn(config)
     exclusions = options.read_exclude(exclude, exclude_distance, only)
     with bar("listing") as show:
         found = run_sample(

@@ -10,7 +10,7 @@ from typing import Annotated
 
 from pseudoris.cli import options
 from pseudoris.cli.console import report, stdout
-from pseudoris.cli.formats import facts_table, format_bytes, kept_text, next_lines
+from pseudoris.cli.formats import add_clauses, facts_table, format_bytes, kept_text, next_lines
 from pseudoris.cli.options import argument, option
 from pseudoris.cli.progress import write_with_bar
 from pseudoris.files.location import RunLocation
@@ -60,14 +60,13 @@ def combine(
 def _print(out: str, found: CombineSummary) -> None:
     totals = found.totals
     table = facts_table(f"{out}: complete")
-    for name, rules in found.rules.items():
-        kept = "; ".join(str(rule or "all that people wrote") for rule in rules)
-        number = found.images.get(name, 0)
-        table.add_row(f"from {name}" if name else "from", f"{number:,} images; keeps {kept}")
+    for name, number in found.images.items():
+        table.add_row(f"from {name}" if name else "from", f"{number:,} images")
+    add_clauses(table, found.clauses)
     if found.num_left_out:
         table.add_row("left out", f"{found.num_left_out:,} copies of pictures, listed in {LEFT_OUT_NAME}")
     table.add_row("images, masks", f"{totals.images:,}, {totals.masks:,}")
-    table.add_row("kept expressions", kept_text(totals.kept, totals.kept_lone, num_candidates=totals.expressions))
+    table.add_row("kept expressions", kept_text(totals))
     earlier = f", {found.num_shards_before:,} of them by an earlier call" if found.num_shards_before else ""
     table.add_row("shards", f"{totals.shards:,}{earlier}")
     table.add_row("output", format_bytes(totals.output_bytes))

@@ -21,6 +21,7 @@ from pseudoris.files.location import RunLocation
 from pseudoris.schemas.config import RunConfig
 from pseudoris.schemas.config_layers import config_hash, load_config
 from pseudoris.schemas.tables import EXPRESSIONS
+from pseudoris.store.reports.run_status import run_status
 from pseudoris.store.runs.header import require_header
 from pseudoris.store.tables.open_run import OpenRun
 
@@ -29,7 +30,6 @@ PRESETS: Final = ("tiny", "tiny-composed")
 # The comparison shows these figures of `pseudoris evaluate`, each with its title and its number of decimals.
 _FIGURES: Final = {
     "accuracy": ("share that is right", 3),
-    "yield": ("expressions a mask", 2),
     "coverage": ("objects with a right one", 3),
 }
 _NUM_SAMPLE_ROWS = 3
@@ -70,14 +70,16 @@ def demo(
             (folder / preset).unlink(missing_ok=True)
             (folder / preset).symlink_to(Path(runs[preset]).name)
         stdout.print("", _sample_rows(RunLocation.open(runs[preset]), config), "")
-    found = []
+    found, per_mask = [], []
     for out in runs.values():
         location = RunLocation.open(out)
         truth = open_truth(f"synthworld:{folder}/{TRUTH_FILE}", require_header(location), SceneTruth)
         found.append(evaluate_run(location, truth).sets["kept"])
+        per_mask.append(run_status(location).per_mask.split()[0])
     table = columns_table(("", *runs), title="both against the truth of the scenes")
     for name, (title, digits) in _FIGURES.items():
         table.add_row(title, *(f"{figures[name].value:.{digits}f}" for figures in found))
+    table.add_row("expressions per mask", *per_mask)
     stdout.print(table, "")
     for preset, out in runs.items():
         page = gallery.write_pages(out, sample=scenes)

@@ -17,14 +17,16 @@ from rich.table import Table
 from rich.text import Text
 
 from pseudoris.primitives.untrusted import printable
+from pseudoris.store.runs.receipts import RunTotals
+from pseudoris.store.tables.kept_clauses import KeptClause
 
 _BINARY_UNITS = ("B", "KiB", "MiB", "GiB", "TiB", "PiB")
 
 
-def kept_text(kept: int, kept_lone: int | None, *, num_candidates: int) -> str:
-    """Return how many candidates are kept, and how many of them were compared with no other mask."""
-    text = f"{kept:,} of {num_candidates:,} candidates"
-    return f"{text}, {kept_lone:,} of them unfiltered (their mask is alone in its image)" if kept_lone else text
+def kept_text(totals: RunTotals) -> str:
+    """Return how many candidates are kept, how many of them were compared with no other mask, and how many per mask."""
+    alone = f", {totals.kept_lone:,} of them unfiltered (their mask is alone in its image)" if totals.kept_lone else ""
+    return f"{totals.kept:,} of {totals.expressions:,} candidates{alone}; {totals.per_mask}"
 
 
 def counted(number: int, noun: str) -> str:
@@ -66,6 +68,12 @@ def facts_table(title: str, rows: Iterable[tuple[str, str]] = ()) -> Table:
     table.show_header = False
     table.columns[0].style = "dim"
     return table
+
+
+def add_clauses(table: Table, clauses: Iterable[KeptClause]) -> None:
+    """Add what a run keeps to a table of facts, a row for each clause."""
+    for number, clause in enumerate(clauses):
+        table.add_row("" if number else "keeps", Text(printable(f"{clause.words}.")))
 
 
 def columns_table(

@@ -107,7 +107,7 @@ def bar(
 
 
 class ImageRateColumn(ProgressColumn):
-    """Images per second since the first shard began, as the summary counts them."""
+    """Images per second of this session, since its first shard began."""
 
     def render(self, task: Task) -> Text:
         """Return the rate, or a dash before the first commit."""

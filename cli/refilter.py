@@ -12,7 +12,7 @@ from typing import Annotated
 
 from pseudoris.cli import options
 from pseudoris.cli.console import report, stdout
-from pseudoris.cli.formats import facts_table, format_bytes, kept_text, next_lines
+from pseudoris.cli.formats import add_clauses, facts_table, format_bytes, kept_text, next_lines
 from pseudoris.cli.options import argument, option
 from pseudoris.cli.progress import write_with_bar
 from pseudoris.files.location import RunLocation
@@ -133,13 +133,9 @@ def _fitted(parent: RunLocation, file: Path) -> FittedConfig:
 def _print(new: str, found: RefilterSummary) -> None:
     totals = found.totals
     table = facts_table(f"{new}: complete")
-    is_one = len({str(rule) for _, rule in found.rules}) <= 1
-    for name, rule in (
-        [("", str(found.rule))] if is_one else dict.fromkeys((name, str(rule)) for name, rule in found.rules)
-    ):
-        table.add_row(f"keeps of {name}" if name else "keeps", rule)
+    add_clauses(table, found.clauses)
     before = f"the parent kept {found.num_kept_before:,}"
-    kept = kept_text(totals.kept, totals.kept_lone, num_candidates=totals.expressions)
+    kept = kept_text(totals)
     table.add_row("kept expressions", f"{kept}; {before}")
     table.add_row("images, masks", f"{totals.images:,}, {totals.masks:,}: as in the parent")
     earlier = f", {found.num_shards_before:,} of them by an earlier call" if found.num_shards_before else ""

@@ -48,7 +48,7 @@ def stats(
     with bar("reading shards") as show:
         chosen = None if every else sample
         found = run_statistics(RunLocation.open_to_read(out), sample=chosen, num_top=top, on_progress=show)
-    spreads = {"masks an image": found.masks_an_image, "kept a mask": found.kept_a_mask, "words, kept": found.words}
+    spreads = {"masks an image": found.masks_an_image, "kept on a mask": found.kept_a_mask, "words, kept": found.words}
     spreads |= found.scores
     if not as_json:
         console.stdout.print(stats_view(out, found, spreads))
@@ -70,6 +70,7 @@ def stats(
         "num_shards_read": found.num_shards_read,
         "totals": dataclasses.asdict(found.totals),
         "warning": found.warning,
+        "keeps": [clause.as_dict() for clause in found.clauses],
         "distributions": distributions,
         "groups": groups,
         "top": [{"text": text, "count": count} for text, count in found.top],
@@ -84,9 +85,10 @@ def stats_view(out: str, found: RunStatistics, spreads: Mapping[str, Distributio
     counts = formats.facts_table(f"{out}: {totals.images:,} of {found.num_planned_images:,} images committed")
     counts.add_row("", counts_text(totals))
     counts.add_row("masks", f"{totals.masks:,}")
-    share = f" ({totals.kept / totals.expressions:.1%})" if totals.expressions else ""
-    kept = formats.kept_text(totals.kept, totals.kept_lone, num_candidates=totals.expressions)
+    share = f"; {totals.kept / totals.expressions:.1%} of candidates" if totals.expressions else ""
+    kept = formats.kept_text(totals)
     counts.add_row("kept expressions", f"{kept}{share}")
+    formats.add_clauses(counts, found.clauses)
     counts.add_row("size", formats.format_bytes(totals.output_bytes))
     counts.add_row("below", f"from the tables of {found.num_shards_read:,} of {totals.shards:,} shards")
     names = ("", "mean", *(_QUANTILE_NAMES.get(share, f"{share:.0%}") for share in QUANTILES))
@@ -151,7 +153,7 @@ def sample(
         if not found:
             console.echo("None to show." if all_candidates else "None is kept. --all draws from all candidates.")
         if not all_candidates and (whole := run_status(location)).kept_lone:
-            kept = formats.kept_text(whole.kept, whole.kept_lone, num_candidates=whole.expressions)
+            kept = formats.kept_text(whole)
             console.stdout.print(f"\nThe run keeps {kept}.", soft_wrap=True)
 
 

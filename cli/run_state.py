@@ -125,7 +125,7 @@ def _speed(found: RunStatus) -> str:
     if rates.overall is None:
         return "–"
     pauses = f", without {rates.num_pauses} pause(s)" if rates.num_pauses else ""
-    overall = f"{rates.overall:.2f} images/s overall ({formats.format_seconds(rates.active_s)} of work{pauses})"
+    overall = f"{rates.text} ({formats.format_seconds(rates.active_s)} of work{pauses})"
     if rates.now is None:
         return overall
     return f"{rates.now:.2f} images/s now (over the last {formats.format_seconds(rates.window_s)} or less), {overall}"

@@ -35,7 +35,7 @@ def totals_rows(totals: RunTotals, num_images: int) -> Iterator[tuple[str, str]]
     yield "candidates", f"{totals.samples:,} drawn, {totals.expressions:,} distinct"
     if totals.long_texts:
         yield "left out", f"{totals.long_texts:,} draws, longer than the filter reads"
-    yield "kept expressions", formats.kept_text(totals.kept, totals.kept_lone, num_candidates=totals.expressions)
+    yield "kept expressions", formats.kept_text(totals)
     yield "seconds per stage", ", ".join(f"{stage} {value:.1f}" for stage, value in totals.seconds.items()) or "–"
     yield "output", formats.format_bytes(totals.output_bytes)
     if totals.empty_sentence:
@@ -58,7 +58,7 @@ def summary_view(summary: RunSummary) -> RenderableType:
     speed = complete if summary.is_complete else "no image was committed"
     if summary.num_images_now:
         taken = f"{formats.format_seconds(summary.wall_s)} for {formats.counted(summary.num_images_now, 'image')}"
-        speed = f"{summary.images_per_second:.1f} images/s, {taken}"
+        speed = f"{summary.speed}; this command took {taken}, with its start"
     counts.add_row("speed", speed)
     for text in summary.left_out:
         counts.add_row("left out", text)

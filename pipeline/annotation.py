@@ -16,6 +16,7 @@ from pseudoris.pipeline.meters import Meter
 from pseudoris.pipeline.run_contract import DryRun, RetryTally, RunOptions, RunSummary, output_size, table_globs
 from pseudoris.pipeline.run_plan import RunPlan, opened
 from pseudoris.schemas.config import RunConfig
+from pseudoris.store.reports.run_status import run_status
 from pseudoris.store.runs.attempts import parse_attempts
 from pseudoris.store.runs.lock import RunLock
 from pseudoris.store.runs.manifest import cached_receipts
@@ -109,6 +110,7 @@ class _Begun:
             retry=retried if is_retry else None,
             warning=header.warning,
             left_out=tuple(self.plan.source.left_out.notices()),
+            speed=run_status(location).rates.text if outcome.num_images_now else "–",
         )
 
 

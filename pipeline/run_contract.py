@@ -174,6 +174,7 @@ class RunSummary:
         retry: The result of a retry; None if shards were computed for the first time.
         warning: What must stand above figures of the run: `RunHeader.warning`.
         left_out: What the listing passed over, and the remedies; empty if this session did not list SOURCE.
+        speed: The run's speed as `status` has it, over all of its sessions, without starts and pauses.
     """
 
     out: str
@@ -188,16 +189,12 @@ class RunSummary:
     retry: RetryTally | None = None
     warning: str | None = None
     left_out: tuple[str, ...] = ()
+    speed: str = "–"
 
     @property
     def is_complete(self) -> bool:
         """Whether every planned shard is committed."""
         return self.totals.shards == self.num_planned_shards
-
-    @property
-    def images_per_second(self) -> float:
-        """Images that this session committed, divided by its wall time; 0.0 if it had nothing to do."""
-        return self.num_images_now / self.wall_s if self.wall_s > 0 else 0.0
 
 
 def table_globs(uri_of: Callable[[str], str]) -> dict[str, str]:

@@ -206,7 +206,20 @@ PRESETS_KNOW: Final = """\
   base, paper, open: photographs, by the paper's filter. Published models (`pseudoris weights`), on a GPU
   base-composed, open-composed: photographs, by a listener and a composer, which are right more often on drawings
 Of those for photographs no quality was measured: this project never ran them with trained weights"""
-DRAWN_PRESETS: Final = ("tiny", "tiny-composed")
+_DRAWN_PRESETS: Final = ("tiny", "tiny-composed")
+_UNTESTED_PRESETS: Final = ("base", "base-composed", "open", "open-composed", "paper")
+
+
+def drawn_warning(preset: str) -> str | None:
+    """Return what must stand above figures of a preset whose models know drawn scenes alone; None of others."""
+    drawn = f"The preset {preset} knows drawn scenes alone: of photographs it makes nonsense."
+    return drawn if preset in _DRAWN_PRESETS else None
+
+
+def plan_warning(preset: str) -> str | None:
+    """Return what a user should know of a preset before a run begins; None if there is nothing."""
+    untested = f"The preset {preset} was never run with trained weights: look at a sample before you annotate all."
+    return drawn_warning(preset) or (untested if preset in _UNTESTED_PRESETS else None)
 
 
 class RunConfig(FrozenModel):

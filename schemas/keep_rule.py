@@ -88,6 +88,11 @@ _COMPARE: Final[dict[Comparison, np.ufunc]] = {
 }
 
 
+def _digits(bound: float) -> str:
+    """Return the shortest text that reads as the same number: a rounded bound would decide otherwise."""
+    return repr(float(bound)).removesuffix(".0")
+
+
 class KeepCondition(BaseModel):
     """A bound on one score of a candidate, written `correctness > 0.2`.
 
@@ -121,7 +126,7 @@ class KeepCondition(BaseModel):
         return str(self)
 
     def __str__(self) -> str:
-        return f"{self.column} {self.comparison} {repr(self.bound).removesuffix('.0')}"
+        return f"{self.column} {self.comparison} {_digits(self.bound)}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,7 +148,7 @@ class KeepRule:
     pair_weight: PairWeightConfig | None = None
 
     def __str__(self) -> str:
-        tau = "distinctiveness > some tau" if self.tau is None else f"distinctiveness > {self.tau:g}"
+        tau = "distinctiveness > some tau" if self.tau is None else f"distinctiveness > {_digits(self.tau)}"
         rule = " and ".join([tau, *map(str, self.conditions)])
         return rule if self.lone_masks == "keep" else f"{rule}; lone masks: {self.lone_masks}"
 

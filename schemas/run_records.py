@@ -17,7 +17,7 @@ from pseudoris.primitives.errors import ConfigError
 from pseudoris.primitives.untrusted import parse_json
 from pseudoris.primitives.uris import NO_FIELDS, masked
 from pseudoris.schemas.card_settings import SLOTS
-from pseudoris.schemas.config import DRAWN_PRESETS, RunConfig
+from pseudoris.schemas.config import RunConfig, drawn_warning
 from pseudoris.schemas.frozen import FrozenModel, Sha256
 from pseudoris.schemas.tables import SCHEMAS
 
@@ -253,9 +253,7 @@ class RunHeader(SealedRecord):
         if self.domain and self.domain.get("num_outside"):
             found = f"{self.domain['num_outside']} of {self.domain.get('num_sampled')} sampled images"
             return f"{found} are unlike all that the models know. Do not trust masks and expressions of such images."
-        if self.origin not in ("annotate", "refilter") or self.config.preset not in DRAWN_PRESETS:
-            return None
-        return f"The preset {self.config.preset} knows drawn scenes alone: of photographs it makes nonsense."
+        return drawn_warning(self.config.preset) if self.origin in ("annotate", "refilter") else None
 
     @property
     def is_human(self) -> bool:

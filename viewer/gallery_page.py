@@ -23,7 +23,7 @@ from pseudoris.schemas.ids import mask_index, sha256_hex
 from pseudoris.schemas.keep_rule import OPTIONAL_COLUMNS
 from pseudoris.schemas.shard import SOURCE_COMPOSER, SOURCE_HUMAN
 from pseudoris.schemas.tables import FAILURE_REASONS
-from pseudoris.viewer.gallery_sample import Gallery, GalleryImage, Row
+from pseudoris.viewer.gallery_sample import Gallery, GalleryImage, GallerySummary, Row
 from pseudoris.viewer.outlines import Outline, frame_size, outline_of, spread_labels
 from pseudoris.viewer.pages import GENERATOR, MASK_COLOURS, RunPictures, embedded_json, iter_page
 
@@ -76,6 +76,9 @@ def write_gallery(
     settings: dict[str, Any] = {
         "tau": summary.tau,
         "hasTau": rule is not None and rule.tau is not None,
+        "lone": rule.lone_masks if rule else "",
+        "bounds": _bounds(summary),
+        "score": "confidence" if summary.is_by_confidence else "distinctiveness",
         "conditions": [str(condition) for condition in rule.conditions] if rule else [],
         "colours": len(MASK_COLOURS),
         "pairs": summary.pairs_digest,
@@ -87,6 +90,7 @@ def write_gallery(
         "num_images": gallery.num_images,
         "verdicts": sorted({each for raters in gallery.verdicts.values() for each in raters.values()}),
         "settings": embedded_json(settings),
+        "bounds": settings["bounds"],
         "quarantined": list(gallery.quarantined),
         "reasons": FAILURE_REASONS,
         "quality_name": QUALITY_NAME,
@@ -101,6 +105,27 @@ def write_gallery(
             destination.delete(f"{PICTURES_FOLDER}/{file.name}")
     destination.delete_temporary("", PICTURES_FOLDER)
     return destination.uri(INDEX_NAME)
+
+
+def _bounds(summary: GallerySummary) -> list[dict[str, Any]]:
+    """Return the bounds of the run's rule that the slider can move, the one that decides most first."""
+    rule, tau = summary.rule, {"name": "tau", "label": "τ", "column": "distinctiveness", "comparison": ">"}
+    found: list[dict[str, Any]] = []
+    if rule is not None and rule.tau is not None:
+        found = [
+            {
+                **{"name": "confidence", "label": "captions' confidence", "column": "confidence"},
+                **{"comparison": each.comparison, "value": each.bound, "condition": number},
+            }
+            for number, each in enumerate(rule.conditions)
+            if each.column == "confidence"
+        ][:1]
+    if rule is not None and summary.least_composed is not None:
+        named = {"name": "composed", "label": "composed confidence", "column": "confidence", "comparison": ">"}
+        found.append({**named, "value": summary.least_composed})
+    # Every distinctiveness is above 0, so a tau of 0 decides nothing.
+    place = len(found) if summary.tau == 0 else 0
+    return [*found[:place], {**tau, "value": summary.tau}, *found[place:]]
 
 
 def _cards(
@@ -198,6 +223,8 @@ def _expression_record(row: Row, order_of: Mapping[int, int]) -> dict[str, Any]:
         "targets": [order_of[index] for index in targets if index in order_of],
         "nothing": not targets,
         "human": row["source"] == SOURCE_HUMAN,
+        # Most are an attribute's, which the script takes for granted.
+        **({"kind": row["kind"]} if row["kind"] != "attribute" else {}),
         # `composed` is left out if it is false, as in most runs, to keep the page small.
         **({"composed": True} if row["source"] == SOURCE_COMPOSER else {}),
         "judged": row["judged"],
@@ -210,7 +237,12 @@ def _expression_record(row: Row, order_of: Mapping[int, int]) -> dict[str, Any]:
         "kept": row["kept"],
         "weight": _rounded(row["weight"]),
         # Columns are left out if they are null, as in most runs, to keep the page small.
-        **{name: value for name in OPTIONAL_COLUMNS if (value := _rounded(row[name])) is not None},
+        # A confidence is not rounded: the slider compares it, as distinctiveness.
+        **{
+            name: value
+            for name in OPTIONAL_COLUMNS
+            if (value := _rounded(row[name], None if name == "confidence" else _DIGITS)) is not None
+        },
         # A draw is a list, because a mask has 44 draws, and names of fields would fill most of the page.
         "draws": [
             [

@@ -19,12 +19,14 @@ import pyarrow as pa
 
 from pseudoris.primitives.errors import ConfigError, ImageError, TransientError
 from pseudoris.schemas.ids import sha256_hex
-from pseudoris.schemas.keep_rule import OPTIONAL_COLUMNS, Ints, KeepRule, LoneMasks, meets
+from pseudoris.schemas.keep_rule import OPTIONAL_COLUMNS, Ints, KeepRule, meets
+from pseudoris.schemas.shard import SOURCE_HUMAN
 from pseudoris.schemas.stage_settings import ImagesConfig
 from pseudoris.store.reports.run_status import run_status
 from pseudoris.store.runs.receipts import RunTotals
 from pseudoris.store.tables.image_bytes import PlannedImages
-from pseudoris.store.tables.judged_expressions import judged, scores_of, stated_rule, stated_rules
+from pseudoris.store.tables.judged_expressions import judged, scores_of, stated_rule
+from pseudoris.store.tables.kept_clauses import KeptClause, kept_clauses
 from pseudoris.store.tables.open_run import OpenRun, QuarantinedImage
 
 logger = logging.getLogger(__name__)
@@ -36,15 +38,9 @@ MAX_QUARANTINED: Final = 200
 _MAX_WARNINGS: Final = 3
 _IMAGE_COLUMNS: Final = ("image_id", "key", "height", "width", "sha256", "bytes")
 _EXPRESSION_COLUMNS: Final = (
-    *("image_id", "target_mask_ids", "rival_mask_id", "samples", "log_prob", "text", "head_noun", "count"),
+    *("image_id", "target_mask_ids", "rival_mask_id", "samples", "log_prob", "text", "head_noun", "count", "kind"),
     *("uniqueness", "correctness", "distinctiveness", "kept", "weight", "source", *OPTIONAL_COLUMNS),
 )
-
-_LONE_MASKS: Final[Mapping[LoneMasks, str]] = {
-    "keep": "",
-    "drop": " No caption of a mask that is alone in its image is kept.",
-    "better_half": " Of the draws of a mask that is alone in its image, the half of better correctness is kept.",
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,42 +69,38 @@ class GallerySummary(RunTotals):
 
     Attributes:
         tau: The configured tau, where the slider begins.
-        images_per_s: Over the time in which the run worked; None before the first commit.
+        speed: Of the run, as `status` has it.
         pairs_digest: Digest of all that decides masks and texts: runs of one digest have the same pairs under an id.
         preset: The preset of the annotation; None if no models annotated.
         warning: Shown above all figures if the models do not know such images.
         rule: What is kept; without a tau if a scorer of another package decided, None if humans wrote all expressions,
             or the runs of a combined one have several.
-        rules: The rules of the runs that were combined, by name, if they have several.
+        clauses: What is kept, of each sort of expression.
+        least_composed: The confidence that every kept composed expression exceeds; None if none is composed.
     """
 
     source: str
     tau: float
     rule: KeepRule | None
-    images_per_s: float | None = None
+    speed: str = "–"
     is_complete: bool = True
     pairs_digest: str = ""
     preset: str | None = None
     parent: str | None = None
     warning: str | None = None
-    rules: Mapping[str, tuple[KeepRule | None, ...]] = field(default_factory=dict)
+    clauses: tuple[KeptClause, ...] = ()
+    least_composed: float | None = None
 
     @property
-    def rule_sentence(self) -> str:
-        """The rule as a sentence for a person."""
-        if self.rules:
-            each = ((name, rule) for name, rules in self.rules.items() for rule in rules)
-            named = (f"{name} ({rule or 'people wrote it: all'})" for name, rule in each)
-            return f"Each of the combined runs keeps expressions by its own rule: {', '.join(named)}."
-        if self.rule is None:
-            return "People wrote the expressions of this run, and all of them are kept."
-        besides = " and ".join(map(str, self.rule.conditions))
-        if self.rule.tau is None:
-            also = f" Each also meets {besides}." if besides else ""
-            return f"A plug-in scorer decided what is kept. Its bound may differ from τ.{also}"
-        bound = f"An expression is kept if its distinctiveness is above τ\u00a0=\u00a0{self.rule.tau:g}"
-        rule = f"{bound} and {besides}. A missing score passes." if besides else f"{bound}."
-        return rule + _LONE_MASKS[self.rule.lone_masks]
+    def is_by_confidence(self) -> bool:
+        """Whether the rule bounds a confidence, which composed expressions have and distinctiveness they lack."""
+        conditions = self.rule.conditions if self.rule else ()
+        return self.least_composed is not None or any(each.column == "confidence" for each in conditions)
+
+    @property
+    def is_human(self) -> bool:
+        """Whether people wrote all expressions."""
+        return all(clause.source == SOURCE_HUMAN for clause in self.clauses)
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,7 +174,8 @@ def gallery_from_run(
 def read_summary(run: OpenRun) -> GallerySummary:
     """Return the run in numbers."""
     header, status = run.header, run_status(run.location)
-    rule, rules = stated_rule(header), stated_rules(header)
+    composing = [each.config.composing for each in header.runs if each.config.composing and not each.is_human]
+    composed = [min(each.min_first, each.least_of_others) for each in composing]
     # `filtering` is left out, because a refilter changes nothing else and has the same pairs as its parent.
     method = {key: value for key, value in header.identity.method.items() if key != "filtering"}
     presets = dict.fromkeys(e.config.preset for e in header.runs if e.origin in ("annotate", "refilter"))
@@ -192,9 +185,10 @@ def read_summary(run: OpenRun) -> GallerySummary:
         **{each.name: getattr(status, each.name) for each in fields(RunTotals)},
         source=status.source,
         tau=header.config.filtering.tau,
-        rule=rule,
-        rules={} if rule or not any(any(each) for each in rules.values()) else rules,
-        images_per_s=status.rates.overall,
+        rule=stated_rule(header),
+        clauses=kept_clauses(header),
+        least_composed=min(composed, default=None),
+        speed=status.rates.text,
         is_complete=status.is_complete,
         pairs_digest=sha256_hex(pairs.encode())[:16],
         preset=" and ".join(presets) or None,

@@ -15,7 +15,8 @@ import pyarrow as pa
 
 from pseudoris.interchange.exports.export_options import ExportReport, ExportRequest
 from pseudoris.primitives.untrusted import printable_json
-from pseudoris.store.tables.judged_expressions import stated_rules
+from pseudoris.schemas.run_records import RunHeader
+from pseudoris.store.tables.kept_clauses import kept_clauses
 
 CROISSANT_NAME: Final = "croissant.json"
 # Maps each record set to the pattern of its Parquet files, and to their schema.
@@ -129,15 +130,10 @@ def _claims(request: ExportRequest, rows: Mapping[str, int], dropped: Mapping[st
     """Yield each key on responsible AI with its text or texts; an import's keys on models are empty."""
     header = request.run.header
     # A tool is a stage's engine and digest, and what is known of its weights. Their path is private, so it is left out.
-    tools: list[tuple[str, str]] = []
-    used = ((*each, run.config) for run in header.runs for each in run.identity.weights.items())
-    for stage, digest, config in used:
-        stages: dict[str, Any] = {"propose": config.masks, "caption": config.captions, "filter": config.filtering}
-        settings = stages.get(stage)
-        engine, known = stage if settings is None else settings.engine, ""
-        if settings is not None and engine in _OWN_ENGINES:
-            known = _KNOWN_WEIGHTS.get(settings.weights.uri.partition(":")[0], "")
-        tools.append((f"{stage}: {engine}, {digest} (its digest in the identity of the run)", known))
+    tools = [
+        (f"{stage}: {engine}, {digest} (its digest in the identity of the run)", _KNOWN_WEIGHTS.get(scheme, ""))
+        for stage, engine, digest, scheme in used_models(header)
+    ]
     num_quarantined = sum(receipt.counts.quarantined for receipt in request.run.receipts)
     left_out = {**dropped, "images that could not be annotated": num_quarantined}
     counts = [", ".join(f"{number:,} {name}" for name, number in each.items() if number) for each in (rows, left_out)]
@@ -154,16 +150,27 @@ def _claims(request: ExportRequest, rows: Mapping[str, int], dropped: Mapping[st
     yield "personalSensitiveInformation", f"Not looked for; names of files come from those of the images: {_TO_FILL}"
 
 
+def used_models(header: RunHeader) -> Iterator[tuple[str, str, str, str]]:
+    """Yield each stage that used a model, its engine and digest, and the scheme of our engines' weights, else ""."""
+    for run in header.runs:
+        stages: dict[str, Any] = {"propose": run.config.masks, "caption": run.config.captions}
+        stages |= {"filter": run.config.filtering, "check": run.config.grounding_check}
+        for stage, digest in run.identity.weights.items():
+            settings: Any = stages.get(stage)
+            engine = stage if settings is None else settings.engine
+            yield stage, engine, digest, settings.weights.uri.partition(":")[0] if engine in _OWN_ENGINES else ""
+
+
 def _protocol(request: ExportRequest) -> Iterator[str]:
     header, human = request.run.header, request.options.human
     if header.is_human:
         yield f"An imported annotation (origin of the run). Who made it, and how: {_TO_FILL}"
     else:
         corrected = "a person corrected some" if header.is_corrected else "no person corrected them"
-        yield f"Synthetic: tools made masks and texts, and {corrected} (origin: {header.origin})"
-    for name, rule in ((name, rule) for name, rules in stated_rules(header).items() for rule in rules):
-        if rule is not None and rule.tau is not None:
-            yield f"The run {name and f'{name} '}keeps an expression if it has {rule} (its settings)"
+        some = " of some images; people made the others" if any(run.is_human for run in header.runs) else ""
+        yield f"Synthetic: tools made masks and texts{some}, and {corrected} (origin: {header.origin})"
+    if not header.is_human:
+        yield from (f"{clause.words} (settings of the run)" for clause in kept_clauses(header))
     if kinds := dict.fromkeys(
         kind for each in header.runs if each.config.composing for kind in each.config.composing.kinds
     ):

@@ -17,7 +17,7 @@ from typing import Any, Final
 import pyarrow as pa
 import yaml
 
-from pseudoris.interchange.exports.croissant import CROISSANT_NAME
+from pseudoris.interchange.exports.croissant import CROISSANT_NAME, used_models
 from pseudoris.interchange.exports.export_job import ExportFormat, ExportJob
 from pseudoris.interchange.exports.export_options import ExportReport, ExportRequest
 from pseudoris.interchange.exports.image_files import CATEGORY, mask_png
@@ -25,6 +25,8 @@ from pseudoris.interchange.exports.record import Content, broken
 from pseudoris.primitives.errors import ConfigError
 from pseudoris.primitives.templates import markdown_templates
 from pseudoris.schemas.run_records import RunHeader
+from pseudoris.schemas.shard import SOURCE_COMPOSER, SOURCE_HUMAN, SOURCE_MODEL
+from pseudoris.store.tables.kept_clauses import LONE_MASK, NEVER, KeptClause, kept_clauses
 
 _DATA_FOLDER: Final = "data"
 _CARD_NAME: Final = "README.md"
@@ -180,12 +182,13 @@ def card(
         counts["quarantined images"] = num_quarantined
     counts |= {f"left out: {reason}": number for reason, number in dropped.items()}
     header = request.run.header
-    stages = dict.fromkeys(each for run in header.runs for each in _stages(run))
+    clauses, stages = kept_clauses(header), list(dict.fromkeys(used_models(header)))
     title = f"Referring expressions for masks, {'written by people' if header.is_human else 'made by models'}"
     template = markdown_templates("pseudoris.interchange.exports").get_template("dataset_card.md.j2")
     return template.render(
         head=yaml.safe_dump(
-            head(split, rows[split], title=title, licence=request.options.license, sha256=sha256), sort_keys=False
+            head(split, rows[split], header, title=title, licence=request.options.license, sha256=sha256),
+            sort_keys=False,
         ),
         licence=request.options.license,
         title=title,
@@ -194,24 +197,33 @@ def card(
         objects="objects" if request.options.layout == "objects" else "",
         counts=counts,
         stages=stages,
-        taus=dict.fromkeys(str(run.config.filtering.tau) for run in header.runs if not run.is_human),
+        people=[run for run in header.runs if run.is_human],
+        clauses=clauses,
+        is_filtered=any(clause.source == SOURCE_MODEL for clause in clauses),
+        unscored=list(dict.fromkeys(filter(None, map(_unscored, clauses)))),
+        is_packaged=any(scheme == "builtin" for *_, scheme in stages),
     )
 
 
-def _stages(run: RunHeader) -> Iterator[tuple[str, str, str]]:
-    config, weights = run.config, run.identity.weights
-    engines = {"propose": config.masks.engine, "caption": config.captions.engine, "filter": config.filtering.engine}
-    return ((stage, engine, weights.get(stage, "none")) for stage, engine in engines.items())
+def _unscored(clause: KeptClause) -> str | None:
+    """Return the expressions of a clause if they may be kept and have no distinctiveness."""
+    if clause.source != SOURCE_MODEL:
+        return {SOURCE_COMPOSER: "composed ones", SOURCE_HUMAN: "people's"}.get(clause.source, "all")
+    return (
+        "captions of a mask alone in its image" if clause.kinds == (LONE_MASK,) and clause.condition != NEVER else None
+    )
 
 
-def head(split: str, num_images: int, *, title: str, licence: str | None, sha256: str) -> dict[str, Any]:
+def head(
+    split: str, num_images: int, header: RunHeader, *, title: str, licence: str | None, sha256: str
+) -> dict[str, Any]:
     """Return the part of the card that the hub and `load_dataset` read."""
     return {
         "pretty_name": title,
         "license": licence or "unknown",
         "language": ["en"],
         "task_categories": ["image-segmentation"],
-        "tags": ["referring-image-segmentation", "synthetic", "pseudoris"],
+        "tags": ["referring-image-segmentation", *([] if header.is_human else ["synthetic"]), "pseudoris"],
         "size_categories": [_SIZES[min(max(len(str(num_images)) - 3, 0), len(_SIZES) - 1)]],
         # `datasets` caches by the name of the folder and a hash of this, and looks at no file. So two exports need
         # different words here (datasets 4.8.5 and 5.2.0, LocalDatasetModuleFactory.get_module).

@@ -26,7 +26,7 @@ from pseudoris.store.exclusion_rules import EXCLUDED, missing_phrase, summed_rul
 from pseudoris.store.runs.header import parse_record, require_header, sealed
 from pseudoris.store.runs.manifest import cached_receipts
 from pseudoris.store.runs.receipts import RootDigest, RunTotals, Totals
-from pseudoris.store.tables.judged_expressions import stated_rule
+from pseudoris.store.tables.kept_clauses import kept_clauses
 from pseudoris.store.tables.open_run import CommittedShard
 
 if TYPE_CHECKING:
@@ -51,6 +51,8 @@ _STAGES: Final = {
 }
 # These engines of ours read one file of weights. For an engine that is not ours, the card shows only a digest.
 _OWN: Final = frozenset({"sam", "coca", "clip"})
+# Part of the uri of the published weights that the template's statements are about; of others nothing is known.
+_PUBLISHED: Final = {"sam": "sam_vit_", "coca": "laion", "clip": "/openai"}
 # These engines of ours read a model folder. The card names no architecture for them: the folder names it.
 _OF_FOLDERS: Final = frozenset({"sam2", "sam3", "sam3_concepts", "vlm"})
 
@@ -130,7 +132,7 @@ def card_text(
         for each in header.runs
         if isinstance(found := each.identity.method.get("import"), dict)
     ]
-    by_run = [(each, list(_used_models(each)), stated_rule(each)) for each in header.runs]
+    by_run = [(each, list(_used_models(each)), kept_clauses(each)) for each in header.runs]
     # A model that several runs used is named once where it does not matter which did.
     models = list(dict.fromkeys(used for _, used_models, _ in by_run for used in used_models))
     # A statement about an engine is written once, with the titles of all stages that use the engine.
@@ -157,6 +159,7 @@ def card_text(
         by_run=by_run,
         models=models,
         titles={known: dict.fromkeys(group) for known, group in titles.items()},
+        engines={used.engine for used in models},
         to_fill="*to be filled in*",
     )
 
@@ -199,7 +202,8 @@ def _used_models(header: RunHeader) -> Iterator[_UsedModel]:
         # With another file beside them, `digest` covers both, so only the config can give that of the weights.
         uri, own = settings.weights.uri, settings.weights.sha256 if others else digest
         scheme = uri.partition(":")[0]
-        known = "" if engine in _OF_FOLDERS else scheme if scheme in ("builtin", "random") else engine
+        known = scheme if scheme in ("builtin", "random") else engine if _PUBLISHED.get(engine, "\n") in uri else ""
+        known = "" if engine in _OF_FOLDERS else known
         architecture = "" if engine in _OF_FOLDERS else settings.architecture
         yield _UsedModel(title, engine, "weights", architecture, uri, own and f"`{own}`", known)
         for other in others:

@@ -41,6 +41,11 @@ class Rates:
     active_s: float
     num_pauses: int
 
+    @property
+    def text(self) -> str:
+        """The speed of the run for people: `overall`, without its start and its pauses."""
+        return "–" if self.overall is None else f"{self.overall:.3g} images/s overall"
+
 
 def measure_rates(
     times_s: npt.NDArray[np.float64], images: npt.NDArray[np.int64], *, shard_s: float, now_s: float

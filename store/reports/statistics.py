@@ -20,6 +20,7 @@ from pseudoris.primitives.threads import map_in_threads
 from pseudoris.schemas.keep_rule import OPTIONAL_COLUMNS, SCORE_COLUMNS, Ints
 from pseudoris.schemas.tables import EXPRESSIONS
 from pseudoris.store.runs.receipts import RunTotals, Totals, spread_evenly
+from pseudoris.store.tables.kept_clauses import KeptClause, kept_clauses
 from pseudoris.store.tables.open_run import CommittedShard, OpenRun, occurrences
 
 _DIGITS: Final = 4
@@ -153,6 +154,7 @@ class RunStatistics:
         words: Words (separated by blanks) of kept expressions.
         scores: By column, over all candidates that have the score; a listener's only if the run had one.
         groups: By one of `GROUPS`, then by its value, the largest first.
+        clauses: What is kept, of each sort of expression.
         top: The most frequent kept expressions.
         top_error: By how much a count of `top` may be too low.
     """
@@ -160,6 +162,7 @@ class RunStatistics:
     num_planned_images: int
     num_shards_read: int
     warning: str | None
+    clauses: tuple[KeptClause, ...] = ()
     totals: RunTotals = field(default_factory=RunTotals)
     masks_an_image: Distribution = field(default_factory=Distribution)
     kept_a_mask: Distribution = field(default_factory=Distribution)
@@ -194,7 +197,7 @@ def run_statistics(
             if shard.receipt.shard in chosen:
                 yield shard
 
-    found = RunStatistics(run.header.num_images, len(chosen), run.header.warning)
+    found = RunStatistics(run.header.num_images, len(chosen), run.header.warning, kept_clauses(run.header))
     for number, (num_masks, of_images, table) in enumerate(map_in_threads(read, shards(), _THREADS), start=1):
         kept = table.filter(table["kept"])
         found.masks_an_image.add(of_images)

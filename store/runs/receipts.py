@@ -206,6 +206,11 @@ class RunTotals:
     seconds: Mapping[str, float] = field(default_factory=dict)
 
     @property
+    def per_mask(self) -> str:
+        """Expressions per mask, the yield, for people: all kept ones, of groups and of no target too, over masks."""
+        return f"{self.kept / self.masks:.2f} expressions per mask" if self.masks else "no mask"
+
+    @property
     def is_fruitless(self) -> bool:
         """Whether images were committed, and all of them are quarantined."""
         return self.images == self.quarantined > 0

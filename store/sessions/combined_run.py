@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import io
 import logging
-from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -20,7 +19,6 @@ from pseudoris.files.key_order import key_prefix
 from pseudoris.files.location import RunLocation
 from pseudoris.primitives.errors import ConfigError
 from pseudoris.schemas.ids import image_id
-from pseudoris.schemas.keep_rule import KeepRule
 from pseudoris.schemas.run_records import Identity, RunHeader, ShardCounts
 from pseudoris.schemas.tables import IMAGES, SCHEMAS
 from pseudoris.store.runs.combination import Combination
@@ -31,7 +29,7 @@ from pseudoris.store.runs.plan import read_shard_plan
 from pseudoris.store.runs.planned_run import RunRequest, package_versions
 from pseudoris.store.runs.receipts import RunTotals, part_path
 from pseudoris.store.sessions.thread_executor import DEFAULT_THREADS, OnProgress, derive_run
-from pseudoris.store.tables.judged_expressions import stated_rules
+from pseudoris.store.tables.kept_clauses import KeptClause, kept_clauses
 from pseudoris.store.tables.parts import read_part
 from pseudoris.store.tables.renamed_images import renamed
 from pseudoris.store.tables.shard_tables import table_bytes, table_counts
@@ -49,7 +47,7 @@ class CombineSummary:
     Attributes:
         out: Path or url of the new run's folder.
         images: Images by the name of the run that they are from.
-        rules: What the runs of a name keep, each rule once; None where no score decides.
+        clauses: What it keeps, of each run's expressions by that run's rule.
         num_shards_before: Shards that an earlier call committed.
         totals: Sums over all of its shards.
         num_left_out: Images that are copies of others, and were not taken.
@@ -58,7 +56,7 @@ class CombineSummary:
 
     out: str
     images: Mapping[str, int]
-    rules: Mapping[str, tuple[KeepRule | None, ...]]
+    clauses: tuple[KeptClause, ...]
     num_shards_before: int
     totals: RunTotals
     num_left_out: int = 0
@@ -128,7 +126,7 @@ def combine(
     return CombineSummary(
         out=target.root,
         images=_images(planned.header, target),
-        rules=stated_rules(planned.header),
+        clauses=kept_clauses(planned.header),
         num_shards_before=written.num_shards_before,
         totals=written.totals,
         num_left_out=planned.header.left_out.rows if planned.header.left_out else 0,
@@ -167,7 +165,8 @@ def _rewritten(
 
 
 def _images(header: RunHeader, location: RunLocation) -> dict[str, int]:
-    found: Counter[str] = Counter()
+    # A run of which every picture is a copy has its row too.
+    found = dict.fromkeys((run.name for run in header.runs), 0)
     for receipt in cached_receipts(location, header=header):
         found[header.of_shard(receipt.shard).name] += receipt.counts.images
-    return dict(found)
+    return found

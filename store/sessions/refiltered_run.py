@@ -44,6 +44,7 @@ from pseudoris.store.tables.judged_expressions import (
     rule_of,
     weights_by,
 )
+from pseudoris.store.tables.kept_clauses import KeptClause, kept_clauses
 from pseudoris.store.tables.open_run import JoinedTables, OpenRun
 from pseudoris.store.tables.parts import read_part
 from pseudoris.store.tables.shard_tables import shard_tables, table_bytes
@@ -91,7 +92,7 @@ class RefilterSummary:
     Attributes:
         out: Path or url of the new run's folder.
         rule: What is kept; of a combined run, what is kept of the first.
-        rules: The name of each combined run and what is kept of it, but of people's; of any other run "" and `rule`.
+        clauses: What is kept, of each sort of expression; of a combined run by the runs that differ.
         num_kept_before: Expressions that the parent keeps.
         num_shards_before: Shards that an earlier call committed.
         totals: Sums over all of its shards.
@@ -100,7 +101,7 @@ class RefilterSummary:
 
     out: str
     rule: KeepRule
-    rules: tuple[tuple[str, KeepRule], ...]
+    clauses: tuple[KeptClause, ...]
     num_kept_before: int
     num_shards_before: int
     totals: RunTotals
@@ -163,9 +164,7 @@ def refilter(
     return RefilterSummary(
         out=target.root,
         rule=rule_of(planned.header),
-        rules=tuple(
-            (run.name, rule_of(run)) for run, judges in zip(planned.header.runs, is_judged, strict=True) if judges
-        ),
+        clauses=kept_clauses(planned.header),
         num_kept_before=sum(receipt.counts.kept for receipt in source.receipts(planned.parent)),
         num_shards_before=written.num_shards_before,
         totals=written.totals,

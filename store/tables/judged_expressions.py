@@ -32,15 +32,6 @@ def rule_of(header: RunHeader) -> KeepRule:
     return KeepRule(tau, filtering.keep, fitted.confidence, filtering.lone_masks, fitted.pair_weight)
 
 
-def stated_rules(header: RunHeader) -> dict[str, tuple[KeepRule | None, ...]]:
-    """Return the `stated_rule` of the runs that were combined, by name, each once; of any other run its own by ""."""
-    found: dict[str, tuple[KeepRule | None, ...]] = {}
-    for each in header.runs:
-        rule, held = stated_rule(each), found.get(each.name, ())
-        found[each.name] = held if rule in held else (*held, rule)
-    return found
-
-
 def stated_rule(header: RunHeader) -> KeepRule | None:
     """Return the keep rule to show to people; None for imports and PPT's runs, where no score decides.
 

@@ -29,8 +29,9 @@ def two(tmp_path_factory):
 def test_what_was_combined_is_summed_up_and_said_on_the_card(two, tmp_path):
     out = tmp_path / "both"
     shown = invoke("combine", two / "v1", f"second={two / 'v2'}", out).output
-    assert re.search(r"from v1 +5 images; keeps distinctiveness > 1\b", shown)
-    assert re.search(r"from second +5 images; keeps distinctiveness > 1.2\b", shown)
+    for name, tau in (("v1", "1"), ("second", "1.2")):
+        assert re.search(rf"from {name} +5 images +\n", shown)
+        assert f"{name}: A caption of one of several masks is kept if distinctiveness > {tau}." in shown
     invoke("verify", out)
     card = (out / "DATACARD.md").read_text(encoding="utf-8")
     for words in ("images of `v1`", "images of `second`", "distinctiveness > 1.2", f"the run at `{two / 'v2'}`"):
@@ -38,7 +39,7 @@ def test_what_was_combined_is_summed_up_and_said_on_the_card(two, tmp_path):
     of_settings = r"Precision \w+, seed \d+\."
     assert re.search(rf"{of_settings}\n\n### `second`\n", card)
     assert re.search(rf"{of_settings}\n\nThe full configuration\nis in `_run.json`", card)
-    assert "Each of the combined runs keeps expressions by its own rule: v1 (distinctiveness" in _quality(out)
+    assert "second: A caption of one of several masks is kept if distinctiveness > 1.2." in _quality(out)
 
 
 def _quality(out: Path) -> str:
@@ -58,7 +59,7 @@ def test_a_run_of_which_all_is_left_out_has_its_row_and_its_images_may_have_move
     scored_run(RunLocation.open(str(tmp_path / "copy")), "filtering.tau=1.3", num_shards=1, per_shard=4)
     words = (two / "v1", tmp_path / "copy", tmp_path / "out", "--unique", "similar")
     shown = invoke("combine", *words, "--source", f"copy={tmp_path}", "--plugin", "json").output
-    assert re.search(r"from copy +0 images; keeps distinctiveness > 1.3\b", shown)
+    assert re.search(r"from copy +0 images +\n", shown)
 
 
 def test_no_run_and_an_unknown_place_are_told(two, tmp_path):

@@ -2,12 +2,14 @@
 
 import dataclasses
 import json
+from unittest.mock import Mock
 
 import pytest
 
 from pseudoris.pipeline.sample_estimate import RunEstimate
+from pseudoris.primitives.errors import ConfigError
 from pseudoris.schemas.estimate import Estimate
-from tests.builders.command import invoke
+from tests.builders.command import invoke, pseudoris_here
 
 
 def found(**changes):
@@ -91,3 +93,18 @@ def test_options_reach_the_sample_and_json_is_one_object(monkeypatch, tmp_path):
     printed = json.loads(result.stdout)
     assert printed["hours"] == {"value": 6.75, "low": 6.2, "high": 7.6}
     assert printed["source"] == "/photos"
+
+
+UNTESTED = "note The preset base was never run with trained weights: look at a sample before you annotate all."
+DRAWN = "note The preset tiny knows drawn scenes alone: of photographs it makes nonsense."
+
+
+@pytest.mark.parametrize(("preset", "said"), [("tiny", DRAWN), ("base", UNTESTED)])
+@pytest.mark.parametrize("words", [("annotate",), ("annotate", "--dry-run"), ("estimate",)], ids=" ".join)
+def test_what_is_known_against_a_preset_comes_before_the_work(monkeypatch, tmp_path, words, preset, said):
+    begun = ConfigError("the work begins here")
+    for place in ("annotation.annotate", "annotation.dry_run", "sample_estimate.estimate"):
+        monkeypatch.setattr(f"pseudoris.pipeline.{place}", Mock(side_effect=begun))
+    places = [str(tmp_path)] if words == ("estimate",) else [str(tmp_path), str(tmp_path / "out")]
+    ended = pseudoris_here(*words, f"--preset={preset}", *places, code=2)
+    assert ended.stderr.index(said) < ended.stderr.index("the work begins here")

@@ -32,7 +32,7 @@ def test_every_figure_is_shown(out):
     shown = printed("stats", out, "--top", "2")
     for words in (
         *("20 of 20 images committed", "4 quarantined", "from the tables of 4 of 4 shards", "masks an image"),
-        *("kept a mask", "words, kept", "uniqueness", "correctness", "distinctiveness", "log_prob", "median"),
+        *("kept on a mask", "words, kept", "uniqueness", "correctness", "distinctiveness", "log_prob", "median"),
         *("by source", "human", "by decoder", "top_p", "by crop", "context_1.2", "most frequent kept expressions"),
     ):
         assert words in shown

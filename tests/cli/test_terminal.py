@@ -196,11 +196,11 @@ def test_the_summary_names_reasons_tables_and_rate():
     counts = {"shards": 2, "images": 4, "annotated": 3, "quarantined": 1, "masks": 5, "samples": 220, "expressions": 60}
     totals = RunTotals(**counts, kept=20, kept_lone=7, reasons={"corrupt": 1})
     console = Console(file=io.StringIO(), width=200, markup=False)
-    summary = RunSummary("out", totals, 4, 2, 0, 4, 2.0, {"masks": "out/masks/*.parquet"})
+    summary = RunSummary("out", totals, 4, 2, 0, 4, 2.0, {"masks": "out/masks/*.parquet"}, speed="2 images/s")
     console.print(summary_view(summary))
     text = console.file.getvalue()
     console.print(summary_view(replace(summary, num_images_now=0)))
     assert "nothing to do: the run was complete. --extend adds images" in console.file.getvalue()
     assert "4 of 4: 3 annotated, 0 empty, 1 quarantined" in text
     assert "20 of 60 candidates, 7 of them unfiltered (their mask is alone in its image)" in text
-    assert all(words in text for words in ("220 drawn, 60 distinct", "2.0 images/s", "corrupt", "out/masks/*.parquet"))
+    assert all(words in text for words in ("220 drawn, 60 distinct", "2 images/s", "corrupt", "out/masks/*.parquet"))

@@ -88,7 +88,7 @@ def test_a_finished_run_started_again_computes_and_writes_nothing(run):
     before = part_digests(out)
     events = []
     again = annotate(str(source), str(out), config, on_event=events.append)
-    assert (again.num_shards_before, again.num_images_now, again.images_per_second) == (6, 0, 0.0)
+    assert (again.num_shards_before, again.num_images_now, again.speed) == (6, 0, "–")
     assert again.totals == summary.totals
     assert part_digests(out) == before
     assert len(list((out / "_manifest").iterdir())) == 1

@@ -41,7 +41,15 @@ def target_id(index):
 def make_expression(text="the red circle", *, targets=(0,), rival_index=1, **changes):
     """Return a row of the table of expressions, as a gallery reads it."""
     scores = {"distinctiveness": 1.2, "uniqueness": 1.1, "correctness": 0.25, **dict.fromkeys(OPTIONAL_COLUMNS)}
-    fields = {"head_noun": "circle", "count": 1, "weight": 1.0, "kept": True, "source": "model", "judged": True}
+    fields = {
+        "head_noun": "circle",
+        "count": 1,
+        "weight": 1.0,
+        "kept": True,
+        "source": "model",
+        "kind": "attribute",
+        "judged": True,
+    }
     masks = {"target_mask_ids": [target_id(index) for index in targets], "rival_mask_id": target_id(rival_index)}
     return {"text": text, **scores, **fields, **masks, "unmet": [], "samples": [DRAW], **changes}
 

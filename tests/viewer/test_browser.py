@@ -1,6 +1,7 @@
 """The gallery and the quality page in headless Chromium, from a run through the command to what a person does."""
 
 import re
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from urllib.parse import quote
@@ -9,7 +10,9 @@ import pytest
 
 from pseudoris.cli.gallery import write_pages
 from pseudoris.files.location import RunLocation
+from pseudoris.schemas.keep_rule import parse_conditions
 from pseudoris.store.sessions.refiltered_run import RuleChange, refilter
+from pseudoris.store.tables.open_run import OpenRun
 from tests.builders.scored_runs import scored_run
 from tests.builders.web import serving_folder
 from tests.interchange.exports.builders import build_run_of_several
@@ -33,11 +36,11 @@ def shown(page):
 def test_the_slider_filters_live_and_shows_the_yield(page):
     yielded = page.locator("#yield")
     of = "(3 images on this page)"
-    assert yielded.inner_text() == f"2 kept of 4 (50 %) · 0.7 per mask · 67 % of masks have one {of}"
+    assert yielded.inner_text() == f"2 kept of 4 (50 %) · 0.67 expressions per mask · 67 % of masks have one {of}"
 
     set_tau(page, 1.25)
     page.locator("#yield >> text=3 kept").wait_for()
-    assert yielded.inner_text() == f"3 kept of 4 (75 %) · 1.0 per mask · 100 % of masks have one {of}"
+    assert yielded.inner_text() == f"3 kept of 4 (75 %) · 1.00 expressions per mask · 100 % of masks have one {of}"
     assert page.locator("#tau-value").inner_text() == "1.25"
 
     page.locator("#tau-reset").click()
@@ -47,7 +50,7 @@ def test_the_slider_filters_live_and_shows_the_yield(page):
 def test_the_yield_says_that_expressions_of_no_object_are_not_counted_per_mask(open_page, tmp_path):
     run = build_run_of_several(RunLocation.open(str(tmp_path / "run")))
     page = open_page(Path(write_pages(run.location.root)).as_uri())
-    assert " per mask (∅ not counted) · " in page.locator("#yield").inner_text()
+    assert " expressions per mask · " in page.locator("#yield").inner_text()
 
 
 def test_at_the_runs_own_threshold_the_table_decides_and_what_people_wrote_is_always_kept(open_page, tmp_path):
@@ -294,7 +297,7 @@ def test_where_another_scorer_decided_tau_is_no_reason(open_page, tmp_path):
     assert told["kept by it"][1].startswith("Kept. A plug-in scorer kept it. Its bound is not known here.")
     assert told["rejected by it"][1].startswith("Not kept. A plug-in scorer rejected it")
     quality = (folder / "quality.html").read_text(encoding="utf-8")
-    assert "A plug-in scorer decided what is kept. Its bound may differ from τ." in quality
+    assert "kept captions by its own bound, which may differ from filtering.tau = " in quality
     assert 'class="marker"' not in quality
 
 
@@ -313,6 +316,40 @@ def test_the_slider_keeps_what_refilter_keeps_at_every_tau(open_page, tmp_path):
         page.evaluate("new Promise((done) => requestAnimationFrame(() => setTimeout(done)))")
         shown = re.sub(r"\s", "", page.locator("#yield b").first.inner_text())
         assert (tau, int(shown)) == (tau, totals.kept)
+
+
+VERSION = Path(__file__).parents[1] / "versions" / "0.6.0"
+
+
+@pytest.mark.slow
+def test_of_a_composed_run_the_slider_moves_its_confidence_as_refilter_does(open_page, tmp_path):
+    shutil.copytree(VERSION / "finished", tmp_path / "run")
+    run = RunLocation.open(str(tmp_path / "run"))
+    write_pages(run.root, source=[str(VERSION / "images")])
+    page = open_page((tmp_path / "run" / "gallery" / "index.html").as_uri())
+    assert page.locator("#bound").input_value() == "confidence"
+    assert page.locator("#tau-value").inner_text() == "0.94"
+    scores = page.locator("#expressions .value").all_inner_texts()
+    assert scores
+    assert "–" not in scores
+    kinds = ("attribute", "group", "none", "position", "relation")
+    rules = {
+        ("confidence", 0.8): ["confidence > 0.8", "rank <= 3"],
+        ("composed", 0.96): [f"{kind} > 0.96" for kind in kinds],
+    }
+    for (name, value), keep in rules.items():
+        new = RunLocation.open(str(tmp_path / name))
+        totals = refilter(run, new, RuleChange(keep=parse_conditions(keep))).totals
+        page.select_option("#bound", name)
+        set_tau(page, value)
+        page.locator(f"#yield >> text={totals.kept} kept of {totals.expressions}").wait_for()
+    page.select_option("#bound", "tau")
+    page.locator("#more").click()
+    page.select_option("#source", "composer")
+    page.select_option("#kind", "position")
+    num_positions = OpenRun.at(run).table("expressions")["kind"].to_pylist().count("position")
+    page.locator(f"#shown >> text={num_positions} expressions in").wait_for()
+    page.wait_for_function("() => location.hash.includes('source=composer&kind=position')")
 
 
 def test_of_several_masks_the_tables_word_stands_at_every_tau(open_page, tmp_path):

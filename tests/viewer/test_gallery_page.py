@@ -110,7 +110,9 @@ def test_every_image_has_its_picture_its_outlines_and_its_record(page, destinati
     assert text.count('loading="lazy"') == 2
     assert re.findall(r'<path class="mask c(\d+)" data-mask="(\d+)"', text) == [("0", "0"), ("1", "1"), ("0", "0")]
     assert [len(record["expressions"]) for record in records[:2]] == [2, 0]
-    assert records[2] == {"tau": 1.0, "hasTau": True, "conditions": [], "colours": 36, "pairs": ""}
+    tau = {"name": "tau", "label": "τ", "column": "distinctiveness", "comparison": ">", "value": 1.0}
+    rule = {"tau": 1.0, "hasTau": True, "conditions": [], "lone": "keep", "bounds": [tau], "score": "distinctiveness"}
+    assert records[2] == {**rule, "colours": 36, "pairs": ""}
 
 
 @pytest.mark.parametrize(

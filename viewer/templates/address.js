@@ -1,4 +1,4 @@
-// What is shown stands in the address after `#`: search, filters, order, τ, and the open pair. So a view can be sent to others.
+// What is shown stands in the address after `#`: search, filters, order, the slider, and the open pair. So a view can be sent to others.
 
 // An address may come from anybody: only such an id may stand in a command that a person copies.
 const PAIR_ID = /^[0-9a-f]{16}-[0-9+]+-[0-9a-f]{8}$/;
@@ -8,14 +8,14 @@ function addressNow() {
   const found = new URLSearchParams();
   if (filters.terms.length) found.set("find", filters.terms.join(" "));
   if (filters.status !== "all") found.set("status", filters.status);
-  for (const name of ["pictures", "marks", "verdicts", "sort"]) {
+  for (const name of ["pictures", "marks", "verdicts", "source", "kind", "sort"]) {
     const value = byId(name)?.value;
     if (value && value !== "all") found.set(name, value);
   }
   for (const [name, [least, most]] of Object.entries(filters.ranges)) {
     found.set(name, [least, most].map((bound) => (Number.isFinite(bound) ? bound : "")).join(":"));
   }
-  if (tau !== settings.tau) found.set("tau", tau);
+  if (isMoved()) found.set(bound.name, level);
   if (selection.expression !== null) found.set("pair", expressions[selection.expression].pair);
   return found.toString();
 }
@@ -46,14 +46,15 @@ function readAddress() {
   filters.terms = termsOf(byId("find").value);
   const status = given.get("status");
   setStatus(["kept", "rejected"].includes(status) ? status : "all");
-  for (const name of ["pictures", "marks", "verdicts"].filter(byId)) {
+  for (const name of ["pictures", "marks", "verdicts", "source", "kind"].filter(byId)) {
     byId(name).value = given.get(name) ?? "all";
     if (!byId(name).value) byId(name).value = "all";
   }
   setSort(given.get("sort") ?? "");
   for (const name of RANGES) readRange(name, given.get(name));
-  const wanted = Number(given.get("tau") ?? NaN);
-  const value = Number.isFinite(wanted) ? wanted : settings.tau;
+  chooseBound(settings.bounds.find((each) => given.has(each.name)) ?? settings.bounds[0]);
+  const wanted = Number(given.get(bound.name) ?? NaN);
+  const value = Number.isFinite(wanted) ? wanted : bound.value;
   slider.value = value;
   keepAt(value);
   readRanges();

@@ -61,8 +61,10 @@ function spoken(e) {
 
 function meter(e) {
   const bar = make("i");
-  // τ stands in the middle.
-  bar.style.width = `${Math.min(100, (50 * e.distinctiveness) / (tau || 1))}%`;
+  // The bound stands in the middle; a confidence ends at 1.
+  const [value, at] = [scoreOf(e), (settings.score === bound.column ? level : tau) || 1];
+  const above = settings.score === "confidence" ? 50 + (50 * (value - at)) / (1 - at || 1) : (50 * value) / at;
+  bar.style.width = `${value > at ? Math.min(100, above) : (50 * value) / at}%`;
   const element = make("span", "meter", bar);
   element.setAttribute("aria-hidden", "true");
   return element;

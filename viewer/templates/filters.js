@@ -1,17 +1,18 @@
 // Which expressions and images are shown: by words, status and ranges.
 
-const filters = { terms: [], status: "all", pictures: "all", marks: "all", verdicts: "all", ranges: {} };
+const filters = { terms: [], status: "all", pictures: "all", marks: "all", verdicts: "all", source: "all", kind: "all", ranges: {} };
 
 const inRange = (value, [least, most]) => value !== null && value >= least && value <= most;
 
 function isNarrowed() {
-  return filters.status !== "all" || filters.marks !== "all" || filters.verdicts !== "all" || Object.keys(filters.ranges).length > 0;
+  return filters.status !== "all" || filters.marks !== "all" || filters.verdicts !== "all" || filters.source !== "all" || filters.kind !== "all" || Object.keys(filters.ranges).length > 0;
 }
 
 function matches(e, isNamed) {
   if (filters.status !== "all" && (filters.status === "kept") !== Boolean(isKept[e.id])) return false;
   if (filters.marks !== "all" && (filters.marks === "marked") !== isMarked(e)) return false;
   if (filters.verdicts !== "all" && !e.verdicts.some(([, verdict]) => filters.verdicts === "any" || filters.verdicts === verdict)) return false;
+  for (const name of ["source", "kind"]) if (filters[name] !== "all" && e[name] !== filters[name]) return false;
   for (const name in filters.ranges) if (!inRange(e[name] ?? null, filters.ranges[name])) return false;
   return isNamed || filters.terms.every((term) => e.lower.includes(term));
 }

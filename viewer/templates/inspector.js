@@ -110,7 +110,7 @@ function item(e) {
   const line = make(
     "button", "line",
     make("span", "", isMarked(e) ? make("span", "star", "★ ") : null, spoken(e), count, short ? make("span", "reason", short) : null),
-    make("span", "", make("span", "value", fixed(e.distinctiveness)), e.distinctiveness === null ? null : meter(e)),
+    make("span", "", make("span", "value", fixed(scoreOf(e))), scoreOf(e) === null ? null : meter(e)),
   );
   line.type = "button";
   line.setAttribute("aria-expanded", String(isOpen));
@@ -126,6 +126,7 @@ function detail(e) {
   const figures = [
     ["distinctiveness", fixed(e.distinctiveness, 3)], ["uniqueness", fixed(e.uniqueness, 3)], ["correctness", fixed(e.correctness, 3)],
     ...["confidence", "rank", "listener", "truth", "grounding_share", "grounding_choice", "caption_score"].filter((name) => name in e).map((name) => [name, name === "rank" ? e.rank : fixed(e[name], 3)]),
+    ["source", e.source], ["kind", e.kind],
     ["rival", e.rival === null ? "none" : maskLink(e.image.masks[e.rival])],
     ["head noun", e.head ?? "none found"], ["drawn", e.human ? "by a human" : e.composed ? "composed" : `${e.count} ×`], ["weight", fixed(e.weight)],
   ];

@@ -3,21 +3,22 @@
 const NUM_BINS = 56;
 const slider = byId("tau");
 const quarantinedRows = [...document.querySelectorAll("#quarantined tbody tr")].map((element) => [element, element.textContent.toLowerCase()]);
-let bounds = null;
+let ends = null;
 
 const quantile = (sorted, share) => sorted[Math.min(sorted.length - 1, Math.floor(share * sorted.length))];
 
-// The slider spans what the scores span, outliers aside, and always the run's τ.
+// The slider spans what the scores that its bound judges span, outliers aside, and always the run's own bound.
 function setUpSlider() {
-  const scores = expressions.map((e) => e.distinctiveness).filter((d) => d !== null).sort((a, b) => a - b);
-  const low = scores.length ? Math.min(quantile(scores, 0.01), settings.tau) : settings.tau;
-  const high = scores.length ? Math.max(quantile(scores, 0.99), settings.tau) : settings.tau;
-  bounds = [Math.max(0, Math.floor(low * 20 - 1) / 20), Math.ceil(high * 20 + 1) / 20];
-  Object.assign(slider, { min: bounds[0], max: bounds[1], step: "any" });
-  slider.value = settings.tau;
+  const scores = expressions.filter(isBounded).map((e) => e[bound.column] ?? null).filter((d) => d !== null).sort((a, b) => a - b);
+  const low = scores.length ? Math.min(quantile(scores, 0.01), bound.value) : bound.value;
+  const high = scores.length ? Math.max(quantile(scores, 0.99), bound.value) : bound.value;
+  ends = [Math.max(0, Math.floor(low * 20 - 1) / 20), Math.ceil(high * 20 + 1) / 20];
+  Object.assign(slider, { min: ends[0], max: ends[1], step: "any" });
+  slider.value = bound.value;
+  byId("tau-reset").textContent = `back to ${+bound.value.toPrecision(6)}`;
   const bins = new Array(NUM_BINS).fill(0);
   for (const d of scores) {
-    const at = Math.floor((NUM_BINS * (d - bounds[0])) / (bounds[1] - bounds[0]));
+    const at = Math.floor((NUM_BINS * (d - ends[0])) / (ends[1] - ends[0]));
     if (at >= 0 && at < NUM_BINS) bins[at] += 1;
   }
   // Square roots: a peak of equal scores would flatten all others.
@@ -28,20 +29,19 @@ function setUpSlider() {
 }
 
 function showYield() {
-  const { kept, ofMasks, masks } = yieldNow();
+  const { kept, masks } = yieldNow();
   const share = (part, whole) => (whole ? `${Math.round((100 * part) / whole)} %` : "–");
-  const perMask = numMasks ? (ofMasks / numMasks).toFixed(1) : "–";
-  const basis = images.some((image) => image.entries.length > image.masks.length) ? " (∅ not counted)" : "";
+  const perMask = numMasks ? (kept / numMasks).toFixed(2) : "–";
   byId("yield").replaceChildren(
     make("b", "", thousands(kept)), ` kept of ${thousands(expressions.length)} (${share(kept, expressions.length)}) · `,
-    make("b", "", perMask), ` per mask${basis} · `, make("b", "", share(masks, numMasks)), ` of masks have one (${plural(images.length, "image")} on this page)`,
+    make("b", "", perMask), " expressions per mask · ", make("b", "", share(masks, numMasks)), ` of masks have one (${plural(images.length, "image")} on this page)`,
   );
-  const text = String(+tau.toFixed(3));
+  const text = String(+level.toFixed(3));
   byId("tau-value").textContent = text;
   slider.setAttribute("aria-valuetext", `${text}, ${thousands(kept)} kept`);
-  byId("tau-reset").hidden = tau === settings.tau;
-  const part = (100 * (tau - bounds[0])) / (bounds[1] - bounds[0] || 1);
-  byId("spread").lastElementChild.style.clipPath = `inset(0 0 0 ${part}%)`;
+  byId("tau-reset").hidden = !isMoved();
+  const part = (100 * (level - ends[0])) / (ends[1] - ends[0] || 1);
+  byId("spread").lastElementChild.style.clipPath = bound.comparison.startsWith(">") ? `inset(0 0 0 ${part}%)` : `inset(0 ${100 - part}% 0 0)`;
 }
 
 function showCount(found) {
@@ -89,10 +89,10 @@ function readRanges() {
     }
   }
   filters.pictures = byId("pictures").value;
-  filters.marks = byId("marks").value;
+  for (const name of ["marks", "source", "kind"]) filters[name] = byId(name).value;
   // Only where an audit was given.
   filters.verdicts = byId("verdicts")?.value ?? "all";
-  const count = Object.keys(filters.ranges).length + (filters.pictures !== "all") + (filters.marks !== "all") + (filters.verdicts !== "all") + (sorting.score !== null);
+  const count = Object.keys(filters.ranges).length + (filters.pictures !== "all") + ["marks", "source", "kind"].filter((name) => filters[name] !== "all").length + (filters.verdicts !== "all") + (sorting.score !== null);
   byId("active").textContent = count ? String(count) : "";
   updateSoon();
 }
@@ -105,7 +105,15 @@ function setStatus(status) {
   updateSoon();
 }
 
-function setTau(value) {
+// Another bound begins where the run has it.
+function chooseBound(chosen) {
+  bound = chosen;
+  if (byId("bound")) byId("bound").value = bound.name;
+  setUpSlider();
+  keepAt(bound.value);
+}
+
+function setLevel(value) {
   keepAt(value);
   updateSoon();
 }
@@ -127,14 +135,18 @@ function listenToControls() {
   });
   slider.addEventListener("input", () => {
     const value = slider.valueAsNumber;
-    // Within a pixel or two of the run's own τ it is meant.
-    const isNear = Math.abs(value - settings.tau) < (bounds[1] - bounds[0]) / 150;
-    setTau(isNear ? settings.tau : Number(value.toFixed(3)));
+    // Within a pixel or two of the run's own bound it is meant.
+    const isNear = Math.abs(value - bound.value) < (ends[1] - ends[0]) / 150;
+    setLevel(isNear ? bound.value : Number(value.toFixed(3)));
   });
   byId("tau-reset").addEventListener("click", () => {
-    slider.value = settings.tau;
-    setTau(settings.tau);
+    slider.value = bound.value;
+    setLevel(bound.value);
     slider.focus();
+  });
+  byId("bound")?.addEventListener("change", (event) => {
+    chooseBound(settings.bounds.find((each) => each.name === event.target.value));
+    updateSoon();
   });
   for (const button of document.querySelectorAll("[data-status]")) {
     button.addEventListener("click", () => setStatus(button.dataset.status));
@@ -171,13 +183,13 @@ function fitLayout() {
   }).observe(bar);
 }
 
-setUpSlider();
+chooseBound(settings.bounds[0]);
 fitLayout();
-keepAt(settings.tau);
 listenToCards();
 listenToInspector();
 listenToControls();
 offerSorts();
+["source", "kind"].forEach(offerChoices);
 sortExpressions();
 showMarks();
 update();

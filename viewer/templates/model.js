@@ -20,6 +20,8 @@ for (const card of document.querySelectorAll(".card")) {
     e.id = expressions.length;
     e.image = image;
     e.lower = e.text.toLowerCase();
+    e.kind ??= "attribute";
+    e.source = e.human ? "human" : e.composed ? "composer" : "model";
     e.pair = `${image.id}-${e.targets.map((order) => String(image.masks[order].index).padStart(4, "0")).join("+")}-${e.hash}`;
     e.verdicts = Object.hasOwn(verdicts, e.pair) ? Object.entries(verdicts[e.pair]) : [];
     e.words = e.text.split(/\s+/).length;

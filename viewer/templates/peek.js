@@ -5,7 +5,7 @@ const peekBox = byId("peek");
 
 function showPeek(mask, event) {
   const lines = bestOf(mask, NUM_PEEKED).map((e) => (
-    make("p", isKept[e.id] ? "kept" : "rejected", spoken(e), make("span", "value", fixed(e.distinctiveness)))
+    make("p", isKept[e.id] ? "kept" : "rejected", spoken(e), make("span", "value", fixed(scoreOf(e))))
   ));
   const hides = mask.expressions.length > 0 && !lines.length ? "none matches · " : "";
   const rest = `${hides}${numKept(mask)} of ${mask.expressions.length} kept`;

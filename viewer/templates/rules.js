@@ -1,32 +1,46 @@
-// What is kept at a τ, and in words why.
+// What is kept at a bound of the rule, and in words why.
 
+// The slider moves one bound of the run's rule at a time: the others stay as the run has them.
+let bound = settings.bounds[0];
+let level = bound.value;
 let tau = settings.tau;
+const isMoved = () => level !== bound.value;
+// The score that decides most of what the run keeps stands beside each expression.
+const scoreOf = (e) => e[settings.score] ?? null;
 
 const fixed = (value, digits = 2) => (value === null ? "–" : value.toFixed(Math.abs(value) < 100 ? digits : 0));
 const thousands = (value) => value.toLocaleString("en-US");
 const plural = (count, word, words = `${word}s`) => `${thousands(count)} ${count === 1 ? word : words}`;
 
-// What `refilter` would keep: of people, and of several masks or none, the table's word stands whatever τ is.
+const compare = { ">": (a, b) => a > b, ">=": (a, b) => a >= b, "<": (a, b) => a < b, "<=": (a, b) => a <= b };
+
+// Whether the chosen bound judges an expression: of people, and of several masks or none, the table's word stands.
+function isBounded(e) {
+  if (bound.name === "composed") return Boolean(e.composed);
+  // No τ judges a mask alone in its image; of another bound only a rule that keeps all of these can be told here.
+  return e.judged && (e.distinctiveness !== null || (bound.name !== "tau" && settings.lone === "keep"));
+}
+
+const passes = (e, value = e[bound.column] ?? null) => value === null || compare[bound.comparison](value, level);
+
+// What `refilter` would keep.
 function keepAt(value) {
-  tau = value;
-  // So it does at the run's own τ: another rule than the threshold may have written it.
-  const isRuns = tau === settings.tau;
+  level = value;
+  tau = bound.name === "tau" ? value : settings.tau;
   expressions.forEach((e, id) => {
-    // No τ judges a mask alone in its image.
-    const isFixed = isRuns || !e.judged || e.distinctiveness === null;
-    isKept[id] = isFixed ? e.kept : e.distinctiveness > tau && !e.unmet.length;
+    // At the run's own bound the table's word stands too: another rule than this one may have written it.
+    if (!isMoved() || !isBounded(e)) isKept[id] = e.kept;
+    else if (bound.name === "composed") isKept[id] = passes(e);
+    else isKept[id] = passes(e) && (e.distinctiveness === null || e.distinctiveness > tau) && e.unmet.every((at) => at === bound.condition);
   });
 }
 
 function yieldNow() {
-  const found = { kept: 0, ofMasks: 0, masks: 0 };
+  const found = { kept: 0, masks: 0 };
   for (const verdict of isKept) found.kept += verdict;
   for (const image of images) {
     for (const mask of image.masks) {
-      let kept = 0;
-      for (const e of mask.expressions) kept += isKept[e.id];
-      found.ofMasks += kept;
-      found.masks += kept > 0;
+      found.masks += mask.expressions.some((e) => isKept[e.id]);
     }
   }
   return found;
@@ -41,7 +55,12 @@ const rivalOf = (e) => (e.rival === null ? null : e.image.masks[e.rival]);
 // A short reason for a list, and a sentence for who asks.
 function reason(e) {
   if (e.human) return isKept[e.id] ? ["written by a human", "A human wrote it. Human expressions are always kept."] : ["by the run's rule", "A human wrote it, but the run did not keep it."];
-  if (e.composed) return ["composed", `It was composed from the captions of the masks and their positions. ${isKept[e.id] ? "The run keeps it." : "The run does not keep it: its probability is too low."}`];
+  if (isMoved() && bound.name !== "tau" && isBounded(e) && (isKept[e.id] || !passes(e))) {
+    const told = `its ${bound.column} of ${fixed(e[bound.column] ?? null, 3)}`;
+    const against = `${bound.column} ${bound.comparison} ${level}`;
+    return isKept[e.id] ? ["", `At this place of the slider it is kept: ${told} meets ${against}.`] : [`not ${against}`, `At this place of the slider it is not kept: ${told} does not meet ${against}.`];
+  }
+  if (e.composed) return [`composed: ${e.kind}`, `It was composed from the captions of the masks and their positions. ${isKept[e.id] ? "The run keeps it." : "The run does not keep it: its confidence is too low."}`];
   if (!e.judged) {
     const what = e.targets.length ? "of several masks" : "refers to nothing";
     return [what, `It refers to ${e.targets.length ? "several masks" : "nothing in the image"}, so no threshold applies. The run ${isKept[e.id] ? "kept it" : "did not keep it"}.`];

@@ -40,6 +40,17 @@ function setSort(text) {
   sortExpressions();
 }
 
+// The values of an expression that the page has, where there are several.
+function offerChoices(name) {
+  const found = [...new Set(expressions.map((e) => e[name]))].sort();
+  byId(name).closest("label").hidden = found.length < 2;
+  for (const value of found) {
+    const option = document.createElement("option");
+    option.value = option.textContent = value;
+    byId(name).append(option);
+  }
+}
+
 function offerSorts() {
   const offered = SCORES.filter((score) => expressions.some((e) => (e[score] ?? null) !== null));
   for (const score of offered) {

@@ -129,13 +129,15 @@ def test_the_card_of_an_import_says_that_people_wrote_it(built_run, place):
     export("hf", type(built_run)(built_run.location, header, built_run.truth), place)
     text = (Path(place.root) / "README.md").read_text("utf-8")
     assert "written by people" in text
-    assert "No human" not in text
-    assert "distinctiveness above" not in text
+    assert "No person" not in text
+    assert "distinctiveness >" not in text
+    assert "synthetic" not in text
+    assert "null of people's |" in text
 
 
 @pytest.mark.parametrize(
     ("num_images", "size"), [(0, "n<1K"), (999, "n<1K"), (1_000, "1K<n<10K"), (50_000_000, "10M<n<100M"), (10**9, None)]
 )
-def test_the_size_has_the_hubs_name(num_images, size):
-    found = huggingface.head("train", num_images, title="x", licence=None, sha256="")
+def test_the_size_has_the_hubs_name(built_run, num_images, size):
+    found = huggingface.head("train", num_images, built_run.header, title="x", licence=None, sha256="")
     assert found["size_categories"] == [size or "100M<n<1B"]

@@ -72,7 +72,7 @@ def test_it_counts_what_the_tables_hold_and_names_the_models(run):
     assert "| … as `corrupt` | 4 |" in card
     for digest in ("a" * 64, "b" * 64, "c" * 64):
         assert f"`{digest}`" in card
-    assert "An expression is kept if it has distinctiveness > 1." in card
+    assert "- A caption of one of several masks is kept if distinctiveness > 1.\n" in card
     assert "2026-01-01T00:00:00+00:00" in card
     assert "*to be filled in*" in card
 
@@ -164,8 +164,7 @@ MODELS = {
         f"- captions: nothing is known here about `blip`: {FILL}.",
     ),
     ("filtering.engine=siglip", "filtering.keep=[count >= 2]"): (
-        "`siglip` decided by its own bound which expressions are kept. That bound may differ from `filtering.tau` ="
-        " 1. It must also have count >= 2.",
+        "- siglip kept captions by its own bound, which may differ from filtering.tau = 1, of those with count >= 2.",
     ),
     ("filtering.spacy_model=my_pipeline",): (
         "| head nouns | `spacy_first_child` | – | weights `my_pipeline` | – |",
@@ -206,10 +205,19 @@ def test_names_from_outside_are_neither_markup_nor_lines(tmp_path):
     assert "| images | `photos'¦<img src=x>\\n# Licence: free\\x1b[2J\\u202e` |" in text
 
 
-def test_the_papers_are_those_of_the_citation_file(tmp_path):
+def test_the_papers_are_those_of_the_citation_file_and_of_what_was_used(tmp_path):
     cited = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))["references"]
-    (bibtex,) = re.findall(r"```bibtex\n(.*)\n```", text_of(header_of(tmp_path)), re.DOTALL)
-    titles = re.findall(r"^  title\s+= \{(.*)\},$", bibtex, re.MULTILINE)
-    assert titles == [each["title"] for each in cited]
-    assert re.findall(r"^  year\s+= \{(\d{4})\}$", bibtex, re.MULTILINE) == [str(each["year"]) for each in cited]
-    assert bibtex.count("{") == bibtex.count("}")
+    held = {each["title"]: str(each["year"]) for each in cited}
+    found: dict[str, str] = {}
+    for origin, number in (("annotate", 4), ("ppt", 4), ("import", 0)):
+        text = text_of(header_of(tmp_path / origin, origin=origin))
+        of_card = dict(zip(*(re.findall(pattern, text, re.MULTILINE) for pattern in _BIBTEX), strict=True))
+        assert len(of_card) == number
+        assert (PPT in of_card) == (origin == "ppt")
+        assert text.count("{") == text.count("}")
+        found |= of_card
+    assert found == held
+
+
+PPT = "Curriculum Point Prompting for Weakly-Supervised Referring Image Segmentation"
+_BIBTEX = (r"^  title\s+= \{(.*)\},$", r"^  year\s+= \{(\d{4})\}$")

@@ -32,6 +32,7 @@ from pseudoris.store.runs.receipts import latest_receipts, list_receipts, receip
 from pseudoris.store.sessions.combined_run import combine
 from pseudoris.store.sessions.refiltered_run import RuleChange, refilter
 from pseudoris.store.tables.image_bytes import PlannedImages
+from pseudoris.store.tables.kept_clauses import ONE_OF_SEVERAL
 from pseudoris.store.tables.open_run import OpenRun
 from pseudoris.viewer.gallery_sample import read_summary
 from tests.builders.images import encode
@@ -366,10 +367,10 @@ def test_composing_reads_what_each_of_its_runs_has_measured(place):
 def test_refilter_changes_the_rule_of_each_and_what_is_not_named_stays(two, place):
     combine(two, both := place("both"))
     summary = refilter(both, new := place("new"), RuleChange(keep=[KeepCondition.model_validate("correctness > 0.4")]))
-    assert {name: (rule.tau, [str(each) for each in rule.conditions]) for name, rule in summary.rules} == {
-        "v1": (1.0, ["correctness > 0.4"]),
-        "v2": (1.2, ["correctness > 0.4"]),
-    }
+    assert [(each.run, each.condition) for each in summary.clauses if each.kinds == (ONE_OF_SEVERAL,)] == [
+        ("v1", "distinctiveness > 1 and correctness > 0.4"),
+        ("v2", "distinctiveness > 1.2 and correctness > 0.4"),
+    ]
     assert verify_run(new).is_clean
     apart = []
     for name, run in two:
@@ -636,9 +637,10 @@ def test_every_rule_of_runs_of_one_name_is_told(place):
         commit_images(run, header, annotated)
         finish(run)
         runs.append(("same", run))
-    (rules,) = combine(runs, both := place("both")).rules.values()
-    assert [rule.tau for rule in rules] == [1.0, 1.2]
+    clauses = combine(runs, both := place("both")).clauses
+    bounds = [("same", "distinctiveness > 1"), ("same", "distinctiveness > 1.2")]
+    assert [(each.run, each.condition) for each in clauses if each.kinds == (ONE_OF_SEVERAL,)] == bounds
     summary = refilter(both, place("new"), RuleChange(keep=[KeepCondition.model_validate("correctness > 0.4")]))
-    assert [(name, rule.tau) for name, rule in summary.rules] == [("same", 1.0), ("same", 1.2)]
-    said = read_summary(OpenRun.at(both)).rule_sentence
-    assert "same (distinctiveness > 1), same (distinctiveness > 1.2)" in said
+    kept = [each.condition for each in summary.clauses if each.kinds == (ONE_OF_SEVERAL,)]
+    assert kept == [f"{bound} and correctness > 0.4" for _, bound in bounds]
+    assert read_summary(OpenRun.at(both)).clauses == clauses
