@@ -67,6 +67,7 @@ def _print(out: str, found: CombineSummary) -> None:
     if found.num_left_out:
         table.add_row("left out", f"{found.num_left_out:,} copies of pictures, listed in {LEFT_OUT_NAME}")
     table.add_row("images, masks", f"{totals.images:,}, {totals.masks:,}")
+    table.add_row("copies", f"{found.copies}")
     table.add_row("kept expressions", kept_text(totals.kept, totals.kept_lone, num_candidates=totals.expressions))
     earlier = f", {found.num_shards_before:,} of them by an earlier call" if found.num_shards_before else ""
     table.add_row("shards", f"{totals.shards:,}{earlier}")

@@ -109,6 +109,7 @@ class _Begun:
             retry=retried if is_retry else None,
             warning=header.warning,
             left_out=tuple(self.plan.source.left_out.notices()),
+            copies=outcome.copies,
         )
 
 

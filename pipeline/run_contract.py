@@ -21,6 +21,7 @@ from pseudoris.schemas.config_layers import laid, named_preset, own_layers, pres
 from pseudoris.schemas.run_records import RunHeader
 from pseudoris.schemas.tables import EXPRESSIONS, SCHEMAS
 from pseudoris.store.exclusion_rules import Exclusions
+from pseudoris.store.runs.copied_pictures import CopyCounts
 from pseudoris.store.runs.extension import ExtensionTally
 from pseudoris.store.runs.header import check_origin, read_header, require_header
 from pseudoris.store.runs.plan import PlanTally
@@ -174,6 +175,7 @@ class RunSummary:
         retry: The result of a retry; None if shards were computed for the first time.
         warning: What must stand above figures of the run: `RunHeader.warning`.
         left_out: What the listing passed over, and the remedies; empty if this session did not list SOURCE.
+        copies: How many images of the run are copies of others; None after an interrupt.
     """
 
     out: str
@@ -188,6 +190,7 @@ class RunSummary:
     retry: RetryTally | None = None
     warning: str | None = None
     left_out: tuple[str, ...] = ()
+    copies: CopyCounts | None = None
 
     @property
     def is_complete(self) -> bool:

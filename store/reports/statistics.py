@@ -19,6 +19,7 @@ from pseudoris.files.location import RunLocation
 from pseudoris.primitives.threads import map_in_threads
 from pseudoris.schemas.keep_rule import OPTIONAL_COLUMNS, SCORE_COLUMNS, Ints
 from pseudoris.schemas.tables import EXPRESSIONS
+from pseudoris.store.runs.copied_pictures import CopyCounts, count_copies
 from pseudoris.store.runs.receipts import RunTotals, Totals, spread_evenly
 from pseudoris.store.tables.open_run import CommittedShard, OpenRun, occurrences
 
@@ -155,11 +156,13 @@ class RunStatistics:
         groups: By one of `GROUPS`, then by its value, the largest first.
         top: The most frequent kept expressions.
         top_error: By how much a count of `top` may be too low.
+        copies: How many images of all committed shards are copies of others.
     """
 
     num_planned_images: int
     num_shards_read: int
     warning: str | None
+    copies: CopyCounts
     totals: RunTotals = field(default_factory=RunTotals)
     masks_an_image: Distribution = field(default_factory=Distribution)
     kept_a_mask: Distribution = field(default_factory=Distribution)
@@ -194,7 +197,7 @@ def run_statistics(
             if shard.receipt.shard in chosen:
                 yield shard
 
-    found = RunStatistics(run.header.num_images, len(chosen), run.header.warning)
+    found = RunStatistics(run.header.num_images, len(chosen), run.header.warning, count_copies(run))
     for number, (num_masks, of_images, table) in enumerate(map_in_threads(read, shards(), _THREADS), start=1):
         kept = table.filter(table["kept"])
         found.masks_an_image.add(of_images)
