@@ -67,6 +67,7 @@ def _print(out: str, found: CombineSummary) -> None:
         table.add_row("left out", f"{found.num_left_out:,} copies of pictures, listed in {LEFT_OUT_NAME}")
     table.add_row("images, masks", f"{totals.images:,}, {totals.masks:,}")
     table.add_row("kept expressions", kept_text(totals))
+    table.add_row("copies", f"{found.copies}")
     earlier = f", {found.num_shards_before:,} of them by an earlier call" if found.num_shards_before else ""
     table.add_row("shards", f"{totals.shards:,}{earlier}")
     table.add_row("output", format_bytes(totals.output_bytes))

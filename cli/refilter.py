@@ -138,6 +138,7 @@ def _print(new: str, found: RefilterSummary) -> None:
     kept = kept_text(totals)
     table.add_row("kept expressions", f"{kept}; {before}")
     table.add_row("images, masks", f"{totals.images:,}, {totals.masks:,}: as in the parent")
+    table.add_row("copies", f"{found.copies}")
     earlier = f", {found.num_shards_before:,} of them by an earlier call" if found.num_shards_before else ""
     table.add_row("shards", f"{totals.shards:,}{earlier}")
     table.add_row("output", format_bytes(totals.output_bytes))

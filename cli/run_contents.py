@@ -69,6 +69,7 @@ def stats(
         "num_planned_images": found.num_planned_images,
         "num_shards_read": found.num_shards_read,
         "totals": dataclasses.asdict(found.totals),
+        "copies": dataclasses.asdict(found.copies),
         "warning": found.warning,
         "keeps": [clause.as_dict() for clause in found.clauses],
         "distributions": distributions,
@@ -84,6 +85,7 @@ def stats_view(out: str, found: RunStatistics, spreads: Mapping[str, Distributio
     totals = found.totals
     counts = formats.facts_table(f"{out}: {totals.images:,} of {found.num_planned_images:,} images committed")
     counts.add_row("", counts_text(totals))
+    counts.add_row("copies", str(found.copies))
     counts.add_row("masks", f"{totals.masks:,}")
     share = f"; {totals.kept / totals.expressions:.1%} of candidates" if totals.expressions else ""
     kept = formats.kept_text(totals)

@@ -54,6 +54,8 @@ def totals_rows(totals: RunTotals, num_images: int) -> Iterator[tuple[str, str]]
 def summary_view(summary: RunSummary) -> RenderableType:
     """Return the summary of a run as tables: counts, speed, quarantine by reason, paths."""
     counts = formats.facts_table("summary", totals_rows(summary.totals, summary.num_planned_images))
+    if summary.copies is not None:
+        counts.add_row("copies", f"{summary.copies}")
     complete = "nothing to do: the run was complete. --extend adds images that SOURCE got since"
     speed = complete if summary.is_complete else "no image was committed"
     if summary.num_images_now:
@@ -127,6 +129,7 @@ def written_view(
     totals = written.totals
     table = formats.facts_table(f"{location.root}: {title}")
     table.add_row("images", f"{totals.images:,} of {written.header.num_images:,}: {counts_text(totals, words)}")
+    table.add_row("copies", f"{written.copies}")
     table.add_row("masks", f"{totals.masks:,}")
     for row in texts:
         table.add_row(*row)

@@ -95,13 +95,14 @@ def shared_prover(limits: ImagesConfig, *, has_hash: bool = False) -> Iterator[P
 class Prover:
     """Decodes images in a child process with limits on memory and time. A child that dies is replaced.
 
-    With `has_hash` it also computes perceptual hashes, with `form` pictures for a page. Use as a context manager: the
-    child lives from entry to exit. Not thread-safe. `num_proofs` is the number of images that it was asked to prove.
+    With `has_hash`, or as the settings say, it also computes perceptual hashes, with `form` pictures for a page. Use as
+    a context manager: the child lives from entry to exit. Not thread-safe. `num_proofs` is the number of images that it
+    was asked to prove.
     """
 
     def __init__(self, limits: ImagesConfig, *, has_hash: bool = False, form: PictureForm | None = None) -> None:
         self._limits = limits
-        self._has_hash = has_hash
+        self._has_hash = has_hash or limits.phash
         self._form = form
         self._child: subprocess.Popen[bytes] | None = None
         self._num_asked = 0  # of the running child

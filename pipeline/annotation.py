@@ -111,6 +111,7 @@ class _Begun:
             warning=header.warning,
             left_out=tuple(self.plan.source.left_out.notices()),
             speed=run_status(location).rates.text if outcome.num_images_now else "–",
+            copies=outcome.copies,
         )
 
 

@@ -21,6 +21,7 @@ from pseudoris.schemas.config_layers import laid, named_preset, own_layers, pres
 from pseudoris.schemas.run_records import RunHeader
 from pseudoris.schemas.tables import EXPRESSIONS, SCHEMAS
 from pseudoris.store.exclusion_rules import Exclusions
+from pseudoris.store.runs.copied_pictures import CopyCounts
 from pseudoris.store.runs.extension import ExtensionTally
 from pseudoris.store.runs.header import check_origin, read_header, require_header
 from pseudoris.store.runs.plan import PlanTally
@@ -175,6 +176,7 @@ class RunSummary:
         warning: What must stand above figures of the run: `RunHeader.warning`.
         left_out: What the listing passed over, and the remedies; empty if this session did not list SOURCE.
         speed: The run's speed as `status` has it, over all of its sessions, without starts and pauses.
+        copies: How many images of the run are copies of others; None after an interrupt.
     """
 
     out: str
@@ -190,6 +192,7 @@ class RunSummary:
     warning: str | None = None
     left_out: tuple[str, ...] = ()
     speed: str = "–"
+    copies: CopyCounts | None = None
 
     @property
     def is_complete(self) -> bool:

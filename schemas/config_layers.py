@@ -84,14 +84,15 @@ def load_config(
 def as_begun(config: RunConfig, begun: RunConfig) -> RunConfig:
     """Return the config of a session with what its preset meant when the run in OUT began, whose config is `begun`.
 
-    0.7.0 composes for photographs in two presets, and counts the bits of grey in all but `paper`. A setting that is not
-    the preset's stays as it is given.
+    0.7.0 composes for photographs in two presets, counts the bits of grey in all but `paper`, and stores perceptual
+    hashes. A setting that is not the preset's stays as it is given.
     """
     if config.preset != begun.preset or begun.preset not in preset_names():
         return config
     preset, images, captions = load_config(config.preset), config.images, config.captions
-    if images.bits == preset.images.bits:
-        config = config.model_copy(update={"images": images.model_copy(update={"bits": begun.images.bits})})
+    of_preset = [name for name in ("bits", "phash") if getattr(images, name) == getattr(preset.images, name)]
+    images = images.model_copy(update={name: getattr(begun.images, name) for name in of_preset})
+    config = config.model_copy(update={"images": images})
     now, then, fitted = config.composing, begun.composing, begun.filtering.fitted
     if now is None or then is None or (now.places, then.places) != _PLACES:
         return config

@@ -29,7 +29,7 @@ RECEIPTS_FOLDER: Final = "_receipts"
 MANIFEST_FOLDER: Final = "_manifest"
 HEADER_NAME: Final = "_run.json"
 # What settings of the method mean that it leaves out; all others are absent.
-_LEFT_OUT: Final = {"method.captions.decoder": "auto", "method.images.bits": "stored"}
+_LEFT_OUT: Final = {"method.captions.decoder": "auto", "method.images.bits": "stored", "method.images.phash": False}
 # If its versions name the slots of a run, these settings decide no bit.
 _OF_SLOTS: Final = {f"method.captions.{name}" for name in ("cache_bytes", "crops_together", "slots")}
 

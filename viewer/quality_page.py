@@ -28,6 +28,7 @@ from markupsafe import Markup
 from pseudoris.schemas.tables import EXPRESSIONS
 from pseudoris.store.reports.charts import curves, histogram, round_ticks, share_bar, stacked_bar
 from pseudoris.store.reports.statistics import DrawKind, KeptCount, count_draws, num_words
+from pseudoris.store.runs.copied_pictures import CopyCounts, count_copies
 from pseudoris.store.tables.judged_expressions import flags_of, floats_of
 from pseudoris.store.tables.open_run import CommittedShard, OpenRun
 from pseudoris.store.tables.parts import chosen_schema
@@ -158,6 +159,7 @@ class RunQuality:
     Attributes:
         num_shards: Committed shards.
         num_read: Of these, those that the rest was counted in.
+        copies: How many images of all committed shards are copies of others.
         masks_per_image: Images by their number of masks; without quarantined ones.
         lengths: Candidates by their number of words; `kept_lengths` of kept ones.
         scores: By name, float32 of each candidate that has the score, and whether it was kept.
@@ -168,6 +170,7 @@ class RunQuality:
     summary: GallerySummary
     num_shards: int
     num_read: int
+    copies: CopyCounts
     masks_per_image: Counter[int] = field(default_factory=Counter)
     lengths: Counter[int] = field(default_factory=Counter)
     kept_lengths: Counter[int] = field(default_factory=Counter)
@@ -211,7 +214,7 @@ def quality_of_run(
     gets the number of shards read so far, and that of all to read.
     """
     chosen = choose_shards(np.array([each.counts.expressions for each in run.receipts], np.int64), MAX_ROWS)
-    quality = RunQuality(summary, len(run.receipts), len(chosen))
+    quality = RunQuality(summary, len(run.receipts), len(chosen), count_copies(run))
     columns = ("kept", *SCORES)
     tables = [chosen_schema(EXPRESSIONS, columns).empty_table()]
     for done, place in enumerate(chosen, start=1):

@@ -109,7 +109,7 @@ def import_annotation(
     rules = planned_rules(run.header)
     left_out = Counter({WITHOUT_PIXELS: sum(num_without_pixels), **annotation.left_out})
     left_out.update({rule.dropped_phrase: rule.num_excluded or 0 for rule in rules})
-    return ImportSummary(written.header, written.totals, written.num_shards_before, +left_out)
+    return ImportSummary(written.header, written.totals, written.num_shards_before, written.copies, +left_out)
 
 
 def _plan(

@@ -244,7 +244,8 @@ def correct_run(
     _, written = derive_run(
         location, parent, wanted, rewrite, num_workers=workers, on_progress=on_progress, on_wait=on_wait
     )
-    return ImportSummary(written.header, written.totals, written.num_shards_before, +left_out, +num_tasks)
+    known = written.header, written.totals, written.num_shards_before, written.copies
+    return ImportSummary(*known, +left_out, +num_tasks)
 
 
 def _correction(

@@ -19,6 +19,7 @@ from pseudoris.files.location import RunLocation
 from pseudoris.primitives.threads import map_in_threads
 from pseudoris.schemas.keep_rule import OPTIONAL_COLUMNS, SCORE_COLUMNS, Ints
 from pseudoris.schemas.tables import EXPRESSIONS
+from pseudoris.store.runs.copied_pictures import CopyCounts, count_copies
 from pseudoris.store.runs.receipts import RunTotals, Totals, spread_evenly
 from pseudoris.store.tables.kept_clauses import KeptClause, kept_clauses
 from pseudoris.store.tables.open_run import CommittedShard, OpenRun, occurrences
@@ -157,11 +158,13 @@ class RunStatistics:
         clauses: What is kept, of each sort of expression.
         top: The most frequent kept expressions.
         top_error: By how much a count of `top` may be too low.
+        copies: How many images of all committed shards are copies of others.
     """
 
     num_planned_images: int
     num_shards_read: int
     warning: str | None
+    copies: CopyCounts
     clauses: tuple[KeptClause, ...] = ()
     totals: RunTotals = field(default_factory=RunTotals)
     masks_an_image: Distribution = field(default_factory=Distribution)
@@ -197,7 +200,8 @@ def run_statistics(
             if shard.receipt.shard in chosen:
                 yield shard
 
-    found = RunStatistics(run.header.num_images, len(chosen), run.header.warning, kept_clauses(run.header))
+    facts = (run.header.num_images, len(chosen), run.header.warning, count_copies(run), kept_clauses(run.header))
+    found = RunStatistics(*facts)
     for number, (num_masks, of_images, table) in enumerate(map_in_threads(read, shards(), _THREADS), start=1):
         kept = table.filter(table["kept"])
         found.masks_an_image.add(of_images)

@@ -2,8 +2,9 @@
 
     _left_out.parquet     columns key, run, shard, copy_of, why, distance
 
-Called by `combination.py`. A copy has the bytes of a picture that stays or, if asked, a perceptual hash within
-`DEFAULT_MAX_DISTANCE` of its; what goes is compared with no other. All tiles of a picture stay or go together.
+Called by `combination.py`; reports have the copies in one run counted. A copy has the bytes of a picture that stays or,
+if asked, a perceptual hash within `DEFAULT_MAX_DISTANCE` of its; what goes is compared with no other. All tiles of a
+picture stay or go together.
 """
 
 from __future__ import annotations
@@ -23,11 +24,14 @@ from pseudoris.files.parquet_files import open_parquet, parquet_bytes
 from pseudoris.images.perceptual_hash import DEFAULT_MAX_DISTANCE, HASH_BITS, perceptual_hash
 from pseudoris.images.pixels import decode_upright
 from pseudoris.primitives.errors import ConfigError, ImageError
+from pseudoris.primitives.threads import map_in_threads
 from pseudoris.schemas.ids import image_id, sha256_hex
 from pseudoris.schemas.run_records import PartRecord, Receipt, RunHeader
 from pseudoris.schemas.tables import IMAGES, STATUS_QUARANTINED
 from pseudoris.store.tables.image_bytes import PlannedImages
+from pseudoris.store.tables.open_run import OpenRun
 from pseudoris.store.tables.parts import read_selected
+from pseudoris.store.tables.proven_rows import prove_hashes
 
 LEFT_OUT_NAME: Final = "_left_out.parquet"
 Unique = Literal["bytes", "similar"]
@@ -35,6 +39,9 @@ Unique = Literal["bytes", "similar"]
 _BANDS: Final = 9
 # Of a picture of one colour: it has no frequency, or the lowest alone. Any two of them have such a hash.
 _FLAT: Final = frozenset({0, 1 << (HASH_BITS - 1)})
+# Of more images no copies are counted: comparing so many takes 15 s of CPU and 1 GB (docs/records/scale.md).
+MAX_COUNTED: Final = 1_000_000
+_THREADS: Final = 4
 _SCHEMA: Final = pa.schema(
     [
         pa.field("key", pa.string(), metadata={"doc": "Key that the image would have."}),
@@ -71,6 +78,31 @@ class Picture(NamedTuple):
     sha256: str | None
     phash: str | None
     is_quarantined: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class CopyCounts:
+    """How many images of a run are copies of an earlier one: those that `combine --unique similar` would leave out.
+
+    Attributes:
+        num_images: Images that are not quarantined; no other is counted.
+        num_bytes: Of these, those with the bytes of an earlier one; None if the run is too large to compare.
+        num_near: Those with other bytes, whose perceptual hash is near that of an earlier one; None if unknown of all.
+        num_unknown: Images without a perceptual hash, of which it is unknown whether they are near copies.
+    """
+
+    num_images: int
+    num_bytes: int | None
+    num_near: int | None
+    num_unknown: int
+
+    def __str__(self) -> str:
+        if self.num_bytes is None:
+            return f"unknown: above {MAX_COUNTED:,} images they are not counted"
+        near = f"near copies unknown of {self.num_unknown:,} without a perceptual hash"
+        if self.num_near is not None:
+            near = f"{self.num_near:,} near copies{'; ' + near if self.num_unknown else ''}"
+        return f"{self.num_bytes:,} byte for byte, {near}"
 
 
 class NearHashes:
@@ -187,10 +219,9 @@ def pictures_of(
     `moved` says where they are now, as of `PlannedImages`. What cannot be read has no hash.
     """
     images = PlannedImages(location, header, source=moved)
-    columns = ["key", "status", "sha256", "phash", "picture", "picture_sha256", "picture_phash"]
-    for receipt in receipts:
+    for receipt, table in _hashes_of(location, receipts):
         name, limits = receipt.parts[IMAGES].name, header.of_shard(receipt.shard).config.images
-        rows = read_selected(location, IMAGES, name, columns).to_pylist()
+        rows = table.to_pylist()
         phashes = {row["key"]: row["picture_phash"] or row["phash"] for row in rows}
         lacking = [row for row in rows if row["status"] != STATUS_QUARANTINED and phashes[row["key"]] is None]
         if unique == "similar" and lacking:
@@ -207,3 +238,32 @@ def pictures_of(
             picture, sha256 = row["picture"] or row["key"], row["picture_sha256"] or row["sha256"]
             is_quarantined = row["status"] == STATUS_QUARANTINED
             yield Picture(row["key"], at, receipt.shard, picture, sha256, phashes[row["key"]], is_quarantined)
+
+
+def _hashes_of(location: RunLocation, receipts: Iterable[Receipt]) -> Iterator[tuple[Receipt, pa.Table]]:
+    columns = ["key", "status", "sha256", "phash", "picture", "picture_sha256", "picture_phash"]
+
+    def read(receipt: Receipt) -> tuple[Receipt, pa.Table]:
+        table = read_selected(location, IMAGES, receipt.parts[IMAGES].name, columns)
+        prove_hashes(table, where=f"shard {receipt.shard} of {location.root}")
+        return receipt, table
+
+    return map_in_threads(read, receipts, _THREADS)
+
+
+def count_copies(run: OpenRun) -> CopyCounts:
+    """Return how many images of the committed shards are copies, by what the tables hold; no image is read.
+
+    ConfigError if a part is missing or damaged, or another version of the package wrote it.
+    """
+    num_images = sum(receipt.counts.num_shown for receipt in run.receipts)
+    if num_images > MAX_COUNTED:
+        return CopyCounts(num_images, None, None, 0)
+    # For `bytes` no picture is read. The hashes that are there tell near copies too.
+    read = pictures_of(0, run.location, run.header, run.receipts, "bytes")
+    pictures = [each for each in read if not each.is_quarantined]
+    found = LeftOutImages([""])
+    found.add_copies(pictures, "similar")
+    whys = Counter(row.why for row in found.rows)
+    has_hashes = not pictures or any(each.phash for each in pictures)
+    return CopyCounts(num_images, whys["bytes"], whys["similar"] if has_hashes else None, found.num_unknown)

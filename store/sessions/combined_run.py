@@ -22,7 +22,7 @@ from pseudoris.schemas.ids import image_id
 from pseudoris.schemas.run_records import Identity, RunHeader, ShardCounts
 from pseudoris.schemas.tables import IMAGES, SCHEMAS
 from pseudoris.store.runs.combination import Combination
-from pseudoris.store.runs.copied_pictures import Unique
+from pseudoris.store.runs.copied_pictures import CopyCounts, Unique
 from pseudoris.store.runs.manifest import cached_receipts
 from pseudoris.store.runs.parents import DerivedShard
 from pseudoris.store.runs.plan import read_shard_plan
@@ -50,6 +50,7 @@ class CombineSummary:
         clauses: What it keeps, of each run's expressions by that run's rule.
         num_shards_before: Shards that an earlier call committed.
         totals: Sums over all of its shards.
+        copies: How many of its images are copies of others.
         num_left_out: Images that are copies of others, and were not taken.
         notes: What the user should know, a sentence each.
     """
@@ -59,6 +60,7 @@ class CombineSummary:
     clauses: tuple[KeptClause, ...]
     num_shards_before: int
     totals: RunTotals
+    copies: CopyCounts | None
     num_left_out: int = 0
     notes: tuple[str, ...] = ()
 
@@ -129,6 +131,7 @@ def combine(
         clauses=kept_clauses(planned.header),
         num_shards_before=written.num_shards_before,
         totals=written.totals,
+        copies=written.copies,
         num_left_out=planned.header.left_out.rows if planned.header.left_out else 0,
         notes=tuple(notes),
     )

@@ -27,6 +27,7 @@ from pseudoris.schemas.keep_rule import COMPOSED_KINDS, KeepCondition, KeepRule,
 from pseudoris.schemas.run_records import RunHeader, ShardCounts
 from pseudoris.schemas.shard import SOURCE_COMPOSER, Shard, ShardImage
 from pseudoris.schemas.tables import EXPRESSIONS, EXPRESSIONS_SCHEMA, IMAGES, MASKS, SCHEMAS
+from pseudoris.store.runs.copied_pictures import CopyCounts
 from pseudoris.store.runs.header import check_alike
 from pseudoris.store.runs.parents import DerivedShard, Parent
 from pseudoris.store.runs.planned_run import RunRequest, package_versions
@@ -96,6 +97,7 @@ class RefilterSummary:
         num_kept_before: Expressions that the parent keeps.
         num_shards_before: Shards that an earlier call committed.
         totals: Sums over all of its shards.
+        copies: How many of its images are copies of others.
         accepted: Differences from the run's identity that `allow_mixed` accepted in this call.
     """
 
@@ -105,6 +107,7 @@ class RefilterSummary:
     num_kept_before: int
     num_shards_before: int
     totals: RunTotals
+    copies: CopyCounts | None
     accepted: tuple[str, ...]
 
 
@@ -168,6 +171,7 @@ def refilter(
         num_kept_before=sum(receipt.counts.kept for receipt in source.receipts(planned.parent)),
         num_shards_before=written.num_shards_before,
         totals=written.totals,
+        copies=written.copies,
         accepted=planned.mixed,
     )
 

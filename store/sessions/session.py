@@ -24,12 +24,20 @@ from pseudoris.schemas.run_records import PLAN_FOLDER, Receipt, RunHeader
 from pseudoris.schemas.shard import ShardFault
 from pseudoris.store.exclusion_rules import plan_files
 from pseudoris.store.reports.data_card import BESIDE_NAME, CARD_NAME, write_datacard
+from pseudoris.store.runs.copied_pictures import CopyCounts, count_copies
 from pseudoris.store.runs.garbage import run_gc
 from pseudoris.store.runs.header import require_header
 from pseudoris.store.runs.lock import RunLock
-from pseudoris.store.runs.manifest import cached_receipts, holds_deleted, is_manifest_complete, write_manifest
+from pseudoris.store.runs.manifest import (
+    LatestReceipts,
+    cached_receipts,
+    holds_deleted,
+    is_manifest_complete,
+    write_manifest,
+)
 from pseudoris.store.runs.pending_work import Committed, Notice, OnEvent, PendingWork, SetAside, ignore
 from pseudoris.store.runs.receipts import RunTotals, Totals, list_receipts, read_receipts
+from pseudoris.store.tables.open_run import OpenRun
 from pseudoris.store.tables.parts import damaged_receipts, part_sizes, read_whole, refuse_lost
 
 Outcome = Receipt | ShardFault
@@ -67,7 +75,8 @@ class SessionOutcome:
     """The state of a run after a session: sums over all committed shards, of which earlier sessions did some.
 
     `num_images_now` are the images that this session added, 0 in a retry. `wall_s` are the seconds of the executor's
-    work, 0.0 if nothing was pending. `is_interrupted` says that a KeyboardInterrupt ended the work.
+    work, 0.0 if nothing was pending. `is_interrupted` says that a KeyboardInterrupt ended the work; then `copies`, how
+    many images are copies of others, is None.
     """
 
     totals: RunTotals
@@ -75,6 +84,7 @@ class SessionOutcome:
     num_images_now: int
     wall_s: float
     is_interrupted: bool
+    copies: CopyCounts | None = None
 
 
 class RunSession:
@@ -150,7 +160,7 @@ class RunSession:
                 Shards that were set aside are named after all others are committed.
         """
         began_s = time.perf_counter()
-        is_interrupted = False
+        is_interrupted, copies = False, None
         try:
             self._work_off(pending, executor)
         except KeyboardInterrupt:
@@ -176,7 +186,8 @@ class RunSession:
                     refuse_lost(self._location, table, part, sizes[table])
             header, latest = standing
             receipts = cached_receipts(self._location, commits=latest.items(), header=header)
-            if write_datacard(self._location, header, receipts) == BESIDE_NAME:
+            copies = count_copies(OpenRun(self._location, header, LatestReceipts(self._location, latest, header)))
+            if write_datacard(self._location, header, receipts, copies) == BESIDE_NAME:
                 edited = f"{CARD_NAME} was edited by hand, so it is not changed. The new card is {BESIDE_NAME}"
                 self._on_event(Notice(edited))
         return SessionOutcome(
@@ -185,6 +196,7 @@ class RunSession:
             num_images_now=self._totals.images - self._num_images_before,
             wall_s=wall_s if pending.shards else 0.0,
             is_interrupted=is_interrupted,
+            copies=copies,
         )
 
     def _work_off(self, pending: PendingWork, executor: Executor) -> None:

@@ -22,7 +22,7 @@ from pseudoris.schemas.shard import Shard, ShardFault
 from pseudoris.schemas.tables import MASKS, SCHEMAS
 from pseudoris.store.runs.combination import Combination
 from pseudoris.store.runs.commit import Provenance, as_quarantined, commit_parts, commit_shard, make_receipt
-from pseudoris.store.runs.copied_pictures import LEFT_OUT_NAME
+from pseudoris.store.runs.copied_pictures import LEFT_OUT_NAME, CopyCounts
 from pseudoris.store.runs.lock import RunLock
 from pseudoris.store.runs.parents import DerivedShard, Parent
 from pseudoris.store.runs.pending_work import Committed, Notice, PendingWork, RunEvent, missing_shards
@@ -53,6 +53,7 @@ class WrittenRun:
     header: RunHeader
     totals: RunTotals
     num_shards_before: int
+    copies: CopyCounts | None
 
 
 def write_run(
@@ -177,4 +178,4 @@ def _written(
     outcome = session.execute(session.with_damaged(pending) if planned.is_repair else pending, execute)
     if outcome.is_interrupted:
         raise KeyboardInterrupt
-    return WrittenRun(header, outcome.totals, outcome.num_shards_before)
+    return WrittenRun(header, outcome.totals, outcome.num_shards_before, outcome.copies)

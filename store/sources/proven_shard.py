@@ -7,11 +7,11 @@ minute. It is quarantined only if the store then refuses it, and gives another i
 
 from __future__ import annotations
 
-import functools
 import logging
 import time
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from functools import partial
 from itertools import chain
 from typing import Final, Protocol
 
@@ -143,13 +143,16 @@ def read_shard(
     if failed("missing", "unreadable") and root.kind("") != "folder":
         raise TransientError(f"SOURCE is gone: {root.describe()}. Restore it, then run the same command again")
     outcomes = settle_refusals(root, config, entries=entries, readings=readings, others=others)
-    images = tuple(_prove(entry, outcomes[entry.position], prover, exclusions) for entry in entries)
+    proven = partial(_prove, prover=prover, exclusions=exclusions, has_phash=config.images.phash)
+    images = tuple(proven(entry, outcomes[entry.position]) for entry in entries)
     shard = Shard(entries[0].shard, generation, images)
     return shard.with_seconds(STAGE_READ, time.perf_counter() - started)
 
 
-def _prove(entry: PlanEntry, outcome: Outcome, prover: BytesProver, exclusions: ContentRules | None) -> ShardImage:
-    image = functools.partial(ShardImage, position=entry.position, image_id=entry.image_id, key=entry.key)
+def _prove(
+    entry: PlanEntry, outcome: Outcome, *, prover: BytesProver, exclusions: ContentRules | None, has_phash: bool
+) -> ShardImage:
+    image = partial(ShardImage, position=entry.position, image_id=entry.image_id, key=entry.key)
     if isinstance(outcome, ImageError):
         return _quarantined(image(), outcome)
     sha256 = sha256_hex(outcome)
@@ -163,7 +166,11 @@ def _prove(entry: PlanEntry, outcome: Outcome, prover: BytesProver, exclusions: 
     except ImageError as error:
         return _quarantined(image(sha256=sha256), error)
     height, width = proof.size
-    return image(data=outcome, sha256=sha256, height=height, width=width, note=proof.note, levels=proof.levels)
+    # A rule may have asked for a hash that the table is to leave out.
+    phash = proof.phash if has_phash else None
+    return image(
+        data=outcome, sha256=sha256, height=height, width=width, note=proof.note, phash=phash, levels=proof.levels
+    )
 
 
 def _quarantined(image: ShardImage, error: ImageError) -> ShardImage:

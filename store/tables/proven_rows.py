@@ -21,6 +21,7 @@ from pseudoris.schemas.stage_settings import MAX_PIXELS
 _IMAGE_ID: Final = f"^[0-9a-f]{{{IMAGE_ID_HEX_DIGITS}}}$"
 _MASK_NUMBER: Final = "^-[0-9]{4,9}$"
 _RIVALS: Final = ("rival_mask_id", "grounding_rival")
+_HEX_DIGITS: Final = {"sha256": 64, "phash": 16, "picture_sha256": 64, "picture_phash": 16}
 _MEASURED: Final = frozenset({"segmentation", "area_px", "box_xyxy_px"})
 
 
@@ -50,6 +51,16 @@ def prove_rows(images: pa.Table, masks: pa.Table, expressions: pa.Table, *, wher
     if set(masks.column_names) >= _MEASURED:
         places = pc.index_in(masks["image_id"], value_set=images["image_id"].combine_chunks())
         prove_masks(masks, None if sizes is None else sizes[places.to_numpy()], where=where)
+
+
+def prove_hashes(images: pa.Table, *, where: str) -> None:
+    """Prove that the digests and perceptual hashes of some images, or some of them, are hexadecimal or null.
+
+    ConfigError as of `prove_rows`.
+    """
+    for name in _HEX_DIGITS.keys() & set(images.column_names):
+        is_hash = pc.match_substring_regex(images[name], f"^[0-9a-f]{{{_HEX_DIGITS[name]}}}$")
+        _require(pc.fill_null(is_hash, True), images, name, where)
 
 
 def prove_masks(masks: pa.Table, sizes: Ints | None, *, where: str) -> None:

@@ -19,6 +19,7 @@ from pseudoris.files.location import RunLocation
 from pseudoris.primitives.untrusted import mask_logs
 from pseudoris.schemas.config_layers import load_config
 from pseudoris.store.reports.data_card import card_text
+from pseudoris.store.runs.copied_pictures import CopyCounts
 from pseudoris.store.runs.receipts import RunTotals
 from tests.builders.command import OPTIONS, pseudoris_here
 from tests.builders.redirecting_host import redirecting_host
@@ -169,7 +170,9 @@ def test_a_secret_that_a_run_has_recorded_is_neither_shown_nor_written_anew(show
     weights = header.config.masks.weights.model_copy(update={"uri": uri})
     masks = header.config.masks.model_copy(update={"weights": weights})
     changed = header.model_copy(update={"source": uri, "config": header.config.model_copy(update={"masks": masks})})
-    card = card_text(changed, RunTotals(), tables_sha256="", root_sha256="", excluded={}, cited=None)
+    card = card_text(
+        changed, RunTotals(), tables_sha256="", root_sha256="", excluded={}, copies=CopyCounts(0, 0, 0, 0), cited=None
+    )
     assert "https://host/x.tar?…" in card
     assert SECRET not in card
     recorded = RunLocation.open(str(tmp_path / "recorded"))

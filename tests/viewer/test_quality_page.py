@@ -41,8 +41,9 @@ def test_the_page_holds_every_part(run):
     assert headings == [
         *("Distinctiveness", "Uniqueness", "Correctness", "Masks per image", "Length in words"),
         *("Share kept by decoder and crop", "Throughput by stage", "Vocabulary growth", "Near-duplicates"),
-        *("Most common expressions", "Most common head nouns"),
+        *("Copies of images", "Most common expressions", "Most common head nouns"),
     ]
+    assert re.search(r"[0-9]+ byte for byte, ", text)
     assert text.count('class="chart"') == 6
 
 

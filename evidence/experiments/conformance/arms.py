@@ -59,8 +59,9 @@ class Arm:
     def digest(self) -> str:
         """Return what its counts depend on beside the code, 16 hex digits."""
         config = self.config()
-        # Scenes have 8 bits, so counts do not depend on it: those of before 0.7 keep their digest.
-        config = config.model_copy(update={"images": config.images.model_copy(update={"bits": "stored"})})
+        # Scenes have 8 bits, and no count needs perceptual hashes: those of before 0.7 keep their digest.
+        images = config.images.model_copy(update={"bits": "stored", "phash": False})
+        config = config.model_copy(update={"images": images})
         method = {**config.method(), "fault": self.fault, "draw": self.draw}
         return hashlib.sha256(json.dumps(method, sort_keys=True).encode()).hexdigest()[:16]
 

@@ -11,7 +11,7 @@ from functools import cache
 from pathlib import Path
 from typing import Final
 
-from evidence.experiments.quality.parts import OF_8_BITS, Options
+from evidence.experiments.quality.parts import BEFORE_0_7, Options
 from evidence.experiments.quality.scene_runs import COMPOSING, SceneRun, pseudo_run, training_scenes, true_run
 from evidence.recipes.object_centric import write_object_centric
 from examples.ppt.paper_rows import PAPER
@@ -141,7 +141,7 @@ def make_runs(folder: Path, sizes: Sizes, *, is_pseudo: bool, tell: Callable[[st
 @cache
 def annotation_digest() -> str:
     """Return a digest of the method of the pipeline's annotation."""
-    return config_hash(load_config("tiny", None, [COMPOSING, OF_8_BITS]))[:8]
+    return config_hash(load_config("tiny", None, [COMPOSING, *BEFORE_0_7]))[:8]
 
 
 @dataclass(frozen=True)

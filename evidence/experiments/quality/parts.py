@@ -34,8 +34,8 @@ MODULES: Final[tuple[str, ...]] = (
 RECORDS: Final = Path(__file__).parents[1] / "results"
 _WHOLE: Final = "quality-whole.json"
 
-# Scenes have 8 bits, so figures do not depend on it: what was measured before 0.7 keeps its hash.
-OF_8_BITS: Final = "images.bits=stored"
+# Scenes have 8 bits, and no figure needs perceptual hashes: what was measured before 0.7 keeps its hash.
+BEFORE_0_7: Final = ("images.bits=stored", "images.phash=false")
 
 
 @dataclass(frozen=True)
@@ -160,7 +160,7 @@ def run_part(part: Part, options: Options) -> Record:
 
 def fingerprint(part: Part, options: Options) -> dict[str, Any]:
     """Return what a result depends on beside the code."""
-    tiny = config_hash(load_config("tiny", None, [OF_8_BITS]))[:16]
+    tiny = config_hash(load_config("tiny", None, BEFORE_0_7))[:16]
     own = {"quick": options.is_quick, "seed": options.seed, "max_scenes": options.max_scenes, "tiny": tiny}
     return {**own, **part.settings(options)}
 

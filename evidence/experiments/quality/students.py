@@ -17,7 +17,7 @@ import torch
 
 from evidence.experiments.quality.markdown_cells import as_json
 from evidence.experiments.quality.page import template
-from evidence.experiments.quality.parts import OF_8_BITS, Options, Part, Result
+from evidence.experiments.quality.parts import BEFORE_0_7, Options, Part, Result
 from evidence.experiments.quality.scene_runs import (
     EXAMPLES,
     KINDS,
@@ -192,8 +192,8 @@ def settings(options: Options) -> Mapping[str, Any]:
 def methods() -> dict[str, str]:
     """Return the hash of each method beyond that of `tiny`, by its name on the page."""
     found = {
-        LISTENER_COMPOSER: load_config("tiny", EXAMPLES / LISTENER_COMPOSER, [OF_8_BITS]),
-        BEST_PRESET: load_config(BEST_PRESET, None, [OF_ONE_MASK, OF_8_BITS]),
+        LISTENER_COMPOSER: load_config("tiny", EXAMPLES / LISTENER_COMPOSER, BEFORE_0_7),
+        BEST_PRESET: load_config(BEST_PRESET, None, [OF_ONE_MASK, *BEFORE_0_7]),
     }
     return {name: config_hash(config)[:16] for name, config in found.items()}
 

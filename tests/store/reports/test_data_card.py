@@ -15,6 +15,7 @@ from pseudoris.schemas.config_layers import config_hash, load_config
 from pseudoris.schemas.run_records import Identity
 from pseudoris.schemas.tables import EXPRESSIONS
 from pseudoris.store.reports.data_card import BESIDE_NAME, CARD_NAME, card_text, is_generated, write_datacard
+from pseudoris.store.runs.copied_pictures import CopyCounts
 from pseudoris.store.runs.receipts import RunTotals
 from pseudoris.store.tables.open_run import OpenRun
 from tests.builders.scored_runs import begin, commit_scored, finish, scored_run
@@ -52,7 +53,7 @@ def header_of(tmp_path, *settings: str, preset: str = "paper", **changes):
 
 def text_of(header, **totals) -> str:
     digests = {"tables_sha256": "0" * 64, "root_sha256": ""}
-    return card_text(header, RunTotals(**totals), **digests, excluded={}, cited=None)
+    return card_text(header, RunTotals(**totals), **digests, excluded={}, copies=CopyCounts(0, 0, 0, 0), cited=None)
 
 
 def test_a_run_whose_models_do_not_know_its_images_says_so_on_top(tmp_path):

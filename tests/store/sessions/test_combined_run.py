@@ -16,9 +16,12 @@ from PIL import Image
 
 from pseudoris.files.location import RunLocation
 from pseudoris.files.named_places import moved_places, named_runs
+from pseudoris.images.perceptual_hash import perceptual_hash
+from pseudoris.images.pixels import decode_upright
 from pseudoris.pipeline.run_contract import RunOptions
 from pseudoris.pipeline.stored_masks import masks_parent
 from pseudoris.primitives.errors import ConfigError
+from pseudoris.schemas.config import ImagesConfig
 from pseudoris.schemas.config_layers import load_config
 from pseudoris.schemas.ids import image_id, sha256_hex
 from pseudoris.schemas.keep_rule import KeepCondition
@@ -26,7 +29,7 @@ from pseudoris.schemas.shard import MasksLeft
 from pseudoris.schemas.tables import EXPRESSIONS, FAILURES, IMAGES, MASKS, SCHEMAS
 from pseudoris.store.checks.verification import verify_run
 from pseudoris.store.reports.data_card import root_of
-from pseudoris.store.runs.copied_pictures import LEFT_OUT_NAME, NearHashes
+from pseudoris.store.runs.copied_pictures import LEFT_OUT_NAME, CopyCounts, NearHashes, count_copies
 from pseudoris.store.runs.header import check_origin, read_header, require_header
 from pseudoris.store.runs.receipts import latest_receipts, list_receipts, receipt_path
 from pseudoris.store.sessions.combined_run import combine
@@ -545,6 +548,43 @@ def test_what_a_receipt_counts_by_name_goes_with_images_that_are_left_out(place)
     combine([("", run)], new := place("new"), unique="bytes")
     (receipt,) = latest_receipts(new)
     assert (receipt.counts.images, receipt.masks_left, receipt.emptied, receipt.notes) == (2, {}, {}, {})
+
+
+NEAR = {"v1": picture(1), "v2": picture(1, 4)}
+
+
+def hashed(data: bytes):
+    """Return a function that makes an image of these bytes whose hash stands in the table."""
+    phash = perceptual_hash(decode_upright(data, ImagesConfig()))
+    return lambda entry: replace(of_bytes(data)(entry), phash=phash)
+
+
+def test_near_copies_of_runs_with_hashes_are_found_without_reading_a_picture(place):
+    runs = [(name, run_of(place(name), hashed(data), embed_images=False)) for name, data in NEAR.items()]
+    summary = combine(runs, new := place("new"), unique="similar")
+    assert (summary.num_left_out, summary.notes) == (1, ())
+    assert [row["phash"] for row in rows_of(new, IMAGES)] == [row["phash"] for row in rows_of(runs[0][1], IMAGES)]
+
+
+def test_copies_in_a_run_are_counted_or_said_to_be_unknown(place, monkeypatch):
+    data = [picture(1), picture(2), picture(1, 4), picture(1)]
+    run = run_of(place("run"), *map(hashed, data), quarantined)
+    found = count_copies(OpenRun.at(run))
+    assert (found, str(found)) == (CopyCounts(4, 1, 1, 0), "1 byte for byte, 1 near copies")
+    assert combine([("", run)], same := place("same")).copies == found
+    assert "| copies among the images | 1 byte for byte, 1 near copies |" in same.read_bytes("DATACARD.md").decode()
+    assert combine([("", run)], place("unique"), unique="similar").copies == CopyCounts(2, 0, 0, 0)
+    half = run_of(place("half"), hashed(data[0]), *map(of_bytes, data[1:]))
+    found = count_copies(OpenRun.at(half))
+    assert str(found) == "1 byte for byte, 0 near copies; near copies unknown of 2 without a perceptual hash"
+    none = count_copies(OpenRun.at(run_of(place("none"), *map(of_bytes, data))))
+    assert (none.num_near, str(none)) == (None, "1 byte for byte, near copies unknown of 3 without a perceptual hash")
+
+
+def test_a_hash_that_no_run_writes_is_named(place):
+    run = run_of(place("run"), lambda entry: replace(of_bytes(picture(1))(entry), phash="no hash"))
+    with pytest.raises(ConfigError, match=r"a row of shard 0 of .* has the phash 'no hash', which no run writes"):
+        count_copies(OpenRun.at(run))
 
 
 def test_near_copies_are_found_where_images_were_moved_to_or_else_unknown(tmp_path, place):

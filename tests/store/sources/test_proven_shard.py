@@ -12,7 +12,8 @@ import pytest
 from PIL import Image
 
 from pseudoris.files.local_storage import LocalStorage
-from pseudoris.images.pixels import NOTE_NO_END_MARKER
+from pseudoris.images.perceptual_hash import perceptual_hash
+from pseudoris.images.pixels import NOTE_NO_END_MARKER, decode_upright
 from pseudoris.images.prover import Prover
 from pseudoris.primitives.errors import ConfigError, TransientError
 from pseudoris.schemas.config import ImagesConfig, RunConfig, SourceConfig
@@ -67,6 +68,22 @@ def test_a_jpeg_without_its_end_marker_is_read_and_noted_in_the_table(tmp_path, 
         "whole.jpg": None,
     }
     assert block_to_shard(shard_to_block(shard)) == shard
+
+
+@pytest.mark.parametrize("has_phash", [True, False])
+def test_a_perceptual_hash_stands_in_the_table_where_the_settings_ask_for_it(tmp_path, has_phash):
+    data = build.jpeg()
+    source = write_files(tmp_path, {"a.jpg": data, "b.jpg": data[:9]})
+    asked = config(phash=has_phash)
+    entries = plan_of(open_source(str(source), asked.source).list(), shard=7)
+    # A rule by perceptual hash asks for it too, and the table leaves it out all the same.
+    with Prover(asked.images, has_hash=not has_phash) as prover:
+        shard = read_shard(str(source), asked, entries, prover=prover)
+    due = perceptual_hash(decode_upright(data, asked.images)) if has_phash else None
+    assert shard_tables(block_to_shard(shard_to_block(shard)), embed_images=False)["images"]["phash"].to_pylist() == [
+        due,
+        None,
+    ]
 
 
 def hard_inputs() -> dict[str, tuple[bytes, str | tuple[int, int]]]:
