@@ -36,6 +36,7 @@ from pseudoris.cli import (
     refilter,
     run_contents,
     run_state,
+    tile,
     train,
     weights,
 )
@@ -66,7 +67,13 @@ _GROUPS: Final[dict[str, dict[str, Callable[..., None] | typer.Typer]]] = {
         "init": config.init,
         "config": config.app,
     },
-    "Run": {"annotate": annotate.annotate, "status": run_state.status, "verify": run_state.verify, "gc": run_state.gc},
+    "Run": {
+        "tile": tile.tile,
+        "annotate": annotate.annotate,
+        "status": run_state.status,
+        "verify": run_state.verify,
+        "gc": run_state.gc,
+    },
     "Look": {
         "gallery": gallery.gallery,
         "stats": run_contents.stats,

@@ -131,6 +131,16 @@ def read_shard(
         TransientError: The storage failed or refused access, or the decoding process was killed from outside.
     """
     started = time.perf_counter()
+    outcomes = read_settled(source, config, entries, others=others)
+    images = tuple(_prove(entry, outcomes[entry.position], prover, exclusions) for entry in entries)
+    shard = Shard(entries[0].shard, generation, images)
+    return shard.with_seconds(STAGE_READ, time.perf_counter() - started)
+
+
+def read_settled(
+    source: str, config: RunConfig, entries: Sequence[PlanEntry], *, others: Iterable[PlanEntry] = ()
+) -> dict[int, Outcome]:
+    """Return what comes of reading each of the `entries` of a shard, by position; takes and raises as `read_shard`."""
     root = open_root(source, config.source, config.placement.storage)
     readings = {reading.position: reading for reading in read_or_refused(root, entries, config)}
 
@@ -142,10 +152,7 @@ def read_shard(
     # The root of SOURCE is checked, because an unmounted disk would otherwise quarantine every image.
     if failed("missing", "unreadable") and root.kind("") != "folder":
         raise TransientError(f"SOURCE is gone: {root.describe()}. Restore it, then run the same command again")
-    outcomes = settle_refusals(root, config, entries=entries, readings=readings, others=others)
-    images = tuple(_prove(entry, outcomes[entry.position], prover, exclusions) for entry in entries)
-    shard = Shard(entries[0].shard, generation, images)
-    return shard.with_seconds(STAGE_READ, time.perf_counter() - started)
+    return settle_refusals(root, config, entries=entries, readings=readings, others=others)
 
 
 def _prove(entry: PlanEntry, outcome: Outcome, prover: BytesProver, exclusions: ContentRules | None) -> ShardImage:

@@ -1,0 +1,217 @@
+"""`pseudoris tile` as a user meets it: what DEST holds, what is refused, and what the rules leave out."""
+
+from __future__ import annotations
+
+import io
+import json
+import re
+import tarfile
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from pseudoris.files.location import storage_at
+from pseudoris.images.perceptual_hash import perceptual_hash
+from pseudoris.images.pixels import decode_upright
+from pseudoris.images.tiles import Tile, marks_of
+from pseudoris.schemas.config import ImagesConfig
+from pseudoris.schemas.config_layers import load_config
+from pseudoris.schemas.ids import sha256_hex
+from pseudoris.store.sources import open_source
+from tests.builders.command import invoke, pseudoris_here
+from tests.builders.images import encode, png, png_16_bit, random_pixels
+from tests.builders.sources import parquet_bytes, tar_bytes, write_files
+from tests.store.builders import killed_at_write
+
+SIZE = ("--size", "64", "--overlap", "8")
+
+
+def members(place):
+    """Return name and bytes of all members of the tars at a place, in order."""
+    storage, found = storage_at(str(place)), []
+    for file in sorted(storage.list(""), key=lambda each: each.name):
+        if file.name.endswith(".tar"):
+            with tarfile.open(fileobj=io.BytesIO(storage.read(file.name))) as tar:
+                found += [(each.name, tar.extractfile(each).read()) for each in tar]
+    return found
+
+
+def pictures_of(place):
+    """Return the pictures at a place by name: those copied, and those put together again of their tiles."""
+    found = {}
+    for name, data in members(place):
+        tile, pixels = Tile.named(name.replace("%", "%25")), decode_upright(data, ImagesConfig())
+        if tile is None:
+            found[name] = pixels
+            continue
+        x0, y0, x1, y1 = tile.box_xyxy_px
+        found.setdefault(tile.picture, np.zeros((*tile.picture_size, 3), np.uint8))[y0:y1, x0:x1] = pixels
+    return found
+
+
+def test_tiles_make_the_pictures_again_and_what_fits_is_copied(tmp_path):
+    fits = encode(random_pixels(40, 60), "TIFF")
+    large, long = random_pixels(90, 150, seed=1), random_pixels(20, 60, seed=2)
+    source = write_files(
+        tmp_path / "in", {"a/large.v1.tif": encode(large, "TIFF"), "long.png": encode(long), "x y.tif": fits}
+    )
+    printed = invoke("tile", source, tmp_path / "out", *SIZE).output
+    assert re.search(r"cut +2 pictures into 11 tiles", printed)
+    assert re.search(r"copied +1 picture\b", printed)
+    found = pictures_of(tmp_path / "out")
+    assert found.keys() == {"a/large.v1.tif", "long.png", "x y.tif"}
+    assert np.array_equal(found["a/large.v1.tif"], large)
+    assert np.array_equal(found["long.png"], long)
+    assert dict(members(tmp_path / "out"))["x y.tif"] == fits
+
+
+def test_each_tile_bears_digest_and_hash_of_its_picture(tmp_path):
+    pixels = random_pixels(90, 150)
+    write_files(tmp_path / "in", {"a.bmp": (data := encode(pixels, "BMP"))})
+    invoke("tile", tmp_path / "in", tmp_path / "out", *SIZE)
+    assert {marks_of(png) for _, png in members(tmp_path / "out")} == {(sha256_hex(data), perceptual_hash(pixels))}
+
+
+def test_members_and_rows_keep_names_that_tell_them_apart(tmp_path):
+    rows = parquet_bytes({"bytes": [png(seed=3), png(90, 90, seed=4)]})
+    files = {"t.tar": tar_bytes([("d/a.png", png(seed=1)), ("d/b.png", png(90, 90, seed=2))]), "t2.parquet": rows}
+    invoke("tile", write_files(tmp_path / "in", files), tmp_path / "out", *SIZE)
+    names = [name for name, _ in members(tmp_path / "out")]
+    assert names[0] == "t.tar/d/a.png"
+    assert names[1] == "t.tar!d/b%2Epng@0,0,64,64of90x90.png"
+    assert names[5] == "t2.parquet/0.png"
+    assert names[6] == "t2%2Eparquet#1@0,0,64,64of90x90.png"
+    listed = list(open_source(str(tmp_path / "out"), load_config("tiny").source).list())
+    assert len(listed) == len(names) == 10
+    assert sum(Tile.named(item.key) is not None for item in listed) == 8
+
+
+@pytest.mark.parametrize("kind", ["disk", "s3"])
+def test_the_same_command_continues_and_another_is_refused(kind, tmp_path, request, monkeypatch):
+    dest = str(tmp_path / "out")
+    if kind == "s3":
+        monkeypatch.setenv("AWS_ENDPOINT_URL", request.getfixturevalue("s3_server").endpoint_url)
+        dest = f"s3://{request.getfixturevalue('s3_bucket')}/out"
+    source = write_files(tmp_path / "in", {f"{name}.tar": tar_bytes([("a.png", png(90, 90))]) for name in "abc"})
+    invoke("tile", source, dest, *SIZE)
+    due = members(dest)
+    lost = next(file.name for file in storage_at(dest).list("") if file.name.startswith("tiles-000001"))
+    storage_at(dest).delete(lost)
+    assert re.search(r"tars +3, 2 of them by an earlier call", invoke("tile", source, dest, *SIZE).output)
+    assert members(dest) == due
+    for words in (("--size", "72", "--overlap", "8"), (*SIZE, "--set", "images.min_side=5")):
+        said = pseudoris_here("tile", str(source), dest, *words, code=2).stderr
+        assert "was begun with another SOURCE, --size, --overlap, --exclude, --only or images.*" in said
+    (source / "c.tar").unlink()
+    assert "SOURCE has changed" in pseudoris_here("tile", str(source), dest, *SIZE, code=2).stderr
+
+
+def test_killed_at_any_write_the_same_command_gives_the_same_tars(tmp_path, monkeypatch):
+    source = write_files(tmp_path / "in", {f"{name}.tar": tar_bytes([("a.png", png(90, 90))]) for name in "abc"})
+    invoke("tile", source, tmp_path / "due", *SIZE)
+    for number in range(1, 10):
+        dest = tmp_path / f"kill-{number}"
+        with killed_at_write(number, monkeypatch) as is_due:
+            pseudoris_here("tile", str(source), str(dest), *SIZE)
+        if not is_due():
+            break
+        invoke("tile", source, dest, *SIZE)
+        assert members(dest) == members(tmp_path / "due")
+        assert not [path.name for path in dest.rglob(".tmp*")]
+    assert number > 3
+
+
+def test_a_place_with_other_files_is_refused(tmp_path):
+    source = write_files(tmp_path / "in", {"a.png": png(90, 90)})
+    for name in ("notes.txt", "folder/notes.txt"):
+        dest = write_files(tmp_path / name.replace("/", "-"), {name: b""})
+        said = pseudoris_here("tile", str(source), str(dest), code=2).stderr
+        assert "is no file of `pseudoris tile`: name an empty place" in said
+        assert [path.name for path in dest.iterdir()] == [name.split("/")[0]]
+
+
+def test_a_picture_that_does_not_decode_is_listed_and_leaves_no_tile(tmp_path):
+    # The damage is found after the pixels: no tile may be there before.
+    cut_short = encode(random_pixels(90, 90), "TIFF")[:-9000]
+    source = write_files(tmp_path / "in", {"a.tif": cut_short, "b.png": png(90, 90), "c.png": b""})
+    printed = invoke("tile", source, tmp_path / "out", *SIZE).output
+    assert re.search(r"left out +1 corrupt, 1 empty_file", printed)
+    assert {Tile.named(name.replace("%", "%25")).picture for name, _ in members(tmp_path / "out")} == {"b.png"}
+    (record,) = (tmp_path / "out" / ".tiles").iterdir()
+    assert [row[:2] for row in json.loads(record.read_bytes())["left_out"]] == [
+        ["a.tif", "corrupt"],
+        ["c.png", "empty_file"],
+    ]
+
+
+def test_bits_are_those_of_the_whole_picture(tmp_path):
+    # A dark corner alone would be stretched.
+    levels = np.full((90, 90), 200, np.uint16)
+    levels[80:, 80:] = 4000
+    source = write_files(tmp_path / "in", {"a.png": png_16_bit(levels)})
+    invoke("tile", source, tmp_path / "auto", *SIZE)
+    invoke("tile", source, tmp_path / "stored", *SIZE, "--set", "images.bits=stored")
+    for name, most in (("auto", 4095), ("stored", 65535)):
+        found = pictures_of(tmp_path / name)["a.png"]
+        assert {int(found[0, 0, 0]), int(found[-1, -1, 0])} == {round(200 * 255 / most), round(4000 * 255 / most)}
+
+
+def test_a_window_and_the_least_side_act_on_the_picture(tmp_path):
+    depth = np.linspace(-100, 300, 90 * 90, dtype=np.float32).reshape(90, 90)
+    files = {"a.tif": encode(Image.fromarray(depth), "TIFF"), "icon.png": png(20, 90)}
+    words = ("--set", "images.window=[0,200]", "--set", "images.min_side=32")
+    assert re.search(
+        r"left out +1 too_small",
+        invoke("tile", write_files(tmp_path / "in", files), tmp_path / "out", *SIZE, *words).output,
+    )
+    found = pictures_of(tmp_path / "out")
+    assert found.keys() == {"a.tif"}
+    assert np.array_equal(found["a.tif"][..., 0], np.rint(np.clip(depth.astype(np.float64) / 200, 0, 1) * 255))
+
+
+LISTED = [f"{number:012d}.png" for number in range(20)]
+
+
+@pytest.fixture(scope="module")
+def benchmark(tmp_path_factory):
+    """Return 20 pictures that must not be in, among 25 of a SOURCE; half of them are cut, the others fit."""
+    folder = tmp_path_factory.mktemp("benchmark")
+    smooth = [
+        np.asarray(Image.fromarray(random_pixels(6, 6, seed=each)).resize((100 - 4 * each,) * 2)) for each in range(25)
+    ]
+    names = [*LISTED, *(f"free{number}.png" for number in range(5))]
+    write_files(folder / "in" / "train2017", {name: encode(each) for name, each in zip(names, smooth, strict=True)})
+    listed = dict(zip(LISTED, smooth, strict=False))
+    write_files(folder / "copies", {f"renamed{name}": encode(each) for name, each in listed.items()})
+    write_files(
+        folder / "again", {f"again{name}.jpg": encode(each, "JPEG", quality=80) for name, each in listed.items()}
+    )
+    (folder / "names.txt").write_text("\n".join(LISTED))
+    (folder / "ids.txt").write_text("\n".join(str(int(name[:12])) for name in LISTED))
+    (folder / "free.txt").write_text("\n".join(names[20:]))
+    digests = [sha256_hex((folder / "in" / "train2017" / name).read_bytes()) for name in LISTED]
+    (folder / "sha256.csv").write_text("\n".join(["sha256", *digests]))
+    (folder / "phash.csv").write_text("\n".join(["phash", *map(perceptual_hash, listed.values())]))
+    return folder
+
+
+@pytest.mark.parametrize("rule", ["names.txt", "ids.txt", "sha256.csv", "phash.csv", "copies", "again", "--only"])
+def test_no_listed_picture_leaks_by_any_kind_of_rule(rule, benchmark, tmp_path):
+    words = ("--only", benchmark / "free.txt") if rule == "--only" else ("--exclude", benchmark / rule)
+    printed = invoke("tile", benchmark / "in", tmp_path / "out", *SIZE, *words).output
+    assert re.search(r"left out +20 excluded", printed)
+    assert pictures_of(tmp_path / "out").keys() == {f"train2017/free{number}.png" for number in range(5)}
+
+
+def test_a_rule_that_excludes_nothing_is_told(benchmark, tmp_path):
+    (tmp_path / "other.txt").write_text("other.png")
+    printed = invoke("tile", benchmark / "in", tmp_path / "out", *SIZE, "--exclude", tmp_path / "other.txt").output
+    assert "other.txt excludes none of the listed images" in printed
+
+
+def test_limits_of_bytes_and_pixels_are_those_of_the_command(tmp_path):
+    source = write_files(tmp_path / "in", {"a.png": png(90, 90)})
+    words = ("--set", "images.max_bytes=100", "--set", "images.max_pixels=100")
+    invoke("tile", source, tmp_path / "out", *SIZE, *words)
+    assert len(members(tmp_path / "out")) == 4
