@@ -69,6 +69,12 @@ class Tile:
     picture_size: tuple[int, int]
 
     @property
+    def size(self) -> tuple[int, int]:
+        """Its (height, width)."""
+        x0, y0, x1, y1 = self.box_xyxy_px
+        return y1 - y0, x1 - x0
+
+    @property
     def name(self) -> str:
         """The name of its file."""
         folder, slash, last = self.picture.rpartition("/")

@@ -13,8 +13,9 @@ import time
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import chain
-from typing import Final, Protocol
+from typing import Any, Final, Protocol
 
+from pseudoris.images.tiles import Tile, marks_of
 from pseudoris.primitives.errors import ImageError, RefusedError, TransientError
 from pseudoris.schemas.config import RunConfig
 from pseudoris.schemas.ids import sha256_hex
@@ -167,10 +168,23 @@ def _prove(entry: PlanEntry, outcome: Outcome, prover: BytesProver, exclusions: 
         proof = prover.prove(outcome)
         if exclusions is not None and exclusions.has_hashes:
             exclusions.check(sha256, proof.phash)
+        picture = _of_picture(entry.key, outcome, proof)
+        if exclusions is not None and picture.get("picture_sha256"):
+            exclusions.check(picture["picture_sha256"], picture["picture_phash"])
     except ImageError as error:
         return _quarantined(image(sha256=sha256), error)
     height, width = proof.size
-    return image(data=outcome, sha256=sha256, height=height, width=width, note=proof.note, levels=proof.levels)
+    known = {"note": proof.note, "levels": proof.levels, **picture}
+    return image(data=outcome, sha256=sha256, height=height, width=width, **known)
+
+
+def _of_picture(key: str, data: bytes, proof: Proof) -> dict[str, Any]:
+    """Return what is known of the picture that an image is a tile of; nothing if its name or size is of no tile."""
+    tile = Tile.named(key)
+    if tile is None or tile.size != proof.size:
+        return {}
+    found = dict(zip(("picture_sha256", "picture_phash"), marks_of(data), strict=True))
+    return {"picture": tile.picture, "tile_xyxy_px": tile.box_xyxy_px, "picture_size": tile.picture_size, **found}
 
 
 def _quarantined(image: ShardImage, error: ImageError) -> ShardImage:

@@ -14,14 +14,20 @@ from PIL import Image
 from pseudoris.files.location import storage_at
 from pseudoris.images.perceptual_hash import perceptual_hash
 from pseudoris.images.pixels import decode_upright
+from pseudoris.images.prover import Prover
 from pseudoris.images.tiles import Tile, marks_of
+from pseudoris.interchange.exclusions import read_exclusions
 from pseudoris.schemas.config import ImagesConfig
 from pseudoris.schemas.config_layers import load_config
 from pseudoris.schemas.ids import sha256_hex
+from pseudoris.schemas.shard import Shard
+from pseudoris.store.exclusion_rules import ExclusionMatcher
 from pseudoris.store.sources import open_source
+from pseudoris.store.sources.proven_shard import read_shard
+from pseudoris.store.tables.shard_tables import shard_tables
 from tests.builders.command import invoke, pseudoris_here
 from tests.builders.images import encode, png, png_16_bit, random_pixels
-from tests.builders.sources import parquet_bytes, tar_bytes, write_files
+from tests.builders.sources import parquet_bytes, plan_of, tar_bytes, write_files
 from tests.store.builders import killed_at_write
 
 SIZE = ("--size", "64", "--overlap", "8")
@@ -215,3 +221,48 @@ def test_limits_of_bytes_and_pixels_are_those_of_the_command(tmp_path):
     words = ("--set", "images.max_bytes=100", "--set", "images.max_pixels=100")
     invoke("tile", source, tmp_path / "out", *SIZE, *words)
     assert len(members(tmp_path / "out")) == 4
+
+
+def read(place, *words, **rules):
+    """Return the images of a SOURCE, as `annotate` reads and proves them."""
+    config = load_config("tiny", None, words)
+    matcher = ExclusionMatcher(rules["exclusions"]) if rules else None
+    with Prover(config.images, has_hash=True) as prover:
+        entries = plan_of(open_source(str(place), config.source).list())
+        return read_shard(str(place), config, entries, prover=prover, exclusions=matcher).images
+
+
+def test_annotate_knows_of_each_tile_where_it_lies_and_of_which_picture(tmp_path):
+    pixels = random_pixels(90, 150)
+    files = {"a/b.c.png": (data := encode(pixels)), "fits.png": png()}
+    invoke("tile", write_files(tmp_path / "in", files), tmp_path / "out", *SIZE)
+    *tiles, fits = read(tmp_path / "out")
+    assert len(tiles) == 6
+    for image in tiles:
+        x0, y0, x1, y1 = image.tile_xyxy_px
+        assert np.array_equal(decode_upright(image.data, ImagesConfig()), pixels[y0:y1, x0:x1])
+        assert (image.picture, image.picture_size) == ("a/b.c.png", (90, 150))
+        assert (image.picture_sha256, image.picture_phash) == (sha256_hex(data), perceptual_hash(pixels))
+        assert image.sha256 == sha256_hex(image.data)
+    assert (fits.picture, fits.picture_size, fits.tile_xyxy_px, fits.picture_sha256) == (None, (), (), None)
+    rows = shard_tables(Shard(0, 0, (tiles[0], fits)), embed_images=False)["images"].to_pylist()
+    assert [row["picture_size"] for row in rows] == [[90, 150], None]
+
+
+def test_a_name_that_does_not_fit_its_picture_is_of_no_tile(tmp_path):
+    write_files(tmp_path / "in", {"a%2Epng@0,0,64,64of90x90.png": png(60, 64)})
+    (image,) = read(tmp_path / "in")
+    assert (image.failure, image.picture) == (None, None)
+
+
+@pytest.mark.parametrize("rule", ["names.txt", "ids.txt", "sha256.csv", "phash.csv", "copies", "again"])
+def test_rules_that_are_given_to_annotate_alone_act_by_the_picture_too(rule, benchmark, tmp_path):
+    invoke("tile", benchmark / "in", tmp_path / "out", *SIZE)
+    rules = read_exclusions([str(benchmark / rule)])
+    matcher = ExclusionMatcher(rules)
+    left = [
+        each
+        for each in read(tmp_path / "out", exclusions=rules)
+        if not each.failure and matcher.matched(each.key)[0] is None
+    ]
+    assert {(each.picture or each.key.partition("!")[2]).removeprefix("train2017/")[:4] for each in left} == {"free"}
