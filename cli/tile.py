@@ -26,7 +26,13 @@ def tile(
     dest: Annotated[str, argument("DEST", "Folder or url for the tars of tiles: the SOURCE of `annotate`.")],
     size: Annotated[int, option("--size", "Longest side of a tile, in pixels.", min=64, max=2**14)] = 1024,
     overlap: Annotated[
-        int, option("--overlap", "Pixels that neighbours share, at most half of a tile.", min=0, max=2**13)
+        int,
+        option(
+            "--overlap",
+            "Pixels that neighbours share, as many as the largest object; at most 3/4 of a tile.",
+            min=0,
+            max=2**13,
+        ),
     ] = 128,
     exclude: options.Exclude = None,
     exclude_distance: options.ExcludeDistance = None,

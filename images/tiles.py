@@ -48,14 +48,14 @@ class TileForm:
     def boxes(self, size: tuple[int, int]) -> list[Box]:
         """Return the tiles of a picture of (height, width), row by row, as [x0, y0, x1, y1); none if it fits whole.
 
-        All are squares of the smaller of `side_px` and the picture's shorter side. They overlap by at most half of
-        that, the last ones of a row or column by more.
+        All are squares of the smaller of `side_px` and the picture's shorter side. They overlap by at most three
+        quarters of that, the last ones of a row or column by more.
         """
         height, width = size
         if max(size) <= self.side_px and max(size) <= MOST_RATIO * min(size):
             return []
         side = min(self.side_px, *size)
-        step = side - min(self.overlap_px, side // 2)
+        step = side - min(self.overlap_px, side * 3 // 4)
         lefts, tops = ([*range(0, length - side, step), length - side] for length in (width, height))
         return [(x, y, x + side, y + side) for y in tops for x in lefts]
 

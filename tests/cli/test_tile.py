@@ -11,12 +11,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pseudoris.files.location import storage_at
+from pseudoris.files.location import RunLocation, storage_at
 from pseudoris.images.perceptual_hash import perceptual_hash
 from pseudoris.images.pixels import decode_upright
 from pseudoris.images.prover import Prover
 from pseudoris.images.tiles import Tile, marks_of
 from pseudoris.interchange.exclusions import read_exclusions
+from pseudoris.primitives.errors import ConfigError
 from pseudoris.schemas.config import ImagesConfig
 from pseudoris.schemas.config_layers import load_config
 from pseudoris.schemas.ids import sha256_hex
@@ -24,9 +25,13 @@ from pseudoris.schemas.shard import Shard
 from pseudoris.store.exclusion_rules import ExclusionMatcher
 from pseudoris.store.sources import open_source
 from pseudoris.store.sources.proven_shard import read_shard
+from pseudoris.store.tables.open_run import OpenRun
 from pseudoris.store.tables.shard_tables import shard_tables
+from pseudoris.synthworld.renderer import render
 from tests.builders.command import invoke, pseudoris_here
 from tests.builders.images import encode, png, png_16_bit, random_pixels
+from tests.builders.plain_runs import work_off
+from tests.builders.scene_runs import scenes
 from tests.builders.sources import parquet_bytes, plan_of, tar_bytes, write_files
 from tests.store.builders import killed_at_write
 
@@ -266,3 +271,44 @@ def test_rules_that_are_given_to_annotate_alone_act_by_the_picture_too(rule, ben
         if not each.failure and matcher.matched(each.key)[0] is None
     ]
     assert {(each.picture or each.key.partition("!")[2]).removeprefix("train2017/")[:4] for each in left} == {"free"}
+
+
+@pytest.fixture(scope="module")
+def tiled_run(tmp_path_factory):
+    """Return a folder with runs `a` and `b`, of the tiles of one picture under two names."""
+    folder = tmp_path_factory.mktemp("tiled")
+    drawn = np.concatenate([render(scene).image for scene in scenes(2).values()], axis=1)
+    for name in "ab":
+        write_files(folder / f"in-{name}", {f"{name}.png": encode(drawn)})
+        invoke("tile", folder / f"in-{name}", folder / f"tiles-{name}", "--size", "192", "--overlap", "48")
+        work_off(folder / f"tiles-{name}", folder / name, load_config("tiny", None, ["composing={}"]))
+    return folder
+
+
+@pytest.mark.slow
+def test_a_run_of_tiles_marks_and_counts_what_edges_cut(tiled_run):
+    invoke("verify", tiled_run / "a")
+    run = OpenRun.at(RunLocation.open(str(tiled_run / "a")))
+    masks, expressions = run.table("masks").to_pylist(), run.table("expressions").to_pylist()
+    cut = {row["mask_id"] for row in masks if row["is_cut"]}
+    assert 0 < len(cut) < len(masks)
+    assert cut.isdisjoint(target for row in expressions for target in row["target_mask_ids"])
+    (shard,) = run.shards()
+    assert shard.receipt.masks_left["cut_edges"] == len(masks) - len(cut)
+    assert {tuple(row["picture_size"]) for row in run.table("images").to_pylist()} == {(192, 384)}
+
+
+@pytest.mark.slow
+def test_refilter_composes_no_tiles_anew_but_keeps_them_by_another_tau(tiled_run, tmp_path):
+    invoke("refilter", tiled_run / "a", tmp_path / "lower", "--tau", "1.1")
+    invoke("verify", tmp_path / "lower")
+    with pytest.raises(ConfigError, match="has tiles, and no captions of what their edges cut"):
+        invoke("refilter", tiled_run / "a", tmp_path / "anew", "--set", "composing.min_further=0.95")
+
+
+@pytest.mark.slow
+def test_copies_of_a_picture_go_with_all_their_tiles(tiled_run, tmp_path):
+    shown = invoke("combine", tiled_run / "a", tiled_run / "b", tmp_path / "both", "--unique", "bytes").output
+    assert re.search(r"left out +3 copies of pictures", shown)
+    pictures = OpenRun.at(RunLocation.open(str(tmp_path / "both"))).table("images")["picture"].to_pylist()
+    assert pictures == ["a/a.png"] * 3

@@ -38,8 +38,8 @@ def test_tiles_are_equal_squares_that_cover_the_picture_and_overlap(size, side, 
         in_order = sorted(ends)
         assert (in_order[0][0], in_order[-1][1]) == (0, length)
         shared = [end - start for (_, end), (start, _) in itertools.pairwise(in_order)]
-        assert all(each >= min(overlap, due // 2) for each in shared)
-        assert len(ends) <= 1 + -(-length // max(1, due - min(overlap, due // 2)))
+        assert all(each >= min(overlap, due * 3 // 4) for each in shared)
+        assert len(ends) <= 1 + -(-length // max(1, due - min(overlap, due * 3 // 4)))
     assert len(set(boxes)) == len(boxes)
 
 
