@@ -38,6 +38,7 @@ from pseudoris.cli import (
     refilter,
     run_contents,
     run_state,
+    tile,
     train,
     weights,
 )
@@ -70,7 +71,13 @@ _GROUPS: Final[dict[str, dict[str, Callable[..., None] | typer.Typer]]] = {
         "init": config.init,
         "config": config.app,
     },
-    "Run": {"annotate": annotate.annotate, "status": run_state.status, "verify": run_state.verify, "gc": run_state.gc},
+    "Run": {
+        "tile": tile.tile,
+        "annotate": annotate.annotate,
+        "status": run_state.status,
+        "verify": run_state.verify,
+        "gc": run_state.gc,
+    },
     "Look": {
         "gallery": gallery.gallery,
         "stats": run_contents.stats,
@@ -97,6 +104,7 @@ EXAMPLES: Final = {
     "weights list": "base",
     "weights get": "base",
     "weights check": "base",
+    "tile": "aerial/ tiles/ --size 1024",
     "estimate": "photos/ --preset base --gpus 8",
     "init": "settings.yaml",
     "config show": "base",

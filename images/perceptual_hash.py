@@ -20,6 +20,7 @@ HASH_BITS: Final = 64
 DEFAULT_MAX_DISTANCE: Final = 6
 _SIDE: Final = 32
 _FREQUENCIES: Final = 8
+_PIXELS_AT_ONCE: Final = 2**22
 
 
 def load_transform() -> None:
@@ -35,6 +36,12 @@ def perceptual_hash(pixels: np.ndarray) -> str:
     import numpy as np
     from scipy.fftpack import dct
 
-    small = Image.fromarray(pixels).convert("L").resize((_SIDE, _SIDE), Image.Resampling.LANCZOS)
+    # Grey is made in bands, because Pillow copies colour to four bytes a pixel.
+    height, width = pixels.shape[:2]
+    grey = np.empty((height, width), np.uint8)
+    step = max(1, _PIXELS_AT_ONCE // width)
+    for top in range(0, height, step):
+        grey[top : top + step] = np.asarray(Image.fromarray(pixels[top : top + step]).convert("L"))
+    small = Image.fromarray(grey).resize((_SIDE, _SIDE), Image.Resampling.LANCZOS)
     low = dct(dct(np.asarray(small), axis=0), axis=1)[:_FREQUENCIES, :_FREQUENCIES]
     return np.packbits(low > np.median(low)).tobytes().hex()

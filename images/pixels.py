@@ -131,6 +131,13 @@ def header_size(data: bytes, plugins: Sequence[str] = ()) -> tuple[int, int]:
         return image.height, image.width
 
 
+def file_suffix(data: bytes, plugins: Sequence[str] = ()) -> str:
+    """Return the usual end of the name of a file of this format, such as `.tiff`. Raises like `decode_upright`."""
+    with _open(data, plugins) as image:
+        name = str(image.format).lower()
+        return {"jpeg": ".jpg", "mpo": ".jpg", "jpeg2000": ".jp2", "heif": ".heic"}.get(name, f".{name}")
+
+
 def turn_upright(pixels: np.ndarray, orientation: int) -> np.ndarray:
     """Undo an EXIF orientation, 1 to 8 (Exif 2.32, 0x0112), of (H, W) or (H, W, C) pixels as the file stores them.
 
@@ -281,24 +288,27 @@ def _pixels(image: Image.Image, layout: Layout | None, deep: DeepSamples) -> np.
         # Pillow scales grey of 2 and 4 bits to 8 bits but not the transparent value, which is scaled here.
         most = 2**layout.bits - 1
         image.info["transparency"] = (image.info["transparency"] & most) * 255 // most
-    if image.has_transparency_data:
-        layer = image.convert("RGBA")
-        white = Image.new("RGB", image.size, (255, 255, 255))
-        white.paste(layer, mask=layer.getchannel("A"))
-        return np.asarray(white)
-    image = image if image.mode == "RGB" else image.convert("RGB")
-    rgb = np.empty((image.height, image.width, 3), np.uint8)
-    # The image is copied in bands of about 2**16 pixels, because Pillow's export makes several copies of its input.
-    step = max(1, 2**16 // image.width)
-    for top in range(0, image.height, step):
-        rows = rgb[top : top + step]
-        rows[:] = np.asarray(image.crop((0, top, image.width, top + len(rows))))
-    if tile is None or tile.extents is None:
+    rgb = _in_bands(image)
+    if tile is None or tile.extents is None or image.has_transparency_data:
         return rgb
     x0, y0, x1, y1 = tile.extents
     screen = np.full_like(rgb, 255)
     screen[y0:y1, x0:x1] = rgb[y0:y1, x0:x1]
     return screen
+
+
+def _in_bands(image: Image.Image) -> np.ndarray:
+    """Return a loaded image as RGB, on white. Bands have about 2**16 pixels: conversion and export copy their input."""
+    rgb = np.empty((image.height, image.width, 3), np.uint8)
+    step = max(1, 2**16 // image.width)
+    for top in range(0, image.height, step):
+        band = image.crop((0, top, image.width, min(top + step, image.height)))
+        if image.has_transparency_data:
+            layer = band.convert("RGBA")
+            band = Image.new("RGB", band.size, (255, 255, 255))
+            band.paste(layer, mask=layer.getchannel("A"))
+        rgb[top : top + step] = np.asarray(band if band.mode == "RGB" else band.convert("RGB"))
+    return rgb
 
 
 def _grey_16_to_rgb(image: Image.Image, deep: DeepSamples) -> np.ndarray:

@@ -26,8 +26,10 @@ from typing import Any, Final, Literal, Self
 from pseudoris.images.child_process import end_child, is_external_signal, start_child
 from pseudoris.images.perceptual_hash import HASH_HEX_DIGITS
 from pseudoris.images.pixels import NOTES
-from pseudoris.images.prover_main import LENGTH, WITH_HASH
+from pseudoris.images.prover_main import LENGTH, TILES, WITH_HASH
+from pseudoris.images.tiles import TileForm
 from pseudoris.primitives.errors import ConfigError, ImageError, TransientError
+from pseudoris.primitives.run_lengths import Box
 from pseudoris.primitives.untrusted import parse_json
 from pseudoris.schemas.config import ImagesConfig
 from pseudoris.schemas.shard import Proof
@@ -41,6 +43,8 @@ _WRITE_BYTES: Final = 2**20
 _MAX_ANSWER_BYTES: Final = 2**16
 # An answer with a picture has at most this many bytes, several times what a picture of 2,000 × 2,000 pixels takes.
 _MAX_PICTURE_BYTES: Final = 2**26
+# A tile has at most this many bytes, and four for each of its pixels.
+_MAX_TILE_BYTES: Final = 2**16
 # A child is replaced after this many images, because image libraries leak memory.
 _MAX_PROOFS: Final = 10_000
 # A child is replaced if its memory grew by over 1/16 of the limit. An image that it rejected is tried again.
@@ -95,15 +99,19 @@ def shared_prover(limits: ImagesConfig, *, has_hash: bool = False) -> Iterator[P
 class Prover:
     """Decodes images in a child process with limits on memory and time. A child that dies is replaced.
 
-    With `has_hash`, or as the settings say, it also computes perceptual hashes, with `form` pictures for a page. Use as
-    a context manager: the child lives from entry to exit. Not thread-safe. `num_proofs` is the number of images that it
-    was asked to prove.
+    With `has_hash`, or as the settings say, it also computes perceptual hashes, with `form` pictures for a page, or
+    tiles. Use as a context manager: the child lives from entry to exit. Not thread-safe. `num_proofs` is the number of
+    images that it was asked to prove.
     """
 
-    def __init__(self, limits: ImagesConfig, *, has_hash: bool = False, form: PictureForm | None = None) -> None:
+    def __init__(
+        self, limits: ImagesConfig, *, has_hash: bool = False, form: PictureForm | TileForm | None = None
+    ) -> None:
         self._limits = limits
         self._has_hash = has_hash or limits.phash
         self._form = form
+        self._is_picture = isinstance(form, PictureForm)
+        self._num_due = 0  # tiles that the running child has not sent yet, or that were not taken
         self._child: subprocess.Popen[bytes] | None = None
         self._num_asked = 0  # of the running child
         self.num_proofs = 0
@@ -124,9 +132,46 @@ class Prover:
                 the decoder, or its memory limit); `decoder_timeout` if it took too long twice.
             TransientError: The child was twice killed from outside, or does not start.
         """
-        answer = self._prove(data)
-        height, width = answer["size"]
-        return Proof((height, width), answer["note"], answer.get("phash"), tuple(answer["levels"]))
+        return _proof(self._prove(data))
+
+    def cut(self, data: bytes) -> tuple[Proof, Iterator[tuple[Box, bytes]]]:
+        """Return what `prove` does, and the tiles of the image by the `form` that was given: box and PNG of each.
+
+        The image is decoded once. The tiles are those of `TileForm.boxes`, and must be taken before another image is
+        asked for, or not at all. Both raise like `prove`.
+        """
+        proof = _proof(self._prove(data))
+        return proof, self._tiles(data, proof.size)
+
+    def _tiles(self, data: bytes, size: tuple[int, int]) -> Iterator[tuple[Box, bytes]]:
+        boxes, deaths = self._boxes(size), 0
+        num_taken = 0
+        while num_taken < len(boxes):
+            try:
+                place = len(boxes) - self._num_due
+                png = self._next_tile(boxes[place])
+            except (_ProverDiedError, _TimedOutError) as death:
+                error, deaths = self._reap(death), deaths + 1
+                if deaths == 2:
+                    raise error from None
+                self._prove(data)
+                continue
+            # After a death the tiles come again from the first.
+            if place == num_taken:
+                num_taken += 1
+                yield boxes[place], png
+
+    def _next_tile(self, box: Box) -> bytes:
+        child, deadline = self._running_child(), time.monotonic() + self._limits.decoder_timeout_s
+        (length,) = LENGTH.unpack(_receive_bytes(child, LENGTH.size, deadline))
+        if length > _MAX_TILE_BYTES + 4 * (box[2] - box[0]) ** 2:
+            raise _ProverDiedError
+        png = _receive_bytes(child, length, deadline)
+        self._num_due -= 1
+        return png
+
+    def _boxes(self, size: tuple[int, int]) -> list[Box]:
+        return self._form.boxes(size) if isinstance(self._form, TileForm) else []
 
     def picture(self, data: bytes) -> bytes:
         """Return an upright picture of an image in the `form` that was given. Raises like `prove`."""
@@ -146,7 +191,7 @@ class Prover:
                     raise error from None
                 continue
             is_cramped = answer["grown_bytes"] > self._limits.decoder_memory_bytes // _CRAMPED
-            if is_cramped:
+            if is_cramped and not self._num_due:
                 self._end_child()
             if "size" in answer:
                 return answer
@@ -154,22 +199,27 @@ class Prover:
                 raise ImageError(answer["reason"], answer["message"])
 
     def _ask(self, data: bytes) -> dict[str, Any]:
+        if self._num_due:
+            # Tiles of another image are in the pipe, which nobody wants.
+            self._end_child(is_hung=True)
         child = self._running_child()
         self._num_asked += 1
         deadline = time.monotonic() + self._limits.decoder_timeout_s
         # The length is sent together with the first bytes. Sent alone, it would wake the child before there is work.
         _send(child, LENGTH.pack(len(data)) + data[:_WRITE_BYTES], deadline)
         _send(child, memoryview(data)[_WRITE_BYTES:], deadline)
-        answer = _receive(child, deadline, max_bytes=_MAX_ANSWER_BYTES if self._form is None else _MAX_PICTURE_BYTES)
+        answer = _receive(child, deadline, max_bytes=_MAX_PICTURE_BYTES if self._is_picture else _MAX_ANSWER_BYTES)
         is_sound = isinstance(answer.get("grown_bytes"), int)
         if "size" in answer:
             is_sound &= "note" in answer and answer["note"] in (None, *NOTES) and _are_levels(answer.get("levels"))
+            is_sound &= _is_size(answer["size"], self._limits.max_pixels)
             is_sound &= not self._has_hash or _HASH.fullmatch(str(answer.get("phash"))) is not None
-            is_sound &= self._form is None or _BASE64.fullmatch(str(answer.get("picture"))) is not None
+            is_sound &= not self._is_picture or _BASE64.fullmatch(str(answer.get("picture"))) is not None
         else:
             is_sound &= {"reason", "message"} <= {*answer}
         if not is_sound or answer.get("number") != self._num_asked:
             raise _ProverDiedError
+        self._num_due = len(self._boxes(tuple(answer["size"]))) if "size" in answer else 0
         return answer
 
     def _reap(self, death: Exception) -> ImageError | TransientError:
@@ -205,8 +255,18 @@ class Prover:
         return self._child
 
     def _end_child(self, *, is_hung: bool = False) -> int:
-        child, self._child = self._child, None
+        child, self._child, self._num_due = self._child, None, 0
         return 0 if child is None else end_child(child, timeout_s=_END_TIMEOUT_S, is_hung=is_hung)
+
+
+def _proof(answer: dict[str, Any]) -> Proof:
+    height, width = answer["size"]
+    return Proof((height, width), answer["note"], answer.get("phash"), tuple(answer["levels"]))
+
+
+def _is_size(found: Any, max_pixels: int) -> bool:
+    is_pair = isinstance(found, list) and len(found) == 2 and all(isinstance(each, int) and each > 0 for each in found)
+    return is_pair and found[0] * found[1] <= max_pixels
 
 
 def _are_levels(found: Any) -> bool:
@@ -215,12 +275,14 @@ def _are_levels(found: Any) -> bool:
     return not found or (len(found) == 2 and found[0] < found[1])
 
 
-def _start(limits: ImagesConfig, *, has_hash: bool, form: PictureForm | None) -> subprocess.Popen[bytes]:
+def _start(limits: ImagesConfig, *, has_hash: bool, form: PictureForm | TileForm | None) -> subprocess.Popen[bytes]:
     # The child gets one BLAS thread, because the stacks of more threads would count against the memory limit.
     environment = {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}
     # The child needs every field, also those that a header leaves out.
     arguments = [json.dumps(dict(limits)), *([WITH_HASH] if has_hash else [])]
-    if form is not None:
+    if isinstance(form, TileForm):
+        arguments += [TILES, str(form.side_px), str(form.overlap_px)]
+    elif form is not None:
         arguments += [form.format, str(form.max_side_px), str(form.quality)]
     child = start_child("pseudoris.images.prover_main", *arguments, environment=environment, is_buffered=False)
     os.set_blocking(_fileno(child.stdin), False)

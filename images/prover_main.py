@@ -1,7 +1,8 @@
 """The prover's child process: decodes each image to the end and answers with its upright size. Started by `prover.py`.
 
 `python -m pseudoris.images.prover_main <ImagesConfig as JSON> [phash] [FORMAT SIDE QUALITY]` speaks frames over
-standard input and output:
+standard input and output. With `TILES SIDE OVERLAP` the answer for an image that is cut is followed by a frame for each
+tile, a PNG, in the order of `TileForm.boxes`:
 
     frame     = 8 bytes, big-endian length, then that many bytes
     request   = the encoded image
@@ -35,6 +36,7 @@ from PIL import Image
 from pseudoris.images.child_process import reserve_stdout
 from pseudoris.images.perceptual_hash import load_transform, perceptual_hash
 from pseudoris.images.pixels import decode_with_note, import_plugins
+from pseudoris.images.tiles import TileForm, png_of
 from pseudoris.primitives.errors import ConfigError, ImageError
 from pseudoris.primitives.untrusted import parse_json
 
@@ -43,6 +45,7 @@ if TYPE_CHECKING:
 
 LENGTH: Final = struct.Struct(">Q")
 WITH_HASH: Final = "phash"
+TILES: Final = "TILES"
 EXIT_OUT_OF_MEMORY: Final = 86
 # An alarm ends a child this many seconds after the time limit, if its parent has died and cannot end it.
 _ORPHAN_GRACE_S: Final = 10.0
@@ -71,25 +74,40 @@ def main() -> None:
         number += 1
         grown_bytes = _address_space_bytes() - start_bytes
         signal.setitimer(signal.ITIMER_REAL, limits.decoder_timeout_s + _ORPHAN_GRACE_S)
-        answer = _prove(data, limits, has_hash=has_hash, form=form)
+        answer, pixels = _prove(data, limits, has_hash=has_hash, form=form)
         signal.setitimer(signal.ITIMER_REAL, 0)
         _write(answers, {**answer, "number": number, "grown_bytes": grown_bytes})
+        if pixels is not None and form is not None and form[0] == TILES:
+            _write_tiles(answers, pixels, TileForm(int(form[1]), int(form[2])))
 
 
-def _prove(data: bytes, limits: ImagesConfig, *, has_hash: bool, form: Sequence[str] | None) -> dict[str, Any]:
+def _prove(
+    data: bytes, limits: ImagesConfig, *, has_hash: bool, form: Sequence[str] | None
+) -> tuple[dict[str, Any], np.ndarray | None]:
     try:
         pixels, note, levels = decode_with_note(data, limits)
         answer: dict[str, Any] = {"size": pixels.shape[:2], "note": note, "levels": levels}
         if has_hash:
             answer["phash"] = perceptual_hash(pixels)
-        if form is not None:
+        if form is not None and form[0] != TILES:
             answer["picture"] = base64.b64encode(_picture(pixels, form[0], int(form[1]), int(form[2]))).decode("ascii")
-        return answer
+        return answer, pixels
     except ImageError as error:
-        return {"reason": error.reason, "message": error.message}
+        return {"reason": error.reason, "message": error.message}, None
     except MemoryError:
         # A failed allocation may have damaged a C library, so the second try gets a fresh process.
         os._exit(EXIT_OUT_OF_MEMORY)
+
+
+def _write_tiles(answers: BinaryIO, pixels: np.ndarray, form: TileForm) -> None:
+    # No alarm runs: the parent may take long to store a tile. If it dies, the pipe breaks, and this process ends.
+    for x0, y0, x1, y1 in form.boxes(pixels.shape[:2]):
+        try:
+            png = png_of(pixels[y0:y1, x0:x1])
+        except MemoryError:
+            os._exit(EXIT_OUT_OF_MEMORY)
+        answers.write(LENGTH.pack(len(png)) + png)
+    answers.flush()
 
 
 def _picture(pixels: np.ndarray, image_format: str, max_side_px: int, quality: int) -> bytes:

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Final
 
 from pseudoris.files.location import RunLocation
+from pseudoris.images.tiles import MOST_RATIO
 from pseudoris.primitives.errors import ConfigError, check_number
 from pseudoris.schemas.config import PRESETS_KNOW, RunConfig
 from pseudoris.schemas.config_layers import laid, named_preset, own_layers, preset_layers, preset_names, validate
@@ -236,7 +237,6 @@ def output_size(tally: PlanTally, committed: RunTotals, config: RunConfig) -> tu
 # SAM misses objects of images that are larger than this many times its input, or longer than this ratio: 16 shapes of a
 # square drawing, all found, were 10 at 2:1 and 2 at 4:1.
 _MOST_TIMES: Final = 4
-_MOST_RATIO: Final = 2
 # These engines tell no architecture; they see 1,024 or 1,008. Of `ready` and plug-ins it is not known what sees images.
 _OTHER_SAMS: Final = ("sam2", "sam3", "sam3_concepts")
 _OTHER_SIDE: Final = 1_024
@@ -253,11 +253,11 @@ def tile_sentence(sizes: Iterable[tuple[int, int]], config: RunConfig) -> str:
     if engine not in ("sam", *_OTHER_SAMS):
         return ""
     side = sam_architecture(named).image_size if engine == "sam" else _OTHER_SIDE
-    found = [max(size) > _MOST_TIMES * side or max(size) > _MOST_RATIO * min(size) for size in sizes]
+    found = [max(size) > _MOST_TIMES * side or max(size) > MOST_RATIO * min(size) for size in sizes]
     if sum(found) <= _FEW * len(found):
         return ""
     return (
         f"{sum(found):,} of {len(found):,} images have a side above {_MOST_TIMES * side:,} pixels, or are longer than "
-        f"{_MOST_RATIO}:1. SAM sees {side:,} pixels a side, and misses small objects in them: cut them into "
-        f"overlapping squares of about {side:,} pixels first"
+        f"{MOST_RATIO}:1. SAM sees {side:,} pixels a side, and misses small objects in them. Cut them into overlapping "
+        f"squares, and annotate these: pseudoris tile SOURCE DEST --size {side}"
     )

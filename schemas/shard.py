@@ -140,6 +140,8 @@ MASK_RULES: Final[dict[str, tuple[str, str]]] = {
     "doubles": ("doubles", "raise masks.reduction.mask_nms_iou"),
     "parts": ("parts of other masks", "raise masks.reduction.min_inside"),
     "prior": ("the prior", "lower masks.prior.min_score, or correct masks.prior.path"),
+    # Such masks stay, as rivals, and are the target of no expression.
+    "cut_edges": ("inner edges of tiles", "cut tiles that overlap more: raise --overlap of `pseudoris tile`"),
 }
 _Left = Annotated[int, Field(ge=0)] | None
 
@@ -161,6 +163,7 @@ class MasksLeft:
     doubles: _Left = None
     parts: _Left = None
     prior: _Left = None
+    cut_edges: _Left = None
 
     @property
     def by_rule(self) -> dict[str, int]:

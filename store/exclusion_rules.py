@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field, JsonValue
 
+from pseudoris.images.tiles import Tile
 from pseudoris.primitives.errors import ImageError
 from pseudoris.schemas.frozen import FrozenModel, Sha256
 from pseudoris.schemas.ids import IMAGE_ID_HEX_DIGITS, image_id, sha256_hex
@@ -257,11 +258,15 @@ class _NameIndex:
                 self._image_ids.setdefault(match[1], number)
 
     def numbers(self, key: str) -> list[int]:
-        folders = key_path(key).split("/")
-        found = [self._names.get("/".join(folders[start:])) for start in range(len(folders))] if self._names else []
-        number = coco_id(folders[-1]) if self._coco_ids else None
-        found.append(None if number is None else self._coco_ids.get(number))
-        found.append(self._image_ids.get(image_id(key)) if self._image_ids else None)
+        tile = Tile.named(key)
+        found = [self._image_ids.get(image_id(key)) if self._image_ids else None]
+        for each in [key] if tile is None else [key, tile.picture]:
+            folders = key_path(each).split("/")
+            found += (
+                [self._names.get("/".join(folders[start:])) for start in range(len(folders))] if self._names else []
+            )
+            number = coco_id(folders[-1]) if self._coco_ids else None
+            found.append(None if number is None else self._coco_ids.get(number))
         return [each for each in found if each is not None]
 
 
@@ -300,7 +305,7 @@ class ExclusionMatcher:
         """Return the first rule by name that excludes a key, by number or None, and the values of `only` that name it.
 
         Values of `only` are numbered in their order. A listed name is that of the file; a listed path must be the end
-        of the key's path, by whole folders. Rows of a table have no name.
+        of the key's path, by whole folders. Rows of a table have no name; a tile has its picture's besides.
         """
         named = [(number, index.numbers(key)) for number, index in self._only]
         missed = [number for number, found in named if not found]

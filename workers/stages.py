@@ -51,6 +51,7 @@ from pseudoris.workers.checkpoints.model_folder import ModelFolder, names_folder
 from pseudoris.workers.checkpoints.sam_architectures import architecture_digest
 from pseudoris.workers.checkpoints.weight_files import MissingWeightsError, is_unfetched, tensors_digest
 from pseudoris.workers.checkpoints.weight_headers import check_weight_header
+from pseudoris.workers.cut_masks import with_cuts, without_cut_targets
 from pseudoris.workers.faults.image_boundary import ImageBoundary
 from pseudoris.workers.faults.quarantine import apply_to_images
 from pseudoris.workers.pass_sizes import pass_sizes_digest
@@ -133,6 +134,9 @@ class StageKind:
         loaded = engine.of_run(config) if hasattr(engine, "of_run") else engine(self.settings(config), config.compute)
         name = STAGE_FILTER if self.name == NAME_CHECK else self.name
         stage: Stage = ImageBoundary(loaded, name, is_scored=self.name == STAGE_FILTER)
+        if self.name == STAGE_CAPTION:
+            # Not after the proposer: masks may come from another run.
+            stage = partial(_one_after_another, with_cuts, stage)
         if self.name == STAGE_FILTER and config.grounding_check is not None:
             stage = partial(_one_after_another, CHECK.build(config), stage)
         if self.name == STAGE_FILTER and config.composing is not None:
@@ -145,6 +149,8 @@ class StageKind:
                 stage = partial(_one_after_another, stage, partial(with_colours, config.compute))
             composing = partial(apply_to_images, stage=STAGE_FILTER, work=composer_of(config))
             stage = partial(_one_after_another, stage, composing)
+        if self.name == STAGE_FILTER:
+            stage = partial(_one_after_another, stage, without_cut_targets)
         record(LOAD_SECONDS, time.perf_counter() - started, of=self.name)
         return stage
 

@@ -1,6 +1,7 @@
 """Exports COCO's layout and two variants of it. Listed in `EXPORTS` for `cli/export`; `refer.py` uses its parts.
 
-coco      DEST/annotations/instances_<split>.json        images, every mask with its expressions, one category
+coco      DEST/annotations/instances_<split>.json        images, every mask with its expressions, one category; of
+                                                         tiles also in the frame of the picture
           DEST/annotations/captions_<split>.json         the same images, every expression with its mask
           DEST/images/<file_name>                        the images, upright
 sam3      DEST/annotations.json                          an annotation per target of an expression, a category per text
@@ -100,6 +101,16 @@ def content_of(
     return Content(image["file_name"], size, tuple(written_counts(each, size) for each in annotations), tuple(said))
 
 
+def _in_picture(image: ExportImage, mask: ExportMask) -> dict[str, Any]:
+    """Return a mask's box and polygon in the frame of the picture that the image is a tile of; nothing of others."""
+    if not image.tile:
+        return {}
+    (left, top, *_), (x, y, width, height) = image.tile["tile_xyxy_px"], mask.box_xywh
+    polygon, _ = mask.corner_polygon(mask.pixels())
+    moved = [edge + (top if at % 2 else left) for at, edge in enumerate(polygon)]
+    return {"picture_bbox": [x + left, y + top, width, height], "picture_segmentation": [moved]}
+
+
 def _write_coco(job: ExportJob) -> ExportReport:
     _, split = job.names("coco")
     job.claim(ANNOTATIONS, IMAGES_FOLDER)
@@ -110,13 +121,14 @@ def _write_coco(job: ExportJob) -> ExportReport:
     ):
         instances["categories"].append(CATEGORY)
         for image in job.images(IMAGES_FOLDER):
-            row = instances[IMAGES_ARRAY].append(image_record(image))
+            row = instances[IMAGES_ARRAY].append({**image_record(image), **image.tile})
             captions[IMAGES_ARRAY].append(image_record(image))
             masks, texts = [], []
             for place, (mask, said) in enumerate(image.masks_with_texts()):
                 # The encoding is not in a list, because COCO's own readers take a list for polygons. The expressions
                 # are a key too, for FiftyOne: it reads no file of captions, and keeps the keys of an annotation.
                 keys = {"mask_id": mask.record.mask_id, "expressions": [each.text for each in said]}
+                keys |= _in_picture(image, mask)
                 masks.append(instances[ANNOTATIONS].append(annotation_of(image, mask, mask.rle, **keys)))
                 for each in said:
                     ids = {"id": each.number, "image_id": image.number, "instance_id": mask.number}

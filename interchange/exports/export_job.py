@@ -47,6 +47,7 @@ from pseudoris.store.tables.image_bytes import PlannedImages
 logger = logging.getLogger(__name__)
 
 _PROGRESS_EVERY: Final = 100
+_OF_TILE: Final = ("picture", "picture_size", "tile_xyxy_px")
 WRITING: Final = "writing"
 CHECKING: Final = "reading back"
 _NAME: Final = re.compile(r"[A-Za-z0-9_+-]+")
@@ -278,6 +279,7 @@ class ExportJob:
             (int(image.height), int(image.width)),
             tuple(ExportMask(next(self._mask_numbers), mask) for mask in image.masks),
             tuple(expressions),
+            {} if image.picture is None else {name: getattr(image, name) for name in _OF_TILE},
         )
 
     def add(self, due: Content, found: Content) -> None:

@@ -176,7 +176,7 @@ class RunTotals:
         long_texts: Draws whose texts are longer than the filter reads; no candidates.
         decisions: What captions in fixed shapes decided; `wide_decisions`, over the whole vocabulary.
         masks_left: Proposed masks that are left after each rule, by its name.
-        emptied: Images without a mask, by the rule that took the last one.
+        emptied: Images without a mask, or without one that is whole, by the rule that took the last one.
         notes: Images by the note of their row.
         seconds: Wall seconds of the stages by name, summed over shards and so over actors.
     """
@@ -227,12 +227,14 @@ class RunTotals:
     def empty_sentence(self) -> str:
         """Which rule left most of the empty images without a mask, and the setting; "" if few images are empty."""
         rule = max(self.emptied, key=self.emptied.__getitem__, default=None)
-        if rule not in MASK_RULES or self.empty <= _MANY_EMPTY * self.images:
+        num_cut = self.emptied.get("cut_edges", 0)
+        num_empty, kind = self.empty + num_cut, "whole mask" if num_cut else "mask"
+        if rule not in MASK_RULES or num_empty <= _MANY_EMPTY * self.images:
             return ""
         words, remedy = MASK_RULES[rule]
-        share, num_told = f"{100 * self.empty / self.images:.0f} %", sum(self.emptied.values())
+        share, num_told = f"{100 * num_empty / self.images:.0f} %", sum(self.emptied.values())
         taken = f"{words} took the last mask of {self.emptied[rule]:,} of {num_told:,}"
-        return f"{share} of the images have no mask: {taken}. In a new run, {remedy}."
+        return f"{share} of the images have no {kind}: {taken}. In a new run, {remedy}."
 
 
 class Totals:

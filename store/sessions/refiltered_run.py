@@ -152,6 +152,11 @@ def refilter(
         method["composing"] = config.method()["composing"]
         versions |= package_versions(("numpy",))
         compose = _without_composed if config.composing is None else composer_of(config)
+        if config.composing is not None and _has_tiles(parent):
+            raise ConfigError(
+                f"{parent.root} has tiles, and no captions of what their edges cut: composed anew, texts of other "
+                "objects would fit these too. Annotate with the settings instead"
+            )
     identity = before.model_copy(update={"method": method, "versions": versions})
     placement = header.config.placement.model_copy(update={"allow_mixed": allow_mixed, "repair": is_repair})
     config = config.model_copy(update={"placement": placement})
@@ -247,6 +252,10 @@ def _is_filled(parent: RunLocation, shards: range, table: str, column: str) -> b
                 return True
             num_rows += len(values)
     return not num_rows
+
+
+def _has_tiles(parent: RunLocation) -> bool:
+    return any("cut_edges" in shard.receipt.masks_left for shard in OpenRun.at(parent).shards())
 
 
 def _changed(parent: RunLocation, config: RunConfig, change: RuleChange) -> RunConfig:

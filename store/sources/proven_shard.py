@@ -13,8 +13,9 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
 from itertools import chain
-from typing import Final, Protocol
+from typing import Any, Final, Protocol
 
+from pseudoris.images.tiles import Tile, marks_of
 from pseudoris.primitives.errors import ImageError, RefusedError, TransientError
 from pseudoris.schemas.config import RunConfig
 from pseudoris.schemas.ids import sha256_hex
@@ -131,6 +132,17 @@ def read_shard(
         TransientError: The storage failed or refused access, or the decoding process was killed from outside.
     """
     started = time.perf_counter()
+    outcomes = read_settled(source, config, entries, others=others)
+    proven = partial(_prove, prover=prover, exclusions=exclusions, has_phash=config.images.phash)
+    images = tuple(proven(entry, outcomes[entry.position]) for entry in entries)
+    shard = Shard(entries[0].shard, generation, images)
+    return shard.with_seconds(STAGE_READ, time.perf_counter() - started)
+
+
+def read_settled(
+    source: str, config: RunConfig, entries: Sequence[PlanEntry], *, others: Iterable[PlanEntry] = ()
+) -> dict[int, Outcome]:
+    """Return what comes of reading each of the `entries` of a shard, by position; takes and raises as `read_shard`."""
     root = open_root(source, config.source, config.placement.storage)
     readings = {reading.position: reading for reading in read_or_refused(root, entries, config)}
 
@@ -142,11 +154,7 @@ def read_shard(
     # The root of SOURCE is checked, because an unmounted disk would otherwise quarantine every image.
     if failed("missing", "unreadable") and root.kind("") != "folder":
         raise TransientError(f"SOURCE is gone: {root.describe()}. Restore it, then run the same command again")
-    outcomes = settle_refusals(root, config, entries=entries, readings=readings, others=others)
-    proven = partial(_prove, prover=prover, exclusions=exclusions, has_phash=config.images.phash)
-    images = tuple(proven(entry, outcomes[entry.position]) for entry in entries)
-    shard = Shard(entries[0].shard, generation, images)
-    return shard.with_seconds(STAGE_READ, time.perf_counter() - started)
+    return settle_refusals(root, config, entries=entries, readings=readings, others=others)
 
 
 def _prove(
@@ -163,14 +171,25 @@ def _prove(
         proof = prover.prove(outcome)
         if exclusions is not None and exclusions.has_hashes:
             exclusions.check(sha256, proof.phash)
+        picture = _of_picture(entry.key, outcome, proof)
+        if exclusions is not None and picture.get("picture_sha256"):
+            exclusions.check(picture["picture_sha256"], picture["picture_phash"])
     except ImageError as error:
         return _quarantined(image(sha256=sha256), error)
     height, width = proof.size
     # A rule may have asked for a hash that the table is to leave out.
     phash = proof.phash if has_phash else None
-    return image(
-        data=outcome, sha256=sha256, height=height, width=width, note=proof.note, phash=phash, levels=proof.levels
-    )
+    known = {"note": proof.note, "phash": phash, "levels": proof.levels, **picture}
+    return image(data=outcome, sha256=sha256, height=height, width=width, **known)
+
+
+def _of_picture(key: str, data: bytes, proof: Proof) -> dict[str, Any]:
+    """Return what is known of the picture that an image is a tile of; nothing if its name or size is of no tile."""
+    tile = Tile.named(key)
+    if tile is None or tile.size != proof.size:
+        return {}
+    found = dict(zip(("picture_sha256", "picture_phash"), marks_of(data), strict=True))
+    return {"picture": tile.picture, "tile_xyxy_px": tile.box_xyxy_px, "picture_size": tile.picture_size, **found}
 
 
 def _quarantined(image: ShardImage, error: ImageError) -> ShardImage:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any, Final
 
@@ -22,6 +22,7 @@ _EXPRESSION_COLUMNS: Final = (
     *("target_mask_ids", "text", "kind", "head_noun", "source", "kept", "weight"),
     *("uniqueness", "correctness", "distinctiveness"),
 )
+_TILE_COLUMNS: Final = ("picture", "picture_size", "tile_xyxy_px")
 SHARD_COLUMNS: Final = {
     IMAGES: (*_IMAGE_COLUMNS, "status", "num_too_small", "whole_picture"),
     EXPRESSIONS: ("image_id", *(field.name for field in fields(ExpressionRecord))),
@@ -54,6 +55,9 @@ class AnnotatedImage:
     data: bytes | None
     masks: tuple[AnnotatedMask, ...]
     untargeted: tuple[ExpressionRecord, ...] = ()
+    picture: str | None = None
+    picture_size: Sequence[int] | None = None
+    tile_xyxy_px: Sequence[int] | None = None
 
 
 def iter_annotations(
@@ -67,7 +71,7 @@ def iter_annotations(
         with_bytes: Read the embedded bytes too.
         with_samples: Read every draw of each expression too.
     """
-    columns = (*_IMAGE_COLUMNS, "bytes") if with_bytes else _IMAGE_COLUMNS
+    columns = (*_IMAGE_COLUMNS, *_TILE_COLUMNS, *(["bytes"] if with_bytes else []))
     names = (*_EXPRESSION_COLUMNS, "samples") if with_samples else _EXPRESSION_COLUMNS
     rows = RowFilter(pc.field("kept"), ("kept",)) if kept_only else None
     for shard in shards:

@@ -37,6 +37,10 @@ def renamed(
         columns = {"image_id": ids.of_images(table["image_id"].combine_chunks())}
         if name == IMAGES:
             columns["key"] = pa.array([each.key for each in entries], pa.string())
+            # A picture is named as the keys are: two runs may have tiles of different pictures of one name.
+            named = zip(columns["key"].to_pylist(), table["key"].to_pylist(), table["picture"].to_pylist(), strict=True)
+            pictures = [old and f"{key.removesuffix(before)}{old}" for key, before, old in named]
+            columns["picture"] = pa.array(pictures, pa.string())
         for column in _OF_MASKS.get(name, ()):
             columns[column] = ids.of_masks(table[column].combine_chunks())
         held = [columns.get(field.name, table[field.name]) for field in table.schema]

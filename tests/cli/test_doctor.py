@@ -194,7 +194,7 @@ def test_the_check_of_source_says_to_cut_pictures_that_are_larger_or_longer_than
     assert (
         "1 of 1 images have a side above 768 pixels, or are longer than 2:1. SAM sees 192 pixels" in told
     ) == is_told
-    assert ("cut them into overlapping squares of about 192 pixels" in told) == is_told
+    assert ("pseudoris tile SOURCE DEST --size 192" in told) == is_told
 
 
 @pytest.mark.parametrize(("engine", "side"), [("sam2", 1_024), ("ready", None), ("a_plug_in", None)])

@@ -11,12 +11,21 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from pycocotools import mask as coco
 from torchvision.datasets import CocoCaptions, CocoDetection
 
+from evidence.recipes.scene_shards import scene_image
 from pseudoris.files.key_order import path_key
+from pseudoris.files.location import RunLocation
 from pseudoris.interchange.exports import json_pairs
+from pseudoris.schemas.ids import sha256_hex
+from tests.builders.command import invoke
+from tests.builders.scene_runs import annotated, scenes
+from tests.builders.scored_runs import finish
+from tests.builders.sources import entries_of, write_files
 from tests.interchange.exports.builders import LONG_TEXT, build_run, changed_tables, export, jpeg, stored
 from tests.interchange.exports.readers_coco import detectron_instances, open_coco, read_sa1b
+from tests.store.builders import commit_images, start_run
 
 
 @pytest.fixture
@@ -112,3 +121,32 @@ def test_folders_are_filled_one_after_the_other(built_run, place, tmp_path, monk
     assert sorted(stored(place.root)) == [
         *("_export.json", "croissant.json", "sa_000000/sa_1.jpg", "sa_000000/sa_1.json")
     ]
+
+
+def test_masks_of_a_tile_have_box_and_polygon_in_the_frame_of_the_picture(tmp_path):
+    known, place = scenes(2), {"picture": "p.tif", "tile_xyxy_px": (100, 50, 292, 242), "picture_size": (300, 400)}
+    write_files(tmp_path / "in", {key: scene_image(scene).data for key, scene in known.items()})
+    run = RunLocation.open(str(tmp_path / "run"))
+
+    def made(entry):
+        sha256 = sha256_hex((tmp_path / "in" / entry.key).read_bytes())
+        image = replace(annotated(entry, known[entry.key]), sha256=sha256)
+        return image if entry.position else replace(image, **place)
+
+    header = start_run(run, entries_of(known, source=tmp_path / "in"), source=str(tmp_path / "in"))
+    commit_images(run, header, made)
+    finish(run)
+    invoke("export", tmp_path / "run", tmp_path / "out", "--format", "coco")
+    whole = json.loads((tmp_path / "out/annotations/instances_train.json").read_bytes())
+    tile, other = whole["images"]
+    assert (tile["picture"], tile["picture_size"], tile["tile_xyxy_px"]) == ("p.tif", [300, 400], [100, 50, 292, 242])
+    assert "picture" not in other
+    of_image = [each for each in whole["annotations"] if each["image_id"] == tile["id"]]
+    assert of_image
+    for each in of_image:
+        x, y, width, height = each["bbox"]
+        assert each["picture_bbox"] == [x + 100, y + 50, width, height]
+        due = np.zeros((300, 400), np.uint8)
+        due[50:242, 100:292] = coco.decode(each["segmentation"])
+        assert np.array_equal(coco.decode(coco.frPyObjects(each["picture_segmentation"], 300, 400))[..., 0], due)
+    assert not any("picture_bbox" in each for each in whole["annotations"] if each["image_id"] == other["id"])
