@@ -311,7 +311,7 @@ class ExclusionMatcher:
         missed = [number for number, found in named if not found]
         return min([*missed, *self._listed.numbers(key)], default=None), [each for _, found in named for each in found]
 
-    def by_content(self, sha256: str, phash: str | None = None) -> int | None:
+    def by_content(self, sha256: str | None, phash: str | None = None) -> int | None:
         """Return the number of the first rule by content that excludes an image or None; hashes are hex digits."""
         found = [self._digests[sha256]] if sha256 in self._digests else []
         if phash is not None:
@@ -319,16 +319,20 @@ class ExclusionMatcher:
             found += [number for number, most, listed in self._hashes if np.bitwise_count(listed ^ bits).min() <= most]
         return min(found, default=None)
 
-    def of_recorded(self, key: str, sha256: str | None, wanted: set[int] | None = None) -> ExclusionRule | None:
+    def of_recorded(
+        self, key: str, sha256: str | None, wanted: set[int] | None = None, *, picture_sha256: str | None = None
+    ) -> ExclusionRule | None:
         """Return the rule that excludes an image of a run's images table; rules by perceptual hash are ignored.
 
-        `wanted` gets the numbers of the values of `only` that name the image.
+        `wanted` gets the numbers of the values of `only` that name the image. `picture_sha256` is that of its picture,
+        if it is a tile.
         """
         number, named = self.matched(key)
         if wanted is not None:
             wanted.update(named)
-        if number is None and sha256 is not None:
-            number = self.by_content(sha256)
+        for digest in (sha256, picture_sha256):
+            if number is None and digest is not None:
+                number = self.by_content(digest)
         return None if number is None else self._rules[number]
 
     def check(self, sha256: str, phash: str | None = None) -> None:

@@ -315,8 +315,9 @@ class DatasetRun:
             is_served = pc.or_(is_served, pc.greater(num_targets, 1))
         table = table.filter(pc.or_(is_served, pc.equal(num_targets, 0)) if spec.none else is_served)
         if self.excluded is not None and table.num_rows:
-            images = self._read(parts, IMAGES, ("image_id", "key", "sha256")).to_pylist()
-            ids = [each["image_id"] for each in images if self.excluded.of_recorded(each["key"], each["sha256"])]
+            images = self._read(parts, IMAGES, ("image_id", "key", "sha256", "picture_sha256")).to_pylist()
+            named = [(row.pop("image_id"), row) for row in images]
+            ids = [image_id for image_id, row in named if self.excluded.of_recorded(**row)]
             table = table.filter(pc.invert(pc.is_in(table["image_id"], value_set=pa.array(ids, pa.string()))))
         fits = where.fits_tokens(table["text"]) if is_counting_tokens else None
         table = table if fits is None else table.filter(fits)

@@ -178,7 +178,7 @@ def with_source_bytes(
 
 
 UNCHECKED: Final = "images that could not be compared with the excluded ones: missing from SOURCE, or changed there"
-_COLUMNS: Final = ("image_id", "key", "height", "width", "status", "sha256")
+_COLUMNS: Final = ("image_id", "key", "height", "width", "status", "sha256", "picture_sha256", "picture_phash")
 
 
 class ExcludedImages:
@@ -217,7 +217,11 @@ class ExcludedImages:
         columns = (*_COLUMNS, "bytes") if self._matcher.has_hashes else _COLUMNS
         rows = shard.table(IMAGES, columns).to_pylist()
         find = partial(self._matcher.of_recorded, wanted=self._wanted)
-        named = ((row["image_id"], find(row["key"], row["sha256"])) for row in rows)
+        pictures = {row["image_id"]: (row.pop("picture_sha256"), row.pop("picture_phash")) for row in rows}
+        named = (
+            (row["image_id"], find(row["key"], row["sha256"], picture_sha256=pictures[row["image_id"]][0]))
+            for row in rows
+        )
         found = {image_id: rule.dropped_phrase for image_id, rule in named if rule}
         if not self._matcher.has_hashes:
             return found
@@ -233,7 +237,8 @@ class ExcludedImages:
             except ImageError:
                 continue
             unchecked.discard(image.image_id)
-            number = self._matcher.by_content(image.sha256, phash)
-            if number is not None:
+            of_picture = pictures[image.image_id]
+            numbers = [self._matcher.by_content(image.sha256, phash), self._matcher.by_content(*of_picture)]
+            if (number := next((each for each in numbers if each is not None), None)) is not None:
                 found[image.image_id] = self._rules[number].dropped_phrase
         return found | dict.fromkeys(sorted(unchecked), UNCHECKED)

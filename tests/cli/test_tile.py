@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from pseudoris import RisDataset, SampleSpec
 from pseudoris.files.location import RunLocation, storage_at
 from pseudoris.images.perceptual_hash import perceptual_hash
 from pseudoris.images.pixels import decode_upright
@@ -312,3 +313,18 @@ def test_copies_of_a_picture_go_with_all_their_tiles(tiled_run, tmp_path):
     assert re.search(r"left out +3 copies of pictures", shown)
     pictures = OpenRun.at(RunLocation.open(str(tmp_path / "both"))).table("images")["picture"].to_pylist()
     assert pictures == ["a/a.png"] * 3
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["sha256", "phash"])
+def test_an_export_and_a_data_set_leave_out_tiles_of_a_listed_picture(kind, tiled_run, tmp_path):
+    data = (tiled_run / "in-a" / "a.png").read_bytes()
+    values = {"sha256": sha256_hex(data), "phash": perceptual_hash(decode_upright(data, ImagesConfig()))}
+    (tmp_path / "listed.csv").write_text(f"{kind}\n{values[kind]}")
+    words = ("--format", "coco", "--exclude", tmp_path / "listed.csv")
+    with pytest.raises(ConfigError, match=r"3 images excluded by listed\.csv"):
+        invoke("export", tiled_run / "a", tmp_path / "out", *words)
+    if kind == "sha256":
+        assert len(RisDataset(tiled_run / "a"))
+        with pytest.raises(ConfigError, match="No expression of the run"):
+            RisDataset(tiled_run / "a", SampleSpec(exclude=str(tmp_path / "listed.csv")))
