@@ -78,6 +78,8 @@ class Block(nn.Module):
         super().__init__()
         self.num_heads = int(block.attn.num_heads)
         self.ln_1, self.ln_2, self.ls_1, self.ls_2 = block.ln_1, block.ln_2, block.ls_1, block.ls_2
+        # What adds to the residual stream: the heads' output and the MLP's.
+        self.out_proj, self.c_proj = block.attn.out_proj, block.mlp.c_proj
         self.out = linear(block.attn.out_proj.weight, block.attn.out_proj.bias)
         self.widen = linear(block.mlp.c_fc.weight, block.mlp.c_fc.bias)
         self.activate = block.mlp.gelu

@@ -24,7 +24,7 @@ from pseudoris.schemas.config import RunConfig
 from pseudoris.schemas.config_layers import load_config
 from pseudoris.workers.captions.cached_towers import CocaBlocks
 from pseudoris.workers.captions.static_engine import caption_slots
-from pseudoris.workers.captions.static_slots import STEPS_A_REFILL, RowSlots, SearchSlots, Targets, run_slots
+from pseudoris.workers.captions.static_slots import STEPS_A_REFILL, RowSlots, Targets, run_slots
 from pseudoris.workers.checkpoints.openclip import build_from_config, read_model_config
 from pseudoris.workers.device import compute_dtype
 
@@ -56,7 +56,7 @@ class Ended:
         self.shape, self.num_rules = shape, num_rules
         self.rows, self.searches = (
             RowSlots(shape, num_targets, num_rules, like),
-            SearchSlots(shape.searches, num_targets, like.device),
+            RowSlots(shape.lone, num_targets, 1, like),
         )
         self._left = [torch.zeros(count, dtype=torch.int64) for count in (shape.rows, shape.searches)]
 
@@ -66,13 +66,13 @@ class Ended:
         targets = Targets(
             np.zeros((count, self.shape.members), np.int64), np.array(sizes), torch.zeros(count, self.shape.members)
         )
-        self.rows.restart(targets)
-        self.searches.restart(np.zeros(count, np.int64))
+        self.rows.restart(targets, count * self.num_rules)
+        self.searches.restart(Targets.alone(np.zeros(count, np.int64), targets.weights), count)
         self._needed = [torch.from_numpy(np.append(each, 0)) for each in (steps, of_searches)]
         least = STEPS_A_REFILL * sum(sizes) * self.num_rules // self.shape.pairs
         return run_slots(self._step, self._refill, self.rows, self.searches, least=least)
 
-    def _slots(self) -> list[tuple[RowSlots | SearchSlots, torch.Tensor, torch.Tensor]]:
+    def _slots(self) -> list[tuple[RowSlots, torch.Tensor, torch.Tensor]]:
         return list(zip([self.rows, self.searches], self._left, self._needed, strict=True))
 
     def _refill(self) -> None:

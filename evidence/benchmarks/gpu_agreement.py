@@ -12,11 +12,13 @@ from unittest import mock
 import open_clip
 import torch
 from open_clip.coca_model import CoCa
+from torch import nn
 
 from evidence.benchmarks.captioner import AuthorsLoop, noise_crops, one_crop_kind, special_tokens
 from pseudoris.schemas.config import RunConfig, WeightsConfig
 from pseudoris.workers.captions import CocaCaptioner, captioner
 from pseudoris.workers.captions.decoder_choice import chosen_decoder
+from pseudoris.workers.captions.vocabulary_logits import SpecialTokens
 from pseudoris.workers.checkpoints.openclip import load_clip, load_coca
 from pseudoris.workers.checkpoints.weight_cache import random_seed
 from pseudoris.workers.device import prepare_device
@@ -39,19 +41,29 @@ def load_sure_coca(
     """Return a CoCa whose random weights are as sure of the next token as trained ones; trained ones stay.
 
     Else all 49,408 tokens are nearly alike likely: every nucleus is wider than the likeliest 64, and each prefix of its
-    own. With `live` only the last tokens of the vocabulary, so many, have logits other than 0.
+    own. With `live` it can say only the first tokens of the vocabulary, so many.
     """
     model = load_coca(architecture, weights).requires_grad_(False)
     if random_seed(weights) is not None:
-        model.text_decoder.text_projection.mul_(sureness)
+        projection = model.text_decoder.text_projection
+        projection.mul_(sureness)
         if live:
-            model.text_decoder.text_projection[:, :-live] = 0.0
+            model.text_decoder.text_projection = nn.Parameter(projection[:, :live].clone(), requires_grad=False)
     return model
 
 
 def sure_captioner(config: RunConfig, **sure: Any) -> CocaCaptioner:
     """Return the caption stage over `load_sure_coca`, which takes `sure`."""
-    with mock.patch.object(captioner, "load_coca", partial(load_sure_coca, **sure)):
+    live = sure.get("live")
+
+    def special_tokens(sot: int, eos: int, pad: int) -> SpecialTokens:
+        # As in the whole vocabulary, these two are the last.
+        return SpecialTokens(live - 2, live - 1, pad) if live else SpecialTokens(sot, eos, pad)
+
+    with (
+        mock.patch.object(captioner, "load_coca", partial(load_sure_coca, **sure)),
+        mock.patch.object(captioner, "SpecialTokens", special_tokens),
+    ):
         return CocaCaptioner(config.captions, config.compute)
 
 

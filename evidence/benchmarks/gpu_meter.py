@@ -24,15 +24,18 @@ _ATTENTION: Final = "scaled_dot_product_attention"
 # One kernel each on CUDA, though a CPU may compose them.
 _WHOLE: Final = frozenset({_ATTENTION, "upsample_bicubic2d", "upsample_bilinear2d"})
 _HOLLOW: Final = frozenset(
-    {"mm", "addmm", "bmm", "baddbmm", "convolution", "native_layer_norm", "gelu", "index_select", _ATTENTION}
+    {"mm", "addmm", "addmm_", "bmm", "baddbmm", "convolution", "native_layer_norm", "gelu", "index_select", _ATTENTION}
     # Of `workers/captions/row_kernels.py`.
-    | {"attend_newest", "attend_image", "add_norm"}
+    | {"attend_newest", "attend_image", "shifted_norm"}
 )
+_ADDED_PRODUCTS: Final = frozenset({"addmm_", "baddbmm_"})
 _HALVES: Final = {torch.bfloat16, torch.float16}
 _POOL: Final = 2**24
 _CACHE_BYTES: Final = 64 * 2**20
 # Results of at least so many numbers a `PartMeter` leaves undone.
 _LARGE: Final = 2**20
+# As `Card` says.
+_CACHE_GAIN: Final = 1.87
 # A logit of a mask that is stable.
 _STANDS_FOR: Final = 9.0
 # Beside the parts that methods are, those that kernels are.
@@ -45,12 +48,15 @@ _TILE: Final = 128
 class Card:
     """What a card computes and moves a second, as its data sheet has it, and the shares of it that kernels reach.
 
-    Products reach 60 % of `half` and 70 % of `full`, FlashAttention 37 % of `half`, copies 75 % of `memory`.
+    Products reach 60 % of `half` and 70 % of `full`, FlashAttention 37 % of `half`, copies 75 % of `memory`. A cache
+    gives 1.87 times the bytes of memory: the least of published ratios (H100's 9.0 TB/s over an H200's memory; 7.2 over
+    2.0 on an A100, 5 over 1 on a 4090). It holds what fits into half of it: half is what an A100's processor reaches.
     """
 
     half: float  # dense operations in bfloat16 or float16
     full: float  # operations in float32
-    memory: float  # bytes
+    memory: float  # bytes a second
+    cache: float  # bytes
     has_bfloat16: bool = True
 
     def rate(self, dtype: str) -> float:
@@ -61,18 +67,26 @@ class Card:
         """Return the operations a second of attention's tiles."""
         return 0.374 * self.half if dtype in {"bfloat16", "float16"} else self.rate(dtype)
 
-    def kernel_s(self, dtype: str, flops: float, tiles: float, moved: float) -> float:
-        """Return the seconds of a kernel: of its operations, its tiles, its bytes, or the shortest there is."""
-        computing = flops / self.rate(dtype) if flops else 0.0
-        return max(computing, tiles / self.tile_rate(dtype), moved / (0.75 * self.memory), SHORTEST_S)
+    def kernel_s(
+        self, dtype: str, flops: float, tiles: float, moved: float, again: float = 0.0, at: float = 0
+    ) -> float:
+        """Return the seconds of a kernel: of its operations, its tiles, its bytes, or the shortest there is.
+
+        It reads `again` so many bytes, from the cache if this holds the bytes `at` which programs work at once.
+        """
+        computing, rate = flops / self.rate(dtype) if flops else 0.0, 0.75 * self.memory
+        # What a cache gives runs beside memory.
+        is_held = at <= self.cache / 2
+        moving = max(moved, (moved + again) / (_CACHE_GAIN if is_held else 1.0)) / rate
+        return max(computing, tiles / self.tile_rate(dtype), moving, SHORTEST_S)
 
 
 CARDS: Final = {
-    "H200": Card(989e12, 67e12, 4.8e12),
-    "A100": Card(312e12, 19.5e12, 2.04e12),
-    "4090": Card(165e12, 82.6e12, 1.01e12),
-    "L4": Card(121e12, 30.3e12, 0.3e12),
-    "T4": Card(65e12, 8.1e12, 0.32e12, has_bfloat16=False),
+    "H200": Card(989e12, 67e12, 4.8e12, 50e6),
+    "A100": Card(312e12, 19.5e12, 2.04e12, 40e6),
+    "4090": Card(165e12, 82.6e12, 1.01e12, 72e6),
+    "L4": Card(121e12, 30.3e12, 0.3e12, 48e6),
+    "T4": Card(65e12, 8.1e12, 0.32e12, 4e6, has_bfloat16=False),
 }
 # Seconds that the host takes to launch a kernel or a recording, and those of the shortest kernel.
 LAUNCH_S, SHORTEST_S = 5e-6, 2.5e-6
@@ -219,7 +233,7 @@ class Meter(TorchDispatchMode):  # type: ignore[no-untyped-call]
         packet, name = function.overloadpacket, function.overloadpacket.__name__
         tensor = next((x for x in args if isinstance(x, torch.Tensor)), None)
         dtype = str(tensor.dtype)[6:] if tensor is not None else "float32"
-        flops, tiles = 0.0, 0.0
+        flops, tiles, again, at = 0.0, 0.0, 0.0, 0.0
         if name == _ATTENTION:
             (*batch, queries, width), keys = args[0].shape, args[1].shape[-2]
             flops = attention(*(x.shape for x in args[:3]))
@@ -236,19 +250,22 @@ class Meter(TorchDispatchMode):  # type: ignore[no-untyped-call]
             # It sums in float32 at least.
             dtype = "float64" if dtype == "float64" else "float32"
         elif name == "attend_image":
-            # A program of Triton's reads each crop of its rows once, and computes all its rows under it. A product of
-            # these sums in float32 has the rate of its operands.
+            # A program of Triton's reads each crop of its rows once, and computes all its rows under it. Programs of
+            # one head run side by side, in the order of crops: a crop that several read comes from memory once. A
+            # product of these sums in float32 has the rate of its operands.
             queries, cache, crops, by_crop = args
             programs = torch.arange(len(by_crop)) // ROWS_A_PROGRAM
             num_read = len(torch.unique(programs * cache.shape[1] + crops[by_crop]))
-            moved += (num_read - cache.shape[1]) * cache[:, 0].numel() * cache.element_size()
+            num_crops, of_crop = len(torch.unique(crops)), cache[:, 0].numel() * cache.element_size()
+            moved += (num_crops - cache.shape[1]) * of_crop
+            again, at = (num_read - num_crops) * of_crop, num_crops * of_crop / cache.shape[2]
             flops = 4 * queries.numel() * cache.shape[3]
             tiles = 2 * num_read * ROWS_A_PROGRAM * cache[:, 0].numel()
             self.counts["useful"], self.counts["tiles"] = self.counts["useful"] + flops, self.counts["tiles"] + tiles
         elif name == "project":
             flops = 2 * result.numel() * args[0].shape[1] * self._words.stretch(result.shape)
-        elif packet in flop_registry or name == "baddbmm_":
-            is_in_place = name == "baddbmm_"
+        elif packet in flop_registry or name in _ADDED_PRODUCTS:
+            is_in_place = name in _ADDED_PRODUCTS
             shapes = [x.shape for x in args[:3]] if is_in_place else args
             flops = added_product(*shapes) if is_in_place else flop_registry[packet](*shapes, out_val=result)
             flops *= max((self._words.stretch(leaf.shape) for leaf in tree_leaves(result)), default=1.0)
@@ -258,7 +275,7 @@ class Meter(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self.counts["bytes"] += int(moved)
         self.bytes_by[name] += int(moved)
         for card, of_card in CARDS.items():
-            self.card_s[card] += of_card.kernel_s(dtype, 0.0 if tiles else flops, tiles, moved)
+            self.card_s[card] += of_card.kernel_s(dtype, 0.0 if tiles else flops, tiles, moved, again=again, at=at)
 
 
 class PartMeter(Meter):  # type: ignore[no-untyped-call]

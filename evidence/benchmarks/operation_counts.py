@@ -16,6 +16,10 @@ from pseudoris.schemas.config import CaptionsConfig
 _PER_MULTIPLY = 2
 # Of what they read from, only the rows that come out.
 _GATHERS = frozenset({"index_select", "index", "embedding", "gather"})
+# In place these write as much as they are given, wherever it goes; what they are given comes last.
+_SCATTERS = frozenset({"index_copy_", "index_fill_", "index_put_", "index_add_", "scatter_"})
+# These need not read what they write over.
+_OVERWRITES = frozenset({"copy_", "fill_", "zero_"})
 
 
 def memory_bytes(tensor: torch.Tensor) -> float:
@@ -36,7 +40,11 @@ def bytes_moved(
     new = [tensor for tensor in made if _memory(tensor) not in memory]
     if name in _GATHERS:
         return sum(size(one) for one in read if not one.is_floating_point()) + 2 * sum(map(size, new))
-    if name.startswith(("empty", "new_empty")) or not (new or name.endswith("_") or "out" in (given[1] or {})):
+    if name in _SCATTERS:
+        return sum(map(size, read[1:])) + size(read[-1])
+    if name.endswith("_"):
+        return sum(map(size, read)) + (0 if name in _OVERWRITES else size(read[0]))
+    if name.startswith(("empty", "new_empty")) or not (new or "out" in (given[1] or {})):
         return 0
     return sum(map(size, read)) + sum(map(size, new))
 

@@ -47,8 +47,9 @@ def image_attention(dtype, rows=90, heads=3, length=70, width=12, crops=4):
 
 def norm(dtype, rows=7, width=24):
     numbers = torch.Generator().manual_seed(rows)
-    shapes = [(rows, width), (rows, width), (width,), (width,)]
-    return *(torch.randn(*shape, generator=numbers).to(dtype) for shape in shapes), 1e-5
+    shapes = [(rows, width), (width,), (width,), (width,)]
+    x, shift, *rest = (torch.randn(*shape, generator=numbers).to(dtype) for shape in shapes)
+    return x, shift.to(torch.promote_types(dtype, torch.float32)), *rest, 1e-5
 
 
 def compared(dtype):
@@ -64,22 +65,18 @@ def compared(dtype):
     moved = crops[elsewhere]
     permuted = triton_kernels.attend_image(queries[elsewhere], image, moved, moved.argsort(stable=True))
     single = triton_kernels.attend_image(queries[5:6].clone(), image, crops[5:6].clone(), torch.tensor([0]))
-    x, addend, *rest = norm(dtype)
-    sums = {}
-    for name, each in (("norm", addend), ("norm, one addend for all", addend[0].expand_as(x))):
-        pairs = zip(triton_kernels.add_norm(x, each, *rest), row_kernels.add_norm(x, each, *rest), strict=True)
-        sums[name] = max(difference(*pair) for pair in pairs)
-    first, whole = triton_kernels.add_norm(x[1:2], addend[1:2], *rest), triton_kernels.add_norm(x, addend, *rest)
+    x, *rest = norm(dtype)
+    normed = triton_kernels.shifted_norm(x, *rest)
     return {
         "attention": difference(found, expected),
         "image attention": difference(under, row_kernels.attend_image(queries, image, crops, by_crop)),
-        **sums,
+        "norm": difference(normed, row_kernels.shifted_norm(x, *rest)),
         "is written": torch.equal(cache[:, torch.arange(len(NEWEST)), :, NEWEST], projected[:, 1:]),
         "writes nothing else": torch.equal(cache.nan_to_num(), written.nan_to_num()),
         "attention of a row alone": torch.equal(found[1:2], one),
         "image attention of a row alone": torch.equal(under[5:6], single),
         "image attention of rows elsewhere": torch.equal(under[elsewhere], permuted),
-        "norm of a row alone": all(torch.equal(a, b[1:2]) for a, b in zip(first, whole, strict=True)),
+        "norm of a row alone": torch.equal(triton_kernels.shifted_norm(x[1:2].clone(), *rest), normed[1:2]),
     }
 
 

@@ -17,7 +17,7 @@ import torch.nn.functional as F
 # `triton_version` returns this if plain torch is used.
 PLAIN = "absent"
 # A program of `attend_image` attends from so many rows, and reads each of their crops once.
-ROWS_A_PROGRAM = 32
+ROWS_A_PROGRAM = 64
 _SHOWN_LETTERS = 200
 # Plain torch gathers the image tokens of so many rows at once.
 _ROWS_A_GATHER = 64
@@ -95,12 +95,13 @@ def _sums(dtype: torch.dtype) -> torch.dtype:
     return torch.float64 if dtype == torch.float64 else torch.float32
 
 
-def plain_add_norm(
-    x: torch.Tensor, addend: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor, eps: float
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return x + addend, rows (P, D) each, and its layer norm by `weight` and `bias`, (D,)."""
-    total = x + addend
-    return total, F.layer_norm(total, weight.shape, weight, bias, eps)
+def plain_shifted_norm(
+    x: torch.Tensor, shift: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor, eps: float
+) -> torch.Tensor:
+    """Return the layer norm of rows x (P, D) plus `shift` (D,), float32 at least, by `weight` and `bias`, (D,)."""
+    wide = (each.to(shift.dtype) for each in (x, weight, bias))
+    rows, weight, bias = wide
+    return F.layer_norm(rows + shift, shift.shape, weight, bias, eps).to(x.dtype)
 
 
 def _operator(plain: Callable[..., Any], empty: Callable[..., Any], *mutated: str) -> Callable[..., Any]:
@@ -128,4 +129,4 @@ attend_newest = _operator(
 attend_image = _operator(
     plain_attend_image, lambda queries, *_: queries.new_empty(len(queries), queries.shape[1] * queries.shape[2])
 )
-add_norm = _operator(plain_add_norm, lambda x, *_: (torch.empty_like(x), torch.empty_like(x)))
+shifted_norm = _operator(plain_shifted_norm, lambda x, *_: torch.empty_like(x))

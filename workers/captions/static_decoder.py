@@ -18,13 +18,15 @@ from pseudoris.workers.captions.beam_search import BeamSearches, beam_of
 from pseudoris.workers.captions.decoding_rules import Beam, Ints, SampledCaption, until_eos
 from pseudoris.workers.captions.distinctive import SamplerRows, count_kept, draw_from_all, draw_from_top
 from pseudoris.workers.captions.recorded_step import RecordedStep
-from pseudoris.workers.captions.static_slots import STEPS_A_REFILL, RowSlots, SearchSlots, Targets, run_slots
+from pseudoris.workers.captions.static_slots import STEPS_A_REFILL, RowSlots, Targets, run_slots
 from pseudoris.workers.captions.static_towers import StaticTowers
 from pseudoris.workers.captions.vocabulary_logits import TopLogits, Vocabulary, check_finite, score_dtype
 from pseudoris.workers.device import to_device, to_host
 
-# Before a refill one of so many slots is decided over the whole vocabulary.
+# Before a refill one of so many slots is decided over the whole vocabulary: before each one if more than a share of the
+# last decisions needed it, else before every fourth, because this costs as much for one row as for all.
 _SLOTS_A_WIDE_ONE = 4
+_COMMON, _REFILLS_A_SELDOM_TURN = 0.01, 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +39,6 @@ class Decoded:
         num_pairs: Pairs (prefix, crop) that were computed.
         num_needed: Those of them that captions needed.
         num_wide: Decisions of rows and searches over the whole vocabulary.
-        num_waits: Refills that a row or a search waited for one.
         num_decisions: Of all.
     """
 
@@ -46,7 +47,6 @@ class Decoded:
     num_pairs: int
     num_needed: int
     num_wide: int
-    num_waits: int
     num_decisions: int
 
 
@@ -68,7 +68,7 @@ class StaticDecoder:
         like, device = towers.blocks.like, towers.blocks.like.device
         new, ints = partial(torch.zeros, device=device), partial(torch.zeros, dtype=torch.int64, device=device)
         self._rows = RowSlots(shape, num_targets, max(num_rules, 1), like)
-        self._searches = SearchSlots(shape.searches, num_targets, device)
+        self._searches = RowSlots(shape.lone, num_targets, 1, like)
         # Of each prefix (N + S · B) the sum of its scores, which is not finite if one of them is not.
         self._totals = new(shape.prefixes, dtype=score_dtype(like.dtype))
         self._of_prefixes = towers.position, towers.newest, towers.before, self._totals
@@ -83,8 +83,9 @@ class StaticDecoder:
         self._weights = new((shape.rows, shape.members), dtype=self._totals.dtype)
         # For how many refills each row, and each search, has waited to be decided over the whole vocabulary.
         self._waits_of_rows, self._waits_of_searches = ints(shape.rows), ints(shape.searches)
-        # How many were decided so, and how often one waited for it.
-        self._wide = ints(2)
+        # How many were decided so.
+        self._wide = ints(1)
+        self._refills_a_turn, self._num_refills = 1, 0
         self._beams = BeamSearches((shape.searches, shape.beams), config, special.eos, device=device)
         # By what queued rows are drawn, and what became of all that is queued. The last one is of empty slots.
         self._queued = [each.new_zeros(self._rows.capacity + 1, *each.shape[1:]) for each in self._drawn_by]
@@ -118,21 +119,25 @@ class StaticDecoder:
         """
         rows, searches, num_rows = self._rows, self._searches, len(drawn.target)
         self._towers.attend_to(image_tokens)
-        rows.restart(targets)
-        searches.restart(searched)
+        rows.restart(targets, num_rows)
+        searches.restart(Targets.alone(searched, image_tokens), len(searched))
         for queued, given in zip(self._queued, (drawn.top_k, drawn.top_p, drawn.uniform), strict=True):
             queued[:num_rows].copy_(to_device(given, queued.device))
-        if not num_rows:
-            rows.queue.restart(0)
         self._wide.zero_()
         # No row leaves before a refill.
         num_pairs = int(targets.sizes.sum()) * num_rows // max(len(targets.sizes), 1)
         least = STEPS_A_REFILL * num_pairs // max(self._shape.pairs, 1)
-        num_steps = run_slots(self._step, self._end_chunk, rows, searches, least=least)
-        return self._read(targets, num_rows, len(searched), num_steps)
+        turn = self._refills_a_turn
+        num_steps = run_slots(self._step, self._end_chunk, rows, searches, least=least, refills_a_turn=turn)
+        found = self._read(targets, num_rows, len(searched), num_steps)
+        is_common = found.num_wide > _COMMON * found.num_decisions
+        self._refills_a_turn = 1 if is_common else _REFILLS_A_SELDOM_TURN
+        return found
 
     def _end_chunk(self) -> None:
-        self._wide_step()
+        self._num_refills += 1
+        if self._num_refills % self._refills_a_turn == 0:
+            self._wide_step()
         self._refill()
 
     def _one_refill(self) -> None:
@@ -147,7 +152,7 @@ class StaticDecoder:
                 kept.index_copy_(0, number, of_slots)
         of_rows, of_searches = rows.refill(), searches.refill()
         begins = torch.cat((of_rows, of_searches.repeat_interleave(shape.beams, output_size=len(self._beam_numbers))))
-        crops = searches.crops.repeat_interleave(shape.beams, output_size=len(self._beam_numbers))
+        crops = searches.pair_crops.repeat_interleave(shape.beams, output_size=len(self._beam_numbers))
         prefixes = torch.cat((rows.pair_rows, shape.rows + self._beam_numbers))
         self._towers.begin(begins, special.sot, prefixes, torch.cat((rows.pair_crops, crops)))
         self._totals.masked_fill_(begins, 0)
@@ -260,7 +265,7 @@ class StaticDecoder:
         slots = slots[: -(-len(waits) // _SLOTS_A_WIDE_ONE)]
         is_chosen = torch.zeros_like(is_wide).index_fill_(0, slots, True).logical_and_(is_wide)
         waits.copy_((waits + 1).masked_fill(~is_wide | is_chosen, 0))
-        self._wide.add_(torch.stack((is_chosen.sum(), (is_wide & ~is_chosen).sum())))
+        self._wide.add_(is_chosen.sum())
         return slots, is_chosen
 
     def _read(self, targets: Targets, num_rows: int, num_searches: int, num_steps: int) -> Decoded:
@@ -283,6 +288,5 @@ class StaticDecoder:
             num_pairs=num_steps * self._shape.all_pairs,
             num_needed=num_needed + self._shape.beams * sum(of_beams),
             num_wide=int(wide[0]),
-            num_waits=int(wide[1]),
             num_decisions=int(steps.sum()) + sum(of_beams),
         )

@@ -118,7 +118,6 @@ class StaticEngine(CachedEngine):
 
     Attributes:
         shape: The slots, by the settings and the models alone.
-        num_waits: Refills that a wide decision waited so far. For tests.
     """
 
     towers: CachedCocaTowers
@@ -133,7 +132,6 @@ class StaticEngine(CachedEngine):
         num_bytes, of_a_grain = (_num_bytes(towers.blocks, each) for each in (self.shape, _scaled(of_texts, 1, 1)))
         self._texts = _scaled(of_texts, -(-num_bytes // of_a_grain), 1)
         self.crops_together = crops_in_fixed_shapes(self._config.crops_together)
-        self.num_waits = 0
         # Decoder and reader share this memory. Recorded steps use its addresses, so they are dropped with it.
         self._memory: CacheMemory | None = None
         self._decoder: StaticDecoder | None = None
@@ -185,7 +183,6 @@ class StaticEngine(CachedEngine):
         self.towers.num_asked += found.num_needed
         self.num_decisions += found.num_decisions
         self.num_wide += found.num_wide
-        self.num_waits += found.num_waits
         return found.captions.__getitem__, found.beams.__getitem__
 
     def _targets(self, others: Sequence[Others]) -> Targets:
@@ -270,7 +267,7 @@ class StaticReader:
         lengths, sizes = (np.array([len(row[which]) for row in rows]) for which in (0, 1))
         self._tokens[: len(rows)].copy_(to_device(tokens, device))
         self._lengths[: len(rows)].copy_(to_device(lengths, device))
-        self._rows.restart(Targets(crops, sizes, self._sums.new_zeros(crops.shape)))
+        self._rows.restart(Targets(crops, sizes, self._sums.new_zeros(crops.shape)), len(rows))
         run_slots(self._step, self._refill, self._rows, least=self._num_steps(sizes, lengths))
         return to_host(self._results[: len(rows)])[0]
 

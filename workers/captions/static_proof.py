@@ -28,7 +28,7 @@ from pseudoris.workers.captions.captioner import coca_engine
 from pseudoris.workers.captions.decoding_rules import ImageCrops
 from pseudoris.workers.captions.recorded_step import launched
 from pseudoris.workers.captions.static_engine import least_slots, num_slots
-from pseudoris.workers.captions.vocabulary_logits import SpecialTokens
+from pseudoris.workers.captions.vocabulary_logits import SpecialTokens, score_dtype
 from pseudoris.workers.checkpoints.openclip import build_from_config, read_model_config
 from pseudoris.workers.device import compute_dtype, prepare_device
 from pseudoris.workers.faults.quarantine import is_broken_device
@@ -111,12 +111,10 @@ def _kernel_faults(blocks: CocaBlocks, length: int) -> Iterator[str]:
         image = projected[:, 0].contiguous(), cache, crops, crops.argsort(stable=True)
         if found := _difference(row_kernels.attend_image(*image), row_kernels.plain_attend_image(*image)):
             yield f"attention to images by Triton differs from torch by {found:.1g} at width {head} in {dtype}"
-        x, addend, weight, bias = random(_ROWS, width), random(_ROWS, width), random(width), random(width)
-        for each in (addend, addend[0].expand_as(x)):
-            kernels = (row_kernels.add_norm, row_kernels.plain_add_norm)
-            pairs = zip(*(kernel(x, each, weight, bias, 1e-5) for kernel in kernels), strict=True)
-            if found := max(_difference(*pair) for pair in pairs):
-                yield f"the norm by Triton differs from torch by {found:.1g} at width {width} in {dtype}"
+        shift, weight, bias = random(width), random(width), random(width)
+        norm = random(_ROWS, width), shift.to(score_dtype(shift.dtype)), weight, bias, 1e-5
+        if found := _difference(row_kernels.shifted_norm(*norm), row_kernels.plain_shifted_norm(*norm)):
+            yield f"the norm by Triton differs from torch by {found:.1g} at width {width} in {dtype}"
 
 
 def _attention_difference(projected: torch.Tensor, cache: torch.Tensor) -> float:

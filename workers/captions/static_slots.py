@@ -1,4 +1,4 @@
-"""Slots of rows and of beam searches, which a device fills from queues. For `static_decoder` and `static_engine`.
+"""Slots of rows, and of beam searches, which a device fills from a queue. For `static_decoder` and `static_engine`.
 
 Which slots something gets depends on what else is decoded, so a slot must change no bit of it. The host must not wait:
 it copies the queues to the device before the first step, and after every fourth step slots whose row has ended are
@@ -23,8 +23,8 @@ from pseudoris.workers.device import to_device, to_host
 # After this many steps slots are filled anew. A row waits for half of them on average when it has ended.
 STEPS_A_REFILL = 4
 
-# A row of 77 tokens that is decided over the whole vocabulary at every fourth refill ends before so many.
-_MOST_IDLE_REFILLS = 4 * 77
+# A row of 77 tokens that is decided over the whole vocabulary at every fourth turn ends before so many.
+_MOST_IDLE_TURNS = 4 * 77
 # The host lets at least so many refills pass before it looks again.
 _LEAST_AHEAD = 2
 
@@ -37,25 +37,20 @@ class Targets:
     sizes: Ints  # (T,) how many of them
     weights: torch.Tensor  # (T, M) float on the device, of the states under each crop in the mean of others
 
-
-class Queue:
-    """What is to be decoded, by number; slots take it in this order."""
-
-    def __init__(self, device: torch.device) -> None:
-        """Start empty."""
-        # (1,) int64: how many there are, and how many have entered.
-        self.length, self.head = (torch.zeros(1, dtype=torch.int64, device=device) for _ in range(2))
-
-    def restart(self, length: int) -> None:
-        """Begin anew with so many."""
-        self.length.fill_(length)
-        self.head.zero_()
+    @classmethod
+    def alone(cls, crops: Ints, like: torch.Tensor) -> Targets:
+        """Return crops (T,) that are read alone; `like` is on the device."""
+        return cls(crops[:, None], np.ones_like(crops), like.new_zeros(len(crops), 1))
 
 
 class RowSlots:
     """The N slots of rows with their R pairs, and the queue of the rows of up to T targets.
 
+    A beam search counts as a row of one crop. Then slots and pairs, as many, are filled alike.
+
     Attributes:
+        head: (1,) int64, how many rows of the queue have entered.
+        length: (1,) int64, how many there are.
         number: (N,) int64, the row in each slot by its number in the queue; the number of all rows where there is none.
         is_open: (N,) bool, whether it is unfinished.
         members: (N, M) int64, its pairs, the own crop's first. Behind its last one they are the first again.
@@ -64,11 +59,11 @@ class RowSlots:
     """
 
     def __init__(self, shape: SlotShape, num_targets: int, num_rules: int, like: torch.Tensor) -> None:
-        """Allocate slots, and a queue with room for all rules of `num_targets`."""
+        """Allocate the rows and pairs of `shape`, and a queue with room for all rules of `num_targets`."""
         device, rows, members = like.device, shape.rows, shape.members
         new, ints = partial(torch.zeros, device=device), partial(torch.zeros, dtype=torch.int64, device=device)
         self.capacity, self._num_rules, self._shape = num_targets * num_rules, num_rules, shape
-        self.queue = Queue(device)
+        self.head, self.length = ints(1), ints(1)
         # The last target is none: it has no crops.
         self._crops, self._sizes = ints((num_targets + 1, members)), ints(num_targets + 1)
         self._weights = new((num_targets + 1, members), dtype=score_dtype(like.dtype))
@@ -77,8 +72,8 @@ class RowSlots:
         self._is_used = new(shape.pairs, dtype=torch.bool)
         self._numbers, self._columns = torch.arange(rows, device=device), torch.arange(members, device=device)
 
-    def restart(self, targets: Targets) -> None:
-        """Empty all slots, and queue the rows of `targets`."""
+    def restart(self, targets: Targets, num_rows: int) -> None:
+        """Empty all slots, and queue the rows of `targets`, so many."""
         count, device = len(targets.sizes), self._sizes.device
         self._sizes.zero_()
         self._crops[:count].copy_(to_device(targets.crops, device))
@@ -87,7 +82,8 @@ class RowSlots:
         self.number.fill_(self.capacity)
         self.is_open.zero_()
         self._is_used.zero_()
-        self.queue.restart(count * self._num_rules)
+        self.length.fill_(num_rows)
+        self.head.zero_()
 
     def weights(self) -> torch.Tensor:
         """Return the weights (N, M) of each row's members."""
@@ -98,18 +94,18 @@ class RowSlots:
         numbers, members = self._numbers, self._shape.members
         is_free = ~self.is_open
         is_pair_free = ~self._is_used | is_free.index_select(0, self.pair_rows)
-        following = self.queue.head + numbers
+        following = self.head + numbers
         targets = (following // self._num_rules).clamp(max=len(self._sizes) - 1)
         sizes = self._sizes.index_select(0, targets)
         ends = sizes.cumsum(0)
         starts = ends - sizes
-        enters = (following < self.queue.length) & (ends <= is_pair_free.sum()) & (numbers < is_free.sum())
+        enters = (following < self.length) & (ends <= is_pair_free.sum()) & (numbers < is_free.sum())
         num_entering, num_taken = enters.sum(), (sizes * enters).sum()
         # The n-th row that enters takes the n-th free slot, and free pairs likewise.
         rank, pair_rank = is_free.cumsum(0) - 1, is_pair_free.cumsum(0) - 1
         slots, pairs = (each.to(torch.uint8).argsort(descending=True, stable=True) for each in (is_free, is_pair_free))
         begins, is_taken = is_free & (rank < num_entering), is_pair_free & (pair_rank < num_taken)
-        self.number.copy_((self.queue.head + rank).where(begins, self.number.masked_fill(is_free, self.capacity)))
+        self.number.copy_((self.head + rank).where(begins, self.number.masked_fill(is_free, self.capacity)))
         self.is_open.logical_or_(begins)
         entry = torch.searchsorted(ends, pair_rank, right=True).clamp(max=len(numbers) - 1)
         member = (pair_rank - starts.index_select(0, entry)).clamp(0, members - 1)
@@ -121,50 +117,18 @@ class RowSlots:
         places = first + self._columns * (self._columns < size)
         found = pairs.index_select(0, places.clamp(max=len(pairs) - 1).view(-1)).view(self.members.shape)
         self.members.copy_(found.where(begins[:, None], self.members))
-        self.queue.head.add_(num_entering)
+        self.head.add_(num_entering)
         return begins
 
 
-class SearchSlots:
-    """The S slots of beam searches; each search describes one crop.
-
-    Attributes:
-        number: (S,) int64, the search in each slot by its number in the queue; the number of all where there is none.
-        crops: (S,) int64, its crop.
-        is_open: (S,) bool, whether it is unfinished.
-    """
-
-    def __init__(self, num_searches: int, capacity: int, device: torch.device) -> None:
-        """Allocate slots, and a queue of up to `capacity` searches."""
-        self.capacity, self.queue = capacity, Queue(device)
-        ints = partial(torch.zeros, dtype=torch.int64, device=device)
-        self._crops, self.number, self.crops = ints(capacity + 1), ints(num_searches), ints(num_searches)
-        self.is_open = torch.zeros(num_searches, dtype=torch.bool, device=device)
-
-    def restart(self, crops: Ints) -> None:
-        """Empty all slots, and queue a search of each of `crops`, numbers of encodings."""
-        self._crops[: len(crops)].copy_(to_device(crops, self._crops.device))
-        self.number.fill_(self.capacity)
-        self.is_open.zero_()
-        self.queue.restart(len(crops))
-
-    def refill(self) -> torch.Tensor:
-        """Fill the slots of searches that have ended; return those that begin, (S,) bool."""
-        is_free, head = ~self.is_open, self.queue.head
-        following = head + is_free.cumsum(0) - 1
-        begins = is_free & (following < self.queue.length)
-        self.number.copy_(following.where(begins, self.number.masked_fill(is_free, self.capacity)))
-        self.crops.copy_(self._crops.index_select(0, self.number))
-        self.is_open.logical_or_(begins)
-        head.add_(begins.sum())
-        return begins
-
-
-def run_slots(step: Callable[[], None], refill: Callable[[], None], *slots: RowSlots | SearchSlots, least: int) -> int:
+def run_slots(
+    step: Callable[[], None], refill: Callable[[], None], *slots: RowSlots, least: int, refills_a_turn: int = 1
+) -> int:
     """Decode all that is queued; return the number of steps.
 
     The host looks seldom whether all has ended, because each look makes it wait for the GPU: first after `least` steps,
-    which all takes at least, then as late as those before let it expect.
+    which all takes at least, then as late as those before let it expect. At one of `refills_a_turn` refills wide rows
+    move on.
 
     Raises:
         BrokenDeviceError: Nothing enters and nothing ends though every slot has had its turns: a card gives what it was
@@ -180,12 +144,12 @@ def run_slots(step: Callable[[], None], refill: Callable[[], None], *slots: RowS
                 step()
             refill()
         done += ahead
-        progress = [torch.cat((each.queue.head, each.queue.length, each.is_open.sum()[None])) for each in slots]
+        progress = [torch.cat((each.head, each.length, each.is_open.sum()[None])) for each in slots]
         heads, lengths, num_open = np.stack(to_host(*progress)).T
         if not num_open.any():
             return done * STEPS_A_REFILL
         now = (*heads.tolist(), *num_open.tolist())
-        patience, seen = (patience - ahead, seen) if now == seen else (_MOST_IDLE_REFILLS, now)
+        patience, seen = (patience - ahead, seen) if now == seen else (_MOST_IDLE_TURNS * refills_a_turn, now)
         if patience < 0:
             raise BrokenDeviceError("no row of captions ends in fixed shapes")
         share = float((heads[lengths > 0] / lengths[lengths > 0]).min())

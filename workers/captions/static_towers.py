@@ -11,13 +11,15 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any
 
 import torch
 
-from pseudoris.workers.captions.cached_towers import CocaBlocks, CrossAttention
-from pseudoris.workers.captions.row_kernels import add_norm, attend_image, attend_newest
-from pseudoris.workers.forward_passes import Block, SelfAttentionBlock, padded
+from pseudoris.workers.captions.cached_towers import CocaBlocks
+from pseudoris.workers.captions.row_kernels import attend_image, attend_newest, shifted_norm
+from pseudoris.workers.captions.vocabulary_logits import score_dtype
+from pseudoris.workers.forward_passes import padded
 
 # So many crops' image tokens are projected at once.
 _CROPS_A_PROJECTION = 16
@@ -38,6 +40,11 @@ class SlotShape:
     def prefixes(self) -> int:
         """N + S · B."""
         return self.rows + self.searches * self.beams
+
+    @property
+    def lone(self) -> SlotShape:
+        """The searches as rows of one crop."""
+        return SlotShape(self.searches, self.searches, 1, 0, 0, self.positions)
 
     @property
     def all_pairs(self) -> int:
@@ -107,6 +114,9 @@ class StaticTowers:
         """Take the caches from `memory`, which has room for them."""
         self.blocks, self.shape, self._memory, self.recordings = blocks, shape, memory, memory.recordings
         self._text, self._first, self._pairs = memory.split(*_cache_shapes(blocks, shape))
+        layers, self._final = _in_order(blocks)
+        count = len(blocks.text_layers)
+        self._text_layers, self._layers, self._crosses = layers[:count], layers[count::2], layers[count + 1 :: 2]
         device = blocks.like.device
         self.position, self.newest, self.before = (
             torch.zeros(shape.prefixes, dtype=torch.int64, device=device) for _ in range(3)
@@ -145,33 +155,29 @@ class StaticTowers:
 
     def step(self) -> torch.Tensor:
         """Return the last hidden states (R + S · B, D) of the pairs, ready for the vocabulary."""
-        blocks, text, position, at = self.blocks, self.blocks.text, self.position, self.position[:, None]
+        text, position, at = self.blocks.text, self.position, self.position[:, None]
         # As in `CachedCocaTowers`, `pad_id` hides the position after it, or with `correct_cls_mask` its own position.
         is_padding = ((self.newest if text.correct_cls_mask else self.before) == text.pad_id)[:, None]
         self._text_sources.scatter_(1, at, self._own.masked_fill(is_padding, -1))
         self._sources.scatter_(1, at, self._own)
-        x: torch.Tensor = text.token_embedding(self.newest)
-        addend = text.positional_embedding.index_select(0, position)
-        for block, cache in zip(blocks.text_layers, self._text, strict=True):
-            x, addend = _attended(block, x, addend, cache, position, self._text_sources)
+        x = text.token_embedding(self.newest) + text.positional_embedding.index_select(0, position)
+        for layer, cache in zip(self._text_layers, self._text, strict=True):
+            layer.attend(x, cache, position, self._text_sources)
         # open_clip does not apply the text tower's last norm to tokens if there is a CLS token, as in every CoCa.
-        x, addend = _attended(blocks.layers[0], x, addend, self._first[0], position, self._sources)
-        first, *crosses = blocks.cross
-        x, normed = _normed(first.ln_1, x, addend)
-        queries, x, position = (each.index_select(0, self._prefixes) for each in (first.queries(normed), x, position))
+        self._layers[0].attend(x, self._first[0], position, self._sources)
+        queries = self._crosses[0].queries(x)
+        queries, x, position = (each.index_select(0, self._prefixes) for each in (queries, x, position))
         self._pair_sources.scatter_(1, position[:, None], self._own_pairs)
-        x, addend = self._crossed(first, x, queries, 0)
-        for number, (block, cross) in enumerate(zip(blocks.layers[1:], crosses, strict=True)):
-            x, addend = _attended(block, x, addend, self._pairs[number], position, self._pair_sources)
-            x, normed = _normed(cross.ln_1, x, addend)
-            x, addend = self._crossed(cross, x, cross.queries(normed), number + 1)
-        return _normed(blocks.ln_final, x, addend)[1]
+        self._cross(0, x, queries)
+        for number, (layer, cross) in enumerate(zip(self._layers[1:], self._crosses[1:], strict=True)):
+            layer.attend(x, self._pairs[number], position, self._pair_sources)
+            self._cross(number + 1, x, cross.queries(x))
+        return self._final(x)
 
-    def _crossed(
-        self, block: CrossAttention, x: torch.Tensor, queries: torch.Tensor, layer: int
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        queries = queries.view(len(x), block.num_heads, -1)
-        return _finished(block, x, attend_image(queries, self._memory.image[layer], self._crops, self._by_crop))
+    def _cross(self, number: int, x: torch.Tensor, queries: torch.Tensor) -> None:
+        queries = queries.view(len(x), self._crosses[number].block.num_heads, -1)
+        taken = attend_image(queries, self._memory.image[number], self._crops, self._by_crop)
+        self._crosses[number].finish(x, taken)
 
     def reorder(self, parents: torch.Tensor, position: torch.Tensor) -> None:
         """Give each beam the prefix of its parent up to `position` (S,); `parents` (S, B) number those of a search."""
@@ -187,26 +193,53 @@ class StaticTowers:
             beams.copy_(beams.gather(1, index).where(is_past, beams))
 
 
-def _attended(
-    block: SelfAttentionBlock,
-    x: torch.Tensor,
-    addend: torch.Tensor,
-    cache: torch.Tensor,
-    position: torch.Tensor,
-    sources: torch.Tensor,
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return what adds up to the block's output (P, D) at `position`, from what adds up to its input."""
-    x, normed = _normed(block.ln_1, x, addend)
-    projected = block.queries_keys_values(normed).view(len(x), 3, block.num_heads, -1)
-    return _finished(block, x, attend_newest(projected, cache, position, sources))
+class _Norm:
+    """A layer norm of the residual stream x (P, D), plus what it lacks (D,)."""
+
+    def __init__(self, norm: torch.nn.LayerNorm, lacking: torch.Tensor) -> None:
+        self._norm, self._lacking = norm, lacking
+
+    def __call__(self, x: torch.Tensor) -> torch.Tensor:
+        norm = self._norm
+        normed: torch.Tensor = shifted_norm(x, self._lacking, norm.weight, norm.bias, norm.eps)
+        return normed
 
 
-def _finished(block: Block, x: torch.Tensor, mixed: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return what adds up to a block's output, as of `Block.finish`: the next norm adds it."""
-    x, normed = _normed(block.ln_2, x, block.ls_1(block.out(mixed)))
-    return x, block.ls_2(block.narrow(block.activate(block.widen(normed))))
+class _Layer:
+    """A block over the residual stream x (P, D), to which its products add in place, without a pass of their own.
+
+    A product adds no bias beside. So the stream lacks the biases of all products before, and each norm adds their sum.
+    """
+
+    def __init__(self, block: Any, lacking: torch.Tensor) -> None:
+        self.block, self._norms, self._products = block, list[_Norm](), list[torch.Tensor]()
+        for norm, scale, layer in ((block.ln_1, block.ls_1, block.out_proj), (block.ln_2, block.ls_2, block.c_proj)):
+            self._norms.append(_Norm(norm, lacking))
+            self._products.append(scale(layer.weight.detach().t()))
+            lacking = lacking + scale(layer.bias.detach())
+        # By the stream behind it.
+        self.lacking = lacking
+
+    def attend(self, x: torch.Tensor, cache: torch.Tensor, position: torch.Tensor, sources: torch.Tensor) -> None:
+        """Add the whole block, one of self-attention, at `position`."""
+        projected = self.block.queries_keys_values(self._norms[0](x)).view(len(x), 3, self.block.num_heads, -1)
+        self.finish(x, attend_newest(projected, cache, position, sources))
+
+    def queries(self, x: torch.Tensor) -> torch.Tensor:
+        """Return the queries (P, D) of a block of cross-attention."""
+        queries: torch.Tensor = self.block.queries(self._norms[0](x))
+        return queries
+
+    def finish(self, x: torch.Tensor, mixed: torch.Tensor) -> None:
+        """Add what the heads give (P, D), and then the MLP."""
+        x.addmm_(mixed, self._products[0])
+        x.addmm_(self.block.activate(self.block.widen(self._norms[1](x))), self._products[1])
 
 
-def _normed(norm: torch.nn.LayerNorm, x: torch.Tensor, addend: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    total, normed = add_norm(x, addend, norm.weight, norm.bias, norm.eps)
-    return total, normed
+def _in_order(blocks: CocaBlocks) -> tuple[list[_Layer], _Norm]:
+    """Return the layers of both towers in the order in which a row goes through them, and the last norm."""
+    layers, lacking = list[_Layer](), blocks.like.new_zeros(blocks.width, dtype=score_dtype(blocks.like.dtype))
+    for block in (*blocks.text_layers, *chain(*zip(blocks.layers, blocks.cross, strict=True))):
+        layers.append(_Layer(block, lacking))
+        lacking = layers[-1].lacking
+    return layers, _Norm(blocks.ln_final, lacking)

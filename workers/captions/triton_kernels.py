@@ -105,7 +105,8 @@ def attend_image(
         block=_BLOCK_BYTES // cache.element_size(),
         scale=width**-0.5,
         sums=_sums(queries.dtype),
-        num_warps=4,
+        # With four, ptxas spills registers of 64 rows.
+        num_warps=8,
     )
     return mixed
 
@@ -162,63 +163,36 @@ def attend_image_kernel(
     tl.store(mixed + place, result.to(mixed.dtype.element_ty), mask=is_place)
 
 
-def add_norm(
-    x: torch.Tensor, addend: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor, eps: float
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """As `row_kernels.add_norm`."""
-    total, normed, width = torch.empty_like(x), torch.empty_like(x), x.shape[1]
-    # The stride of `addend` is passed, because it is 0 for an addend that all rows share.
-    add_norm_kernel[len(x),](
-        x,
-        addend,
-        weight,
-        bias,
-        total,
-        normed,
-        addend.stride(0),
-        width,
-        padded_width=triton.next_power_of_2(width),
-        eps=eps,
-        sums=_sums(x.dtype),
-        num_warps=4,
-    )
-    return total, normed
+def shifted_norm(
+    x: torch.Tensor, shift: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor, eps: float
+) -> torch.Tensor:
+    """As `row_kernels.shifted_norm`; contiguous tensors."""
+    normed, width = torch.empty_like(x), x.shape[1]
+    sizes = {"padded_width": triton.next_power_of_2(width), "eps": eps, "sums": _sums(x.dtype)}
+    shifted_norm_kernel[len(x),](x, shift, weight, bias, normed, width, **sizes, num_warps=4)
+    return normed
 
 
 @triton.jit
-def add_norm_kernel(
-    x,
-    addend,
-    weight,
-    bias,
-    all_totals,
-    normed,
-    stride,
-    width,
-    padded_width: tl.constexpr,
-    eps: tl.constexpr,
-    sums: tl.constexpr,
+def shifted_norm_kernel(
+    x, shift, weight, bias, normed, width, padded_width: tl.constexpr, eps: tl.constexpr, sums: tl.constexpr
 ):
-    """Add and normalise one row."""
+    """Shift and normalise one row."""
     row, column = tl.program_id(0).to(tl.int64), tl.arange(0, padded_width)
     is_column, own = column < width, row * width + column
     total = tl.load(x + own, mask=is_column, other=0.0).to(sums)
-    total += tl.load(addend + row * stride + column, mask=is_column, other=0.0).to(sums)
-    # The sum is rounded to the type in which it is stored, so that later reads give the same value.
-    total = total.to(all_totals.dtype.element_ty)
-    tl.store(all_totals + own, total, mask=is_column)
-    total = total.to(sums)
+    total += tl.load(shift + column, mask=is_column, other=0.0)
     centred = tl.where(is_column, total - tl.sum(total, axis=0) / width, 0.0)
     scale = tl.load(weight + column, mask=is_column, other=0.0).to(sums)
-    shift = tl.load(bias + column, mask=is_column, other=0.0).to(sums)
-    result = centred / tl.sqrt(tl.sum(centred * centred, axis=0) / width + eps) * scale + shift
+    offset = tl.load(bias + column, mask=is_column, other=0.0).to(sums)
+    result = centred / tl.sqrt(tl.sum(centred * centred, axis=0) / width + eps) * scale + offset
     tl.store(normed + own, result.to(normed.dtype.element_ty), mask=is_column)
 
 
 def try_all(device: torch.device) -> None:
     """Compile and run each kernel once; what raises is Triton's, the compiler's or the driver's."""
     row = torch.ones(1, 8, device=device)
-    add_norm(row, row, row[0], row[0], 1e-5)
+    shifted_norm(row, row[0], row[0], row[0], 1e-5)
     at, sources = torch.zeros(1, dtype=torch.int64, device=device), torch.zeros(1, 1, dtype=torch.int32, device=device)
     cache = torch.zeros(2, 1, 1, 1, 8, device=device)
     attend_newest(row.expand(3, 8).reshape(1, 3, 1, 8), cache, at, sources)

@@ -102,32 +102,72 @@ def _tile(nodes: Sequence[tuple[int, int, int]], ends: Sequence[tuple[int, int]]
     return TextTile(tokens, depths, paths, numbers, rank[last], len(nodes))
 
 
-# Prefixes with so many positions attend together, which bounds memory for long texts. The keys and values of so many
-# positions are gathered together: a launch on a GPU costs more than its work, and a CPU's cache holds one group.
-_POSITIONS_A_GROUP: Final = {"cpu": 2**14, "cuda": 2**19}
-_POSITIONS_A_GATHER: Final = {"cpu": 0, "cuda": 2**19}
+# On a CPU prefixes with so many positions attend together: its cache holds one group.
+_POSITIONS_A_GROUP: Final = 2**14
 
-# The nodes of the positions of neighbouring nodes, one after another, int64; and for each group of them whose prefixes
-# have the same length P, rounded up, the positions up to the prefix's own, (n, 1, P) bool.
-_Gather = tuple[torch.Tensor, list[torch.Tensor]]
+# From the nodes' queries, keys and values (R, 3, heads, head width) to what each takes from its prefix, (R, D).
+_Attention = Callable[[torch.Tensor], torch.Tensor]
+
+
+def _by_prefix(tile: TextTile) -> _Attention:
+    """Return an attention that reads each node's prefix for it alone. No node is computed twice."""
+    groups: list[tuple[torch.Tensor, torch.Tensor]] = []
+    # Neighbouring nodes whose prefixes have the same rounded length are computed in one attention.
+    rounded = tile.depths // TEXT_LENGTH_STEP
+    starts = np.flatnonzero(np.diff(rounded, prepend=-1))
+    for start, end in zip(starts, [*starts[1:], len(rounded)], strict=True):
+        length = int(rounded[start] + 1) * TEXT_LENGTH_STEP
+        paths = np.zeros((end - start, length), dtype=np.int64)
+        given = tile.paths[start:end, :length]
+        paths[:, : given.shape[1]] = given
+        is_seen = np.arange(length) <= tile.depths[start:end, None]
+        step = max(1, _POSITIONS_A_GROUP // length)
+        for first in range(0, end - start, step):
+            nodes, seen = (torch.from_numpy(each[first : first + step]) for each in (paths, is_seen))
+            groups.append((nodes.flatten(), seen[:, None]))
+
+    def attend(together: torch.Tensor) -> torch.Tensor:
+        queries, *rest = together.permute(1, 2, 0, 3)
+        keys_values = torch.cat(rest, dim=2)
+        waiting = iter(torch.split(queries[:, :, None], [len(seen) for _, seen in groups], dim=1))
+        mixed = []
+        for nodes, seen in groups:
+            gathered = keys_values.index_select(1, nodes).view(len(queries), len(seen), seen.shape[2], -1)
+            keys, values = gathered.chunk(2, dim=3)
+            mixed.append(F.scaled_dot_product_attention(next(waiting), keys, values, attn_mask=seen)[:, :, 0])
+        return torch.cat(mixed, dim=1).transpose(0, 1).reshape(len(together), -1)
+
+    return attend
+
+
+def _by_text(tile: TextTile, device: torch.device) -> _Attention:
+    """Return an attention of whole texts, as a GPU computes them: many queries share what they read.
+
+    A node that several texts share has equal bits in each: it sees the same positions.
+    """
+    paths = tile.paths[tile.ends]
+    is_of_text = np.arange(paths.shape[1]) <= tile.depths[tile.ends, None]
+    # Each node takes its result from one of its texts; nodes to spare take any.
+    places = np.zeros_like(tile.tokens)
+    places[paths[is_of_text]] = np.flatnonzero(is_of_text)
+    nodes, of_nodes = (to_device(each, device) for each in (paths.ravel(), places))
+
+    def attend(together: torch.Tensor) -> torch.Tensor:
+        texts = together.index_select(0, nodes).view(*paths.shape, *together.shape[1:])
+        queries, keys, values = texts.permute(2, 0, 3, 1, 4)
+        mixed = F.scaled_dot_product_attention(queries, keys, values, is_causal=True)
+        return mixed.transpose(1, 2).reshape(len(nodes), -1).index_select(0, of_nodes)
+
+    return attend
 
 
 class TreeBlock(SelfAttentionBlock):
     """A block of a causal tower, over the nodes of a tile."""
 
-    def forward(self, x: torch.Tensor, gathers: Sequence[_Gather]) -> torch.Tensor:
+    def forward(self, x: torch.Tensor, attend: _Attention) -> torch.Tensor:
         """Return the block's output (R, D) for its input (R, D)."""
         together = self.queries_keys_values(self.ln_1(x)).view(len(x), 3, self.num_heads, -1)
-        queries, *rest = together.permute(1, 2, 0, 3)
-        keys_values = torch.cat(rest, dim=2)
-        sizes = [len(is_seen) for _, seen in gathers for is_seen in seen]
-        mixed, waiting = [], iter(torch.split(queries[:, :, None], sizes, dim=1))
-        for paths, seen in gathers:
-            gathered = torch.split(keys_values.index_select(1, paths), [each.numel() for each in seen], dim=1)
-            for group, is_seen in zip(gathered, seen, strict=True):
-                keys, values = group.view(self.num_heads, len(is_seen), is_seen.shape[2], -1).chunk(2, dim=3)
-                mixed.append(F.scaled_dot_product_attention(next(waiting), keys, values, attn_mask=is_seen)[:, :, 0])
-        return self.finish(x, torch.cat(mixed, dim=1).transpose(0, 1).reshape(x.shape))
+        return self.finish(x, attend(together))
 
 
 class TextTower:
@@ -154,32 +194,9 @@ class TextTower:
         device = model.positional_embedding.device
         tokens, depths, ends = (to_device(column, device) for column in (tile.tokens, tile.depths, tile.ends))
         hidden = model.token_embedding(tokens).to(dtype) + model.positional_embedding[depths].to(dtype)
-        # Neighbouring nodes whose prefixes have the same rounded length are computed in one attention.
-        gathers: list[list[tuple[Ints, NDArray[np.bool_]]]] = [[]]
-        rounded = tile.depths // TEXT_LENGTH_STEP
-        starts = np.flatnonzero(np.diff(rounded, prepend=-1))
-        for start, end in zip(starts, [*starts[1:], len(rounded)], strict=True):
-            length = int(rounded[start] + 1) * TEXT_LENGTH_STEP
-            paths = np.zeros((end - start, length), dtype=np.int64)
-            given = tile.paths[start:end, :length]
-            paths[:, : given.shape[1]] = given
-            is_seen = np.arange(length) <= tile.depths[start:end, None]
-            step = max(1, _POSITIONS_A_GROUP[device.type] // length)
-            for first in range(0, end - start, step):
-                group = paths[first : first + step], is_seen[first : first + step]
-                together = sum(each.size for each, _ in gathers[-1]) + group[0].size
-                if gathers[-1] and together > _POSITIONS_A_GATHER[device.type]:
-                    gathers.append([])
-                gathers[-1].append(group)
-        known: list[_Gather] = []
-        for groups in gathers:
-            # One copy takes all paths of a gather to the device, and another the positions that are seen.
-            columns = (np.concatenate([each.ravel() for each in both]) for both in zip(*groups, strict=True))
-            nodes, seen = (to_device(column, device) for column in columns)
-            of_group = torch.split(seen, [each.size for each, _ in groups])
-            known.append((nodes, [own.view(len(each), 1, -1) for own, (each, _) in zip(of_group, groups, strict=True)]))
+        attend = _by_prefix(tile) if device.type == "cpu" else _by_text(tile, device)
         for block in self._blocks:
-            hidden = block(hidden, known)
+            hidden = block(hidden, attend)
         # Rounding depends on the number of rows. So all nodes are projected: tiles have equally many nodes, not ends.
         pooled: torch.Tensor = model.ln_final(hidden)
         projection: nn.Linear | torch.Tensor | None = model.text_projection

@@ -36,15 +36,15 @@ def test_kernels_give_and_write_what_the_definitions_do_and_no_row_depends_on_ot
 def test_a_compiler_takes_them_for_a_gpu_that_this_machine_need_not_have(held, sums):
     from pseudoris.workers.captions import triton_kernels
 
-    target, sums = triton.backends.compiler.GPUTarget("cuda", 90, 32), triton.language.dtype(sums)
+    target = triton.backends.compiler.GPUTarget("cuda", 90, 32)
     attend = dict.fromkeys(("projected", "all_keys", "all_values", "mixed"), f"*{held}")
     attend |= {"position": "*i64", "sources": "*i32", "heads": "i32", "length": "i32", "width": "i32"}
-    norm = dict.fromkeys(("x", "addend", "weight", "bias", "all_totals", "normed"), f"*{held}")
-    norm |= {"stride": "i32", "width": "i32"}
+    norm = dict.fromkeys(("x", "weight", "bias", "normed"), f"*{held}")
+    norm |= {"shift": f"*{sums}", "width": "i32"}
     for kernel, signature, fixed in (
         (triton_kernels.attend_newest_kernel, attend, {"padded_length": 32, "padded_width": 64, "scale": 0.125}),
-        (triton_kernels.add_norm_kernel, norm, {"padded_width": 1024, "eps": 1e-5}),
+        (triton_kernels.shifted_norm_kernel, norm, {"padded_width": 1024, "eps": 1e-5}),
     ):
-        fixed["sums"] = sums
+        fixed["sums"] = triton.language.dtype(sums)
         source = triton.compiler.ASTSource(kernel, signature | dict.fromkeys(fixed, "constexpr"), constexprs=fixed)
         assert triton.compile(source, target=target).asm["cubin"]
