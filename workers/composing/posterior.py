@@ -53,7 +53,7 @@ _LEAST_JOINED: Final = 3.0
 # the latter without slots and with them (in `everyday_world` 0.014; captions of photographs leave more unsaid).
 UNSAID_NOUN: Final = 0.006
 _UNSAID_WORD: Final = 0.01
-_SILENT_WORD: Final = {False: 0.1, True: 0.05}
+_SILENT_WORD: Final = {False: 0.1, True: 0.03}
 # Log-odds of SAM's scores are clipped to ± this, a probability of 0.9999: beyond it a mask is almost certain.
 _MAX_LOG_ODDS: Final = 9.21
 # Narrower names together need more than this part of the share of a wider name: one stray "boy" makes no person a boy.
