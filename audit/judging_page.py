@@ -46,7 +46,9 @@ def write_judging_page(
 
     `plugins` are those that the user has imported; `on_image` gets how many images are done, and how many there are.
     """
-    if destination.exists(INDEX_NAME) and _MARK.encode() not in destination.read_bytes(INDEX_NAME):
+    if not destination.exists(INDEX_NAME):
+        destination.refuse_others({PICTURES_FOLDER}.__contains__, "Name a new or an empty folder with --to")
+    elif _MARK.encode() not in destination.read_bytes(INDEX_NAME):
         raise ConfigError(f"{destination.uri(INDEX_NAME)} is not a page of an audit. Name another folder with --to.")
     missing = []
     rows = audit.images.select(["image_id", "key", "shard"]).to_pylist()

@@ -19,13 +19,11 @@ from pseudoris.files.location import RunLocation
 from pseudoris.interchange import ImportFormat, Orientation
 from pseudoris.primitives.errors import ConfigError
 from pseudoris.schemas.config import ShardsConfig
-from pseudoris.schemas.config_layers import load_config
+from pseudoris.schemas.config_layers import IMPORT_PRESET, load_config
 
 if TYPE_CHECKING:
     from pseudoris.interchange.imports import ImportRequest
 
-# The header of an import names this preset, because an import reads no setting of a model.
-_PRESET = "import"
 # Shards have the default sizes, not the small ones of the preset, because no model runs here.
 _SHARD_SIZES: Final = [f"shards.{name}={getattr(ShardsConfig(), name)}" for name in ("max_images", "max_bytes")]
 _DATASETS: Final = ("refer", "grefcoco", "coco", "phrasecut", "reasonseg")
@@ -115,7 +113,7 @@ def import_annotation(
     request = imports.ImportRequest(
         annotation,
         images,
-        config.model_copy(update={"preset": _PRESET}),
+        config.model_copy(update={"preset": IMPORT_PRESET}),
         chosen,
         splits=tuple(split or ()),
         split_by=split_by,

@@ -14,13 +14,22 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from inspect import isgenerator
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any, Concatenate, Final, ParamSpec, Self, TypeVar
 
 from pseudoris.files.local_storage import LocalStorage
-from pseudoris.files.storage import ListedFile, NotImplementedByStoreError, Storage, Upload, storage_errors
+from pseudoris.files.storage import (
+    ListedFile,
+    NotImplementedByStoreError,
+    Storage,
+    Upload,
+    shown_uri,
+    storage_errors,
+)
 from pseudoris.primitives.errors import ConfigError
 from pseudoris.primitives.extras import require_extra
+from pseudoris.primitives.untrusted import printable
 from pseudoris.primitives.uris import named_path, refuse_secrets
 from pseudoris.schemas.config import StorageConfig
 from pseudoris.schemas.run_records import HEADER_NAME
@@ -33,6 +42,9 @@ S3_PROTOCOLS: Final = ("s3", "s3a")
 _RAY_FOLDER: Final = "/runtime_resources/working_dir_files/"
 # Probe files have such names. A probe deletes its file at once, so one is left only if its process is killed.
 PROBE_NAME: Final = re.compile(r"_probe-[0-9a-f]{16}")
+# What may lie in a folder that a command fills: hidden entries, what a disk has, logs and settings of jobs.
+_BESIDE: Final = re.compile(r"\..*|lost\+found|logs?|.*\.(?:log|out|err|ya?ml)")
+_NUM_SHOWN: Final = 3
 _NEEDED: Final = "commits would not be safe. Use a store with conditional writes: AWS S3, MinIO, Ceph, or a local disk"
 _Given = ParamSpec("_Given")
 _Answer = TypeVar("_Answer")
@@ -194,6 +206,18 @@ class RunLocation:
         for folder in folders:
             for name, _ in [*self.list_temporary(folder)]:
                 self.delete(f"{folder}/{name}" if folder else name)
+
+    def refuse_others(self, own: Callable[[str], bool], remedy: str) -> None:
+        """Raise ConfigError if the folder holds what is not `own`, by its name: it would be mixed with other files.
+
+        Hidden entries, `lost+found`, logs and YAML files are let be. `remedy` ends the message.
+        """
+        names = chain((file.name for file in self.list("")), (name for name, _ in self.list_obstacles("")))
+        others = (name for name in names if not own(name) and _BESIDE.fullmatch(name) is None)
+        if found := list(islice(others, _NUM_SHOWN + 1)):
+            more = " and more" if len(found) > _NUM_SHOWN else ""
+            shown = ", ".join(map(printable, found[:_NUM_SHOWN]))
+            raise ConfigError(f"{shown_uri(self.root)} holds other files: {shown}{more}. {remedy}")
 
     def probe(self) -> None:
         """Prove that the location can be written and that a second creation is refused, else raise ConfigError."""

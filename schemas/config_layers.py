@@ -87,9 +87,10 @@ def as_begun(config: RunConfig, begun: RunConfig) -> RunConfig:
     0.7.0 composes for photographs in two presets, counts the bits of grey in all but `paper`, and stores perceptual
     hashes. A setting that is not the preset's stays as it is given.
     """
-    if config.preset != begun.preset or begun.preset not in preset_names():
+    named = "tiny" if begun.preset == IMPORT_PRESET else begun.preset
+    if config.preset != begun.preset or named not in preset_names():
         return config
-    preset, images, captions = load_config(config.preset), config.images, config.captions
+    preset, images, captions = load_config(named), config.images, config.captions
     of_preset = [name for name in ("bits", "phash") if getattr(images, name) == getattr(preset.images, name)]
     images = images.model_copy(update={name: getattr(begun.images, name) for name in of_preset})
     config = config.model_copy(update={"images": images})
@@ -106,6 +107,8 @@ def as_begun(config: RunConfig, begun: RunConfig) -> RunConfig:
     return config.model_copy(update=changed)
 
 
+# The header of an import names this preset, because it reads no setting of a model; the others are those of `tiny`.
+IMPORT_PRESET: Final = "import"
 _PLACES: Final = ("photographs", "drawings")
 _SINCE_0_7: Final = ("places", "has_needed_words", "has_too_small", "has_colours", "min_group_or_none", "min_further")
 

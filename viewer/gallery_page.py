@@ -41,6 +41,7 @@ _SCRIPTS: Final = (
     *("model", "rules", "sorting", "pair_marks", "filters", "elements", "peek", "cards", "inspector", "keyboard"),
     *("address", "main"),
 )
+_REMEDY: Final = "Name a new or an empty folder with --to"
 _PICTURE_NAME: Final = re.compile(r"^[0-9a-f]{16}\.webp$")
 _MARK: Final = f'<meta name="generator" content="{GENERATOR}">'
 
@@ -55,10 +56,12 @@ OnImage = Callable[[int], None]
 
 
 def check_destination(destination: RunLocation) -> None:
-    """Refuse a folder whose page of the same name is not a gallery's: it would be overwritten."""
+    """Refuse a folder that holds other files than a gallery's, or a page of the same name, which would be lost."""
     for name in (INDEX_NAME, QUALITY_NAME):
         if destination.exists(name) and _MARK.encode() not in destination.read_bytes(name):
             raise ConfigError(f"{destination.uri(name)} is not a page of a gallery. Name another folder with --to.")
+    if not destination.exists(INDEX_NAME):
+        destination.refuse_others({PICTURES_FOLDER, QUALITY_NAME}.__contains__, _REMEDY)
 
 
 def write_gallery(

@@ -259,15 +259,20 @@ def stray_files(
 
 
 def refuse_unexpected_files(location: RunLocation) -> None:
-    """Raise ConfigError if the table folders of a new run hold anything but parts, which readers would include.
+    """Raise ConfigError if the folder of a new run holds anything but runs write, or its table folders but parts.
 
-    Parts of an earlier run may stay: the new run's gc deletes them.
+    Readers would include the latter. Parts of an earlier run may stay: the new run's gc deletes them.
     """
+    location.refuse_others(_is_of_a_run, "Name a new or an empty folder as OUT")
     for table in SCHEMAS:
         for name, what in _entries(location, table):
             if what is not None or PART_NAME.fullmatch(name) is None:
                 found = _unexpected(shown_uri(location.uri(f"{table}/{name}")), what)
                 raise ConfigError(f"{found}, or name another OUT: a new run writes its table {table} there")
+
+
+def _is_of_a_run(name: str) -> bool:
+    return name.startswith(("_", "DATACARD.")) or name in (*SCHEMAS, "gallery")
 
 
 def is_driven(location: RunLocation) -> bool:

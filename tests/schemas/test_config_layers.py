@@ -11,6 +11,7 @@ from pseudoris.primitives.errors import ConfigError
 from pseudoris.primitives.uris import RECORDED
 from pseudoris.schemas import config
 from pseudoris.schemas.config_layers import (
+    IMPORT_PRESET,
     as_begun,
     config_hash,
     load_config,
@@ -360,6 +361,12 @@ def test_a_run_of_0_6_0_goes_on_with_all_bits_and_no_hashes_and_a_header_leaves_
     # A number is the user's own.
     twelve = load_config(preset, None, ["images.bits=12"])
     assert as_begun(twelve, begun).images.bits == 12
+
+
+def test_an_import_of_0_6_0_goes_on_too():
+    begun, now = load_config("tiny", None, ["images.bits=stored", "images.phash=false"]), load_config("tiny")
+    begun, now = (each.model_copy(update={"preset": IMPORT_PRESET}) for each in (begun, now))
+    assert as_begun(now, begun).images == begun.images
 
 
 @pytest.mark.parametrize(

@@ -191,6 +191,15 @@ def test_a_failed_gallery_leaves_the_page_before_it(page, destination):
     assert b"<title>Gallery of first</title>" in destination.read_bytes("index.html")
 
 
+def test_pages_are_not_mixed_into_a_folder_of_other_files(page, destination):
+    destination.replace("a.jpg", b"a photograph")
+    with pytest.raises(ConfigError, match=r"holds other files: a\.jpg\. Name a new or an empty folder with --to"):
+        check_destination(destination)
+    # A gallery that stands there, as an earlier version wrote it, is written again.
+    page(make_gallery())
+    check_destination(destination)
+
+
 def test_a_page_of_somebody_else_is_not_overwritten(page, destination):
     check_destination(destination)
     page(make_gallery())

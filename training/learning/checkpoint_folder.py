@@ -20,6 +20,7 @@ from typing import Any, BinaryIO, Final, Generic, TypeVar
 import torch
 from pydantic import BaseModel
 
+from pseudoris.files.location import RunLocation
 from pseudoris.primitives.errors import ConfigError, refuse_other_version
 from pseudoris.primitives.untrusted import open_regular, parse_json, read_regular
 from pseudoris.primitives.uris import make_folder
@@ -49,7 +50,10 @@ class TrainingFolder:
         return (self.path / CONFIG_NAME).exists()
 
     def refuse_another(self, *, is_resuming: bool) -> None:
-        """Raise ConfigError if it has a training that is not to be resumed, or cannot be written; nothing is made."""
+        """Raise ConfigError if it has a training that is not to be resumed, other files, or cannot be written.
+
+        Nothing is made.
+        """
         if not is_resuming and self.is_begun:
             raise ConfigError(f"{self.path} already has a training. Continue it with --resume, or name another --out.")
         path = self.path.absolute()
@@ -57,6 +61,10 @@ class TrainingFolder:
         if not place.is_dir() or not os.access(place, os.W_OK | os.X_OK):
             raise ConfigError(
                 f"{self.path} cannot be used: {place} is no folder that you may write to. Name another --out."
+            )
+        if not self.is_begun:
+            RunLocation.open(str(path)).refuse_others(
+                lambda name: name.startswith("_"), "Name a new or an empty folder as --out"
             )
 
     def settings(self) -> dict[str, Any] | None:

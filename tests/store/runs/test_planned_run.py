@@ -48,6 +48,26 @@ def test_a_plan_is_made_once_and_a_limit_changes_none_that_stands(disk):
         _ = again.parent
 
 
+def test_a_new_run_refuses_a_folder_of_other_files_and_a_run_that_stands_never_does(tmp_path):
+    (folder := tmp_path / "photos").mkdir()
+    for name in (".DS_Store", "lost+found", "slurm-7.out", "run.log", "settings.yaml", "logs"):
+        (folder / name).mkdir()
+    location = RunLocation.open(str(folder))
+    for number in range(4):
+        (folder / f"{number}.jpg").touch()
+    with pytest.raises(ConfigError, match=r"photos holds other files: \d\.jpg, \d\.jpg, \d\.jpg and more\. Name a new"):
+        plan_run(location, request(), unlisted)
+    for number in range(4):
+        (folder / f"{number}.jpg").unlink()
+    (folder / "thesis").mkdir()
+    with pytest.raises(ConfigError, match=r"holds other files: thesis\. Name a new or an empty folder as OUT"):
+        plan_run(location, request(), unlisted)
+    (folder / "thesis").rmdir()
+    made = plan_run(location, request(), items()).header
+    (folder / "thesis").mkdir()
+    assert plan_run(location, request(), unlisted).header == made
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [

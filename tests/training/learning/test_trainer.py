@@ -162,6 +162,8 @@ def test_a_folder_that_cannot_be_written_is_refused_before_any_work_and_none_is_
         TrainingFolder(tmp_path / "file" / "out").begin({"learner": "ppt"})
     out = TrainingFolder(tmp_path / "new" / "out")
     out.refuse_another(is_resuming=False)
+    with pytest.raises(ConfigError, match=r"holds other files: .*\. Name a new or an empty folder as --out"):
+        TrainingFolder(tmp_path).refuse_another(is_resuming=False)
     # Root may write anywhere: a folder of another user is played.
     monkeypatch.setattr("os.access", lambda path, mode: path != tmp_path)
     with pytest.raises(ConfigError, match=r"new/out cannot be used: .* is no folder that you may write"):
