@@ -32,11 +32,11 @@ from pseudoris.interchange.exports.output_files import IMAGES_ARRAY
 from pseudoris.interchange.exports.record import Content, ExportExpression, ExportImage, ExportMask, written_counts
 from pseudoris.interchange.exports.selected_rows import TextRule
 from pseudoris.primitives.errors import ConfigError
+from pseudoris.schemas.tables import SPLITS
 
 ANNOTATIONS: Final = "annotations"
 IMAGES_FOLDER: Final = "images"
 REFER_IMAGES_FOLDER: Final = "images/mscoco/images/train2014"
-REFER_SPLITS: Final = ("train", "val", "test", "testA", "testB")
 
 
 def image_record(image: ExportImage) -> dict[str, Any]:
@@ -200,10 +200,8 @@ _NONE: Final = -1
 
 
 def _write_grefcoco(job: ExportJob) -> ExportReport:
-    if job.options.split not in REFER_SPLITS:
-        raise ConfigError(
-            f"--split {job.options.split!r} is not a split of gRefCOCO. Choose from {', '.join(REFER_SPLITS)}."
-        )
+    if job.options.split not in SPLITS:
+        raise ConfigError(f"--split {job.options.split!r} is not a split of gRefCOCO. Choose from {', '.join(SPLITS)}.")
     job.claim("grefcoco", REFER_IMAGES_FOLDER)
     ref_ids, resized = count(1), ResizedPolygons()
     with (

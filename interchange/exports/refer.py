@@ -21,7 +21,6 @@ from typing import Any, Final, TypeAlias
 
 from pseudoris.interchange.exports.coco_export import (
     ANNOTATIONS,
-    REFER_SPLITS,
     ResizedPolygons,
     annotation_of,
     image_record,
@@ -37,6 +36,7 @@ from pseudoris.interchange.exports.selected_rows import TextRule
 from pseudoris.interchange.human_refs import HumanRefs, read_human
 from pseudoris.interchange.untrusted_pickle import PlainUnpickler
 from pseudoris.primitives.errors import ConfigError
+from pseudoris.schemas.tables import SPLITS
 
 # REFER's code exits for any other name. It knows `refclef` too, which is left out: its images are elsewhere.
 _DATASETS: Final = ("refcoco", "refcoco+", "refcocog")
@@ -58,8 +58,8 @@ def _write(job: ExportJob) -> ExportReport:
         )
     if options.masks not in (None, "polygon", "rle"):
         raise ConfigError(f"--masks {options.masks!r} is neither polygon nor rle.")
-    if options.split not in REFER_SPLITS:
-        raise ConfigError(f"--split {options.split!r} is not a split of REFER. Choose from {', '.join(REFER_SPLITS)}.")
+    if options.split not in SPLITS:
+        raise ConfigError(f"--split {options.split!r} is not a split of REFER. Choose from {', '.join(SPLITS)}.")
     if not _SPLIT_BY.fullmatch(options.split_by):
         raise ConfigError(f"--split-by {options.split_by!r} becomes a file name. Use only letters, digits, _, + and -.")
     human = read_human(job.options.human)
