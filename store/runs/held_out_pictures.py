@@ -17,6 +17,7 @@ from typing import Any, Final, Self
 import pyarrow as pa
 import pyarrow.csv
 
+from pseudoris.files.location import RunLocation
 from pseudoris.images.parquet_pages import read_columns
 from pseudoris.primitives.errors import ConfigError
 from pseudoris.primitives.untrusted import read_regular
@@ -115,6 +116,12 @@ def _read_groups(path: Path) -> tuple[bytes, dict[str, str]]:
     except (pa.ArrowException, KeyError, OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"{where} has no columns key and group that can be read ({error}): write it again") from error
     return data, {key: group for key, group in zip(keys, groups, strict=True) if key is not None and group is not None}
+
+
+def unknown_split(location: RunLocation, splits: SplitRecord, name: str, remedy: str) -> ConfigError:
+    """Return the error for a split that a run with `splits` does not have."""
+    there = ", ".join(f"{split} ({num:,} images)" for split, num in splits.images.items() if split)
+    return ConfigError(f"{location.root} has no split {name!r}, but {there or 'none'}: {remedy} one of these")
 
 
 @dataclass(slots=True)

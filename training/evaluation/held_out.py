@@ -32,6 +32,7 @@ from pseudoris.store.runs.header import require_header
 from pseudoris.store.tables.open_run import CommittedShard, OpenRun, Row
 from pseudoris.training.evaluation.run_images import CommittedImage, images_of, joined_tables
 from pseudoris.training.learning.checkpoint_folder import TrainingFolder
+from pseudoris.training.learning.training_data import moved_of
 from pseudoris.training.metrics import PRECISION_AT, figures_of, ious_of, pixel_counts
 from pseudoris.workers.stages import STAGE_FILTER, STAGE_PROPOSE, clip_digest, sam_digest
 
@@ -115,7 +116,8 @@ class HeldOutExpressions:
         Expressions of `splits` are asked, all by default; with `has_groups` those of several masks, and of none, too.
         With `reads_images` a question has its image.
         """
-        opened = DatasetRun.open(run, SampleSpec(parts=("image",), source=moved), is_random_access=True)
+        spec = SampleSpec(parts=("image",), split="all", source=moved)
+        opened = DatasetRun.open(run, spec, is_random_access=True)
         if opened.images is None:
             raise ValueError("a spec with images opens them")
         self._bytes, self._reads_images = opened.images, reads_images
@@ -138,10 +140,21 @@ class HeldOutExpressions:
             named = ", ".join(f"{name or 'no split'} ({count:,})" for name, count in sorted(there.items())) or "none"
             raise ConfigError(
                 f"{self.root} has no expression of split {absent[0]!r}. It has {named}. Import the split "
-                "(`pseudoris import --split`), or leave it out."
+                "(`pseudoris import --split`), hold it out (`pseudoris combine --hold-out`), or leave it out."
             )
         if not self.images:
             raise ConfigError(f"No expression of {self.root} is kept, so there is nothing to ask.")
+
+    @classmethod
+    def for_validation(
+        cls, run: str | None, moved: Mapping[str, str], *, has_groups: bool = False
+    ) -> HeldOutExpressions | None:
+        """Open the run that a training is validated on, None without one: its split `val`, if it has splits."""
+        if run is None:
+            return None
+        header = require_header(RunLocation.open(run))
+        splits = () if header.splits is None else ("val",)
+        return cls(run, moved_of(moved, header), splits=splits, has_groups=has_groups)
 
     def __len__(self) -> int:
         return len(self.images)
