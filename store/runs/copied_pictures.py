@@ -76,9 +76,8 @@ class Picture(NamedTuple):
 
     @property
     def hash(self) -> int | None:
-        """Its perceptual hash as a number; None if it has none, or one that pictures of one colour share."""
-        bits = None if self.phash is None else int(self.phash, 16)
-        return None if bits in _FLAT else bits
+        """Its perceptual hash, as `hash_bits`."""
+        return hash_bits(self.phash)
 
 
 class NearHashes:
@@ -115,6 +114,12 @@ class NearHashes:
     def near(self, bits: int) -> tuple[int, ...]:
         """Return a hash, and those near it."""
         return bits, *self._near.get(bits, ())
+
+
+def hash_bits(phash: str | None) -> int | None:
+    """Return a perceptual hash as a number; None for none, or for one that pictures of one colour share."""
+    bits = None if phash is None else int(phash, 16)
+    return None if bits in _FLAT else bits
 
 
 def _bits_of(band: int) -> int:

@@ -28,6 +28,8 @@ from pseudoris.primitives import rle
 from pseudoris.primitives.errors import ConfigError, ImageError, TransientError
 from pseudoris.primitives.untrusted import parse_json, read_regular
 from pseudoris.schemas.config import ImagesConfig, RunConfig
+from pseudoris.schemas.tables import IMAGES
+from pseudoris.store.runs.copied_pictures import NearHashes, hash_bits
 from pseudoris.store.runs.header import require_header
 from pseudoris.store.tables.open_run import CommittedShard, OpenRun, Row
 from pseudoris.training.evaluation.run_images import CommittedImage, images_of, joined_tables
@@ -257,18 +259,23 @@ def of_all_ranks(values: torch.Tensor, fabric: Fabric) -> torch.Tensor:
 class Origin:
     """What answers rest on: sha256 of the images that were learnt from, and of models; None where it is not known.
 
+    Of a tile it has that of its picture too. `hashes` are the perceptual hashes of these, where their tables have them.
     What frozen models have seen elsewhere does not count.
     """
 
     images: frozenset[str] | None = None
     models: frozenset[str] | None = None
+    hashes: frozenset[str] = frozenset()
 
     @classmethod
     def read(cls, model: Path) -> Self:
         """Return that of a training's folder or checkpoint, or of a round of PPT; not known where no file tells it."""
         for tree in _told(model):
             with suppress(LookupError, TypeError):
-                return cls(*(None if tree[name] is None else frozenset(tree[name]) for name in cls.__slots__))
+                images, models = (
+                    None if tree[name] is None else frozenset(tree[name]) for name in ("images", "models")
+                )
+                return cls(images, models, frozenset(tree.get("hashes", ())))
         return cls()
 
 
@@ -305,7 +312,13 @@ def begin_validation(
     runs = list(runs)
     teachers = [models_of(RunLocation.open(run)) for run in runs]
     known = (each.values() for each in teachers if each is not None)
-    origin = Origin(frozenset(images), None if None in teachers else frozenset(frozen).union(*known))
+    learnt = frozenset(images)
+    pictures = [row for run in runs for row in _pictures(run, learnt)]
+    origin = Origin(
+        learnt.union(row["picture_sha256"] for row in pictures if row["picture_sha256"]),
+        None if None in teachers else frozenset(frozen).union(*known),
+        frozenset(row["phash"] for row in pictures if row["phash"]),
+    )
     shared = [] if held_out is None else circularity(origin, held_out)
     if fabric.is_global_zero:
         tree = {name: getattr(origin, name) for name in origin.__slots__}
@@ -316,7 +329,7 @@ def begin_validation(
                 "window %s.",
                 *(pixels.bits, pixels.window),
             )
-        written = {name: each and sorted(each) for name, each in tree.items()}
+        written = {name: None if each is None else sorted(each) for name, each in tree.items()}
         folder.write_json(
             TRAINED_ON_NAME, {**written, "pixels": pixels.model_dump(mode="json", include={"bits", "window"})}
         )
@@ -357,15 +370,36 @@ def models_of(location: RunLocation) -> dict[str, str] | None:
     return found or None
 
 
+def _pictures(run: str, images: frozenset[str]) -> list[Row]:
+    """Return sha256 and perceptual hash of some images of a run, by their sha256, and of what they are tiles of."""
+    columns = ("sha256", "picture_sha256", "phash", "picture_phash")
+    rows = OpenRun.at(RunLocation.open(run)).table(IMAGES, columns).to_pylist()
+    return [{**row, "phash": row["picture_phash"] or row["phash"]} for row in rows if row["sha256"] in images]
+
+
+def _num_near(rows: Iterable[Row], hashes: frozenset[str]) -> int:
+    """Return how many pictures are within a few bits of one of the `hashes`."""
+    asked = [bits for row in rows if (bits := hash_bits(row["phash"])) is not None]
+    learnt = {bits for each in hashes if (bits := hash_bits(each)) is not None}
+    near = NearHashes([*asked, *learnt])
+    return sum(not learnt.isdisjoint(near.near(each)) for each in asked)
+
+
 def circularity(origin: Origin, truth: HeldOutExpressions) -> list[str]:
     """Return what must be said before any figure of answers; empty where it is known that they share nothing."""
     asked, made_by = truth.image_digests(), models_of(RunLocation.open(truth.root))
-    seen, ours = len(asked & (origin.images or frozenset())), origin.models
+    learnt, ours, rows = origin.images or frozenset(), origin.models, _pictures(truth.root, asked)
+    of_pictures = {row["sha256"]: row["picture_sha256"] for row in rows}
+    are_seen = {each for each in asked if not learnt.isdisjoint((each, of_pictures.get(each)))}
+    seen, num_near = len(are_seen), _num_near([row for row in rows if row["sha256"] not in are_seen], origin.hashes)
     shared = [stage for stage, digest in (made_by or {}).items() if digest and digest in (ours or ())]
     notes, unknown = [], ["images"] if origin.images is None else []
     if seen:
         counted = f"{seen:,} of the {len(asked):,} images of the truth were learnt from (equal sha256)"
         notes.append(f"Circular: {counted}. The figures say nothing of unseen images.")
+    if num_near:
+        counted = f"{num_near:,} of the {len(asked):,} images of the truth are near copies of what was learnt from"
+        notes.append(f"Circular: {counted} (perceptual hash). The figures say little of unseen images.")
     if shared:
         models = f"models that made the truth answer here, or made what was learnt from ({', '.join(shared)}; equal"
         notes.append(f"Circular: {models} sha256). The figures say how far they agree, not how right they are.")
