@@ -295,7 +295,7 @@ def export(
     *,
     max_tokens: int | None = None,
     dataset: str | None = None,
-    split: str = "train",
+    split: str | None = None,
     split_by: str = "pseudo",
     human: HumanAnnotation | None = None,
     target_mb: float = 256,

@@ -135,6 +135,7 @@ class ExportImage:
         data: The bytes of an upright image of `size`, (height, width).
         masks: In the proposer's order.
         expressions: In the order of their first targets; those of no mask come last.
+        split: The split that it is written as.
     """
 
     number: int
@@ -145,6 +146,7 @@ class ExportImage:
     size: tuple[int, int]
     masks: tuple[ExportMask, ...]
     expressions: tuple[ExportExpression, ...]
+    split: str
 
     def masks_with_texts(self) -> list[tuple[ExportMask, list[ExportExpression]]]:
         """Return each mask with the expressions that refer to it alone."""
