@@ -16,6 +16,7 @@ from pseudoris.cli.progress import write_with_bar
 from pseudoris.files.location import RunLocation
 from pseudoris.files.named_places import moved_places, named_runs
 from pseudoris.store.runs.copied_pictures import LEFT_OUT_NAME, Unique
+from pseudoris.store.runs.held_out_pictures import HoldOut
 from pseudoris.store.sessions.combined_run import CombineSummary
 from pseudoris.store.sessions.combined_run import combine as combine_runs
 from pseudoris.store.sessions.thread_executor import DEFAULT_THREADS
@@ -39,6 +40,24 @@ def combine(
             "perceptual hash. Pictures are read where the tables have none.",
         ),
     ] = None,
+    hold_out: Annotated[
+        list[str] | None,
+        option(
+            "--hold-out",
+            "Draw this share of the pictures as a split: train, val, test, testA or testB. Copies, tiles of a picture "
+            "and what has a split stay together. The rest is train. Repeatable.",
+            metavar="SPLIT=SHARE",
+        ),
+    ] = None,
+    group: Annotated[
+        str | None,
+        option(
+            "--group",
+            "Draw as one also the pictures of a folder (`folder`), near copies (`similar`), or groups of a .parquet or "
+            ".csv with the columns key and group.",
+            metavar="folder|similar|FILE",
+        ),
+    ] = None,
     source: options.MovedSource = None,
     is_partial: Annotated[bool, option("--partial", "Take what is committed of runs that are not finished.")] = False,
     threads: options.ShardsAtOnce = DEFAULT_THREADS,
@@ -52,8 +71,9 @@ def combine(
     options.load_plugins(plugins)
     target = RunLocation.open(out)
     given = [(name, RunLocation.open(place)) for name, place in named_runs(runs)]
+    drawn = HoldOut.parse(hold_out or (), group)
     write = partial(combine_runs, given, target, is_partial=is_partial, unique=unique, moved=moved_places(source))
-    write = partial(write, num_threads=threads, allow_mixed=allow_mixed, is_repair=repair)
+    write = partial(write, hold_out=drawn, num_threads=threads, allow_mixed=allow_mixed, is_repair=repair)
     _print(out, write_with_bar(target, write, before="reading the runs", during="combining images"))
 
 
@@ -64,7 +84,10 @@ def _print(out: str, found: CombineSummary) -> None:
         table.add_row(f"from {name}" if name else "from", f"{number:,} images")
     add_clauses(table, found.clauses)
     if found.num_left_out:
-        table.add_row("left out", f"{found.num_left_out:,} copies of pictures, listed in {LEFT_OUT_NAME}")
+        table.add_row("left out", f"{found.num_left_out:,} images, listed in {LEFT_OUT_NAME}")
+    if total := sum(found.splits.values()):
+        shares = (f"{name or 'no split'} {num:,} ({num / total:.1%})" for name, num in found.splits.items())
+        table.add_row("splits", ", ".join(shares))
     table.add_row("images, masks", f"{totals.images:,}, {totals.masks:,}")
     table.add_row("kept expressions", kept_text(totals))
     table.add_row("copies", f"{found.copies}")

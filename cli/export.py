@@ -71,7 +71,7 @@ def export(
     export_format: Annotated[ExportFormat, option("--format", "One of the formats below.")] = ExportFormat["parquet"],
     max_tokens: Annotated[int | None, _option("max_tokens")] = None,
     dataset: Annotated[str | None, _option("dataset", show_default="the format's")] = None,
-    split: Annotated[str, _option("split")] = DEFAULTS.split,
+    split: Annotated[str | None, _option("split", show_default="train")] = None,
     split_by: Annotated[str, _option("split_by")] = DEFAULTS.split_by,
     merge_human: _MergeHuman = None,
     merge_splits: _MergeSplits = DEFAULT_MERGED_SPLITS,

@@ -240,6 +240,8 @@ def combine(
     out: str | Path,
     *,
     unique: Literal["bytes", "similar"] | None = None,
+    hold_out: Mapping[str, float] | None = None,
+    group: str | Path | None = None,
     source: str | Path | Mapping[str, str | Path] | None = None,
     partial: bool = False,
     allow_mixed: bool = False,
@@ -252,6 +254,9 @@ def combine(
         out: Empty folder or url that gets the new run.
         unique: `bytes` leaves out pictures that have the bytes of an earlier one, `similar` also those within 6 bits
             of its perceptual hash. `_left_out.parquet` lists them.
+        hold_out: The share of pictures that each split gets, such as `{"val": 0.05}`; the rest is `train`. Copies and
+            tiles of a picture are in one split, and a picture that has one keeps it.
+        group: What else is in one split: `folder`, `similar`, or a `.parquet` or `.csv` with the columns key and group.
         source: Where the images are now, if they were moved, by the names of the runs; `similar` may read them.
         partial: Take what is committed of an unfinished run.
         allow_mixed: Continue with other package versions than `out` was started with.
@@ -268,6 +273,7 @@ def combine(
     from pseudoris.files.named_places import named_runs
     from pseudoris.primitives.errors import ConfigError
     from pseudoris.primitives.uris import one_or_several, place, places
+    from pseudoris.store.runs.held_out_pictures import HoldOut
     from pseudoris.store.sessions.combined_run import combine as combine_runs
 
     given = named_runs([place(each, "runs") for each in one_or_several(runs)])
@@ -275,8 +281,11 @@ def combine(
     if unique not in (None, "bytes", "similar"):
         raise ConfigError(f"unique={unique!r}: give 'bytes', 'similar', or None")
     target = RunLocation.open(place(out, "out"))
-    moved = places(source, "source")
-    return combine_runs(named, target, is_partial=partial, unique=unique, moved=moved, allow_mixed=allow_mixed)
+    moved, grouped = places(source, "source"), group if group is None else place(group, "group")
+    drawn = None if hold_out is None and grouped is None else HoldOut.of(hold_out or {}, grouped)
+    return combine_runs(
+        named, target, is_partial=partial, unique=unique, hold_out=drawn, moved=moved, allow_mixed=allow_mixed
+    )
 
 
 def export(
@@ -286,7 +295,7 @@ def export(
     *,
     max_tokens: int | None = None,
     dataset: str | None = None,
-    split: str = "train",
+    split: str | None = None,
     split_by: str = "pseudo",
     human: HumanAnnotation | None = None,
     target_mb: float = 256,

@@ -159,6 +159,18 @@ class CombinedRun(FrozenModel):
     exclusions: _Section = Field(default=None, exclude_if=lambda exclusions: exclusions is None)
 
 
+class SplitRecord(FrozenModel):
+    """What splits the images of a combined run are in.
+
+    Attributes:
+        images: How many images each split has, "" for those in none.
+        sha256: Over the split of each image, so that no later call draws another.
+    """
+
+    images: dict[str, int]
+    sha256: Sha256
+
+
 class RunHeader(SealedRecord):
     """`_run.json`: written once, after the plan; no shard starts without it.
 
@@ -182,7 +194,8 @@ class RunHeader(SealedRecord):
         exclusions: `store.exclusion_rules.ExclusionRecord`: what was left out of the plan; None without a rule.
         combined: The runs that its images come from, in the order of their shards, if `combine` made it or a run above
             it; `config` is then that of the first.
-        left_out: The list of the images that `combine --unique` did not take, `_left_out.parquet`; None without.
+        left_out: The list of the images that `combine` did not take, `_left_out.parquet`; None without.
+        splits: The splits of its images, if `combine --hold-out` drew them or a parent had them; None without.
         name: In `runs`, the name that the run has in a combined one; else "". Not in the file, as `earlier`.
         earlier: Digests of the header before each extension of its plan.
     """
@@ -204,6 +217,7 @@ class RunHeader(SealedRecord):
     exclusions: _Section = None
     combined: tuple[CombinedRun, ...] = Field(default=(), exclude_if=lambda combined: not combined)
     left_out: PartRecord | None = Field(default=None, exclude_if=lambda left_out: left_out is None)
+    splits: SplitRecord | None = Field(default=None, exclude_if=lambda splits: splits is None)
     name: str = Field(default="", exclude=True)
     earlier: frozenset[Sha256] = Field(default=frozenset(), exclude=True)
 

@@ -22,6 +22,9 @@ MASKS: Final = "masks"
 EXPRESSIONS: Final = "expressions"
 FAILURES: Final = "failures"
 
+# `combine --hold-out` draws these; an import may have others.
+SPLITS: Final = ("train", "val", "test", "testA", "testB")
+
 STATUS_ANNOTATED: Final = "annotated"
 STATUS_EMPTY: Final = "empty"
 STATUS_QUARANTINED: Final = "quarantined"

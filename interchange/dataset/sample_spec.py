@@ -100,8 +100,8 @@ class ExpressionFilter:
             # The dataclass is frozen, so `object.__setattr__` replaces the given collection by the checked set.
             object.__setattr__(self, name, _chosen(name, getattr(self, name), words))
 
-    def expression_rows(self) -> RowFilter | None:
-        """Return the conditions on the expressions table; None if every row passes."""
+    def expression_rows(self, split: str | None = None) -> RowFilter | None:
+        """Return the conditions on the expressions table, of a `split` alone; None if every row passes."""
         distinctiveness = pc.field("distinctiveness")
         conditions: list[_Condition] = []
         if self.tau is not None:
@@ -112,13 +112,13 @@ class ExpressionFilter:
             conditions.append((pc.field("kept"), "kept"))
         if self.lone == "drop":
             conditions.append((distinctiveness.is_valid() | (_SOURCE != SOURCE_MODEL), "distinctiveness", "source"))
-        return self._rows(conditions)
+        return self._rows(conditions, split)
 
-    def candidate_rows(self) -> RowFilter | None:
+    def candidate_rows(self, split: str | None = None) -> RowFilter | None:
         """Return the conditions without `tau`, `kept` and `lone`, which are judged after reading."""
-        return self._rows([(_is_no_wrong_label(), "source", "kept")])
+        return self._rows([(_is_no_wrong_label(), "source", "kept")], split)
 
-    def _rows(self, conditions: list[_Condition]) -> RowFilter | None:
+    def _rows(self, conditions: list[_Condition], split: str | None) -> RowFilter | None:
         """Return conditions, and those that do not look at scores."""
         others: list[_Condition] = [
             *self._bounds_of(EXPRESSIONS),
@@ -126,6 +126,7 @@ class ExpressionFilter:
             (_within(pc.utf8_length(pc.field("text")), self.characters), "text"),
             (None if self.decoders is None else pc.field("decoder").isin(sorted(self.decoders)), "decoder"),
             (None if self.sources is None else _SOURCE.isin(sorted(self.sources)), "source"),
+            (None if split is None else pc.field("split") == split, "split"),
         ]
         return _row_filter([*conditions, *others])
 
@@ -265,6 +266,8 @@ class SampleSpec:
             shard has it for itself, as closely as whole samples allow, if it has such an expression. Their number is
             the same in every epoch. Each takes part of its image's expressions, so that an epoch repeats none before
             all that its images have are used. Bounds on masks do not apply to them.
+        split: Of which split the expressions are; `all` for any. None takes `train` of a run that has splits by
+            `pseudoris combine --hold-out`, and all of any other.
         seed: Seed of draws and shuffles.
         on_bad_image: If an image is missing from SOURCE or differs from the annotated one: `raise`, or `skip` its
             masks, which `num_skipped` counts.
@@ -281,6 +284,7 @@ class SampleSpec:
     rewording: bool = False
     groups: bool = False
     none: float = 0.0
+    split: str | None = None
     seed: int = 0
     on_bad_image: Literal["raise", "skip"] = "raise"
     source: str | Path | Mapping[str, str | Path] | None = None
@@ -338,6 +342,7 @@ class SampleSpec:
             # A setting that is off is left out, so that states of earlier versions, which lack it, still fit.
             **({"groups": True} if self.groups else {}),
             **({"none": self.none} if self.none else {}),
+            **({"split": self.split} if self.split else {}),
         }
 
 

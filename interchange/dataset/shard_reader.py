@@ -38,6 +38,7 @@ from pseudoris.schemas.shard import SOURCE_MODEL
 from pseudoris.schemas.tables import EXPRESSIONS, IMAGES, MASKS
 from pseudoris.store.exclusion_rules import ExclusionMatcher, beyond, planned_rules
 from pseudoris.store.runs.header import require_header
+from pseudoris.store.runs.held_out_pictures import TRAIN, unknown_split
 from pseudoris.store.tables.judged_expressions import floats_of
 from pseudoris.store.tables.open_run import rows_by_id
 from pseudoris.store.tables.parts import read_selected
@@ -234,12 +235,20 @@ class DatasetRun:
                 "`pseudoris export --exclude` or `pseudoris annotate --exclude`, or give a table with sha256 alone."
             )
         opened = cls(location, header, chosen, spec, images, ExclusionMatcher(left) if left else None)
+        if header.splits is not None and opened.split not in (None, *header.splits.images):
+            raise unknown_split(location, header.splits, str(opened.split), "give split=")
         for name, noun in opened.lacking().items():
             raise ConfigError(
                 f"{name}={getattr(spec, name)}, but the run at {location.root} has no expression of {noun} that passes "
                 f"the filter. Leave {name} out, or compose such expressions (docs/guides/composing.md)."
             )
         return opened
+
+    @property
+    def split(self) -> str | None:
+        """The split that is read; None for all."""
+        by_default = None if self.header.splits is None else TRAIN
+        return {None: by_default, "all": None}.get(self.spec.split, self.spec.split)
 
     def lacking(self) -> dict[str, str]:
         """Return which of `groups` and `none` the spec asks for in vain, each with what it needs; reads until found."""
@@ -307,7 +316,7 @@ class DatasetRun:
         is_counting_tokens = where.max_clip_tokens is not None
         wanted = dict.fromkeys(("image_id", "target_mask_ids", *columns, *(("text",) if is_counting_tokens else ())))
         read = dict.fromkeys((*wanted, *(WEIGHT_COLUMNS if is_judged_by_mask else ())))
-        rows = where.candidate_rows() if is_judged_by_mask else where.expression_rows()
+        rows = (where.candidate_rows if is_judged_by_mask else where.expression_rows)(self.split)
         table = read_selected(self.location, EXPRESSIONS, parts.names[EXPRESSIONS], list(read), rows)
         num_targets, spec = pc.list_value_length(table["target_mask_ids"]), self.spec
         is_served = pc.equal(num_targets, 1)
@@ -334,9 +343,10 @@ class DatasetRun:
     def nothing_passes(self) -> ConfigError:
         """Return the error for a snapshot of which the filter keeps nothing."""
         later = ", or wait until more shards are committed" if len(self.snapshot) < self.header.num_shards else ""
+        of = f" is of split {self.split!r} and" if self.split is not None else ""
         return ConfigError(
-            f"No expression of the run at {self.location.root} passes the filter {self.spec.where.as_json()}. Loosen "
-            f"it{later}."
+            f"No expression of the run at {self.location.root}{of} passes the filter {self.spec.where.as_json()}. "
+            f"Loosen it{later}."
         )
 
     def count_samples(self) -> Int64Array:

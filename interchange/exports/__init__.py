@@ -27,6 +27,8 @@ from pseudoris.interchange.human_refs import HumanAnnotation
 from pseudoris.primitives.errors import ConfigError, check_number
 from pseudoris.primitives.uris import writable
 from pseudoris.store.exclusion_rules import Exclusions
+from pseudoris.store.runs.header import read_header
+from pseudoris.store.runs.held_out_pictures import unknown_split
 from pseudoris.store.tables.open_run import OpenRun
 
 __all__ = [
@@ -74,6 +76,14 @@ def export_request(
     they have moved. With `is_partial` an unfinished run is exported, with `is_overwriting` an export is replaced.
     """
     chosen = find_export(export_format)
+    run = RunLocation.open_to_read(out)
+    header = read_header(run)
+    splits = None if header is None else header.splits
+    if splits is not None and options.split is not None and options.split not in filter(None, splits.images):
+        raise unknown_split(run, splits, options.split, "give --split")
+    if splits is not None and options.split is None and chosen.has_one_split:
+        there = ", ".join(filter(None, splits.images))
+        raise ConfigError(f"--format {chosen.name} has one split, and {run.root} has {there}: give --split NAME.")
     for option in fields(options):
         name, value, bounds = option.name, getattr(options, option.name), option.metadata
         flag = "--merge-human" if name == "human" else f"--{name.replace('_', '-')}"
@@ -83,10 +93,11 @@ def export_request(
         # Label Studio's export has no rewording: its import compares the run's own texts with the corrected ones.
         of_all = {*EXPORTS} - {LABEL_STUDIO.name} if name == "rewording" else set[str]()
         readers = [each.name for each in EXPORTS.values() if name in each.reads or each.name in of_all]
-        if chosen.name not in readers and value != option.default:
+        is_read = chosen.name in readers or (name == "split" and splits is not None)
+        if not is_read and value != option.default:
             known = ", ".join(readers)
             raise ConfigError(f"--format {chosen.name} does not use {flag}, which belongs to {known}. Leave it out.")
-    run, target = RunLocation.open_to_read(out), RunLocation.open(writable(destination))
+    target = RunLocation.open(writable(destination))
     opened = OpenRun.at(run)
     if target.root == run.root or target.root.startswith(f"{run.root}/"):
         raise ConfigError(f"DEST {destination!r} is inside the run. Name a place outside it.")

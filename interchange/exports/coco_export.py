@@ -33,11 +33,11 @@ from pseudoris.interchange.exports.output_files import IMAGES_ARRAY
 from pseudoris.interchange.exports.record import Content, ExportExpression, ExportImage, ExportMask, written_counts
 from pseudoris.interchange.exports.selected_rows import TextRule
 from pseudoris.primitives.errors import ConfigError
+from pseudoris.schemas.tables import SPLITS
 
 ANNOTATIONS: Final = "annotations"
 IMAGES_FOLDER: Final = "images"
 REFER_IMAGES_FOLDER: Final = "images/mscoco/images/train2014"
-REFER_SPLITS: Final = ("train", "val", "test", "testA", "testB")
 
 
 def image_record(image: ExportImage) -> dict[str, Any]:
@@ -112,15 +112,29 @@ def _in_picture(image: ExportImage, mask: ExportMask) -> dict[str, Any]:
 
 
 def _write_coco(job: ExportJob) -> ExportReport:
-    _, split = job.names("coco")
+    _, splits = job.names("coco")
     job.claim(ANNOTATIONS, IMAGES_FOLDER)
+    for split in splits:
+        _write_instances(job, split)
+    return job.report(
+        {"images": job.num_images, "instances": job.written.num_masks, "captions": job.written.num_texts},
+        {"images": job.files.num_files, "instances": len(splits), "captions": len(splits)},
+        notes=(
+            'Masks are run-length encodings: detectron2 wants INPUT.MASK_FORMAT = "bitmask" for them.',
+            "Each caption belongs to one mask: its instance_id is the id of the annotation of that mask.",
+        ),
+        checked="every mask decodes to its image's size, box and area",
+    )
+
+
+def _write_instances(job: ExportJob, split: str) -> None:
     paths = [f"{ANNOTATIONS}/{kind}_{split}.json" for kind in ("instances", "captions")]
     with (
         job.arrays(paths[0], IMAGES_ARRAY, ANNOTATIONS, "categories") as instances,
         job.arrays(paths[1], IMAGES_ARRAY, ANNOTATIONS) as captions,
     ):
         instances["categories"].append(CATEGORY)
-        for image in job.images(IMAGES_FOLDER):
+        for image in job.images(IMAGES_FOLDER, split):
             row = instances[IMAGES_ARRAY].append({**image_record(image), **image.tile})
             captions[IMAGES_ARRAY].append(image_record(image))
             masks, texts = [], []
@@ -135,15 +149,6 @@ def _write_coco(job: ExportJob) -> ExportReport:
                     caption = captions[ANNOTATIONS].append({**ids, "caption": each.text, **each.origin})
                     texts.append((caption["caption"], (place,)))
             job.add(image.content(image.name), content_of(row, masks, texts))
-    return job.report(
-        {"images": job.num_images, "instances": job.written.num_masks, "captions": job.written.num_texts},
-        {"images": job.files.num_files, "instances": 1, "captions": 1},
-        notes=(
-            'Masks are run-length encodings: detectron2 wants INPUT.MASK_FORMAT = "bitmask" for them.',
-            "Each caption belongs to one mask: its instance_id is the id of the annotation of that mask.",
-        ),
-        checked="every mask decodes to its image's size, box and area",
-    )
 
 
 # The format takes all masks that have pixels, because a COCO instance needs no expression.
@@ -159,9 +164,27 @@ _LOADER: Final = "per_image_queries.py"
 def _write_sam3(job: ExportJob) -> ExportReport:
     """Write image by image; memory holds every distinct text, numbered from 1, as the trainer does."""
     job.claim(IMAGES_FOLDER)
+    paths = job.paths(_SAM3_PATH)
+    num_queries = sum(_write_queries(job, path, split) for split, path in paths.items())
+    job.add_file(_LOADER, get_data(__package__, f"templates/{_LOADER}.j2") or b"")
+    return job.report(
+        {"images": job.num_images, "queries": num_queries, "annotations": job.written.num_masks},
+        {"images": job.files.num_files, "queries": len(paths)},
+        notes=(
+            f"In the training's config give ann_file {', '.join(paths.values())}, img_folder images, and as "
+            "coco_json_loader per_image_queries.PerImageQueries with _partial_: true, with this folder on PYTHONPATH. "
+            "By itself the loader asks every text of every image, and refuses images of more than 81.",
+            "The published config stops after 100 images (limit_ids) and trains without masks (enable_segmentation).",
+        ),
+        checked="every mask decodes to its image's size, box and area",
+    )
+
+
+def _write_queries(job: ExportJob, path: str, split: str) -> int:
+    """Write the images of a split; return how many distinct texts they have."""
     texts, names = dict[str, int](), list[str]()
-    with job.arrays(_SAM3_PATH, IMAGES_ARRAY, ANNOTATIONS, "categories") as arrays:
-        for image in job.images(IMAGES_FOLDER):
+    with job.arrays(path, IMAGES_ARRAY, ANNOTATIONS, "categories") as arrays:
+        for image in job.images(IMAGES_FOLDER, split):
             # SAM 3 expects all objects of a query, so a text gets the targets of all expressions with that text.
             targets: dict[str, dict[int, None]] = {}
             for each in image.expressions:
@@ -185,18 +208,7 @@ def _write_sam3(job: ExportJob) -> ExportReport:
                 Content(image.name, image.size, tuple(due), tuple(said)),
                 content_of(arrays[IMAGES_ARRAY].append(row), found, read),
             )
-    job.add_file(_LOADER, get_data(__package__, f"templates/{_LOADER}.j2") or b"")
-    return job.report(
-        {"images": job.num_images, "queries": len(texts), "annotations": job.written.num_masks},
-        {"images": job.files.num_files, "queries": 1},
-        notes=(
-            f"In the training's config give ann_file {_SAM3_PATH}, img_folder images, and as coco_json_loader "
-            f"per_image_queries.PerImageQueries with _partial_: true, with this folder on PYTHONPATH. By itself the "
-            "loader asks every text of every image, and refuses images of more than 81.",
-            "The published config stops after 100 images (limit_ids) and trains without masks (enable_segmentation).",
-        ),
-        checked="every mask decodes to its image's size, box and area",
-    )
+    return len(texts)
 
 
 # SAM 3 reads at most 32 tokens of a text.
@@ -212,10 +224,9 @@ _NONE: Final = -1
 
 
 def _write_grefcoco(job: ExportJob) -> ExportReport:
-    if job.options.split not in REFER_SPLITS:
-        raise ConfigError(
-            f"--split {job.options.split!r} is not a split of gRefCOCO. Choose from {', '.join(REFER_SPLITS)}."
-        )
+    for split in job.splits:
+        if split not in SPLITS:
+            raise ConfigError(f"--split {split!r} is not a split of gRefCOCO. Choose from {', '.join(SPLITS)}.")
     job.claim("grefcoco", REFER_IMAGES_FOLDER)
     ref_ids, resized = count(1), ResizedPolygons()
     with (
@@ -235,7 +246,7 @@ def _write_grefcoco(job: ExportJob) -> ExportReport:
             for targets, said in image.by_targets().items():
                 ids = [image.masks[place].number for place in targets] or [_NONE]
                 categories = [CATEGORY_ID] * len(targets) or [_NONE]
-                ref = refs.append(ref_of(image, said, job.options.split, next(ref_ids), ids, categories))
+                ref = refs.append(ref_of(image, said, image.split, next(ref_ids), ids, categories))
                 places = tuple(list(masks).index(number) for number in ref["ann_id"] if number != _NONE)
                 texts += [(each["sent_id"], each["sent"], places) for each in ref["sentences"]]
             # Texts are sorted by their numbers, because the file lists them by masks, not in the order of the texts.

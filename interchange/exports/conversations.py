@@ -162,9 +162,11 @@ def _write_factory(job: ExportJob) -> ExportReport:
         raise ConfigError(f"--dataset {name!r} cannot be a dataset's name: LLaMA-Factory splits names at commas.")
     tags = {"role_tag": "role", "content_tag": "content", "user_tag": "user", "assistant_tag": "assistant"}
     said = {"columns": {"messages": "messages", "images": "images"}, "tags": tags}
-    registry = {name: {"file_name": path, "formatting": "sharegpt", **said}}
+    files = {name if len(job.splits) == 1 else f"{name}_{split}": file for split, file in job.paths(path).items()}
+    registry = {each: {"file_name": file, "formatting": "sharegpt", **said} for each, file in files.items()}
     notes = (
-        f"Give the trainer dataset_dir: this folder, and dataset: {name}. Its default cutoff_len is 2,048 tokens.",
+        f"Give the trainer dataset_dir: this folder, and dataset: {next(iter(files))}. Its default cutoff_len is 2,048 "
+        "tokens.",
         _coordinates_note(job.options, ("image_min_pixels", "image_max_pixels")),
     )
     registered = {"dataset_info.json": json.dumps(registry, indent=2).encode() + b"\n"}

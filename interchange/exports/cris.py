@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import io
 import pickle
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
@@ -44,11 +44,37 @@ _CATEGORY_INDEX: Final = 0
 
 def _write_folders(job: ExportJob) -> ExportReport:
     """Write images, masks and records as they come."""
-    dataset, split = job.names(_KNOWN_DATASETS[0])
-    anns, masks = f"anns/{dataset}/{split}.json", f"masks/{dataset}"
+    dataset, splits = job.names(_KNOWN_DATASETS[0])
+    masks = f"masks/{dataset}"
     job.claim(f"anns/{dataset}", masks, _IMAGES_FOLDER, dataset=dataset)
-    with job.records(anns) as records:
-        for image, mask, said, segment_id, png, due in _new_masks(job.images(_IMAGES_FOLDER)):
+    paths = {split: f"anns/{dataset}/{split}.json" for split in splits}
+    num_records = {split: _write_records(job, path, masks, split) for split, path in paths.items()}
+    return job.report(
+        {"images": job.num_images, **_by_split(num_records), "expressions": job.written.num_texts},
+        {"images": job.num_images, **_by_split(dict.fromkeys(splits, 1)), "masks": job.written.num_masks},
+        notes=[
+            *_length_notes(dataset, num_records),
+            *(
+                f"Then, in the trainer's environment: python tools/folder2lmdb.py -j {path} -i {_IMAGES_FOLDER}/ "
+                f"-m {masks} -o lmdb/{dataset}"
+                for path in paths.values()
+            ),
+            "CRIS as published cannot read what that tool writes: in its utils/dataset.py add `import pickle`, and "
+            "let loads_pyarrow(buf) return pickle.loads(buf). ETRIS with pyarrow 11 needs no change.",
+        ],
+        checked="every PNG decodes to its mask",
+        dataset=dataset,
+    )
+
+
+def _by_split(counts: Mapping[str, int]) -> dict[str, int]:
+    return {f"records of {split}": num for split, num in counts.items()}
+
+
+def _write_records(job: ExportJob, path: str, masks: str, split: str) -> int:
+    """Write the records of a split, and their images and masks; return how many there are."""
+    with job.records(path) as records:
+        for image, mask, said, segment_id, png, due in _new_masks(job.images(_IMAGES_FOLDER, split)):
             job.files.write(masks, f"{segment_id}.png", png)
             sentences = [{"idx": index, "sent_id": each.number, "sent": each.text} for index, each in enumerate(said)]
             row = records.append(
@@ -65,20 +91,7 @@ def _write_folders(job: ExportJob) -> ExportReport:
             )
             texts = [each["sent"] for each in row["sentences"]]
             job.add(due, Content.of_mask(row["img_name"], image.size, due.masks[0], texts))
-    num_masks = job.written.num_masks
-    return job.report(
-        {"images": job.num_images, f"records of {split}": num_masks, "expressions": job.written.num_texts},
-        {"images": job.num_images, f"records of {split}": 1, "masks": num_masks},
-        notes=[
-            *_length_notes(dataset, split, num_masks),
-            f"Then, in the trainer's environment: python tools/folder2lmdb.py -j {anns} -i {_IMAGES_FOLDER}/ "
-            f"-m {masks} -o lmdb/{dataset}",
-            "CRIS as published cannot read what that tool writes: in its utils/dataset.py add `import pickle`, and "
-            "let loads_pyarrow(buf) return pickle.loads(buf). ETRIS with pyarrow 11 needs no change.",
-        ],
-        checked="every PNG decodes to its mask",
-        dataset=dataset,
-    )
+    return records.num_elements
 
 
 _CRIS_SUMMARY: Final = "anns JSON and mask PNGs, from which folder2lmdb of CRIS and ETRIS makes an LMDB"
@@ -96,14 +109,14 @@ def _new_masks(
             yield image, mask, said, _FIRST_SEGMENT_ID + mask.number - 1, png, due
 
 
-def _length_notes(dataset: str, split: str, num_records: int) -> list[str]:
+def _length_notes(dataset: str, num_records: Mapping[str, int]) -> list[str]:
     """Return what a user must set in the trainer, which reads the number of records from a table in its code."""
-    table = f"info[{dataset!r}][{split!r}]"
+    lengths = ", ".join(f"info[{dataset!r}][{split!r}] = {num}" for split, num in num_records.items())
     length = (
-        f"Before training, set the number of records in the trainer's utils/dataset.py: {table} = {num_records}. A "
+        f"Before training, set the number of records in the trainer's utils/dataset.py: {lengths}. A "
         "higher number ends in an IndexError. A lower number hides records."
     )
-    added = f"Add info[{dataset!r}] = {{{split!r}: {num_records}}}."
+    added = f"Add info[{dataset!r}] = {dict(num_records)}."
     unknown = f"The trainer's table does not have {dataset!r} (KeyError). {added}"
     return [length] if dataset in _KNOWN_DATASETS else [length, unknown]
 
@@ -121,12 +134,12 @@ _TRAIN: Final = "train"
 
 
 def _write_lmdb(job: ExportJob) -> ExportReport:
-    dataset, split = job.names(_KNOWN_DATASETS[0])
-    path, masks = f"lmdb/{dataset}/{split}.lmdb", f"masks/{dataset}"
+    dataset, splits = job.names(_KNOWN_DATASETS[0])
+    masks = f"masks/{dataset}"
     job.claim(f"lmdb/{dataset}", masks, dataset=dataset)
 
-    def values() -> Iterator[bytes]:
-        for image, _, said, segment_id, png, due in _new_masks(job.images()):
+    def values(path: str, split: str) -> Iterator[bytes]:
+        for image, _, said, segment_id, png, due in _new_masks(job.images(split=split)):
             if split != _TRAIN:
                 job.files.write(masks, f"{segment_id}.png", png)
             # The trainers expect the whole image in each record: one with twenty masks is stored twenty times.
@@ -147,14 +160,18 @@ def _write_lmdb(job: ExportJob) -> ExportReport:
             job.add(due, Content.of_mask(found["img_name"], image.size, due.masks[0], found["sents"]))
             yield value
 
-    with job.new_file(path) as local:
-        _fill(local, values())
-    num_records = job.written.num_masks
+    num_records = {}
+    for split in splits:
+        with job.new_file(path := f"lmdb/{dataset}/{split}.lmdb") as local:
+            num_records[split] = _fill(local, values(path, split))
     report = job.report(
-        {f"records of {split}": num_records, "expressions": job.written.num_texts},
-        {f"records of {split}": 1, **({"masks": job.files.num_files} if job.files.num_files else {})},
+        {**_by_split(num_records), "expressions": job.written.num_texts},
+        {
+            **_by_split(dict.fromkeys(splits, 1)),
+            **({"masks": job.files.num_files} if job.files.num_files else {}),
+        },
         notes=[
-            *_length_notes(dataset, split, num_records),
+            *_length_notes(dataset, num_records),
             "Values are pickles. In the trainer's utils/dataset.py add `import pickle`, and let loads_pyarrow(buf) "
             "return pickle.loads(buf).",
         ],
@@ -168,8 +185,8 @@ _LMDB_SUMMARY: Final = "the LMDB of CRIS and ETRIS, with pickles: their reader n
 LMDB: Final = ExportFormat("lmdb", _LMDB_SUMMARY, _write_lmdb, _TAKES, _READS, "lmdb")
 
 
-def _fill(path: Path, values: Iterable[bytes]) -> None:
-    """Write the pickles of records to a new LMDB file of this disk, then their keys and their number."""
+def _fill(path: Path, values: Iterable[bytes]) -> int:
+    """Write the pickles of records to a new LMDB file of this disk, then their keys and their number; return that."""
     import lmdb
 
     # Locks and syncs are off, because one process writes, and an unfinished file is of no use.
@@ -188,6 +205,7 @@ def _fill(path: Path, values: Iterable[bytes]) -> None:
                 transaction.put(key, pickle.dumps(found, protocol=_PICKLE_PROTOCOL))
             transaction.commit()
             environment.sync(True)
+            return num_records
     except lmdb.Error as error:
         raise ConfigError(
             f"An LMDB cannot be written in {path.parent}: {error}. Free space, or choose another disk."

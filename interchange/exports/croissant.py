@@ -7,7 +7,7 @@ Source: mlcommons/croissant 401f6ff, docs/croissant-spec-1.1.md and croissant_ra
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import PurePosixPath
 from typing import Any, Final
 
@@ -85,15 +85,33 @@ def description(
             for path, sha in files.items()
         ],
         "recordSet": [
-            {
-                "@type": "cr:RecordSet",
-                "@id": table,
-                "field": [_field(f"{table}/{each.name}", each, path, each.name) for each in schema],
-            }
-            for table, (path, schema) in tables.items()
+            *([_splits(request.splits)] if request.has_splits else []),
+            *(
+                {
+                    "@type": "cr:RecordSet",
+                    "@id": table,
+                    "field": [_field(f"{table}/{each.name}", each, path, each.name) for each in schema],
+                }
+                for table, (path, schema) in tables.items()
+            ),
         ],
     }
     return printable_json(tree, indent=2).encode() + b"\n"
+
+
+def _splits(names: Sequence[str]) -> dict[str, Any]:
+    """Return the record set of the splits that are written: their names are in files, folders, fields or columns."""
+    key = "splits/name"
+    field = {"@type": "cr:Field", "@id": key, "dataType": "sc:Text"}
+    held = [{key: name} for name in names]
+    return {
+        "@type": "cr:RecordSet",
+        "@id": "splits",
+        "dataType": "cr:Split",
+        "key": {"@id": key},
+        "field": [field],
+        "data": held,
+    }
 
 
 def _file(kind: str, path: str, **further: str) -> dict[str, str]:

@@ -34,7 +34,13 @@ from pseudoris.interchange.exports.record import (
     Fingerprint,
     broken,
 )
-from pseudoris.interchange.exports.selected_rows import UNREADABLE, Selection, TextRule, with_source_bytes
+from pseudoris.interchange.exports.selected_rows import (
+    UNREADABLE,
+    WITHOUT_SPLIT,
+    Selection,
+    TextRule,
+    with_source_bytes,
+)
 from pseudoris.primitives.errors import ConfigError, ImageError
 from pseudoris.primitives.extras import require_extra
 from pseudoris.primitives.untrusted import file_sha256, printable_json, without_secrets
@@ -43,6 +49,7 @@ from pseudoris.schemas.shard import ExpressionRecord
 from pseudoris.store.runs.lock import RunLock
 from pseudoris.store.tables.annotations import AnnotatedImage, iter_annotations
 from pseudoris.store.tables.image_bytes import PlannedImages
+from pseudoris.store.tables.open_run import CommittedShard
 
 logger = logging.getLogger(__name__)
 
@@ -72,6 +79,7 @@ class ExportFormat:
         takes: Which masks and texts; its trainers cut texts at `max_tokens`, the default limit.
         reads: Names of the fields of `ExportOptions` that it reads.
         extra: Extra of the package that its writer needs.
+        has_one_split: Whether its readers know no splits, so that an export has one.
     """
 
     name: str
@@ -80,6 +88,7 @@ class ExportFormat:
     takes: TextRule = field(default_factory=TextRule)
     reads: tuple[str, ...] = ("max_tokens",)
     extra: str | None = None
+    has_one_split: bool = False
 
     def write(self, request: ExportRequest, on_progress: OnProgress) -> ExportReport:
         """Write the export, check it, and return what it holds.
@@ -105,6 +114,7 @@ class ExportJob:
     """One export on its way.
 
     Attributes:
+        splits: Names of the splits that are written; with `has_splits` each image has its own.
         rule: Which masks and texts: what the format takes, within what the user asks for.
         dropped: What was left out, by reason.
         num_images: Images that `images` yielded.
@@ -121,10 +131,11 @@ class ExportJob:
     def __init__(self, export_format: ExportFormat, request: ExportRequest, on_progress: OnProgress) -> None:
         """Begin with nothing written."""
         self.request, self.options, self.destination = request, request.options, request.destination
+        self.splits, self.has_splits = request.splits, request.has_splits
         self.on_progress = on_progress
         self.dropped: Counter[str] = Counter()
         self.written, self.files = Fingerprint(), ManyFiles(self.destination)
-        self.num_images = self.size_bytes = self.num_further = self._num_encoded_anew = 0
+        self.num_images = self.size_bytes = self.num_further = self._num_encoded_anew = self._num_done = 0
         self.single_files: dict[str, str] = {}
         self.held = ExitStack()
         self.give_back: Callable[[], None] = lambda: None
@@ -147,13 +158,25 @@ class ExportJob:
         if extra:
             require_extra(extra, what)
 
-    def names(self, default: str) -> tuple[str, str]:
-        """Return dataset and split, both fit to be the name of a file; `default` is the format's own dataset."""
-        dataset, split = self.options.dataset or default, self.options.split
-        for option, name in (("--dataset", dataset), ("--split", split)):
-            if not _NAME.fullmatch(name):
-                raise ConfigError(f"{option} {name!r} becomes a file name. Use only letters, digits, _, + and -.")
-        return dataset, split
+    def names(self, default: str) -> tuple[str, Sequence[str]]:
+        """Return dataset and splits, all fit to be the name of a file; `default` is the format's own dataset."""
+        dataset = self.options.dataset or default
+        _check_name("--dataset", dataset)
+        for split in self.splits:
+            _check_name("--split", split)
+        return dataset, self.splits
+
+    def paths(self, path: str) -> dict[str, str]:
+        """Return the file of each split: `path` if there is one split, else that with the split's name behind its stem.
+
+        ConfigError if a name is no part of a file name.
+        """
+        if len(self.splits) == 1:
+            return {self.splits[0]: path}
+        stem, dot, suffix = path.rpartition(".")
+        for split in self.splits:
+            _check_name("--split", split)
+        return {split: f"{stem}_{split}{dot}{suffix}" for split in self.splits}
 
     def claim(self, *folders: str, numbered: Callable[[int], str] | None = None, dataset: str | None = None) -> None:
         """Empty the destination's folders of an earlier export, and mark it as begun; see `claim_destination`."""
@@ -209,8 +232,10 @@ class ExportJob:
         self.size_bytes += len(data)
         self.single_files[path] = sha256_hex(data)
 
-    def images(self, folder: str | None = None) -> Iterator[ExportImage]:
+    def images(self, folder: str | None = None, split: str | None = None) -> Iterator[ExportImage]:
         """Yield each image with its file and the masks and expressions that the rule takes, in plan order.
+
+        With `split` the images of that one alone; a format that has a file for each asks for one after the other.
 
         The file is written to `folder`; None leaves that to the caller. An image that is missing, changed or does not
         decode is left out. If nothing is left, it is a ConfigError. Memory is bounded by one shard, with its encoded
@@ -220,16 +245,18 @@ class ExportJob:
         take, excluded = Selection(rule, self.dropped), request.excluded_images
         planned = PlannedImages(request.run.location, request.run.header, source=request.source)
         # `num_images` reads every receipt, so it is called only once.
-        num_done, total = 0, request.num_images
+        total = request.num_images * (1 if split is None else len(self.splits))
         for shard in request.run.shards():
-            left_out = excluded.of_shard(shard)
+            own = self._ids_of(shard, split)
+            left_out = {each: why for each, why in excluded.of_shard(shard).items() if own is None or each in own}
             self.dropped.update(left_out.values())
             annotated = iter_annotations(
                 [shard], kept_only=rule.is_kept_only, with_bytes=True, with_samples=rule.with_samples
             )
+            offered = (each for each in annotated if own is None or each.image_id in own)
             # Masks are selected first, so that bytes are read only of images that keep a mask.
-            wanted = [found for each in annotated if each.image_id not in left_out and (found := take.image(each))]
-            num_done += shard.receipt.counts.num_shown
+            wanted = [found for each in offered if each.image_id not in left_out and (found := take.image(each))]
+            self._num_done = num_done = self._num_done + shard.receipt.counts.num_shown
             self.lacking.update((image.image_id, image.key) for image in wanted)
             sound = with_source_bytes(planned, wanted, self.dropped)
             for number, image in enumerate(sound, num_done - len(wanted) + 1):
@@ -237,12 +264,22 @@ class ExportJob:
                 self.on_progress(number, total)
             self.on_progress(num_done, total)
         self.unmatched = excluded.unmatched(self.dropped, self._given)
-        if not self.num_images:
+        if not self.num_images and split in (None, self.splits[-1]):
             reasons = "; ".join(f"{num:,} {reason}" for reason, num in self.dropped.items() if num)
             raise ConfigError(
                 f"Nothing of {request.run.location.root} is left to export: "
                 f"{reasons or 'the run has no image with a mask'}"
             )
+
+    def _ids_of(self, shard: CommittedShard, split: str | None) -> set[str] | None:
+        """Return the images of a shard that are in a split, or in one that is written; None for all."""
+        if not self.has_splits:
+            return None
+        rows = shard.shown(("image_id", "split")).to_pylist()
+        if self.options.split is None and split in (None, self.splits[0]):
+            self.dropped[WITHOUT_SPLIT] += sum(row["split"] is None for row in rows)
+        wanted = self.splits if split is None else (split,)
+        return {row["image_id"] for row in rows if row["split"] in wanted}
 
     def _with_file(self, image: AnnotatedImage, folder: str | None) -> Iterator[ExportImage]:
         try:
@@ -280,6 +317,7 @@ class ExportJob:
             tuple(ExportMask(next(self._mask_numbers), mask) for mask in image.masks),
             tuple(expressions),
             {} if image.picture is None else {name: getattr(image, name) for name in _OF_TILE},
+            (image.split or "") if self.has_splits else self.splits[0],
         )
 
     def add(self, due: Content, found: Content) -> None:
@@ -348,6 +386,11 @@ class ExportJob:
         files = {**self.single_files, **dict.fromkeys(sorted(patterns))}
         tree = description(self.request, report, title=title, name=self.name, files=files, tables=tables)
         self.destination.replace(CROISSANT_NAME, tree)
+
+
+def _check_name(option: str, name: str) -> None:
+    if not _NAME.fullmatch(name):
+        raise ConfigError(f"{option} {name!r} becomes a file name. Use only letters, digits, _, + and -.")
 
 
 def sentences_of(image_id: str, said: Sequence[ExpressionRecord], rewording: int) -> Iterable[tuple[str, ...]]:

@@ -15,6 +15,7 @@ from pseudoris.interchange.exports.selected_rows import UNCHECKED, UNREADABLE, E
 from pseudoris.interchange.human_refs import HumanAnnotation
 from pseudoris.schemas.ids import sha256_hex
 from pseudoris.store.exclusion_rules import Exclusions
+from pseudoris.store.runs.held_out_pictures import TRAIN
 from pseudoris.store.runs.receipts import RootDigest
 from pseudoris.store.tables.image_bytes import PlannedImages
 from pseudoris.store.tables.open_run import OpenRun
@@ -39,7 +40,9 @@ class ExportOptions:
         min=0,
     )
     dataset: str | None = _option(None, "Dataset name that the trainer asks for.")
-    split: str = _option("train", "Name of the split that the run is written as.")
+    split: str | None = _option(
+        None, "Name of the split that the run is written as; of a run with splits, the one to write. Default: all."
+    )
     split_by: str = _option("pseudo", "refer: name in the brackets of refs(<split-by>).p.")
     human: HumanAnnotation | None = None
     target_mb: float = _option(
@@ -99,12 +102,27 @@ class ExportRequest:
         return sum(each.counts.num_shown for each in self.run.receipts)
 
     @property
+    def has_splits(self) -> bool:
+        """Whether each image of the run has its own split."""
+        return self.run.header.splits is not None
+
+    @property
+    def splits(self) -> tuple[str, ...]:
+        """The splits that are written: the one that was named, else those of the run, or `train` if it has none."""
+        held = self.run.header.splits
+        if self.options.split is not None or held is None:
+            return (self.options.split or TRAIN,)
+        return tuple(filter(None, held.images))
+
+    @property
     def digest(self) -> str:
         """sha256 of the run's content and the options: equal for two exports with the same rows."""
         root = RootDigest(self.run.header, self.run.receipts)
         rules = [(rule.kind, rule.settings, rule.values_sha256) for rule in self.exclusions]
         # Without rewording, the digest equals that of older versions, so a push recognises what an older version began.
         options = {name: value for name, value in asdict(self.options).items() if name != "rewording" or value}
+        if not self.has_splits:
+            options["split"] = self.splits[0]
         return sha256_hex(json.dumps([root.hexdigest(), options, rules], sort_keys=True).encode())
 
     @property

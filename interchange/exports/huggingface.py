@@ -67,9 +67,11 @@ FEATURES: Final[dict[str, dict[str, Any]]] = {
 
 
 def _write(job: ExportJob) -> ExportReport:
-    split, layout = job.options.split, job.options.layout or "masks"
-    if not _SPLIT.fullmatch(split):
-        raise ConfigError(f"--split {split!r}: `datasets` allows only letters, digits and _ in the name of a split.")
+    splits, layout = job.splits, job.options.layout or "masks"
+    for split in splits:
+        if not _SPLIT.fullmatch(split):
+            allowed = "`datasets` allows only letters, digits and _ in the name of a split"
+            raise ConfigError(f"--split {split!r}: {allowed}.")
     if layout not in FEATURES:
         raise ConfigError(f"--layout {layout!r} is not {' or '.join(FEATURES)}.")
     job.claim(_DATA_FOLDER)
@@ -77,15 +79,19 @@ def _write(job: ExportJob) -> ExportReport:
     # `datasets` reads the features from this key of the schema's metadata.
     metadata = {"huggingface": json.dumps({"info": {"features": features}})}
     schema = pa.schema([(name, _arrow_type(feature)) for name, feature in features.items()], metadata=metadata)
-    paths = [path for path, *_ in job.parquet_files(f"{_DATA_FOLDER}/{split}", schema, _row_groups(job, schema))]
-    rows = {split: job.num_images, "masks": job.written.num_masks, "expressions": job.written.num_texts}
-    job.add_file(_CARD_NAME, card(job.request, split, rows, job.dropped, sha256=job.content_sha256).encode())
+    files: dict[str, list[tuple[str, int, int]]] = {}
+    for split in splits:
+        files[split] = [*job.parquet_files(f"{_DATA_FOLDER}/{split}", schema, _row_groups(job, schema, split))]
+    images = {split: sum(rows for _, rows, _ in written) for split, written in files.items()}
+    counts = {"masks": job.written.num_masks, "expressions": job.written.num_texts}
+    text = card(job.request, images, counts, job.dropped, sha256=job.content_sha256)
+    job.add_file(_CARD_NAME, text.encode())
     to_fill = f"Fill in the licence of the images in {_CARD_NAME} and {CROISSANT_NAME} before you publish."
     return job.report(
-        rows,
-        {split: len(paths)},
+        {**images, **counts},
+        {split: len(written) for split, written in files.items()},
         notes=() if job.options.license else (to_fill,),
-        tables={"default": (f"{_DATA_FOLDER}/{split}-*.parquet", schema)},
+        tables={"default": (f"{_DATA_FOLDER}/{splits[0] if len(splits) == 1 else '*'}-*.parquet", schema)},
         checked="every PNG decodes to its mask",
         # By this digest a later push sees that DEST holds the whole export, and does not write it again.
         request=job.request.digest,
@@ -106,11 +112,11 @@ def _arrow_type(feature: Any) -> pa.DataType:
     return pa.struct([(name, _arrow_type(inner)) for name, inner in feature.items()])
 
 
-def _row_groups(job: ExportJob, schema: pa.Schema) -> Iterator[pa.Table]:
+def _row_groups(job: ExportJob, schema: pa.Schema, split: str) -> Iterator[pa.Table]:
     held: list[tuple[dict[str, Any], Content]] = []
     held_bytes = 0
     max_bytes = min(_MAX_GROUP_BYTES, job.options.target_bytes)
-    for image in job.images():
+    for image in job.images(split=split):
         files = [mask_png(mask) for mask in image.masks]
         masks = [
             {
@@ -171,13 +177,19 @@ _SIZES: Final = ("n<1K", "1K<n<10K", "10K<n<100K", "100K<n<1M", "1M<n<10M", "10M
 
 
 def card(
-    request: ExportRequest, split: str, rows: Mapping[str, int], dropped: Mapping[str, int], *, sha256: str
+    request: ExportRequest,
+    images: Mapping[str, int],
+    rows: Mapping[str, int],
+    dropped: Mapping[str, int],
+    *,
+    sha256: str,
 ) -> str:
-    """Return README.md, out of `templates/dataset_card.md.j2`; `rows` has the images under the split's name.
+    """Return README.md, out of `templates/dataset_card.md.j2`; `images` has their number by split.
 
     It does not name where the images came from: a path or a bucket's name is private.
     """
-    counts = {"images": rows[split], **{name: number for name, number in rows.items() if name != split}}
+    several = {f"images of {split}": number for split, number in images.items()} if len(images) > 1 else {}
+    counts = {"images": sum(images.values()), **several, **rows}
     if num_quarantined := sum(receipt.counts.quarantined for receipt in request.run.receipts):
         counts["quarantined images"] = num_quarantined
     counts |= {f"left out: {reason}": number for reason, number in dropped.items()}
@@ -187,13 +199,12 @@ def card(
     template = markdown_templates("pseudoris.interchange.exports").get_template("dataset_card.md.j2")
     return template.render(
         head=yaml.safe_dump(
-            head(split, rows[split], header, title=title, licence=request.options.license, sha256=sha256),
-            sort_keys=False,
+            head(images, header, title=title, licence=request.options.license, sha256=sha256), sort_keys=False
         ),
         licence=request.options.license,
         title=title,
         header=header,
-        split=split,
+        split=next(iter(images)),
         objects="objects" if request.options.layout == "objects" else "",
         counts=counts,
         stages=stages,
@@ -215,23 +226,23 @@ def _unscored(clause: KeptClause) -> str | None:
 
 
 def head(
-    split: str, num_images: int, header: RunHeader, *, title: str, licence: str | None, sha256: str
+    images: Mapping[str, int], header: RunHeader, *, title: str, licence: str | None, sha256: str
 ) -> dict[str, Any]:
-    """Return the part of the card that the hub and `load_dataset` read."""
+    """Return the part of the card that the hub and `load_dataset` read, of images by split."""
     return {
         "pretty_name": title,
         "license": licence or "unknown",
         "language": ["en"],
         "task_categories": ["image-segmentation"],
         "tags": ["referring-image-segmentation", *([] if header.is_human else ["synthetic"]), "pseudoris"],
-        "size_categories": [_SIZES[min(max(len(str(num_images)) - 3, 0), len(_SIZES) - 1)]],
+        "size_categories": [_SIZES[min(max(len(str(sum(images.values()))) - 3, 0), len(_SIZES) - 1)]],
         # `datasets` caches by the name of the folder and a hash of this, and looks at no file. So two exports need
         # different words here (datasets 4.8.5 and 5.2.0, LocalDatasetModuleFactory.get_module).
         "configs": [
             {
                 "config_name": "default",
                 "description": f"sha256 of the content: {sha256}",
-                "data_files": [{"split": split, "path": f"data/{split}-*.parquet"}],
+                "data_files": [{"split": split, "path": f"data/{split}-*.parquet"} for split in images],
             }
         ],
     }

@@ -20,11 +20,11 @@ import pyarrow.compute as pc
 from pseudoris.files.parquet_files import ROW_GROUP_SIZE
 from pseudoris.interchange.exports.destination import EXPORT_NAME
 from pseudoris.interchange.exports.export_job import ExportFormat, ExportJob, sentences_of
-from pseudoris.interchange.exports.export_options import ExportReport
+from pseudoris.interchange.exports.export_options import ExportReport, ExportRequest
 from pseudoris.primitives.errors import TransientError
 from pseudoris.primitives.untrusted import without_secrets
 from pseudoris.schemas.shard import ExpressionRecord
-from pseudoris.schemas.tables import EXPRESSIONS, SCHEMAS
+from pseudoris.schemas.tables import EXPRESSIONS, IMAGES, SCHEMAS
 
 _OF: Final = "Text that the row says in other words; all other columns are of that text. Null of the run's own texts."
 _REWORDING_OF: Final = pa.field("rewording_of", pa.string(), metadata={"doc": _OF})
@@ -39,7 +39,9 @@ def _write(job: ExportJob) -> ExportReport:
     num_rows = sum(part.rows for receipt in request.run.receipts for part in receipt.parts.values())
     images = request.excluded_images
     found = [pair for shard in request.run.shards() for pair in images.of_shard(shard).items()] if images else []
-    excluded, dropped = pa.array([each for each, _ in found], pa.string()), Counter(phrase for _, phrase in found)
+    others = _in_other_splits(request)
+    dropped = Counter(phrase for each, phrase in found if each not in others)
+    excluded = pa.array([*others, *(each for each, _ in found if each not in others)], pa.string())
     num_left_out = Counter[str]()
     num_done, schemas = 0, dict(SCHEMAS)
     if request.options.rewording:
@@ -82,6 +84,14 @@ def _write(job: ExportJob) -> ExportReport:
     }
     request.destination.replace(EXPORT_NAME, json.dumps(record, indent=2).encode())
     return report
+
+
+def _in_other_splits(request: ExportRequest) -> set[str]:
+    """Return the images of other splits than the one that was named; none without one."""
+    if not request.has_splits or request.options.split is None:
+        return set()
+    parts = (shard.table(IMAGES, ("image_id", "split")).to_pylist() for shard in request.run.shards())
+    return {row["image_id"] for rows in parts for row in rows if row["split"] not in request.splits}
 
 
 PARQUET: Final = ExportFormat(

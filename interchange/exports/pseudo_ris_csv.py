@@ -87,7 +87,8 @@ def _write(job: ExportJob) -> ExportReport:
 
 _TAKES: Final = TextRule(is_kept_only=False, with_samples=True)
 _SUMMARY: Final = "the Pseudo-RIS authors' CSV with mask PNGs: all candidates with their scores"
-PSEUDO_RIS_CSV: Final = ExportFormat("pseudo-ris-csv", _SUMMARY, _write, _TAKES, ("max_tokens", "distinctive_only"))
+_READS: Final = ("max_tokens", "distinctive_only")
+PSEUDO_RIS_CSV: Final = ExportFormat("pseudo-ris-csv", _SUMMARY, _write, _TAKES, _READS, has_one_split=True)
 
 
 def _masks_folder(number: int) -> str:

@@ -136,6 +136,7 @@ class ExportImage:
         masks: In the proposer's order.
         expressions: In the order of their first targets; those of no mask come last.
         tile: Of a tile `picture`, `picture_size` [height, width] and `tile_xyxy_px` as in the tables; else empty.
+        split: The split that it is written as.
     """
 
     number: int
@@ -147,6 +148,7 @@ class ExportImage:
     masks: tuple[ExportMask, ...]
     expressions: tuple[ExportExpression, ...]
     tile: Mapping[str, Any]
+    split: str
 
     def masks_with_texts(self) -> list[tuple[ExportMask, list[ExportExpression]]]:
         """Return each mask with the expressions that refer to it alone."""

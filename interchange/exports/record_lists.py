@@ -40,25 +40,32 @@ def write_records(
 ) -> ExportReport:
     """Write images and records as they come.
 
-    The list at `path` has one record per line if its name ends in `.jsonl`. `records_of` returns the records of an
-    image, plain values, each with its content. `read` returns the content of a written record, decoded. `others` are
-    further small files, by path.
+    The list at `path`, one a split, has one record per line if its name ends in `.jsonl`. `records_of` returns the
+    records of an image, plain values, each with its content. `read` returns the content of a written record, decoded.
+    `others` are further small files, by path.
     """
     job.claim(IMAGES_FOLDER)
-    with job.records(path) as records:
-        for image in job.images(IMAGES_FOLDER):
-            for record, kept in records_of(image):
-                written = records.append(record)
-                try:
-                    found = read(written)
-                except (LookupError, TypeError, ValueError) as error:
-                    raise broken(f"{job.destination.uri(path)}, record {records.num_elements}", str(error)) from error
-                job.add(kept, found)
+    paths, num_records = job.paths(path), 0
+    for split, file in paths.items():
+        with job.records(file) as records:
+            for image in job.images(IMAGES_FOLDER, split):
+                for record, kept in records_of(image):
+                    written = records.append(record)
+                    try:
+                        found = read(written)
+                    except (LookupError, TypeError, ValueError) as error:
+                        where = f"{job.destination.uri(file)}, record {records.num_elements}"
+                        raise broken(where, str(error)) from error
+                    job.add(kept, found)
+            num_records += records.num_elements
+    if len(paths) > 1:
+        first = next(iter(paths.values()))
+        notes = [*(note.replace(path, first) for note in notes), f"Each split has a file: {', '.join(paths.values())}."]
     for file, data in (others or {}).items():
         job.add_file(file, data)
     return job.report(
-        {"images": job.num_images, "records": records.num_elements, "expressions": job.written.num_texts},
-        {"images": job.files.num_files, "records": 1},
+        {"images": job.num_images, "records": num_records, "expressions": job.written.num_texts},
+        {"images": job.files.num_files, "records": len(paths)},
         notes=notes,
     )
 
@@ -171,7 +178,9 @@ def _write_label_studio(job: ExportJob) -> ExportReport:
 
 _STUDIO_TAKES: Final = TextRule(keeps_bare_masks=True, with_none=True)
 _STUDIO_SUMMARY: Final = "tasks with the masks as brush strokes and their expressions, for Label Studio"
-LABEL_STUDIO: Final = ExportFormat("label-studio", _STUDIO_SUMMARY, _write_label_studio, _STUDIO_TAKES)
+LABEL_STUDIO: Final = ExportFormat(
+    "label-studio", _STUDIO_SUMMARY, _write_label_studio, _STUDIO_TAKES, has_one_split=True
+)
 
 
 def _tasks(image: ExportImage) -> Iterator[tuple[dict[str, Any], Content]]:

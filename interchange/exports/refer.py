@@ -21,7 +21,6 @@ from typing import Any, Final, TypeAlias
 
 from pseudoris.interchange.exports.coco_export import (
     ANNOTATIONS,
-    REFER_SPLITS,
     ResizedPolygons,
     annotation_of,
     image_record,
@@ -37,6 +36,7 @@ from pseudoris.interchange.exports.selected_rows import TextRule
 from pseudoris.interchange.human_refs import HumanRefs, read_human
 from pseudoris.interchange.untrusted_pickle import PlainUnpickler
 from pseudoris.primitives.errors import ConfigError
+from pseudoris.schemas.tables import SPLITS
 
 # REFER's code exits for any other name. It knows `refclef` too, which is left out: its images are elsewhere.
 _DATASETS: Final = ("refcoco", "refcoco+", "refcocog")
@@ -58,8 +58,9 @@ def _write(job: ExportJob) -> ExportReport:
         )
     if options.masks not in (None, "polygon", "rle"):
         raise ConfigError(f"--masks {options.masks!r} is neither polygon nor rle.")
-    if options.split not in REFER_SPLITS:
-        raise ConfigError(f"--split {options.split!r} is not a split of REFER. Choose from {', '.join(REFER_SPLITS)}.")
+    for split in job.splits:
+        if split not in SPLITS:
+            raise ConfigError(f"--split {split!r} is not a split of REFER. Choose from {', '.join(SPLITS)}.")
     if not _SPLIT_BY.fullmatch(options.split_by):
         raise ConfigError(f"--split-by {options.split_by!r} becomes a file name. Use only letters, digits, _, + and -.")
     human = read_human(job.options.human)
@@ -119,7 +120,7 @@ def _add_run(job: ExportJob, human: HumanRefs, refs: _Refs, arrays: dict[str, Js
                 resized.add(code, pixels)
             record = annotation_of(image, mask, [code], category_id=category_id)
             annotation = {key: record[key] for key in _ANNOTATION_KEYS}
-            refs.append(ref_of(image, said, job.options.split, mask.number, mask.number, category_id))
+            refs.append(ref_of(image, said, image.split, mask.number, mask.number, category_id))
             found = arrays[ANNOTATIONS].append(annotation)
             if written_counts(found, image.size) != counts:
                 raise broken(image.name, f"annotation {mask.number} has another mask")
@@ -151,7 +152,7 @@ def _add_human(job: ExportJob, human: HumanRefs, refs: _Refs, arrays: dict[str, 
 
 def _notes(job: ExportJob, dataset: str, human: HumanRefs) -> list[str]:
     options = job.options
-    notes = [f"In the trainer, use dataset {dataset}, splitBy {options.split_by}, split {options.split}."]
+    notes = [f"In the trainer, use dataset {dataset}, splitBy {options.split_by}, split {', '.join(job.splits)}."]
     if dataset != "refcocog" and options.split_by != "unc":
         notes.append("LISA always reads splitBy unc (umd for refcocog). For LISA, give --split-by unc.")
     elif dataset == "refcocog" and options.split_by != "umd":
@@ -159,11 +160,11 @@ def _notes(job: ExportJob, dataset: str, human: HumanRefs) -> list[str]:
     notes.append(
         "CRIS and ETRIS want the images in images/train2014: link that folder to images/mscoco/images/train2014."
     )
-    if not human.refs:
+    if not human.refs and len(job.splits) == 1:
         notes.append(
             "The export has one split. LAVT also reads val from the same file: add human splits with --merge-human."
         )
-    elif human.folder is None:
+    elif human.refs and human.folder is None:
         notes.append(
             f"The {len(human.images):,} images of the human references were not copied. Put them into "
             f"{IMAGES_FOLDER}, or give --merge-images."

@@ -36,6 +36,7 @@ NOT_DISTINCTIVE: Final = "masks without an expression above tau"
 WRONG_LABEL: Final = "texts of a recipe that do not name their mask"
 WITHOUT_MASK: Final = "images without a mask"
 NONE_ALONE: Final = "expressions that refer to no mask, of images without another"
+WITHOUT_SPLIT: Final = "images that are in no split"
 _BARE_IMAGES: Final = "images whose masks have no {}"
 WITHOUT_KEPT: Final = _BARE_IMAGES.format("kept expression")
 UNREADABLE: Final = "images that are missing from SOURCE, or changed there"

@@ -41,20 +41,27 @@ def _write(job: ExportJob, lacking: Collection[str] = ()) -> ExportReport:
     rules = [(rule.kind, rule.settings, rule.values_sha256) for rule in job.request.exclusions]
     content = [_VERSION, parts, rules, job.options.max_tokens, job.options.target_mb, sorted(lacking)]
     content += [job.options.rewording] if job.options.rewording else []
-    stem = f"data-{sha256_hex(json.dumps(content).encode())[:16]}"
-    tars = list(_tars(job, stem))
+    content += [job.splits] if job.has_splits else []
+    stem, indices = f"data-{sha256_hex(json.dumps(content).encode())[:16]}", job.paths(_INDEX_NAME)
+    stems = {split: stem if len(indices) == 1 else f"{stem}-{split}" for split in indices}
+    tars = {split: list(_tars(job, of, split)) for split, of in stems.items()}
     if job.lacking.keys() != set(lacking):
         if lacking:
             raise TransientError("images of SOURCE come and go while they are read: export again once it is at rest")
         inner = ExportJob(WEBDATASET, job.request, job.on_progress)
         with inner.files:
             return _write(inner, job.lacking)
-    tree = {"__kind__": "wids-shard-index-v1", "wids_version": 1, "name": "pseudoris", "shardlist": tars}
-    job.add_file(_INDEX_NAME, json.dumps(tree, indent=2).encode() + b"\n")
+    tree = {"__kind__": "wids-shard-index-v1", "wids_version": 1, "name": "pseudoris"}
+    for split, path in indices.items():
+        job.add_file(path, json.dumps({**tree, "shardlist": tars[split]}, indent=2).encode() + b"\n")
     return job.report(
         {"samples": job.num_images, "masks": job.written.num_masks, "expressions": job.written.num_texts},
-        {"samples": len(tars)},
-        notes=(f"The webdataset package takes {stem}-{{000000..{len(tars) - 1:06d}}}.tar; wids takes {_INDEX_NAME}.",),
+        {"samples": sum(map(len, tars.values()))},
+        notes=[
+            f"The webdataset package takes {of}-{{000000..{len(held) - 1:06d}}}.tar; wids takes {indices[split]}."
+            for (split, of), held in zip(stems.items(), tars.values(), strict=True)
+            if held
+        ],
         checked="every mask decodes to its image's size, box and area",
     )
 
@@ -63,9 +70,9 @@ _SUMMARY: Final = "tars with an index, one sample per image, for webdataset and 
 WEBDATASET: Final = ExportFormat("webdataset", _SUMMARY, _write, reads=("max_tokens", "target_mb"))
 
 
-def _tars(job: ExportJob, stem: str) -> Iterator[dict[str, Any]]:
+def _tars(job: ExportJob, stem: str, split: str) -> Iterator[dict[str, Any]]:
     """Write tars of at most `target_bytes`, unless a sample is larger; yield what the index says of each."""
-    samples = _new_samples(job)
+    samples = _new_samples(job, split)
     sample = next(samples, None)
     number = 0
 
@@ -96,8 +103,8 @@ def _tars(job: ExportJob, stem: str) -> Iterator[dict[str, Any]]:
         number += 1
 
 
-def _new_samples(job: ExportJob) -> Iterator[dict[str, bytes]]:
-    for image in job.images():
+def _new_samples(job: ExportJob, split: str) -> Iterator[dict[str, bytes]]:
+    for image in job.images(split=split):
         masks = []
         for mask, said in image.masks_with_texts():
             scores = [{name: getattr(each.record, name) for name in _OF_EXPRESSION} for each in said]

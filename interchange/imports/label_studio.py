@@ -53,6 +53,7 @@ from pseudoris.store.sessions.thread_executor import OnProgress, derive_run
 from pseudoris.store.tables.annotations import AnnotatedImage, iter_annotations
 from pseudoris.store.tables.open_run import CommittedShard
 from pseudoris.store.tables.parts import read_part
+from pseudoris.store.tables.renamed_images import texts_in_splits
 from pseudoris.store.tables.shard_tables import shard_tables, table_bytes, table_counts
 
 _BRUSH: Final = ("brush", "brushlabels")
@@ -298,7 +299,7 @@ def _texts(said: Iterable[ExpressionRecord]) -> defaultdict[str, set[str]]:
 
 
 def _rewritten(
-    corrections: Mapping[int, Sequence[Correction]], _: RunHeader, shard: DerivedShard, contents: dict[str, bytes]
+    corrections: Mapping[int, Sequence[Correction]], header: RunHeader, shard: DerivedShard, contents: dict[str, bytes]
 ) -> tuple[Mapping[str, bytes], ShardCounts]:
     before = shard.receipt
     chosen = corrections.get(before.shard)
@@ -319,6 +320,7 @@ def _rewritten(
         at, kind = said.schema.get_field_index(name), said.schema.field(name)
         said = said.set_column(at, kind, pc.if_else(is_gone, pa.scalar(None, kind.type), said[name]))
     expressions = in_plan_order([said, made[EXPRESSIONS]], order)
+    expressions = texts_in_splits(expressions, old[IMAGES]) if header.splits else expressions
     # The status of an image may change, because a person may have drawn its first mask or deleted its last one.
     images, status = old[IMAGES], made[IMAGES]["status"].combine_chunks()
     status = pc.replace_with_mask(images["status"].combine_chunks(), pc.is_in(order, changed), status)

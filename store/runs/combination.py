@@ -23,9 +23,11 @@ from pseudoris.schemas.run_records import (
     PartRecord,
     PlanEntry,
     RunHeader,
+    SplitRecord,
 )
-from pseudoris.store.runs.copied_pictures import LEFT_OUT_NAME, LeftOutImages, Unique, pictures_of
+from pseudoris.store.runs.copied_pictures import LEFT_OUT_NAME, LeftOutImages, NearHashes, Unique, pictures_of
 from pseudoris.store.runs.header import read_header, require_header
+from pseudoris.store.runs.held_out_pictures import HoldOut, SplitImages, split_images
 from pseudoris.store.runs.parents import DerivedShard, Parent, packed
 from pseudoris.store.runs.plan import iter_plan, write_plan
 from pseudoris.store.runs.receipts import RootDigest, list_receipts
@@ -36,8 +38,8 @@ class Combination:
     """The runs that `combine` takes, in order, each with its name, its pinned state and its root digest.
 
     `names` are the first folders of the new keys; "" where the keys stay. Runs of one name share no key. `moved` says
-    where the images of each are now. `due` and `listed` are the list of copies of a run that was begun so: what its
-    header says of it, and its bytes if they are that.
+    where the images of each are now. `due`, `due_splits` and `listed` are of a run that was begun so: what its header
+    says of the list of copies and of the splits, and the bytes of the list if they are that.
     """
 
     parents: tuple[Parent, ...]
@@ -45,8 +47,10 @@ class Combination:
     pinned: tuple[ParentRun, ...]
     roots: tuple[str, ...]
     unique: Unique | None = None
+    hold_out: HoldOut | None = None
     moved: tuple[Mapping[str, str], ...] = ()
     due: PartRecord | None = None
+    due_splits: SplitRecord | None = None
     listed: bytes | None = None
 
     @classmethod
@@ -57,11 +61,12 @@ class Combination:
         *,
         is_partial: bool = False,
         unique: Unique | None = None,
+        hold_out: HoldOut | None = None,
         source: str | Mapping[str, str] | None = None,
     ) -> Self:
         """Open runs by name and place; what the run at `target` has pinned of them counts, if it was begun from them.
 
-        With `unique`, copies are left out; `source` says where their images are now, by name.
+        With `unique`, copies are left out, with `hold_out` splits are drawn; `source` says where the images are now.
 
         ConfigError if none is given, or one is no run, is not complete (unless `is_partial`), or holds `target` or is
         in it.
@@ -80,8 +85,11 @@ class Combination:
                 for parent, (pinned, _) in zip(parents, held, strict=True):
                     parent.check(pinned)
                 pins = tuple(pinned for pinned, _ in held)
-                same = cls(parents, names, pins, tuple(root for _, root in held), unique, moved)
-                if begun is None or begun.left_out is None or begun.identity.method != same.method:
+                same = cls(parents, names, pins, tuple(root for _, root in held), unique, hold_out, moved)
+                if begun is None or begun.identity.method != same.method:
+                    return same
+                same = replace(same, due_splits=begun.splits)
+                if begun.left_out is None:
                     return same
                 listed = target.read_if_there(LEFT_OUT_NAME)
                 is_whole = listed is not None and sha256_hex(listed) == begun.left_out.sha256
@@ -92,13 +100,14 @@ class Combination:
             RootDigest(require_header(parent.location), parent.receipts(pinned)).hexdigest()
             for parent, pinned in zip(parents, pins, strict=True)
         )
-        return cls(parents, names, pins, tuple(digests), unique, moved)
+        return cls(parents, names, pins, tuple(digests), unique, hold_out, moved)
 
     @property
     def method(self) -> dict[str, Any]:
         """What decides the new run besides its parents."""
         named: list[Any] = [list(each) for each in zip(self.names, self.roots, strict=True)]
-        return {"combine": {"runs": named, **({"unique": self.unique} if self.unique else {})}}
+        asked = {"unique": self.unique, "hold_out": self.hold_out and self.hold_out.method}
+        return {"combine": {"runs": named, **{name: each for name, each in asked.items() if each}}}
 
     @property
     def header(self) -> RunHeader:
@@ -120,7 +129,7 @@ class Combination:
         """Write the plan of all to the run at `location`; return the fields of its header that follow."""
         runs, tally = [self._runs_of(at) for at in range(len(self.parents))], itertools.count()
         shards = [[0] * len(each) for each in runs]
-        left_out = self.left_out
+        left_out, splits = self.left_out, self.splits
         parts = write_plan(location, self._entries(shards, tally))
         record, data = left_out.file()
         is_listed = bool(self.unique or left_out.rows)
@@ -140,45 +149,70 @@ class Combination:
             "max_shard_bytes": max(each.max_shard_bytes for each in headers),
             "combined": tuple(counted),
             "left_out": record if is_listed else None,
+            "splits": splits and splits.record(left_out.ids),
             **dict.fromkeys(("parent", "domain", "audits", "exclusions")),
         }
 
     def derived(self, header: RunHeader) -> Iterator[DerivedShard]:
         """Yield the shards of the combined run of `header`, each with the receipt of the shard that it is made from."""
-        numbers, left = itertools.count(), self.left_out.in_shards
+        numbers, left, splits = itertools.count(), self.left_out.in_shards, self.splits
         for at, (pinned, _) in enumerate(pinned_of(header)):
             parent, name = self.parents[at], self.names[at]
             for receipt in parent.receipts(pinned):
                 if left[at, receipt.shard] == receipt.counts.images:
                     continue
-                yield DerivedShard(next(numbers), parent, receipt, name)
+                yield DerivedShard(next(numbers), parent, receipt, name, None if splits is None else splits.of_runs[at])
 
-    @cached_property
+    @property
     def left_out(self) -> LeftOutImages:
         """What the pinned runs had left out, then their copies if they are asked for; as the target lists them if so.
 
         ConfigError if a list of a parent is lost, or that of the target is and its pictures give another.
         """
-        found = LeftOutImages([key_prefix(name) for name in self.names])
+        return self._chosen[0]
+
+    @property
+    def splits(self) -> SplitImages | None:
+        """The splits of the images; None if none are drawn and no run has any. ConfigError if others come out."""
+        return self._chosen[1]
+
+    @cached_property
+    def _chosen(self) -> tuple[LeftOutImages, SplitImages | None]:
+        """Return both of one pass over the pictures, which are not held."""
+        found, splits = LeftOutImages([key_prefix(name) for name in self.names]), None
+        has_splits = self.hold_out is not None or any(parent.header.splits for parent in self.parents)
         if self.listed is not None:
             found.add_list(self.listed)
-            return found
         for at, parent in enumerate(self.parents):
-            if parent.header.left_out is not None:
+            if self.listed is None and parent.header.left_out is not None:
                 found.add_list(parent.left_out_list(), of_run=at)
-        if self.unique is not None:
+        if has_splits or (self.unique is not None and self.listed is None):
+            is_grouped = self.hold_out is not None and self.hold_out.group == "similar"
             runs = enumerate(zip(self.parents, self.pinned, self.moved, strict=True))
-            pictures = (
-                pictures_of(at, parent.location, parent.header, parent.receipts(pinned), self.unique, moved)
+            is_hashed = is_grouped or self.unique == "similar"
+            pictures = [
+                picture
                 for at, (parent, pinned, moved) in runs
-            )
-            found.add_copies(itertools.chain.from_iterable(pictures), self.unique)
-        if self.due is not None and found.file()[0] != self.due:
+                for picture in pictures_of(
+                    at, parent.location, parent.header, parent.receipts(pinned), moved, is_hashed=is_hashed
+                )
+            ]
+            hashes = NearHashes(each.hash for each in pictures if each.hash is not None) if is_hashed else None
+            if self.unique is not None and self.listed is None:
+                found.add_copies(pictures, hashes if self.unique == "similar" else None)
+            elif is_grouped:
+                found.num_unknown = sum(each.phash is None and not each.is_quarantined for each in pictures)
+            if has_splits:
+                splits = split_images(pictures, found.prefixes, self.hold_out, hashes if is_grouped else None)
+                for image in splits.left_out:
+                    found.add(image)
+        is_same = self.due_splits is None or (splits and splits.record(found.ids)) == self.due_splits
+        if not is_same or (self.listed is None and self.due is not None and found.file()[0] != self.due):
             raise ConfigError(
-                f"{LEFT_OUT_NAME} is lost, and pictures cannot be read as before, so that another list comes out: put "
-                "them back, or restore the list from a copy"
+                f"{LEFT_OUT_NAME} is lost, or pictures cannot be read as before, so that another list or other splits "
+                "come out: put them back, or restore the list from a copy"
             )
-        return found
+        return found, splits
 
     def left_out_list(self) -> bytes:
         """Return the list of the images that are left out."""

@@ -10,7 +10,7 @@ picture stay or go together.
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import combinations
@@ -18,6 +18,7 @@ from typing import Any, Final, Literal, NamedTuple
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from pseudoris.files.location import RunLocation
 from pseudoris.files.parquet_files import open_parquet, parquet_bytes
@@ -27,10 +28,10 @@ from pseudoris.primitives.errors import ConfigError, ImageError
 from pseudoris.primitives.threads import map_in_threads
 from pseudoris.schemas.ids import image_id, sha256_hex
 from pseudoris.schemas.run_records import PartRecord, Receipt, RunHeader
-from pseudoris.schemas.tables import IMAGES, STATUS_QUARANTINED
+from pseudoris.schemas.tables import EXPRESSIONS, IMAGES, STATUS_QUARANTINED
 from pseudoris.store.tables.image_bytes import PlannedImages
 from pseudoris.store.tables.open_run import OpenRun
-from pseudoris.store.tables.parts import read_selected
+from pseudoris.store.tables.parts import RowFilter, read_selected
 from pseudoris.store.tables.proven_rows import prove_hashes
 
 LEFT_OUT_NAME: Final = "_left_out.parquet"
@@ -68,7 +69,7 @@ class LeftOutImage(NamedTuple):
 class Picture(NamedTuple):
     """An image of a run: what it is a tile of, or itself; sha256 and perceptual hash of that, None if not known.
 
-    One that is quarantined has no annotation, so it stands for no other.
+    One that is quarantined has no annotation, so it stands for no other. `splits` are those that its run has it in.
     """
 
     key: str
@@ -78,6 +79,12 @@ class Picture(NamedTuple):
     sha256: str | None
     phash: str | None
     is_quarantined: bool = False
+    splits: frozenset[str] = frozenset()
+
+    @property
+    def hash(self) -> int | None:
+        """Its perceptual hash, as `hash_bits`."""
+        return hash_bits(self.phash)
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,9 +139,19 @@ class NearHashes:
 
     def nearest(self, bits: int) -> tuple[Any, int] | None:
         """Return the key of the nearest hash that was added, and the distance; None if none is near."""
-        others = (other for other in (bits, *self._near.get(bits, ())) if other in self._keys)
+        others = (other for other in self.near(bits) if other in self._keys)
         found = min((((bits ^ other).bit_count(), other) for other in others), default=None)
         return None if found is None else (self._keys[found[1]], found[0])
+
+    def near(self, bits: int) -> tuple[int, ...]:
+        """Return a hash, and those near it."""
+        return bits, *self._near.get(bits, ())
+
+
+def hash_bits(phash: str | None) -> int | None:
+    """Return a perceptual hash as a number; None for none, or for one that pictures of one colour share."""
+    bits = None if phash is None else int(phash, 16)
+    return None if bits in _FLAT else bits
 
 
 def _bits_of(band: int) -> int:
@@ -157,31 +174,31 @@ class LeftOutImages:
     in_shards: Counter[tuple[int, int]] = field(default_factory=Counter)
     num_unknown: int = 0
 
-    def add_copies(self, images: Iterable[Picture], unique: Unique) -> None:
-        """Add the copies among `images`; one that could not be read has no bytes, and stays."""
-        first, held = dict[bytes, tuple[int, str, str]](), list(images)
-        is_hashed = unique == "similar"
-        hashes = NearHashes(int(each.phash, 16) for each in held if each.phash and is_hashed)
+    def add_copies(self, images: Sequence[Picture], hashes: NearHashes | None = None) -> None:
+        """Add the copies among `images`; one that could not be read has no bytes, and stays.
+
+        With `hashes`, those of all images, near copies too.
+        """
+        first = dict[bytes, tuple[int, str, str]]()
         judged: dict[tuple[int, str], tuple[str, str, int | None] | None] = {}
-        for image in held:
+        for image in images:
             picture, key = (image.run, image.picture), f"{self.prefixes[image.run]}{image.key}"
             if picture not in judged and image.sha256 is not None:
                 kept = first.get(bytes.fromhex(image.sha256))
                 copy: tuple[str, str, int | None] | None = None if kept is None else (kept[2], "bytes", None)
-                bits = None if image.phash is None else int(image.phash, 16)
-                is_compared = is_hashed and copy is None
-                self.num_unknown += is_compared and bits is None and not image.is_quarantined
-                if is_compared and bits is not None and bits not in _FLAT and (near := hashes.nearest(bits)):
+                bits, is_compared = image.hash, hashes is not None and copy is None
+                self.num_unknown += is_compared and image.phash is None and not image.is_quarantined
+                if is_compared and hashes and bits is not None and (near := hashes.nearest(bits)):
                     copy = near[0], "similar", near[1]
                 if copy is None:
                     if image.is_quarantined:
                         continue
                     first[bytes.fromhex(image.sha256)] = (*picture, key)
-                    if is_compared and bits is not None and bits not in _FLAT:
+                    if is_compared and hashes and bits is not None:
                         hashes.add(bits, key)
                 judged[picture] = copy
             if (of := judged.get(picture)) is not None:
-                self._add(LeftOutImage(key, image.run, image.shard, *of))
+                self.add(LeftOutImage(key, image.run, image.shard, *of))
 
     def add_list(self, data: bytes, of_run: int | None = None) -> None:
         """Add the images of a list that was read: of the new run, or of the one of that number."""
@@ -189,9 +206,12 @@ class LeftOutImages:
             if of_run is not None:
                 keys = {name: f"{self.prefixes[of_run]}{row[name]}" for name in ("key", "copy_of")}
                 row |= {**keys, "run": of_run, "shard": None}
-            self._add(LeftOutImage(**row))
+            self.add(LeftOutImage(**row))
 
-    def _add(self, image: LeftOutImage) -> None:
+    def add(self, image: LeftOutImage) -> None:
+        """Add an image, unless it is left out already."""
+        if image_id(image.key.removeprefix(self.prefixes[image.run])) in self.ids[image.run]:
+            return
         self.rows.append(image)
         if image.shard is not None:
             self.ids[image.run].add(image_id(image.key.removeprefix(self.prefixes[image.run])))
@@ -211,10 +231,11 @@ def pictures_of(
     location: RunLocation,
     header: RunHeader,
     receipts: Iterable[Receipt],
-    unique: Unique,
     moved: Mapping[str, str] | None = None,
+    *,
+    is_hashed: bool,
 ) -> Iterator[Picture]:
-    """Yield the images of a run, number `at`; where its table lacks a hash that is asked for, from SOURCE.
+    """Yield the images of a run, number `at`; where its table lacks a hash and `is_hashed`, from SOURCE.
 
     `moved` says where they are now, as of `PlannedImages`. What cannot be read has no hash.
     """
@@ -224,7 +245,7 @@ def pictures_of(
         rows = table.to_pylist()
         phashes = {row["key"]: row["picture_phash"] or row["phash"] for row in rows}
         lacking = [row for row in rows if row["status"] != STATUS_QUARANTINED and phashes[row["key"]] is None]
-        if unique == "similar" and lacking:
+        if is_hashed and lacking:
             data = read_selected(location, IMAGES, name, ["key", "bytes"]).to_pylist()
             held = {row["key"]: row["bytes"] for row in data}
             wanted = [(row["key"], row["sha256"], held[row["key"]]) for row in lacking]
@@ -234,14 +255,21 @@ def pictures_of(
                     with suppress(ImageError):
                         if not isinstance(outcome, ImageError):
                             phashes[row["key"]] = perceptual_hash(decode_upright(outcome, limits))
+        said = read_selected(location, EXPRESSIONS, receipt.parts[EXPRESSIONS].name, ["image_id", "split"], _in_split())
+        splits = {row["image_id"]: {row["split"]} for row in rows if row["split"]}
+        for image, split in zip(said["image_id"].to_pylist(), said["split"].to_pylist(), strict=True):
+            splits.setdefault(image, set()).add(split)
         for row in rows:
             picture, sha256 = row["picture"] or row["key"], row["picture_sha256"] or row["sha256"]
             is_quarantined = row["status"] == STATUS_QUARANTINED
-            yield Picture(row["key"], at, receipt.shard, picture, sha256, phashes[row["key"]], is_quarantined)
+            yield Picture(
+                *(row["key"], at, receipt.shard, picture, sha256, phashes[row["key"]], is_quarantined),
+                frozenset(splits.get(row["image_id"], ())),
+            )
 
 
 def _hashes_of(location: RunLocation, receipts: Iterable[Receipt]) -> Iterator[tuple[Receipt, pa.Table]]:
-    columns = ["key", "status", "sha256", "phash", "picture", "picture_sha256", "picture_phash"]
+    columns = ["image_id", "key", "status", "sha256", "phash", "picture", "picture_sha256", "picture_phash", "split"]
 
     def read(receipt: Receipt) -> tuple[Receipt, pa.Table]:
         table = read_selected(location, IMAGES, receipt.parts[IMAGES].name, columns)
@@ -259,11 +287,16 @@ def count_copies(run: OpenRun) -> CopyCounts:
     num_images = sum(receipt.counts.num_shown for receipt in run.receipts)
     if num_images > MAX_COUNTED:
         return CopyCounts(num_images, None, None, 0)
-    # For `bytes` no picture is read. The hashes that are there tell near copies too.
-    read = pictures_of(0, run.location, run.header, run.receipts, "bytes")
+    # No picture is read. The hashes that are there tell near copies too.
+    read = pictures_of(0, run.location, run.header, run.receipts, is_hashed=False)
     pictures = [each for each in read if not each.is_quarantined]
     found = LeftOutImages([""])
-    found.add_copies(pictures, "similar")
+    found.add_copies(pictures, NearHashes(each.hash for each in pictures if each.hash is not None))
     whys = Counter(row.why for row in found.rows)
     has_hashes = not pictures or any(each.phash for each in pictures)
     return CopyCounts(num_images, whys["bytes"], whys["similar"] if has_hashes else None, found.num_unknown)
+
+
+def _in_split() -> RowFilter:
+    # Made at its use: a condition loads pandas. Parts without a split are skipped by their statistics.
+    return RowFilter(pc.field("split").is_valid(), ("split",))

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Self
@@ -41,13 +41,14 @@ logger = logging.getLogger(__name__)
 class DerivedShard(NamedTuple):
     """A shard of a run that is made out of a parent's: its number, and the receipt of the parent's shard.
 
-    `name` is what `combine` writes before the keys.
+    `name` is what `combine` writes before the keys, `splits` are those of the parent's images by id; None leaves them.
     """
 
     number: int
     parent: Parent
     receipt: Receipt
     name: str = ""
+    splits: Mapping[str, str | None] | None = None
 
 
 @dataclass(frozen=True, slots=True)

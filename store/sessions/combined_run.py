@@ -9,7 +9,7 @@ from __future__ import annotations
 import io
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Final
 
@@ -20,9 +20,10 @@ from pseudoris.files.location import RunLocation
 from pseudoris.primitives.errors import ConfigError
 from pseudoris.schemas.ids import image_id
 from pseudoris.schemas.run_records import Identity, RunHeader, ShardCounts
-from pseudoris.schemas.tables import IMAGES, SCHEMAS
+from pseudoris.schemas.tables import EXPRESSIONS, IMAGES, SCHEMAS
 from pseudoris.store.runs.combination import Combination
 from pseudoris.store.runs.copied_pictures import CopyCounts, Unique
+from pseudoris.store.runs.held_out_pictures import HoldOut
 from pseudoris.store.runs.manifest import cached_receipts
 from pseudoris.store.runs.parents import DerivedShard
 from pseudoris.store.runs.plan import read_shard_plan
@@ -31,7 +32,7 @@ from pseudoris.store.runs.receipts import RunTotals, part_path
 from pseudoris.store.sessions.thread_executor import DEFAULT_THREADS, OnProgress, derive_run
 from pseudoris.store.tables.kept_clauses import KeptClause, kept_clauses
 from pseudoris.store.tables.parts import read_part
-from pseudoris.store.tables.renamed_images import renamed
+from pseudoris.store.tables.renamed_images import renamed, with_splits
 from pseudoris.store.tables.shard_tables import table_bytes, table_counts
 
 logger = logging.getLogger(__name__)
@@ -51,7 +52,8 @@ class CombineSummary:
         num_shards_before: Shards that an earlier call committed.
         totals: Sums over all of its shards.
         copies: How many of its images are copies of others.
-        num_left_out: Images that are copies of others, and were not taken.
+        num_left_out: Images that are copies of others, or alike to images of two splits, and were not taken.
+        splits: Images by split, "" for those in none; empty if the run has no splits.
         notes: What the user should know, a sentence each.
     """
 
@@ -62,6 +64,7 @@ class CombineSummary:
     totals: RunTotals
     copies: CopyCounts | None
     num_left_out: int = 0
+    splits: Mapping[str, int] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
 
 
@@ -71,6 +74,7 @@ def combine(
     *,
     is_partial: bool = False,
     unique: Unique | None = None,
+    hold_out: HoldOut | None = None,
     moved: str | Mapping[str, str] | None = None,
     num_threads: int = DEFAULT_THREADS,
     allow_mixed: bool = False,
@@ -82,16 +86,17 @@ def combine(
 
     A name "" leaves the keys as they are. If it is killed, the same call continues; two processes may combine at once.
     With `is_partial` what is committed of an unfinished run is taken. With `unique` no copy of an earlier picture is:
-    none of its bytes, or also none within a few bits of its perceptual hash; `_left_out.parquet` lists them. `moved`
-    says where the images are now, by name, for pictures that have to be read. `on_wait` is told who holds the new run,
-    and of an edited data card.
+    none of its bytes, or also none within a few bits of its perceptual hash; `_left_out.parquet` lists them. With
+    `hold_out` each picture is in a split, and those that belong together are in one. `moved` says where the images are
+    now, by name, for pictures that have to be read. `on_wait` is told who holds the new run, and of an edited data
+    card.
 
     Raises:
         ConfigError: A run is unfinished, damaged, of PPT's pairs, or is in `target` or holds it; two runs of one name
             share a key; or the target holds another run, or one of other parents.
         TransientError: Storage failed; the same call continues.
     """
-    source = Combination.open(runs, target, is_partial=is_partial, unique=unique, source=moved)
+    source = Combination.open(runs, target, is_partial=is_partial, unique=unique, hold_out=hold_out, source=moved)
     for parent in source.parents:
         if any("recipe" in each.identity.method for each in (parent.header, *parent.header.runs)):
             raise ConfigError(
@@ -122,7 +127,7 @@ def combine(
         on_wait=on_wait,
     )
     notes = [f"not byte-reproducible (accepted by --allow-mixed): {line}" for line in planned.mixed]
-    if planned.header.left_out and source.listed is None and source.left_out.num_unknown:
+    if source.listed is None and source.left_out.num_unknown:
         notes.append(_unknown(source.left_out.num_unknown))
     notes += [f"{place} has changed since: the new run has it as it was" for place in source.changed()]
     return CombineSummary(
@@ -133,6 +138,7 @@ def combine(
         totals=written.totals,
         copies=written.copies,
         num_left_out=planned.header.left_out.rows if planned.header.left_out else 0,
+        splits=planned.header.splits.images if planned.header.splits else {},
         notes=tuple(notes),
     )
 
@@ -149,7 +155,7 @@ def _rewritten(
 ) -> tuple[Mapping[str, bytes], ShardCounts]:
     before, entries = shard.receipt, read_shard_plan(target, header, shard.number)
     is_whole = len(entries) == before.counts.images
-    if not shard.name and is_whole:
+    if not shard.name and is_whole and shard.splits is None:
         return contents, before.counts
 
     def read(name: str) -> Any:
@@ -158,6 +164,10 @@ def _rewritten(
 
     where = f"shard {before.shard} of {shard.parent.location.root}"
     tables, kept = {name: read(name) for name in SCHEMAS}, None
+    if shard.splits is not None:
+        parts, tables = tables, with_splits(tables, shard.splits)
+        if not shard.name and is_whole and all(tables[name].equals(parts[name]) for name in (IMAGES, EXPRESSIONS)):
+            return contents, before.counts
     if not is_whole:
         planned = {entry.image_id for entry in entries}
         prefix = key_prefix(shard.name)

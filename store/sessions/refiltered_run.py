@@ -48,6 +48,7 @@ from pseudoris.store.tables.judged_expressions import (
 from pseudoris.store.tables.kept_clauses import KeptClause, kept_clauses
 from pseudoris.store.tables.open_run import JoinedTables, OpenRun
 from pseudoris.store.tables.parts import read_part
+from pseudoris.store.tables.renamed_images import texts_in_splits
 from pseudoris.store.tables.shard_tables import shard_tables, table_bytes
 
 logger = logging.getLogger(__name__)
@@ -215,6 +216,7 @@ def _rewritten(
         joined = JoinedTables.of(images, read(MASKS), said, where=f"shard {before.shard} of {parent.location.root}")
         composed = tuple(map(compose, shard_images(joined)))
         table = shard_tables(Shard(before.shard, 0, composed), embed_images=False)[EXPRESSIONS]
+        table = texts_in_splits(table, images) if header.splits else table
     table = refiltered(table, rule)
     kept = {"kept": int(flags_of(table["kept"]).sum()), "kept_lone": num_kept_lone(table)}
     counts = before.counts.model_copy(update={"expressions": table.num_rows, **kept})

@@ -14,7 +14,7 @@ from pseudoris.schemas.tables import EXPRESSIONS, IMAGES, STATUS_QUARANTINED
 from pseudoris.store.tables.open_run import CommittedShard, JoinedTables, places_by_mask
 from pseudoris.store.tables.parts import RowFilter
 
-_IMAGE_COLUMNS: Final = ("image_id", "key", "height", "width", "sha256")
+_IMAGE_COLUMNS: Final = ("image_id", "key", "height", "width", "sha256", "split")
 
 
 # Only these columns of an expression are read. The other fields of a record keep their defaults.
@@ -58,6 +58,7 @@ class AnnotatedImage:
     picture: str | None = None
     picture_size: Sequence[int] | None = None
     tile_xyxy_px: Sequence[int] | None = None
+    split: str | None = None
 
 
 def iter_annotations(

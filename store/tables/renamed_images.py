@@ -1,4 +1,7 @@
-"""Gives the images of a shard's tables other keys and ids, or drops them; all else stays. Called by `combined_run`."""
+"""Gives the images of a shard's tables other keys, ids and splits, or drops them; all else stays.
+
+Called by `combined_run`; and by what writes new texts of images that have a split.
+"""
 
 from __future__ import annotations
 
@@ -46,6 +49,21 @@ def renamed(
         held = [columns.get(field.name, table[field.name]) for field in table.schema]
         found[name] = pa.table(held, schema=table.schema)
     return found
+
+
+def with_splits(tables: Mapping[str, pa.Table], splits: Mapping[str, str | None]) -> dict[str, pa.Table]:
+    """Return the tables with the split of each image by its id, and of all texts of the image."""
+    images = tables[IMAGES]
+    held = pa.array([splits.get(each) for each in images["image_id"].to_pylist()], pa.string())
+    images = images.set_column(images.schema.get_field_index("split"), images.schema.field("split"), held)
+    return {**tables, IMAGES: images, EXPRESSIONS: texts_in_splits(tables[EXPRESSIONS], images)}
+
+
+def texts_in_splits(texts: pa.Table, images: pa.Table) -> pa.Table:
+    """Return texts with the splits of their images, which have some."""
+    places = pc.index_in(texts["image_id"], value_set=images["image_id"].combine_chunks())
+    at = texts.schema.get_field_index("split")
+    return texts.set_column(at, texts.schema.field(at), images["split"].take(places))
 
 
 class _Ids:

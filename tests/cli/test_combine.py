@@ -62,6 +62,17 @@ def test_a_run_of_which_all_is_left_out_has_its_row_and_its_images_may_have_move
     assert re.search(r"from copy +0 images +\n", shown)
 
 
+def test_shares_that_the_draw_gives_are_said(two, tmp_path):
+    shown = invoke("combine", two / "v1", two / "v2", tmp_path / "out", "--hold-out", "val=0.4").output
+    splits = re.search(r"splits +train (\d+) \(.*%\), val (\d+) \(.*%\)", shown)
+    assert splits is not None, shown
+    assert int(splits[1]) + int(splits[2]) == 10
+    assert f"| images by split | train {splits[1]}, val {splits[2]} |" in (tmp_path / "out/DATACARD.md").read_text()
+    found = open_run(combine([two / "v1"], tmp_path / "api", hold_out={"test": 1}).out)
+    assert set(ds.dataset(sorted((tmp_path / "api/images").iterdir())).to_table()["split"].to_pylist()) == {"test"}
+    assert found.counts.images == 5
+
+
 def test_no_run_and_an_unknown_place_are_told(two, tmp_path):
     with pytest.raises(ConfigError, match="there is no run to combine"):
         combine([], tmp_path / "new")
@@ -77,6 +88,8 @@ def test_no_run_and_an_unknown_place_are_told(two, tmp_path):
         (["v1", "v3", "new"], "there is no run at"),
         (["v1", "v2", "v1/inside"], "would be inside its parent"),
         (["v1", "w=v1", "new"], "is named twice"),
+        (["v1", "v2", "new", "--hold-out", "val=0.7", "--hold-out", "test=0.4"], "are 1.1 together: they may be 1"),
+        (["v1", "v2", "new", "--hold-out", "val=0.1", "--group", "none.csv"], "--group none.csv is neither folder nor"),
     ],
 )
 def test_a_mistake_is_one_sentence(two, words, said):

@@ -23,7 +23,6 @@ from torch.nn.utils.rnn import pad_sequence
 from pseudoris.files.location import RunLocation
 from pseudoris.primitives.errors import ConfigError
 from pseudoris.primitives.head_nouns import noun_prompt
-from pseudoris.store.runs.header import require_header
 from pseudoris.training.chooser.candidate_masks import GEOMETRY_WIDTH, PAIR_WIDTH, Candidates, CandidateStore
 from pseudoris.training.chooser.choices import Choice, least_none, trusted_levels
 from pseudoris.training.chooser.chooser_config import ChooserConfig
@@ -40,7 +39,7 @@ from pseudoris.training.learning import FitSummary, StepReport, Trainer, Trainin
 from pseudoris.training.learning.checkpoint_folder import SUMMARY_NAME, TRAININGS_VERSION, Trained
 from pseudoris.training.learning.frozen_towers import FeatureCache, FrozenTowers
 from pseudoris.training.learning.trainer import begin_together, load_trained, trained_state
-from pseudoris.training.learning.training_data import check_moved, moved_of, open_feed, open_runs, weighted_mean
+from pseudoris.training.learning.training_data import check_moved, open_feed, open_runs, weighted_mean
 from pseudoris.workers.checkpoints.weight_files import weights_digest
 from pseudoris.workers.filtering.spacy_nouns import noun_finder
 
@@ -219,11 +218,8 @@ def train_student(
     config, saved = request.config, folder.settings()
     check_moved(config.data.moved, [*request.runs, *filter(None, (request.human, request.val))])
     towers = FrozenTowers(config.towers, fabric.device)
-    held_out = None
-    if request.val is not None:
-        has_groups = config.data.groups or config.answers_none
-        moved = moved_of(config.data.moved, require_header(RunLocation.open(request.val)))
-        held_out = HeldOutExpressions(request.val, moved, has_groups=has_groups)
+    has_groups = config.data.groups or config.answers_none
+    held_out = HeldOutExpressions.for_validation(request.val, config.data.moved, has_groups=has_groups)
     earlier, seed = None if saved is None else saved.get("snapshots"), config.training.seed
     targets, images, snapshots = open_runs(request.runs, request.human, config.data, seed=seed, snapshots=earlier)
     learner = ChooserLearner(config, CandidateStore(config, towers), held_out)

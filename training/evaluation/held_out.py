@@ -28,10 +28,13 @@ from pseudoris.primitives import rle
 from pseudoris.primitives.errors import ConfigError, ImageError, TransientError
 from pseudoris.primitives.untrusted import parse_json, read_regular
 from pseudoris.schemas.config import ImagesConfig, RunConfig
+from pseudoris.schemas.tables import IMAGES
+from pseudoris.store.runs.copied_pictures import NearHashes, hash_bits
 from pseudoris.store.runs.header import require_header
 from pseudoris.store.tables.open_run import CommittedShard, OpenRun, Row
 from pseudoris.training.evaluation.run_images import CommittedImage, images_of, joined_tables
 from pseudoris.training.learning.checkpoint_folder import TrainingFolder
+from pseudoris.training.learning.training_data import moved_of
 from pseudoris.training.metrics import PRECISION_AT, figures_of, ious_of, pixel_counts
 from pseudoris.workers.stages import STAGE_FILTER, STAGE_PROPOSE, clip_digest, sam_digest
 
@@ -115,7 +118,8 @@ class HeldOutExpressions:
         Expressions of `splits` are asked, all by default; with `has_groups` those of several masks, and of none, too.
         With `reads_images` a question has its image.
         """
-        opened = DatasetRun.open(run, SampleSpec(parts=("image",), source=moved), is_random_access=True)
+        spec = SampleSpec(parts=("image",), split="all", source=moved)
+        opened = DatasetRun.open(run, spec, is_random_access=True)
         if opened.images is None:
             raise ValueError("a spec with images opens them")
         self._bytes, self._reads_images = opened.images, reads_images
@@ -138,10 +142,21 @@ class HeldOutExpressions:
             named = ", ".join(f"{name or 'no split'} ({count:,})" for name, count in sorted(there.items())) or "none"
             raise ConfigError(
                 f"{self.root} has no expression of split {absent[0]!r}. It has {named}. Import the split "
-                "(`pseudoris import --split`), or leave it out."
+                "(`pseudoris import --split`), hold it out (`pseudoris combine --hold-out`), or leave it out."
             )
         if not self.images:
             raise ConfigError(f"No expression of {self.root} is kept, so there is nothing to ask.")
+
+    @classmethod
+    def for_validation(
+        cls, run: str | None, moved: Mapping[str, str], *, has_groups: bool = False
+    ) -> HeldOutExpressions | None:
+        """Open the run that a training is validated on, None without one: its split `val`, if it has splits."""
+        if run is None:
+            return None
+        header = require_header(RunLocation.open(run))
+        splits = () if header.splits is None else ("val",)
+        return cls(run, moved_of(moved, header), splits=splits, has_groups=has_groups)
 
     def __len__(self) -> int:
         return len(self.images)
@@ -244,18 +259,23 @@ def of_all_ranks(values: torch.Tensor, fabric: Fabric) -> torch.Tensor:
 class Origin:
     """What answers rest on: sha256 of the images that were learnt from, and of models; None where it is not known.
 
+    Of a tile it has that of its picture too. `hashes` are the perceptual hashes of these, where their tables have them.
     What frozen models have seen elsewhere does not count.
     """
 
     images: frozenset[str] | None = None
     models: frozenset[str] | None = None
+    hashes: frozenset[str] = frozenset()
 
     @classmethod
     def read(cls, model: Path) -> Self:
         """Return that of a training's folder or checkpoint, or of a round of PPT; not known where no file tells it."""
         for tree in _told(model):
             with suppress(LookupError, TypeError):
-                return cls(*(None if tree[name] is None else frozenset(tree[name]) for name in cls.__slots__))
+                images, models = (
+                    None if tree[name] is None else frozenset(tree[name]) for name in ("images", "models")
+                )
+                return cls(images, models, frozenset(tree.get("hashes", ())))
         return cls()
 
 
@@ -292,7 +312,13 @@ def begin_validation(
     runs = list(runs)
     teachers = [models_of(RunLocation.open(run)) for run in runs]
     known = (each.values() for each in teachers if each is not None)
-    origin = Origin(frozenset(images), None if None in teachers else frozenset(frozen).union(*known))
+    learnt = frozenset(images)
+    pictures = [row for run in runs for row in _pictures(run, learnt)]
+    origin = Origin(
+        learnt.union(row["picture_sha256"] for row in pictures if row["picture_sha256"]),
+        None if None in teachers else frozenset(frozen).union(*known),
+        frozenset(row["phash"] for row in pictures if row["phash"]),
+    )
     shared = [] if held_out is None else circularity(origin, held_out)
     if fabric.is_global_zero:
         tree = {name: getattr(origin, name) for name in origin.__slots__}
@@ -303,7 +329,7 @@ def begin_validation(
                 "window %s.",
                 *(pixels.bits, pixels.window),
             )
-        written = {name: each and sorted(each) for name, each in tree.items()}
+        written = {name: None if each is None else sorted(each) for name, each in tree.items()}
         folder.write_json(
             TRAINED_ON_NAME, {**written, "pixels": pixels.model_dump(mode="json", include={"bits", "window"})}
         )
@@ -344,15 +370,36 @@ def models_of(location: RunLocation) -> dict[str, str] | None:
     return found or None
 
 
+def _pictures(run: str, images: frozenset[str]) -> list[Row]:
+    """Return sha256 and perceptual hash of some images of a run, by their sha256, and of what they are tiles of."""
+    columns = ("sha256", "picture_sha256", "phash", "picture_phash")
+    rows = OpenRun.at(RunLocation.open(run)).table(IMAGES, columns).to_pylist()
+    return [{**row, "phash": row["picture_phash"] or row["phash"]} for row in rows if row["sha256"] in images]
+
+
+def _num_near(rows: Iterable[Row], hashes: frozenset[str]) -> int:
+    """Return how many pictures are within a few bits of one of the `hashes`."""
+    asked = [bits for row in rows if (bits := hash_bits(row["phash"])) is not None]
+    learnt = {bits for each in hashes if (bits := hash_bits(each)) is not None}
+    near = NearHashes([*asked, *learnt])
+    return sum(not learnt.isdisjoint(near.near(each)) for each in asked)
+
+
 def circularity(origin: Origin, truth: HeldOutExpressions) -> list[str]:
     """Return what must be said before any figure of answers; empty where it is known that they share nothing."""
     asked, made_by = truth.image_digests(), models_of(RunLocation.open(truth.root))
-    seen, ours = len(asked & (origin.images or frozenset())), origin.models
+    learnt, ours, rows = origin.images or frozenset(), origin.models, _pictures(truth.root, asked)
+    of_pictures = {row["sha256"]: row["picture_sha256"] for row in rows}
+    are_seen = {each for each in asked if not learnt.isdisjoint((each, of_pictures.get(each)))}
+    seen, num_near = len(are_seen), _num_near([row for row in rows if row["sha256"] not in are_seen], origin.hashes)
     shared = [stage for stage, digest in (made_by or {}).items() if digest and digest in (ours or ())]
     notes, unknown = [], ["images"] if origin.images is None else []
     if seen:
         counted = f"{seen:,} of the {len(asked):,} images of the truth were learnt from (equal sha256)"
         notes.append(f"Circular: {counted}. The figures say nothing of unseen images.")
+    if num_near:
+        counted = f"{num_near:,} of the {len(asked):,} images of the truth are near copies of what was learnt from"
+        notes.append(f"Circular: {counted} (perceptual hash). The figures say little of unseen images.")
     if shared:
         models = f"models that made the truth answer here, or made what was learnt from ({', '.join(shared)}; equal"
         notes.append(f"Circular: {models} sha256). The figures say how far they agree, not how right they are.")

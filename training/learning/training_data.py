@@ -75,6 +75,8 @@ class DataConfig(FrozenModel):
     # that is mixed in gives what it has of both.
     groups: bool = False
     none: float = Field(default=0.0, ge=0, lt=1)
+    # See `SampleSpec.split`. None takes `train` of runs that have splits by `combine --hold-out`.
+    split: str | None = None
     # These images are left out, of human annotation too: values of `--exclude`. See docs/guides/exclusions.md.
     exclude: tuple[str, ...] = ()
     # This share of the masks of the human annotation is used, if human annotation is given.
@@ -97,7 +99,7 @@ class DataConfig(FrozenModel):
         """Return what decides the weights, as JSON."""
         tree, spec = self.model_dump(mode="json", exclude={"num_workers", "moved"}), self.spec(seed=0)
         # A setting that is off is left out, because older trainings had neither: equal settings must stay equal.
-        tree = {name: value for name, value in tree.items() if value or name not in ("groups", "none")}
+        tree = {name: value for name, value in tree.items() if value or name not in ("groups", "none", "split")}
         # Rules are identified by their content, not by the paths of their files.
         return {**tree, "draw": spec.draw, "exclude": spec.as_json()["exclude"]}
 
@@ -118,6 +120,7 @@ class DataConfig(FrozenModel):
             rewording=self.rewording,
             groups=self.groups,
             none=self.none,
+            split=self.split,
             exclude=self.exclude,
             seed=seed,
             source=self.moved,
@@ -157,8 +160,11 @@ def open_runs(
         snapshot = None if state is None else Snapshot.from_state(location, state)
         if is_human and (header := require_header(location)).origin != "import" and not header.is_human:
             raise ConfigError(f"--human {location.root} is no human annotation. Give the OUT of `pseudoris import`.")
+        header = require_header(location)
+        # The splits that `data.split` names are those of the runs: an import without them is learnt from as a whole.
+        spec = replace(spec, split=None) if is_human and header.splits is None else spec
         own = served_by(location, spec, snapshot) if is_human else spec
-        own = replace(own, source=moved_of(data.moved, require_header(location)))
+        own = replace(own, source=moved_of(data.moved, header))
         dataset = RisDataset(location, own, snapshot=snapshot)
         taken[location.root] = dataset.snapshot.state()
         return dataset

@@ -31,6 +31,7 @@ from pseudoris.primitives import rle
 from pseudoris.primitives.counter_rng import key_of
 from pseudoris.primitives.errors import ConfigError, ImageError
 from pseudoris.primitives.uris import place
+from pseudoris.store.runs.held_out_pictures import TRAIN
 from pseudoris.store.tables.open_run import CommittedShard, OpenRun
 from pseudoris.training.evaluation.run_images import CommittedImage, images_of, joined_tables
 from pseudoris.training.learning.training_data import moved_of
@@ -199,6 +200,7 @@ class PairDataset(Dataset[Pair]):
         opened = OpenRun.at(self._location, commits)
         moved = moved_of(spec.data.moved, opened.header)
         self._images = ImageBytes(self._location, opened.header, source=moved, is_random_access=True)
+        self._is_split = opened.header.splits is not None
         self._images_bytes = self._num_cut = self.epoch = 0
         self._rows: list[_Row] = []
         self._counts: dict[str, tuple[str, tuple[int, int]]] = {}
@@ -277,7 +279,7 @@ class PairDataset(Dataset[Pair]):
 
     def _read(self, shard: CommittedShard) -> None:
         """Take the pairs of a shard, their masks, and where their images are."""
-        joined = joined_tables(shard, "target_mask_ids", "text", "kept", images=self._images.columns)
+        joined = joined_tables(shard, "target_mask_ids", "text", "kept", "split", images=self._images.columns)
         images = enumerate(images_of(joined))
         found = {place: (image, pairs) for place, image in images if (pairs := self._pairs_of(image))}
         if not found:
@@ -303,10 +305,13 @@ class PairDataset(Dataset[Pair]):
                 self._rows.append(_Row(image.image_id, text, mask_ids, confidences, (encoded, at)))
 
     def _pairs_of(self, image: CommittedImage) -> dict[str, dict[str, bool]]:
-        """Whether each mask is kept, by text, of the pairs asked for; rows of several masks or none are skipped."""
+        """Whether each mask is kept, by text, of the pairs asked for; rows of several masks or none are skipped.
+
+        So are those of other splits than `train`, if the run has splits.
+        """
         pairs: defaultdict[str, dict[str, bool]] = defaultdict(dict)
         for row in image.expressions.to_pylist():
-            if len(row["target_mask_ids"]) == 1:
+            if len(row["target_mask_ids"]) == 1 and (row["split"] == TRAIN or not self._is_split):
                 pairs[row["text"]][row["target_mask_ids"][0]] = bool(row["kept"])
         which = self._spec.which
         return {text: kept for text, kept in pairs.items() if which in ("all", _DECIDED[any(kept.values())])}

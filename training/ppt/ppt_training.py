@@ -24,12 +24,11 @@ from lightning_fabric import Fabric
 from pseudoris.files.location import RunLocation
 from pseudoris.primitives.counter_rng import key_of
 from pseudoris.primitives.errors import ConfigError
-from pseudoris.store.runs.header import require_header
 from pseudoris.training.evaluation.held_out import HeldOutExpressions, begin_validation
 from pseudoris.training.learning import FitSummary, ResumableFeed, StepReport, Trainer, TrainingFolder
 from pseudoris.training.learning.checkpoint_folder import SUMMARY_NAME, TRAININGS_VERSION
 from pseudoris.training.learning.trainer import begin_together, load_trained
-from pseudoris.training.learning.training_data import check_moved, moved_of
+from pseudoris.training.learning.training_data import check_moved
 from pseudoris.training.ppt.curriculum import (
     Round,
     SourceRuns,
@@ -117,10 +116,7 @@ def train_ppt(request: PptRequest, fabric: Fabric, reports: Reports | None = Non
         return _feed(PromptedPairs(_joined(sources, names)), data, fabric, seed=0).num_batches()
 
     rounds = plan_rounds(request.config.curriculum, num_pairs, num_batches)
-    held_out = None
-    if request.val is not None:
-        moved = moved_of(data.moved, require_header(RunLocation.open(request.val)))
-        held_out = HeldOutExpressions(request.val, moved)
+    held_out = HeldOutExpressions.for_validation(request.val, data.moved)
     begin_together(folder, settings, fabric)
     images = PromptedPairs(_joined(sources, SOURCES)).image_keys()
     shared = begin_validation(images, snapshots, digests.values(), held_out, folder, fabric)

@@ -92,8 +92,8 @@ def read_sam3(root: Path, **options) -> Iterator[Read]:
             yield root / "images" / image["file_name"], query["query_text"], masks
 
 
-def read_grefcoco(root: Path) -> Iterator[Read]:
-    """Read the split train; `raw` is what ReLA trains on, `sent` what the others do."""
+def read_grefcoco(root: Path, split: str = "train") -> Iterator[Read]:
+    """Read a split; `raw` is what ReLA trains on, `sent` what the others do."""
     instances = json.loads((root / "grefcoco/instances.json").read_text("utf-8"))
     images = {each["id"]: each for each in instances["images"]}
     annotations = {each["id"]: each for each in instances["annotations"]}
@@ -101,7 +101,8 @@ def read_grefcoco(root: Path) -> Iterator[Read]:
         each["id"] for each in instances["categories"]
     }
     for ref in json.loads((root / "grefcoco/grefs(unc).json").read_text("utf-8")):
-        assert ref["split"] == "train"
+        if ref["split"] != split:
+            continue
         image = images[ref["image_id"]]
         masks = []
         for number, category in zip(ref["ann_id"], ref["category_id"], strict=True):

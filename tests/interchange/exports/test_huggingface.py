@@ -139,5 +139,5 @@ def test_the_card_of_an_import_says_that_people_wrote_it(built_run, place):
     ("num_images", "size"), [(0, "n<1K"), (999, "n<1K"), (1_000, "1K<n<10K"), (50_000_000, "10M<n<100M"), (10**9, None)]
 )
 def test_the_size_has_the_hubs_name(built_run, num_images, size):
-    found = huggingface.head("train", num_images, built_run.header, title="x", licence=None, sha256="")
+    found = huggingface.head({"train": num_images}, built_run.header, title="x", licence=None, sha256="")
     assert found["size_categories"] == [size or "100M<n<1B"]

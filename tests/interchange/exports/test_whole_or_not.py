@@ -40,8 +40,8 @@ def contents(root: Path | str) -> dict[str, bytes]:
 def test_a_killed_export_is_no_whole_one_and_the_same_call_finishes_it(name, built_run, place, exported, monkeypatch):
     real = ExportJob.images
 
-    def dying(self, *folder):
-        for number, image in enumerate(real(self, *folder)):
+    def dying(self, *given, **named):
+        for number, image in enumerate(real(self, *given, **named)):
             if number == 3:
                 raise KeyboardInterrupt
             yield image

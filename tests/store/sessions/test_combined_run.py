@@ -421,7 +421,7 @@ def test_copies_are_left_out_with_their_rows_and_listed(copies, place):
     ids = {image_id(key) for key in kept}
     for table in (MASKS, EXPRESSIONS):
         assert {row["image_id"] for row in rows_of(new, table)} == ids
-    assert "5 copies of pictures" in new.read_bytes("DATACARD.md").decode()
+    assert "5 images (copies of pictures" in new.read_bytes("DATACARD.md").decode()
     refilter(new, refiltered := place("refiltered"), RuleChange(tau=1.05))
     assert refiltered.read_bytes(LEFT_OUT_NAME) == new.read_bytes(LEFT_OUT_NAME)
     assert verify_run(refiltered).is_clean

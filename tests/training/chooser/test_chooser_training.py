@@ -11,9 +11,14 @@ import numpy as np
 import pytest
 import torch
 
+from pseudoris.files.location import RunLocation
 from pseudoris.primitives import rle
 from pseudoris.primitives.errors import ConfigError
 from pseudoris.schemas.ids import sha256_hex
+from pseudoris.schemas.tables import IMAGES
+from pseudoris.store.runs.held_out_pictures import HoldOut
+from pseudoris.store.sessions.combined_run import combine
+from pseudoris.store.tables.open_run import OpenRun
 from pseudoris.training.chooser.candidate_masks import CandidateStore, mask_geometry, pair_geometry
 from pseudoris.training.chooser.chooser_training import (
     ChooserLearner,
@@ -274,3 +279,16 @@ def test_a_batch_without_questions_gives_every_parameter_a_gradient_of_zero(conf
     for name, each in learner.module.named_parameters():
         assert each.grad is not None, name
         assert not each.grad.any(), name
+
+
+@pytest.mark.slow
+def test_a_run_with_splits_is_learnt_from_as_train_and_validated_on_its_val(tmp_path, cache, run):
+    split = RunLocation.open(str(tmp_path / "split"))
+    combine([("", RunLocation.open(run))], split, hold_out=HoldOut.of({"val": 0.4}))
+    request = StudentRequest(small_config(cache, steps=4), [split.root], tmp_path / "out", val=split.root)
+    learner, summary = train(request)
+    rows = OpenRun.at(split).table(IMAGES, ("sha256", "split")).to_pylist()
+    of = {name: {row["sha256"] for row in rows if row["split"] == name} for name in ("train", "val")}
+    assert set(json.loads((request.out / "trained_on.json").read_text())["images"]) == of["train"]
+    assert learner.held_out.image_digests() == of["val"]
+    assert not any("Circular: 1" in note or "learnt from" in note for note in summary.circularity)

@@ -264,6 +264,7 @@ def _paired(
     """The image with the pseudo-masks of each of its texts; a phrase that several texts have is answered once."""
     data = source.data or b""
     image = replace(image, data=data, sha256=source.sha256, height=source.height, width=source.width)
+    image = replace(image, split=source.split)
     kept = dict.fromkeys(each.text for mask in source.masks for each in mask.expressions)
     phrases_of = {text: noun_phrases(text) or [text] for text in list(kept)[: config.pairs.max_texts_per_image]}
     phrases = list(dict.fromkeys(phrase for phrases in phrases_of.values() for phrase in phrases))
@@ -286,4 +287,4 @@ def _paired(
         places = sorted(set().union(*(places_of[phrase] for phrase in said)))
         confidences = [len(places) == 1] * len(places)
         rows += pseudo_mask_rows(text, [ids[at] for at in places], confidences, kind="attribute")
-    return replace(image, masks=masks, expressions=tuple(rows))
+    return replace(image, masks=masks, expressions=tuple(replace(each, split=source.split) for each in rows))

@@ -1,0 +1,247 @@
+"""Puts each picture of some runs into a split, such that no split has a copy of another's, for `combine --hold-out`.
+
+Called by `combination.py`. Pictures that belong together are a group, and a group is in one split: that of a picture
+whose run has one, else what is drawn by the first sha256 of the group. So neither more runs nor more images of a run
+move a picture that is there.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Final, Self
+
+import pyarrow as pa
+import pyarrow.csv
+
+from pseudoris.files.location import RunLocation
+from pseudoris.images.parquet_pages import read_columns
+from pseudoris.primitives.errors import ConfigError
+from pseudoris.primitives.untrusted import read_regular
+from pseudoris.schemas.ids import image_id, sha256_hex
+from pseudoris.schemas.run_records import SplitRecord
+from pseudoris.schemas.tables import SPLITS
+from pseudoris.store.runs.copied_pictures import LeftOutImage, NearHashes, Picture
+
+GROUPS: Final = ("folder", "similar")
+TRAIN: Final = "train"
+_COLUMNS: Final = ("key", "group")
+# Shares are decimals, of which sums such as 0.7 + 0.2 + 0.1 are above 1 by rounding.
+_ROUNDING: Final = 1e-9
+# What ends the name of a folder, a tar or a table in a key; in names these are percent-encoded.
+_FOLDER: Final = re.compile(r".*[/!#]")
+_DRAW_DIGITS: Final = 13
+
+
+@dataclass(frozen=True, slots=True)
+class HoldOut:
+    """The share of pictures that each split gets, by its name, and which belong together besides copies and tiles.
+
+    `group` is one of `GROUPS`, or the sha256 of a file, whose keys by group are `groups`; None for nothing else.
+    """
+
+    shares: Mapping[str, float]
+    group: str | None = None
+    groups: Mapping[str, str] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, shares: Mapping[str, float], group: str | Path | None = None) -> Self:
+        """Return it from shares and from `folder`, `similar`, or a `.parquet` or `.csv` with the columns key and group.
+
+        ConfigError for an unknown split, shares that are no shares of 1, or a file that cannot be read.
+        """
+        for name, share in shares.items():
+            if name not in SPLITS:
+                raise ConfigError(f"--hold-out {name}={share:g}: there is no split {name!r}: give {', '.join(SPLITS)}")
+            if not 0 <= share <= 1:
+                raise ConfigError(f"--hold-out {name}={share:g}: give a share from 0 to 1, such as {name}=0.05")
+        total = sum(shares.values())
+        if total > 1 + _ROUNDING or (TRAIN in shares and total < 1 - _ROUNDING):
+            said = ", ".join(f"{name}={share:g}" for name, share in shares.items())
+            most = "with train they must be 1" if TRAIN in shares else "they may be 1 at most"
+            raise ConfigError(f"the shares of --hold-out, {said}, are {total:g} together: {most}")
+        if group is not None and not shares:
+            raise ConfigError(f"--group {group} says what --hold-out draws as one: name a share, --hold-out val=0.05")
+        if group is None or group in GROUPS:
+            return cls(shares, None if group is None else str(group))
+        data, groups = _read_groups(Path(group))
+        return cls(shares, sha256_hex(data), groups)
+
+    @classmethod
+    def parse(cls, texts: Sequence[str], group: str | None = None) -> Self | None:
+        """Return it from `SPLIT=SHARE` each, as of `of`; None without one."""
+        shares: dict[str, float] = {}
+        for text in texts:
+            name, _, share = text.partition("=")
+            if name in shares:
+                raise ConfigError(f"--hold-out names {name} twice: give one share for each split")
+            try:
+                shares[name] = float(share)
+            except ValueError:
+                raise ConfigError(f"--hold-out {text!r} is no SPLIT=SHARE, such as val=0.05") from None
+        return cls.of(shares, group) if texts or group is not None else None
+
+    @property
+    def method(self) -> dict[str, Any]:
+        """What decides the splits."""
+        return {"shares": dict(self.shares), **({} if self.group is None else {"group": self.group})}
+
+    def drawn(self, sha256: str) -> str:
+        """Return the split of a group by its first sha256; what no share takes is `train`."""
+        at = int(sha256_hex(f"hold out {sha256}".encode())[:_DRAW_DIGITS], 16) / 16**_DRAW_DIGITS
+        # The order of the names is fixed, so that a further share leaves those before it as they were.
+        for name in SPLITS[1:]:
+            if (at := at - self.shares.get(name, 0.0)) < 0:
+                return name
+        return TRAIN
+
+
+def _read_groups(path: Path) -> tuple[bytes, dict[str, str]]:
+    where = f"--group {path}"
+    if not path.is_file():
+        raise ConfigError(
+            f"{where} is neither {' nor '.join(GROUPS)}, nor a file: name a .parquet or .csv of key, group"
+        )
+    data = read_regular(path)
+    try:
+        if path.suffix.lower() == ".parquet":
+            table = read_columns(data, _COLUMNS, where=where)
+        else:
+            options = pa.csv.ConvertOptions(column_types=dict.fromkeys(_COLUMNS, pa.string()))
+            table = pa.csv.read_csv(pa.BufferReader(data), pa.csv.ReadOptions(use_threads=False), None, options)
+        keys, groups = (table[name].cast(pa.string()).to_pylist() for name in _COLUMNS)
+    except (pa.ArrowException, KeyError, OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{where} has no columns key and group that can be read ({error}): write it again") from error
+    return data, {key: group for key, group in zip(keys, groups, strict=True) if key is not None and group is not None}
+
+
+def unknown_split(location: RunLocation, splits: SplitRecord, name: str, remedy: str) -> ConfigError:
+    """Return the error for a split that a run with `splits` does not have."""
+    there = ", ".join(f"{split} ({num:,} images)" for split, num in splits.images.items() if split)
+    return ConfigError(f"{location.root} has no split {name!r}, but {there or 'none'}: {remedy} one of these")
+
+
+@dataclass(slots=True)
+class _Group:
+    """Pictures that belong together: their split, the place and key of the first, and the first sha256."""
+
+    split: str | None
+    first: tuple[int, str]
+    sha256: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class SplitImages:
+    """The split of each image by the number of its run and its id there; and the images that no split may have."""
+
+    of_runs: Mapping[int, Mapping[str, str | None]]
+    left_out: Sequence[LeftOutImage]
+
+    def record(self, left: Mapping[int, set[str]]) -> SplitRecord:
+        """Return what the header says of them, without the images `left` out, by run."""
+        stay = ((at, each, split) for at, own in self.of_runs.items() for each, split in own.items())
+        lines = [(at, each, split or "") for at, each, split in stay if each not in left.get(at, ())]
+        counts = Counter(split for *_, split in lines)
+        order = sorted(counts, key=lambda name: (name == "", SPLITS.index(name) if name in SPLITS else 9, name))
+        digest = sha256_hex("\n".join(f"{at} {each} {split}" for at, each, split in lines).encode())
+        return SplitRecord(images={name: counts[name] for name in order}, sha256=digest)
+
+
+class _Groups:
+    """Joins pictures that share something; one that is alike to pictures of two splits joins none."""
+
+    def __init__(self) -> None:
+        self._above, self._groups, self._roots = list[int](), list[_Group](), dict[Any, int]()
+        # By token `asked`, the splits of pictures that have one, each with a key.
+        self._given: dict[Any, dict[str, str]] = {}
+
+    def of(self, number: int) -> _Group:
+        """Return the group that `add` gave a number."""
+        return self._groups[self._root(number)]
+
+    def add(
+        self, own: _Group, splits: frozenset[str], alike: Sequence[Any], near: Sequence[int], asked: Sequence[Any]
+    ) -> int | str:
+        """Add a picture that has `splits`; return its number, or the key of an image if that is of a second split.
+
+        Pictures of an equal token `alike` are a group, and so are those of one of the hashes `near`, of which its own
+        is first. So are those of a token `asked`, unless they have splits: of these each keeps its own.
+        """
+        tokens = alike if splits else [*alike, *asked]
+        linked = dict.fromkeys(self._root(self._roots[each]) for each in (*tokens, *near) if each in self._roots)
+        held = [self._groups[each] for each in linked]
+        keys = {split: key for each in asked if not splits for split, key in self._given.get(each, {}).items()}
+        keys |= {each.split: each.first[1] for each in sorted(held, key=lambda each: each.first) if each.split}
+        if len(every := splits.union(keys)) > 1:
+            return next((key for split, key in keys.items() if {split} != splits), own.first[1])
+        number, group = len(self._groups), replace(own, split=next(iter(every), None))
+        for at, other in zip(linked, held, strict=True):
+            self._above[at] = number
+            earlier, later = sorted((group, other), key=lambda each: each.first)
+            group = replace(earlier, split=group.split, sha256=earlier.sha256 or later.sha256)
+        self._above.append(number)
+        self._groups.append(group)
+        self._roots |= dict.fromkeys((*tokens, *near[:1]), number)
+        for each in asked if splits else ():
+            self._given.setdefault(each, {}).setdefault(next(iter(splits)), own.first[1])
+        return number
+
+    def _root(self, at: int) -> int:
+        while self._above[at] != at:
+            at = self._above[at] = self._above[self._above[at]]
+        return at
+
+
+def split_images(
+    images: Sequence[Picture], prefixes: Sequence[str], hold_out: HoldOut | None, hashes: NearHashes | None
+) -> SplitImages:
+    """Return the splits of `images`, in the order of their runs, of which `prefixes` stand before the keys.
+
+    Without `hold_out` only what is alike to pictures that have a split gets one. With `hashes`, those of all images,
+    similar pictures are a group.
+    """
+    tiles = defaultdict[tuple[int, str], list[Picture]](list)
+    for image in images:
+        tiles[image.run, image.picture].append(image)
+    if hold_out and hold_out.groups and not any(_listed(own, prefixes, hold_out) for own in tiles.values()):
+        keys = [f"{prefixes[image.run]}{image.key}" for image in images[:1]]
+        raise ConfigError(f"--group: its file has no key of an image: give keys of the new run, such as {keys}")
+    groups, numbers, left_out = _Groups(), dict[tuple[int, str], int](), list[LeftOutImage]()
+    # Pictures that have a split come first, so that no other joins two of them.
+    for place, own in sorted(enumerate(tiles.values()), key=lambda each: not any(tile.splits for tile in each[1])):
+        first, splits = own[0], frozenset[str]().union(*(tile.splits for tile in own))
+        near = hashes.near(first.hash) if hashes and first.hash is not None else ()
+        group = _Group(None, (place, f"{prefixes[first.run]}{first.key}"), first.sha256)
+        alike = [] if first.sha256 is None else [bytes.fromhex(first.sha256)]
+        found = groups.add(group, splits, alike, near, [*_asked(own, prefixes, hold_out)])
+        if isinstance(found, int):
+            numbers[first.run, first.picture] = found
+        else:
+            left_out += (LeftOutImage(f"{prefixes[t.run]}{t.key}", t.run, t.shard, found, "split", None) for t in own)
+    of_runs: dict[int, dict[str, str | None]] = {at: {} for at in range(len(prefixes))}
+    for image in images:
+        if (number := numbers.get((image.run, image.picture))) is not None:
+            group = groups.of(number)
+            drawn = hold_out.drawn(group.sha256) if hold_out and group.sha256 else None
+            of_runs[image.run][image_id(image.key)] = group.split or drawn
+    return SplitImages(of_runs, left_out)
+
+
+def _asked(tiles: Sequence[Picture], prefixes: Sequence[str], hold_out: HoldOut | None) -> Iterator[Any]:
+    """Yield the folder, or what the file says, of a picture, where they are asked for."""
+    if hold_out is not None and hold_out.group == "folder":
+        folder = _FOLDER.match(f"{prefixes[tiles[0].run]}{tiles[0].picture}")
+        yield "folder", folder[0] if folder else ""
+    if hold_out is not None:
+        yield from (("file", each) for each in _listed(tiles, prefixes, hold_out))
+
+
+def _listed(tiles: Iterable[Picture], prefixes: Sequence[str], hold_out: HoldOut) -> list[str]:
+    """Return the groups of a picture, by its name or those of its tiles, in the file of groups."""
+    if not hold_out.groups:
+        return []
+    keys = (f"{prefixes[each.run]}{name}" for each in tiles for name in (each.picture, each.key))
+    return list(dict.fromkeys(hold_out.groups[key] for key in keys if key in hold_out.groups))
