@@ -23,6 +23,7 @@ from pseudoris.files.location import RunLocation
 from pseudoris.images.prover import PictureForm
 from pseudoris.primitives.errors import ConfigError
 from pseudoris.schemas.ids import sha256_hex
+from pseudoris.store.runs.lock import LOCK_FOLDER
 from pseudoris.viewer.outlines import frame_size, outline_of
 from pseudoris.viewer.pages import MASK_COLOURS, RunPictures, embedded_json, iter_page
 
@@ -47,7 +48,9 @@ def write_judging_page(
     `plugins` are those that the user has imported; `on_image` gets how many images are done, and how many there are.
     """
     if not destination.exists(INDEX_NAME):
-        destination.refuse_others({PICTURES_FOLDER}.__contains__, "Name a new or an empty folder with --to")
+        destination.refuse_others(
+            {PICTURES_FOLDER, LOCK_FOLDER}.__contains__, "Name a new or an empty folder with --to"
+        )
     elif _MARK.encode() not in destination.read_bytes(INDEX_NAME):
         raise ConfigError(f"{destination.uri(INDEX_NAME)} is not a page of an audit. Name another folder with --to.")
     missing = []

@@ -23,6 +23,7 @@ from pseudoris.schemas.ids import mask_index, sha256_hex
 from pseudoris.schemas.keep_rule import OPTIONAL_COLUMNS
 from pseudoris.schemas.shard import SOURCE_COMPOSER, SOURCE_HUMAN
 from pseudoris.schemas.tables import FAILURE_REASONS
+from pseudoris.store.runs.lock import LOCK_FOLDER
 from pseudoris.viewer.gallery_sample import Gallery, GalleryImage, GallerySummary, Row
 from pseudoris.viewer.outlines import Outline, frame_size, outline_of, spread_labels
 from pseudoris.viewer.pages import GENERATOR, MASK_COLOURS, RunPictures, embedded_json, iter_page
@@ -61,7 +62,7 @@ def check_destination(destination: RunLocation) -> None:
         if destination.exists(name) and _MARK.encode() not in destination.read_bytes(name):
             raise ConfigError(f"{destination.uri(name)} is not a page of a gallery. Name another folder with --to.")
     if not destination.exists(INDEX_NAME):
-        destination.refuse_others({PICTURES_FOLDER, QUALITY_NAME}.__contains__, _REMEDY)
+        destination.refuse_others({PICTURES_FOLDER, QUALITY_NAME, LOCK_FOLDER}.__contains__, _REMEDY)
 
 
 def write_gallery(

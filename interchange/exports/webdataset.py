@@ -48,8 +48,9 @@ def _write(job: ExportJob, lacking: Collection[str] = ()) -> ExportReport:
     if job.lacking.keys() != set(lacking):
         if lacking:
             raise TransientError("images of SOURCE come and go while they are read: export again once it is at rest")
+        job.held.close()
         inner = ExportJob(WEBDATASET, job.request, job.on_progress)
-        with inner.files:
+        with inner.held, inner.files:
             return _write(inner, job.lacking)
     tree = {"__kind__": "wids-shard-index-v1", "wids_version": 1, "name": "pseudoris"}
     for split, path in indices.items():
