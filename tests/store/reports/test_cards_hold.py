@@ -122,7 +122,7 @@ def test_every_card_says_what_the_tables_hold(tmp_path, make):
     write_datacard(run.location)
     datacard = run.location.read_bytes(CARD_NAME).decode()
     request = ExportRequest(run, place_of(tmp_path, "export"), ExportOptions())
-    card = huggingface.card(request, "train", {"train": 1, "masks": 1}, {}, sha256="")
+    card = huggingface.card(request, {"train": 1}, {"masks": 1}, {}, sha256="")
     protocol = croissant.description(request, ExportReport({}, {}, 0), title="", name="", files={}, tables={})
     told = json.loads(protocol)
     # Every door says the same clauses; an import's export has no part on how models made it.
