@@ -108,7 +108,8 @@ class CopyCounts:
             return f"unknown: above {MAX_COUNTED:,} images they are not counted"
         near = f"near copies unknown of {self.num_unknown:,} without a perceptual hash"
         if self.num_near is not None:
-            near = f"{self.num_near:,} near copies{'; ' + near if self.num_unknown else ''}"
+            copies = "copy" if self.num_near == 1 else "copies"
+            near = f"{self.num_near:,} near {copies}{'; ' + near if self.num_unknown else ''}"
         return f"{self.num_bytes:,} byte for byte, {near}"
 
 
@@ -260,12 +261,14 @@ def pictures_of(
         for image, split in zip(said["image_id"].to_pylist(), said["split"].to_pylist(), strict=True):
             splits.setdefault(image, set()).add(split)
         for row in rows:
-            picture, sha256 = row["picture"] or row["key"], row["picture_sha256"] or row["sha256"]
-            is_quarantined = row["status"] == STATUS_QUARANTINED
-            yield Picture(
-                *(row["key"], at, receipt.shard, picture, sha256, phashes[row["key"]], is_quarantined),
-                frozenset(splits.get(row["image_id"], ())),
-            )
+            known = splits.get(row["image_id"], ())
+            yield _picture(row, at, receipt.shard)._replace(phash=phashes[row["key"]], splits=frozenset(known))
+
+
+def _picture(row: Mapping[str, Any], at: int, shard: int) -> Picture:
+    picture, sha256 = row["picture"] or row["key"], row["picture_sha256"] or row["sha256"]
+    phash = row["picture_phash"] or row["phash"]
+    return Picture(row["key"], at, shard, picture, sha256, phash, row["status"] == STATUS_QUARANTINED)
 
 
 def _hashes_of(location: RunLocation, receipts: Iterable[Receipt]) -> Iterator[tuple[Receipt, pa.Table]]:
@@ -287,8 +290,8 @@ def count_copies(run: OpenRun) -> CopyCounts:
     num_images = sum(receipt.counts.num_shown for receipt in run.receipts)
     if num_images > MAX_COUNTED:
         return CopyCounts(num_images, None, None, 0)
-    # No picture is read. The hashes that are there tell near copies too.
-    read = pictures_of(0, run.location, run.header, run.receipts, is_hashed=False)
+    tables = _hashes_of(run.location, run.receipts)
+    read = (_picture(row, 0, receipt.shard) for receipt, table in tables for row in table.to_pylist())
     pictures = [each for each in read if not each.is_quarantined]
     found = LeftOutImages([""])
     found.add_copies(pictures, NearHashes(each.hash for each in pictures if each.hash is not None))

@@ -570,9 +570,9 @@ def test_copies_in_a_run_are_counted_or_said_to_be_unknown(place, monkeypatch):
     data = [picture(1), picture(2), picture(1, 4), picture(1)]
     run = run_of(place("run"), *map(hashed, data), quarantined)
     found = count_copies(OpenRun.at(run))
-    assert (found, str(found)) == (CopyCounts(4, 1, 1, 0), "1 byte for byte, 1 near copies")
+    assert (found, str(found)) == (CopyCounts(4, 1, 1, 0), "1 byte for byte, 1 near copy")
     assert combine([("", run)], same := place("same")).copies == found
-    assert "| copies among the images | 1 byte for byte, 1 near copies |" in same.read_bytes("DATACARD.md").decode()
+    assert "| copies among the images | 1 byte for byte, 1 near copy |" in same.read_bytes("DATACARD.md").decode()
     assert combine([("", run)], place("unique"), unique="similar").copies == CopyCounts(2, 0, 0, 0)
     half = run_of(place("half"), hashed(data[0]), *map(of_bytes, data[1:]))
     found = count_copies(OpenRun.at(half))

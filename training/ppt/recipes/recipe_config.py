@@ -113,7 +113,7 @@ class RecipeConfig(FrozenModel):
     pairs: PairsConfig = PairsConfig()
 
     def reading_as(self, header: RunHeader | None) -> Self:
-        """Return the settings that read deep pixels as the run of `header` does; None changes nothing.
+        """Return the settings that read pixels as the run of `header` does; None changes nothing.
 
         ConfigError if it combines runs that read them differently: the run of a recipe has one way.
         """
@@ -126,8 +126,9 @@ class RecipeConfig(FrozenModel):
                     f"the combined runs {first.name} and {other.name} differ in images.bits or images.window, and the "
                     "run of a recipe reads all pictures alike: give one of them alone"
                 )
-        bits, window = header.config.images.bits, header.config.images.window
-        images = self.run.images.model_copy(update={"bits": bits, "window": window})
+        # Without hashes too, if that run has none: a recipe that 0.6.0 began goes on.
+        as_there = {name: getattr(header.config.images, name) for name in ("bits", "window", "phash")}
+        images = self.run.images.model_copy(update=as_there)
         return self.model_copy(update={"run": self.run.model_copy(update={"images": images})})
 
 

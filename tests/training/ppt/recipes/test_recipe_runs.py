@@ -304,3 +304,13 @@ def test_pairs_of_combined_runs_that_read_deep_pixels_differently_are_refused(tm
     combine(runs, both := RunLocation.open(str(tmp_path / "both")))
     with pytest.raises(ConfigError, match=r"v1 and v2 differ in images\.bits or images\.window"):
         pair_masks(both.root, RunLocation.open(str(tmp_path / "pairs")), load_recipe_config("tiny"), **SILENT)
+
+
+def test_a_recipe_that_an_earlier_version_began_without_hashes_goes_on(tmp_path) -> None:
+    images = write_object_centric(tmp_path / "objects", num_images=4)
+    place = RunLocation.open(str(tmp_path / "d_sem"))
+    make_objects(str(images), place, load_recipe_config("tiny", None, (*WORDS, "images.phash=false")), **SILENT)
+
+    written = make_objects(str(images), place, load_recipe_config("tiny", None, WORDS), **SILENT)
+
+    assert written.num_shards_before == len(latest_receipts(place))
