@@ -201,3 +201,8 @@ def test_what_changed_in_source_is_named_and_ends_a_whole_export_with_1(tmp_path
     again = ("export", run.location.root, str(tmp_path / "to"), "--format", "coco", "--overwrite")
     assert "2 images" not in pseudoris_here(*again, code=0).stderr
     assert "unread" not in json.loads((tmp_path / "to" / "_export.json").read_text())
+
+
+def test_swapped_arguments_are_seen(pictures, tmp_path):
+    with pytest.raises(ConfigError, match=r"is a run, and OUT .* is none: give the run first"):
+        invoke("export", tmp_path / "export", pictures)
