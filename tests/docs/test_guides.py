@@ -246,3 +246,9 @@ def test_the_page_shows_what_the_figures_give():
     assert [row for row in rows if row not in page] == [], "\n".join(rows)
     for preset, each_s in seconds().items():
         assert f"| {preset} | {each_s:.2f} |" in page
+
+
+def test_every_guide_is_on_the_index():
+    index = (ROOT / "docs" / "index.md").read_text(encoding="utf-8")
+    guides = {f"guides/{page.name}" for page in (ROOT / "docs" / "guides").glob("*.md")}
+    assert guides <= set(re.findall(r"\]\((guides/[\w-]+\.md)\)", index))
