@@ -59,7 +59,8 @@ _CHOICE: Final = re.compile(r"'([^']{1,40})' is not one of (.*)")
 UsageError: Any = typer.BadParameter.__base__
 # Maps a command to the extra that it needs. What `evaluate` and `export` need depends on their options.
 _EXTRAS: Final = {
-    **dict.fromkeys(("demo", "doctor", "weights", "estimate", "annotate"), "run"),
+    "weights": "remote",
+    **dict.fromkeys(("demo", "doctor", "estimate", "annotate"), "run"),
     **dict.fromkeys(("ppt", "train", "predict"), "train"),
 }
 _GROUPS: Final[dict[str, dict[str, Callable[..., None] | typer.Typer]]] = {

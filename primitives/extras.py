@@ -9,8 +9,8 @@ from pseudoris.primitives.errors import ConfigError
 
 # Maps an extra to the modules that it installs. A test compares them with pyproject.toml, which has their versions.
 MODULES: Final[dict[str, tuple[str, ...]]] = {
-    "remote": ("aiohttp", "s3fs", "tenacity", "huggingface_hub", "httpx2"),
-    "run": ("ray", "torch", "torchvision", "open_clip", "segment_anything", "filelock", "safetensors", "psutil"),
+    "remote": ("aiohttp", "s3fs", "tenacity", "huggingface_hub", "httpx2", "filelock", "safetensors"),
+    "run": ("ray", "torch", "torchvision", "open_clip", "segment_anything", "psutil"),
     "train": ("lightning_fabric", "tensorboard"),
     "hf": ("transformers", "num2words"),
     "heif": ("pillow_heif",),

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import shlex
 import socket
+import subprocess
+import sys
 import time
 from dataclasses import replace
 from importlib.resources import files
@@ -225,3 +228,33 @@ def test_workers_of_a_local_run_find_checkpoints_in_the_cache_from_another_folde
         code=0,
     )
     assert "checkpoints/mine.safetensors" in (tmp_path / "out" / "_run.json").read_text()
+
+WITHOUT_RUN = """
+import sys
+from importlib import util
+lacking = {"ray", "torch", "torchvision", "open_clip", "segment_anything", "psutil"}
+found = util.find_spec
+util.find_spec = lambda name, package=None: None if name in lacking else found(name, package)
+sys.modules.update(dict.fromkeys(lacking))
+from pseudoris.cli.main import main
+sys.argv = ["pseudoris", *sys.argv[1:]]
+main()
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("words", "code", "said"),
+    [
+        ("list", 0, "open, filter: "),
+        ("get tiny", 0, "builtin:tiny/sam.safetensors (nothing to download)"),
+        ("check tiny-composed", 0, "as it must be"),
+        ("check open_clip:RN50/cc12m", 1, "weights 'open_clip:RN50/cc12m' needs 'ray', which is not installed"),
+    ],
+)
+def test_a_login_node_needs_neither_torch_nor_ray(words, code, said, tmp_path):
+    command = [sys.executable, "-c", WITHOUT_RUN, "weights", *words.split()]
+    environment = {**os.environ, "PSEUDORIS_WEIGHTS": str(tmp_path)}
+    ended = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
+    assert ended.returncode == code, ended.stderr
+    assert said in ended.stdout + ended.stderr

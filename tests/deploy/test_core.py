@@ -183,7 +183,7 @@ LACKING = {
     "annotate images new": "run",
     "demo new": "run",
     "doctor": "run",
-    "weights list": "run",
+    "weights list": "remote",
     "train student finished --out new": "train",
     "predict images/scene-000.jpg tree --model new": "train",
     "ppt objects images new": "train",

@@ -20,6 +20,7 @@ from typing import Any, BinaryIO, Final
 from filelock import FileLock, Timeout
 
 from pseudoris.primitives.errors import ConfigError
+from pseudoris.primitives.extras import require_extra
 from pseudoris.primitives.untrusted import open_regular, parse_json
 from pseudoris.primitives.uris import named_path
 from pseudoris.schemas.config import WeightsConfig
@@ -112,6 +113,7 @@ TAG_REPOS: Final[Mapping[str, str]] = {
     "RN50-quickgelu/openai": "timm/resnet50_clip.openai",
     "ViT-B-16-quickgelu/openai": "timm/vit_base_patch16_clip_224.openai",
     "ViT-B-16/laion2b_s34b_b88k": "laion/CLIP-ViT-B-16-laion2B-s34B-b88K",
+    "ViT-B-16/datacomp_xl_s13b_b90k": "laion/CLIP-ViT-B-16-DataComp.XL-s13B-b90K",
 }
 # Only licences that are certain are listed: LAION's CoCa models and OpenAI's CLIP have MIT.
 _HUB_LICENCES: Final = {
@@ -161,6 +163,7 @@ def _checkpoint_names(uri: str) -> tuple[str, ...]:
 
 def split_tag(weights: WeightsConfig) -> tuple[str, str]:
     """Return model name and tag of `open_clip:<model>/<tag>`."""
+    require_extra("run", f"weights '{weights.uri}'")
     # open_clip is imported here, because it takes seconds to load, and only a hub tag needs it.
     from open_clip.pretrained import is_pretrained_cfg, list_pretrained_tags_by_model
 
@@ -177,6 +180,7 @@ def open_clip_file(weights: WeightsConfig) -> PublishedFile:
     known = TAG_REPOS.get(weights.uri.removeprefix(OPEN_CLIP_PREFIX))
     repo, filename = known or "", _DEFAULT_NAME
     if known is None:
+        require_extra("run", f"weights '{weights.uri}'")
         from open_clip.pretrained import get_pretrained_cfg
 
         repo, _, named = get_pretrained_cfg(*split_tag(weights)).get("hf_hub", "").rpartition("/")
