@@ -115,6 +115,17 @@ def test_a_bare_polygon_names_its_missing_brackets(tmp_path, location):
     assert "annotation 5: a polygon lacks its outer brackets: write [[x, y, …]]" in str(row)
 
 
+def test_texts_with_a_literal_end_token_are_left_out_and_the_token_is_named():
+    texts = ["a cat<|endoftext|> or a dog", "the cat", "A dog <END_OF_TEXT>", "cup<|endoftext|>", "a < b > c"]
+    found = read(annotations=[object_row(5, 1, captions=texts)])
+    image = found.images[0]
+    assert texts_of(image, image.masks[0]) == ("the cat", "a < b > c")
+    assert found.left_out == {
+        "expressions that hold the token <|endoftext|>": 2,
+        "expressions that hold the token <end_of_text>": 1,
+    }
+
+
 OUTSIDE = [
     *("../a.png", "sub/../../a.png", "/etc/passwd", "//server/share/a.png", "..", ".", "a\0.png", "..\\a.png"),
     *("file:///etc/passwd", "s3://other/a.png", "C:\\data\\a.png", "\\\\server\\share\\a.png", "s3://other\\a.png"),
