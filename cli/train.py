@@ -200,6 +200,9 @@ def training_view(summary: FitSummary) -> RenderableType:
     """Return how a training of one model ended as a table."""
     validating = f", of which validation {formats.format_seconds(summary.validation_s)}" if summary.figures else ""
     table = _trained(summary, f"{formats.format_seconds(summary.wall_s)}{validating}")
+    if summary.num_cut_texts:
+        cut = f"{summary.num_cut_texts:,} longer than CLIP's {summary.context_length} tokens, cut there"
+        table.add_row("texts", f"{cut}: masks whose texts differ only behind it get equal tokens")
     for name, value in summary.figures.items():
         table.add_row(_figure_title(name), f"{value:.3f}")
     return table

@@ -135,6 +135,7 @@ def _coco(counts: Sequence[str], size: tuple[int, int]) -> list[dict[str, Any]]:
     return [{"size": list(size), "counts": text.encode("ascii")} for text in counts]
 
 
+_BARE_POLYGON: Final = "a polygon lacks its outer brackets: write [[x, y, …]], a list of polygons"
 _UNKNOWN_FORM: Final = "the segmentation is neither RLE nor polygons of at least three points"
 # A coordinate may be at most this. No image is as wide, and up to this value clipping is exact to 1e-6 pixels.
 _MAX_COORDINATE_PX: Final = 1e9
@@ -167,6 +168,8 @@ def compressed_counts(segmentation: Any, size: tuple[int, int]) -> str | None:
         return None
     if isinstance(segmentation, dict):
         return _of_rle(segmentation, size)
+    if isinstance(segmentation, list) and _is_polygon(segmentation):
+        raise ValueError(_BARE_POLYGON)
     if not isinstance(segmentation, list) or not all(_is_polygon(piece) for piece in segmentation):
         raise ValueError(_UNKNOWN_FORM)
     height, width = size

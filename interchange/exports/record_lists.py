@@ -35,7 +35,7 @@ def write_records(
     records_of: Callable[[ExportImage], Iterable[tuple[dict[str, Any], Content]]],
     read: Callable[[Any], Content],
     *,
-    notes: Sequence[str],
+    notes: Sequence[str] | Callable[[], Iterable[str]],
     others: dict[str, bytes] | None = None,
 ) -> ExportReport:
     """Write images and records as they come.
@@ -58,6 +58,8 @@ def write_records(
                         raise broken(where, str(error)) from error
                     job.add(kept, found)
             num_records += records.num_elements
+    # What the records themselves decide is known only now.
+    notes = list(notes() if callable(notes) else notes)
     if len(paths) > 1:
         first = next(iter(paths.values()))
         notes = [*(note.replace(path, first) for note in notes), f"Each split has a file: {', '.join(paths.values())}."]
@@ -75,7 +77,22 @@ def _write_odvg(job: ExportJob) -> ExportReport:
         'Give the trainer ann_file="annotations.jsonl" and data_prefix=dict(img="images/"), and no label_map_file.',
         "Boxes alone: masks are left out. The model reads 256 tokens.",
     )
-    return write_records(job, "annotations.jsonl", _odvg_records, _read_odvg, notes=notes)
+    num_stops = 0
+
+    def records(image: ExportImage) -> Iterator[tuple[dict[str, Any], Content]]:
+        nonlocal num_stops
+        num_stops += sum("." in said.text.rstrip(" .") for said in image.expressions)
+        return _odvg_records(image)
+
+    def told() -> Iterator[str]:
+        yield from notes
+        if num_stops:
+            yield (
+                f"{num_stops:,} expression(s) have a full stop inside. The models divide a text there: words before it "
+                "do not see those behind."
+            )
+
+    return write_records(job, "annotations.jsonl", records, _read_odvg, notes=told)
 
 
 # The loader turns captions into small letters. Open-GroundingDINO stops at a line without a region, and takes several

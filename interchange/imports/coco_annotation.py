@@ -8,6 +8,7 @@ gRefCOCO's `instances.json` are such a file too.
 
 from __future__ import annotations
 
+import logging
 from collections import Counter, defaultdict
 from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -27,6 +28,8 @@ from pseudoris.interchange.imports.human_annotation import (
 from pseudoris.primitives.errors import ConfigError
 from pseudoris.schemas.ids import sha256_hex
 
+logger = logging.getLogger(__name__)
+
 # Longer sides are refused: no such image can be decoded, and pycocotools counts pixels in 32 bits.
 _MAX_SIDE_PX: Final = 2**20
 
@@ -44,7 +47,7 @@ def read_coco(data: bytes, name: str, captions: bytes | None = None, captions_na
     if captions is not None:
         digests[f"{captions_name} (captions)"] = sha256_hex(captions)
         for place, row in enumerate(read_lists(captions, captions_name, ("annotations",))["annotations"]):
-            instance = row.get("instance_id") if isinstance(row, dict) else None
+            instance = _whole(row.get("instance_id")) if isinstance(row, dict) else None
             if not isinstance(instance, int) or instance not in tables.annotations:
                 raise ConfigError(
                     f"{captions_name}: annotations[{place}] is a caption of instance_id {shown(instance)}, which is "
@@ -64,6 +67,12 @@ def read_coco(data: bytes, name: str, captions: bytes | None = None, captions_na
         every = [*([] if caption is None else [caption]), *own, *said.get(entry.annotation_id, ())]
         kept.add(entry.annotation_id)
         phrases[entry.path] += (HumanPhrase((entry.index,), text) for text in clean_texts(every, left_out, where=where))
+    if captions is None and kept and not any(phrases.values()):
+        logger.warning(
+            "%s has no caption, so its masks are imported without expressions. Give the file of captions by instance "
+            "as --captions.",
+            name,
+        )
     return Annotation(tables.images(kept, phrases, tables.sizes), digests, +left_out)
 
 
@@ -111,6 +120,14 @@ def read_coco_tables(data: bytes, where: str) -> CocoTables:
         image_id, (path, size) = _id(row, here, may_be_text=True), _image(row, here)
         if image_id in paths:
             raise ConfigError(f"{here} has the id {shown(image_id)} of another image. Ids must be unique.")
+        if path in sizes:
+            logger.warning(
+                "%s (id %s) has the file_name %s of an earlier image: their objects land on one picture. If they are "
+                "two pictures, name each by its path.",
+                here,
+                shown(image_id),
+                shown(path),
+            )
         if sizes.setdefault(path, size) != size:
             raise ConfigError(f"{here} and an earlier entry give different sizes of {shown(path)}. Fix the file.")
         paths[image_id] = path
@@ -119,7 +136,7 @@ def read_coco_tables(data: bytes, where: str) -> CocoTables:
     for place, row in enumerate(document["annotations"]):
         here = f"{where}: annotations[{place}]"
         annotation_id = int(_id(row, here, may_be_text=False))
-        image = row.get("image_id")
+        image = _whole(row.get("image_id"))
         if not isinstance(image, int | str) or image not in paths:
             raise ConfigError(f"{here} belongs to image_id {shown(image)}, which is not in `images`")
         if annotation_id in found:
@@ -157,7 +174,12 @@ def _image(row: Mapping[str, Any], where: str) -> tuple[str, tuple[int, int] | N
 
 
 def _id(row: Any, where: str, *, may_be_text: bool) -> int | str:
-    value = row.get("id") if isinstance(row, dict) else None
+    value = _whole(row.get("id")) if isinstance(row, dict) else None
     if isinstance(value, bool) or not (isinstance(value, int) or (may_be_text and isinstance(value, str))):
         raise ConfigError(f"{where} has the id {shown(value)}. A whole number is needed.")
     return value
+
+
+def _whole(value: Any) -> Any:
+    """Return 1 for 1.0, which pandas writes where a column of ids has gaps; any other value as it is."""
+    return int(value) if isinstance(value, float) and value.is_integer() else value

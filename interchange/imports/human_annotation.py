@@ -28,6 +28,12 @@ from pseudoris.schemas.shard import SOURCE_HUMAN, ExpressionRecord, Failure, Mas
 # A name in a path may have at most this many bytes, because file systems allow no longer names.
 _MAX_NAME_BYTES: Final = 255
 _SHOWN_LETTERS: Final = 100
+# A tokenizer reads these as the start or the end of a text, and a trainer then cuts what stands behind.
+# Source: open_clip 3.3.0, tokenizer.py; vocabularies of CLIP, T5 and Qwen.
+_MARKERS: Final = (
+    *("<start_of_text>", "<end_of_text>", "<|startoftext|>", "<|endoftext|>"),
+    *("<|im_start|>", "<|im_end|>", "</s>"),
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,7 +118,7 @@ def read_json(data: bytes, where: str) -> Any:
 
 
 def clean_texts(texts: Iterable[Any], left_out: Counter[str], *, where: str) -> tuple[str, ...]:
-    """Return texts as the tables write them, each once, in order; empty and repeated ones are counted."""
+    """Return texts as the tables write them, each once, in order; others are counted by why they are left out."""
     found: dict[str, None] = {}
     for text in texts:
         if not isinstance(text, str) or not is_utf8(text):
@@ -120,7 +126,10 @@ def clean_texts(texts: Iterable[Any], left_out: Counter[str], *, where: str) -> 
                 f"{where} has the expression {shown(text)}. An expression must be a UTF-8 text. Fix the file."
             )
         clean = clean_text(text)
-        if not clean:
+        marker = next((each for each in _MARKERS if each in clean), None)
+        if marker is not None:
+            left_out[f"expressions that hold the token {marker}"] += 1
+        elif not clean:
             left_out["expressions without a letter"] += 1
         elif clean in found:
             left_out["repeated expressions of one mask"] += 1

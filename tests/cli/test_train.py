@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,7 @@ import pytest
 import torch
 from PIL import Image
 
-from evidence.experiments.quality.scene_runs import SceneRun, imported_scenes
+from evidence.experiments.quality.scene_runs import ANNOTATION_NAME, SceneRun, imported, imported_scenes
 from pseudoris.files.location import RunLocation
 from pseudoris.primitives.errors import ConfigError
 from pseudoris.synthworld.scenes import Split
@@ -106,6 +107,21 @@ def test_a_validation_on_images_that_were_learnt_from_is_said_first_and_once(tra
     half = "Circular: 1 of the 2 images of the truth were learnt from"
     assert caplog.text.count(half) == 1
     assert half not in " ".join(left_out.stdout.split())
+
+
+@pytest.mark.slow
+def test_a_student_counts_the_texts_that_clip_cuts(trained, tmp_path):
+    folder, _, result = trained
+    assert "cut there" not in result.output
+    document = json.loads((folder / ANNOTATION_NAME).read_text())
+    for row in document["annotations"]:
+        row.pop("captions", None)
+        row["caption"] = "very " * 90 + f"small thing {row['id']}"
+    (tmp_path / "long.json").write_text(json.dumps(document))
+    imported(tmp_path / "long.json", folder / "images", tmp_path / "run", "coco", ["shards.embed_images=true"])
+    words = setting(*chooser_words(folder / "candidates"))
+    told = invoke("train", "student", tmp_path / "run", "--out", tmp_path / "out", "--steps", "1", *words).output
+    assert re.search(r"[1-9]\d* longer than CLIP's \d+ tokens, cut there", " ".join(told.split()))
 
 
 def test_a_prediction_is_a_picture_with_the_text_below(trained):

@@ -247,7 +247,8 @@ def train_student(
     summary = trainer.fit(learner, feed)
     if config.answers_none and held_out is not None and fabric.is_global_zero:
         summary = _with_least_none(learner, held_out, folder, summary)
-    return learner, summary
+    # The processes of a training share its texts: each counts its own.
+    return learner, replace(summary, num_cut_texts=len(towers.cut_texts), context_length=towers.context_length)
 
 
 def _with_least_none(

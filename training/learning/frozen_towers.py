@@ -183,6 +183,8 @@ class FrozenTowers:
         # The layers are checked here, so that a wrong setting is refused before a training's folder exists.
         image_blocks(visual, config.layers, setting=settings[1])
         self.image_format: CropFormat = crop_format(self._model, config.weights)
+        # Texts above the context, of all that were read: two that differ behind its end have equal tokens.
+        self.cut_texts: set[str] = set()
         self._texts = FeatureCache[_Text](_TEXT_BYTES, lambda seen: sum(each.nbytes for each in seen))
         probe = self.encode_texts(["a"])
         self.widths = TowerWidths(
@@ -213,8 +215,13 @@ class FrozenTowers:
         stages, dense = (torch.cat(each)[: len(pixels)].float() for each in zip(*parts, strict=True))
         return TowerImages(to_device(stages, self.device), to_device(dense, self.device))
 
+    @property
+    def context_length(self) -> int:
+        """Return how many tokens of a text are read, start and end included."""
+        return self._tokenise.context_length
+
     def encode_texts(self, texts: Sequence[str]) -> TowerTexts:
-        """Return the features of texts; text beyond the tower's context is cut off."""
+        """Return the features of texts; text beyond the context is cut off, see `cut_texts`."""
         rows = self._texts.read(texts, self._read_texts, tile=_TEXTS_A_TILE)
         tokens, words = (pad_sequence([row[part] for row in rows], batch_first=True) for part in (0, 1))
         lengths = torch.tensor([len(row[0]) for row in rows])
@@ -224,6 +231,7 @@ class FrozenTowers:
 
     def _read_texts(self, texts: Sequence[str]) -> Iterator[_Text]:
         """Tokens (L), words (L, C) and sentence (D) of each text, by itself: a row would keep the whole batch."""
+        self.cut_texts.update(text for text in texts if self._tokenise.num_tokens(text) > self.context_length)
         tokens = self._tokenise(texts)
         tile = F.pad(tokens, (0, 0, 0, _TEXTS_A_TILE - len(texts)))
         with torch.inference_mode():

@@ -174,7 +174,10 @@ class StepReport:
 
 @dataclass(frozen=True, slots=True)
 class FitSummary:
-    """How a training ended: its last figures, steps in all and of this call, its time; `circularity` is said first."""
+    """How a training ended: its last figures, steps in all and of this call, its time; `circularity` is said first.
+
+    `num_cut_texts` counts the different texts of this call that were longer than `context_length` tokens.
+    """
 
     figures: Mapping[str, float]
     num_steps: int
@@ -183,6 +186,8 @@ class FitSummary:
     validation_s: float
     num_parameters: int
     circularity: Sequence[str] = ()
+    num_cut_texts: int = 0
+    context_length: int = 0
 
 
 def open_fabric(config: TrainingConfig) -> Fabric:

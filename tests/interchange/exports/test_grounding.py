@@ -15,6 +15,7 @@ import pytest
 from PIL import Image
 from pycocotools import mask as coco
 
+from pseudoris.files.key_order import path_key
 from pseudoris.interchange.exports import EXPORTS
 from pseudoris.interchange.exports.conversations import factory_size, qwen_size
 from pseudoris.interchange.exports.record_lists import brush_strokes, pixels_of_strokes
@@ -24,7 +25,10 @@ from tests.interchange.exports.builders import (
     WIDTH,
     BuiltRun,
     TrueExpression,
+    build_run,
+    export,
     groups_of,
+    jpeg,
     true_expressions,
 )
 from tests.interchange.exports.readers_conversations import read_factory, read_odvg, read_qwen, read_swift
@@ -150,6 +154,17 @@ def test_a_line_of_odvg_has_the_box_of_its_caption_and_others_where_asked(any_ta
     left_out = {"expressions that refer to several masks": 3, "expressions that refer to no mask": 3}
     assert report.dropped.items() >= ({} if any_targets else left_out).items()
     assert any_targets != (report.dropped.keys() >= left_out.keys())
+
+
+def test_odvg_counts_the_texts_that_a_full_stop_divides(tmp_path):
+    def told(name: str, *texts: str) -> list[str]:
+        run = build_run(tmp_path / name, ((path_key("a.jpg"), jpeg(), (texts,)),))
+        notes = export("odvg", run, tmp_path / f"{name}-export").notes
+        return [note for note in notes if "full stop inside" in note]
+
+    (note,) = told("some", "the st. bernard", "a dog.", "no. 5 of it", "the cup")
+    assert note.startswith("2 expression(s) have a full stop inside.")
+    assert not told("none", "a dog.", "the cup")
 
 
 def key_of(image_id: str, text: str, masks) -> tuple[str, str, bytes]:

@@ -82,6 +82,50 @@ def test_an_image_that_is_listed_twice_is_one_with_the_objects_of_both():
     assert found.left_out == {"images listed twice": 1}
 
 
+def test_two_ids_with_one_file_name_are_named_as_they_land_on_one_picture(caplog):
+    read([image_row(1, "a.png"), image_row(2, "a.png"), image_row(3, "b.png")])
+    (said,) = caplog.messages
+    assert said.startswith("objects.json: images[1] (id 2) has the file_name 'a.png' of an earlier image")
+
+
+def test_a_whole_number_with_a_point_is_an_id():
+    rows = [object_row(5.0, 1.0), object_row(6, 1)]
+    found = read_coco(document([image_row(1.0, "a.png")], rows), "x.json", captions((5.0, "a cat")), "said.json")
+    (image,) = found.images
+    assert [(str(mask.annotation_id), texts_of(image, mask)) for mask in image.masks] == [("5", ("a cat",)), ("6", ())]
+    with pytest.raises(ConfigError, match=r"has the id 1\.5"):
+        read([image_row(1.5, "a.png")])
+
+
+def test_a_file_without_any_caption_names_the_option_that_takes_them(caplog):
+    read(annotations=[object_row(5, 1)])
+    assert "objects.json has no caption" in caplog.text
+    assert "--captions" in caplog.text
+    caplog.clear()
+    read(annotations=[object_row(5, 1), object_row(6, 1, caption="a cat")])
+    assert not caplog.messages
+
+
+def test_a_bare_polygon_names_its_missing_brackets(tmp_path, location):
+    images = write_files(tmp_path / "images", {"a.jpg": jpeg(HEIGHT, WIDTH)})
+    rows = [object_row(5, 1, segmentation=[4, 3, 12, 3, 12, 9], caption="a cat")]
+    (tmp_path / "x.json").write_bytes(document([image_row(1, "a.jpg")], rows))
+    import_small(tmp_path / "x.json", images, location, format="coco")
+    (row,) = OpenRun.at(location).table("failures").to_pylist()
+    assert "annotation 5: a polygon lacks its outer brackets: write [[x, y, …]]" in str(row)
+
+
+def test_texts_with_a_literal_end_token_are_left_out_and_the_token_is_named():
+    texts = ["a cat<|endoftext|> or a dog", "the cat", "A dog <END_OF_TEXT>", "cup<|endoftext|>", "a < b > c"]
+    found = read(annotations=[object_row(5, 1, captions=texts)])
+    image = found.images[0]
+    assert texts_of(image, image.masks[0]) == ("the cat", "a < b > c")
+    assert found.left_out == {
+        "expressions that hold the token <|endoftext|>": 2,
+        "expressions that hold the token <end_of_text>": 1,
+    }
+
+
 OUTSIDE = [
     *("../a.png", "sub/../../a.png", "/etc/passwd", "//server/share/a.png", "..", ".", "a\0.png", "..\\a.png"),
     *("file:///etc/passwd", "s3://other/a.png", "C:\\data\\a.png", "\\\\server\\share\\a.png", "s3://other\\a.png"),
