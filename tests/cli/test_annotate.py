@@ -205,7 +205,7 @@ def test_a_run_that_is_complete_ends_with_what_to_do_next(monkeypatch, tmp_path)
     done = RunSummary("out", RunTotals(shards=1, images=1, annotated=1), 1, 1, 0, 1, 1.0, {"masks": "out/masks"})
     monkeypatch.setattr("pseudoris.pipeline.annotation.annotate", lambda *_, **__: done)
     ended = pseudoris_here("annotate", "--preset=tiny", str(tmp_path), str(tmp_path / "out"), code=0)
-    assert "1.0 s for 1 image " in ended.stdout
+    assert "this command took 1.0 s for 1 image, with its start" in " ".join(ended.stdout.split())
     assert f"pseudoris verify {tmp_path / 'out'}\n" in ended.stdout.partition("\nnext\n")[2].replace("'", "")
     for preset in ("tiny-composed", "base-composed"):
         ended = pseudoris_here("annotate", f"--preset={preset}", str(tmp_path), str(tmp_path / "out"), code=0)

@@ -310,7 +310,7 @@ def test_refilter_composes_no_tiles_anew_but_keeps_them_by_another_tau(tiled_run
 @pytest.mark.slow
 def test_copies_of_a_picture_go_with_all_their_tiles(tiled_run, tmp_path):
     shown = invoke("combine", tiled_run / "a", tiled_run / "b", tmp_path / "both", "--unique", "bytes").output
-    assert re.search(r"left out +3 copies of pictures", shown)
+    assert re.search(r"left out +3 images, listed in", shown)
     pictures = OpenRun.at(RunLocation.open(str(tmp_path / "both"))).table("images")["picture"].to_pylist()
     assert pictures == ["a/a.png"] * 3
 

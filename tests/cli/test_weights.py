@@ -229,6 +229,7 @@ def test_workers_of_a_local_run_find_checkpoints_in_the_cache_from_another_folde
     )
     assert "checkpoints/mine.safetensors" in (tmp_path / "out" / "_run.json").read_text()
 
+
 WITHOUT_RUN = """
 import sys
 from importlib import util

@@ -173,6 +173,8 @@ from pseudoris.schemas.config_layers import load_config
 from pseudoris.workers.stages import STAGES
 config = load_config("tiny", None, ["compute.device=cpu"])
 measure_identity(config)
-print([type(stage.build(config).engine).__name__ for stage in STAGES])
+for stage in STAGES:
+    stage.build(config)
+print([stage.engine(config).__name__ for stage in STAGES])
 """
     assert python_says(code, cwd=ROOT) == "['SamProposer', 'CocaCaptioner', 'ClipScorer']"
