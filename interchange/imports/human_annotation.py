@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import PurePosixPath
@@ -30,7 +30,7 @@ _MAX_NAME_BYTES: Final = 255
 _SHOWN_LETTERS: Final = 100
 # A tokenizer reads these as the start or the end of a text, and a trainer then cuts what stands behind.
 # Source: open_clip 3.3.0, tokenizer.py; vocabularies of CLIP, T5 and Qwen.
-_MARKERS: Final = (
+MARKERS: Final = (
     *("<start_of_text>", "<end_of_text>", "<|startoftext|>", "<|endoftext|>"),
     *("<|im_start|>", "<|im_end|>", "</s>"),
 )
@@ -117,8 +117,13 @@ def read_json(data: bytes, where: str) -> Any:
         raise ConfigError(f"{where} cannot be read as JSON ({error}). Download the file again.") from error
 
 
-def clean_texts(texts: Iterable[Any], left_out: Counter[str], *, where: str) -> tuple[str, ...]:
-    """Return texts as the tables write them, each once, in order; others are counted by why they are left out."""
+def clean_texts(
+    texts: Iterable[Any], left_out: Counter[str], *, where: str, markers: Sequence[str] = MARKERS
+) -> tuple[str, ...]:
+    """Return texts as the tables write them, each once, in order; others are counted by why they are left out.
+
+    A text that holds one of the `markers` is left out.
+    """
     found: dict[str, None] = {}
     for text in texts:
         if not isinstance(text, str) or not is_utf8(text):
@@ -126,7 +131,7 @@ def clean_texts(texts: Iterable[Any], left_out: Counter[str], *, where: str) -> 
                 f"{where} has the expression {shown(text)}. An expression must be a UTF-8 text. Fix the file."
             )
         clean = clean_text(text)
-        marker = next((each for each in _MARKERS if each in clean), None)
+        marker = next((each for each in markers if each in clean), None)
         if marker is not None:
             left_out[f"expressions that hold the token {marker}"] += 1
         elif not clean:

@@ -156,8 +156,10 @@ def read_regions(
             raise ConfigError(f"{place} is a second mask with the id {shown(result.id)}. Delete one in Label Studio.")
         else:
             drawn[result.id] = _counts(result, size, place)
-    absent = clean_texts(texts.pop(_ABSENT, ()), left_out, where=where)
-    regions = [Region(drawn[each], clean_texts(texts.pop(each, ()), left_out, where=where)) for each in drawn]
+    # What the run has itself, as a token, is no change.
+    clean = partial(clean_texts, left_out=left_out, where=where, markers=())
+    absent = clean(texts.pop(_ABSENT, ()))
+    regions = [Region(drawn[each], clean(texts.pop(each, ()))) for each in drawn]
     left_out["expressions of deleted regions"] += sum(map(len, texts.values()))
     filled = [region for region in regions if areas([region.counts], size)[0]]
     left_out["regions without a pixel"] += len(regions) - len(filled)
