@@ -144,7 +144,7 @@ class ReductionConfig(FrozenModel):
 class PriorConfig(FrozenModel):
     """An instance detector's opinion of what the objects are (the paper: CutLER, score > 0.5)."""
 
-    # A run with `unset` is refused before it starts: the error says how to choose (`docs/guides/priors.md`).
+    # A run with `unset` is refused before it starts: the error says how to choose (`docs/guides/masks.md`).
     kind: Literal["none", "table", "torchvision", "unset"] = "none"
     # This is the path of a file of instances (table: Parquet or COCO JSON), or of a local checkpoint (torchvision).
     path: str | None = None
@@ -174,7 +174,7 @@ class PriorConfig(FrozenModel):
         if self.kind == "unset":
             raise ConfigError(
                 "masks.prior.kind is unset: say what the objects are. Make a table of instances with a detector (the "
-                "paper: CutLER; docs/guides/priors.md has the recipe) and give it by --set masks.prior.kind=table "
+                "paper: CutLER; docs/guides/masks.md has the recipe) and give it by --set masks.prior.kind=table "
                 "--set masks.prior.path=FILE, or reduce SAM's masks by rules: --set masks.prior.kind=none"
             )
 
@@ -454,7 +454,7 @@ class GroundingCheckConfig(FrozenModel):
     """
 
     # clip; vlm, a vision-language model that reads lettered marks; or a plug-in of the entry points `pseudoris.checks`
-    # (docs/guides/second-opinion.md).
+    # (docs/guides/listener.md#a-second-opinion).
     engine: str = "clip"
     # With engine=clip, CLIP has this architecture, with the same values as for `filtering.architecture`.
     architecture: str | None = Field(default=None, min_length=1)
@@ -462,7 +462,7 @@ class GroundingCheckConfig(FrozenModel):
     # For the engine clip: cosines are divided by it before the softmax that gives the shares. CLIPs are trained at
     # 0.01. Raised, shares are more alike.
     temperature: float = Field(default=0.01, gt=0)
-    # An engine other than clip reads these settings. docs/guides/second-opinion.md has those of vlm.
+    # An engine other than clip reads these settings. docs/guides/listener.md has those of vlm.
     options: dict[str, JsonValue] = Field(default_factory=dict)
 
     @model_validator(mode="after")

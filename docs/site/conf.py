@@ -20,16 +20,31 @@ ROOT: Final = Path(__file__).parents[2]
 DOORS: Final = {
     "start": "install demo photographs cluster",
     "guides": (
-        "annotate configuration sources other-images hub weights priors ready-masks gallery judging audit "
-        "evaluation model-evaluation reuse data-set listener second-opinion composing exclusions exports export-ris "
-        "training loading rewording student ppt imports mixing correct sql notebooks resume cluster sizing "
-        "troubleshooting plugins masks vlm"
+        "annotate sources sizing weights cluster hub masks vlm composing listener plugins resume troubleshooting "
+        "finished-run notebooks audit correct imports evaluation data-set exports training student ppt"
     ),
     "reference": "cli settings schema api messages metrics formats layouts stability glossary",
     "records": (
         "method conformance quality performance scale reliability synthetic-world exports engines students ppt "
         "exclusions audits compared faults architecture decisions"
     ),
+}
+# Pages of 0.6.0 that others took up: what links to them still arrives.
+MOVED: Final = {
+    "guides/configuration": "guides/annotate.html#settings",
+    "guides/exclusions": "guides/data-set.html#leave-out-a-benchmarks-images",
+    "guides/export-ris": "guides/exports.html#lavt-lisa-cris-and-etris",
+    "guides/gallery": "guides/annotate.html#the-gallery",
+    "guides/judging": "guides/audit.html#for-raters",
+    "guides/loading": "guides/training.html#order",
+    "guides/mixing": "guides/data-set.html#mix-with-human-annotation",
+    "guides/model-evaluation": "guides/evaluation.html#a-model",
+    "guides/priors": "guides/masks.html#objects-instead-of-parts",
+    "guides/ready-masks": "guides/masks.html#your-own-masks",
+    "guides/reuse": "guides/finished-run.html",
+    "guides/rewording": "guides/student.html#other-words-for-an-expression",
+    "guides/second-opinion": "guides/listener.html#a-second-opinion",
+    "guides/sql": "guides/finished-run.html#query-the-tables",
 }
 _PROJECT: Final = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 # Where the repository can be looked at, such as https://forge.example/team/pseudoris. Without it a link to a file of
@@ -104,6 +119,15 @@ def _write_llms(app: Sphinx, error: Exception | None) -> None:
     (Path(app.outdir) / "llms.txt").write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
+def _write_moved(app: Sphinx, error: Exception | None) -> None:
+    if error or app.builder.name != "html":
+        return
+    for old, new in MOVED.items():
+        target = posixpath.relpath(new, posixpath.dirname(old))
+        page = f'<!doctype html><meta http-equiv="refresh" content="0; url={target}"><a href="{target}">Moved</a>\n'
+        (Path(app.outdir) / f"{old}.html").write_text(page, encoding="utf-8")
+
+
 def _title(page: Path) -> str:
     text = page.read_text(encoding="utf-8")
     return text.partition("# ")[2].partition("\n")[0].replace("`", "")
@@ -121,4 +145,5 @@ def setup(app: Sphinx) -> dict[str, Any]:
     """Add what the pages themselves do not say."""
     app.connect("source-read", _read)
     app.connect("build-finished", _write_llms)
+    app.connect("build-finished", _write_moved)
     return {"parallel_read_safe": True}

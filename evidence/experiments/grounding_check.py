@@ -1,6 +1,6 @@
 """Does a second CLIP's opinion help? `python -m evidence.experiments.grounding_check OUT [--json F]`.
 
-Scenes are annotated by `tiny`, and each candidate is checked (docs/guides/second-opinion.md). A rule with
+Scenes are annotated by `tiny`, and each candidate is checked (docs/guides/listener.md#a-second-opinion). A rule with
 the check and one without keep what was most accurate on development scenes at no less yield and coverage than the
 preset; both are reported once on fresh test scenes.
 

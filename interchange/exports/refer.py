@@ -1,4 +1,4 @@
-"""Exports REFER's layout for LAVT, LISA, CRIS (`docs/guides/export-ris.md`). Listed in `EXPORTS` for `cli/export`.
+"""Exports REFER's layout for LAVT, LISA, CRIS (`docs/guides/exports.md`). Listed in `EXPORTS` for `cli/export`.
 
 DEST/<dataset>/refs(<split_by>).p                      a reference per mask: its expressions, its split
 DEST/<dataset>/instances.json                          images, masks, categories

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import runpy
 import subprocess
 import sys
 from pathlib import Path
@@ -23,7 +24,7 @@ _FETCHED_BY_CSS = re.compile(r"""url\(["']?((?:https?:)?//[^"')]+)|@import""")
 _IS_WIDE = """[document.documentElement, ...document.querySelectorAll("article *")].some(
     each => !each.closest(".table-wrapper, .highlight") && each.getBoundingClientRect().right > innerWidth + 1
 )"""
-MAX_WORDS, MAX_WORDS_OF_ALL = 1_200, 25_000
+MAX_GUIDES, MAX_WORDS, MAX_WORDS_OF_ALL = 25, 1_600, 24_000
 
 
 def build(docs: Path, site: Path) -> subprocess.CompletedProcess[str]:
@@ -78,6 +79,15 @@ def test_a_link_to_a_file_of_the_repository_leads_to_the_forge(site):
 
 
 @pytest.mark.slow
+def test_a_link_to_a_page_that_moved_arrives(site):
+    moved = runpy.run_path(str(ROOT / "docs" / "site" / "conf.py"))["MOVED"]
+    for old, new in moved.items():
+        target, _, part = new.partition("#")
+        assert f"url={new.removeprefix('guides/')}" in (site / f"{old}.html").read_text(encoding="utf-8")
+        assert f'id="{part}"' in (site / target).read_text(encoding="utf-8") or not part
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("text", "said"), [("[away](nowhere.md)", "nowhere.md"), ("[part](index.md#no-such-part)", "no-such-part")]
 )
@@ -128,7 +138,8 @@ def words(page: Path) -> int:
     return len(page.read_text(encoding="utf-8").split())
 
 
-def test_guides_are_short():
+def test_guides_are_few_and_short():
+    assert len(GUIDES) <= MAX_GUIDES
     assert [path.name for path in GUIDES if words(path) > MAX_WORDS] == []
     total = sum(map(words, GUIDES))
     assert total <= MAX_WORDS_OF_ALL, f"{total} words in all guides, {MAX_WORDS_OF_ALL} are allowed"

@@ -1,8 +1,8 @@
-"""Code on the pages: what is tagged `run` runs, block after block, and so does all of docs/guides/sql.md.
+"""Code on the pages: what is tagged `run` runs, block after block, and so does all of docs/guides/finished-run.md.
 
 A fence of "```python run" or "```bash run" is tagged. The folder has `out/`, a run of two drawn scenes, the same in
 `demo-out/`, and `photos/`, its images. The Python of a page shares its names, and `pseudoris` is on the path of bash.
-The page of SQL has a run in `out`, and in a bucket `bucket`.
+The page of a finished run has one in `out`, and in a bucket `bucket`.
 """
 
 from __future__ import annotations
@@ -106,7 +106,7 @@ def test_the_tagged_snippets_of_a_page_run_in_their_order(page, tiny_run, tmp_pa
     assert ended.returncode == 0, ended.stderr
 
 
-SQL_PAGE = ROOT / "docs" / "guides" / "sql.md"
+SQL_PAGE = ROOT / "docs" / "guides" / "finished-run.md"
 SNIPPETS = snippets(SQL_PAGE)
 
 

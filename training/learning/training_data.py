@@ -77,7 +77,7 @@ class DataConfig(FrozenModel):
     none: float = Field(default=0.0, ge=0, lt=1)
     # See `SampleSpec.split`. None takes `train` of runs that have splits by `combine --hold-out`.
     split: str | None = None
-    # These images are left out, of human annotation too: values of `--exclude`. See docs/guides/exclusions.md.
+    # These images are left out, of human annotation too: values of `--exclude`. See docs/guides/data-set.md.
     exclude: tuple[str, ...] = ()
     # This share of the masks of the human annotation is used, if human annotation is given.
     human_fraction: UnitInterval = 1.0

@@ -5,7 +5,7 @@ order, because ids and the tables' bytes depend on it.
 Source: method page, section 1; the authors' instances come from CutLER, score > 0.5.
 
 A table of instances (Parquet or COCO JSON, `masks.prior.kind=table`) is made with CutLER, with another detector, or by
-hand; docs/guides/priors.md has its columns and keys. A run's own masks table is one too. Rows are numbered from 0 in
+hand; docs/guides/masks.md has its columns and keys. A run's own masks table is one too. Rows are numbered from 0 in
 the file's order, and a mask's `prior` names that number.
 
 An image is found by its `image_id` or its key (percent-encoded or plain), else by file name, if one path ends in the

@@ -1,6 +1,6 @@
 """The mask stage without SAM: reads one SA-1B JSON file per image from a folder. Built by `workers/stages.py`.
 
-`--set masks.engine=ready --set masks.options.folder=/data/sa1b_masks`; docs/guides/ready-masks.md has the format. Most
+`--set masks.engine=ready --set masks.options.folder=/data/sa1b_masks`; docs/guides/masks.md has the format. Most
 of the masks are parts of objects, so the reduction, or an instance prior, chooses among them. The thresholds of the
 generation (`masks.pred_iou_thresh` and the like) are not applied. The files are untrusted: everything must be checked,
 and a bad file costs its own image alone.

@@ -12,7 +12,7 @@ from pseudoris.interchange.dataset import PARTS, RisSample
 from tests.interchange.dataset.builders import build_run
 
 GUIDES = Path(__file__).parents[3] / "docs" / "guides"
-NAMES = ("training.md", "loading.md", "rewording.md", "mixing.md")
+NAMES = ("training.md", "student.md", "data-set.md")
 
 
 @pytest.mark.slow
@@ -27,9 +27,9 @@ def test_the_snippets_run_in_the_order_of_each_page(tmp_path):
             exec(compile(snippet, f"{page}, snippet {number + 1}", "exec"), names[page])
     assert names["training.md"]["vocabulary"] >= {"text", "of"}
     # Three shards of twelve masks for two workers, four a batch: six batches and three, of which three were taken.
-    assert (len(names["loading.md"]["first"]), len(names["loading.md"]["rest"])) == (3, 6)
-    assert names["rewording.md"]["sample"]["row_texts"]
-    assert (len(names["mixing.md"]["mixed"]), len(names["mixing.md"]["balanced"])) == (36 + 2, 36 + 36)
+    assert (len(names["training.md"]["first"]), len(names["training.md"]["rest"])) == (3, 6)
+    assert names["student.md"]["sample"]["row_texts"]
+    assert (len(names["data-set.md"]["mixed"]), len(names["data-set.md"]["balanced"])) == (36 + 2, 36 + 36)
 
 
 def test_the_table_of_a_sample_names_every_key_and_part():

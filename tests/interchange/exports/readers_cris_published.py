@@ -1,6 +1,6 @@
 """What `utils/dataset.py` of CRIS and ETRIS does, as the description of their formats has it: it imports no pickle.
 
-A test runs the lines of docs/guides/export-ris.md in a copy of this module, as a user pastes them into the trainer's.
+A test runs the lines of docs/guides/exports.md in a copy of this module, as a user pastes them into the trainer's.
 """
 
 from __future__ import annotations

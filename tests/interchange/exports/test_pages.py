@@ -40,7 +40,7 @@ def length_line(report) -> str:
     return line
 
 
-(READER,) = snippets("guides/export-ris.md")
+(READER,) = snippets("guides/exports.md")
 
 
 @pytest.mark.parametrize("mode", ["train", "val"])

@@ -185,7 +185,7 @@ def test_a_prior_that_is_unset_is_refused_with_both_ways_to_decide():
     masks = load_config("tiny").masks.model_copy(update={"prior": unset})
     for start in (lambda: build_prior(masks, torch.device("cpu")), lambda: prior_digest(unset)):
         with pytest.raises(
-            ConfigError, match=r"docs/guides/priors\.md .* masks\.prior\.path=FILE.* masks\.prior\.kind=none"
+            ConfigError, match=r"docs/guides/masks\.md .* masks\.prior\.path=FILE.* masks\.prior\.kind=none"
         ):
             start()
 
