@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 HASH_HEX_DIGITS: Final = 16
 HASH_BITS: Final = 64
 # Images within 6 bits count as copies: 99.9 % of those encoded again or resized are, 85 % of those cropped by 2 % a
-# side. Among 2 million pairs of different scenes, 4 are within 6 bits, 20 within 8. Source: docs/records/exclusions.md.
+# side. Among 2 million pairs of different scenes, 4 are within 6 bits, 20 within 8. Source: the record exclusions.md.
 DEFAULT_MAX_DISTANCE: Final = 6
 _SIDE: Final = 32
 _FREQUENCIES: Final = 8

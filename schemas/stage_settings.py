@@ -98,7 +98,7 @@ class ImagesConfig(FrozenModel):
     # An image with a side below this is quarantined as `too_small`. 0 takes icons too.
     min_side: int = Field(default=0, ge=0, le=2**31, exclude_if=lambda side: not side)
     # The perceptual hash of each image is stored (column `phash`): near copies are counted, and `combine --unique
-    # similar` reads no picture again. Readers take half more CPU time (measured: docs/records/exclusions.md).
+    # similar` reads no picture again. Readers take half more CPU time (measured: docs/records/appendix/exclusions.md).
     phash: bool = Field(default=False, exclude_if=lambda phash: not phash)
 
     @field_validator("bits", mode="before")

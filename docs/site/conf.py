@@ -25,8 +25,7 @@ DOORS: Final = {
     ),
     "reference": "cli settings schema api messages metrics formats layouts stability glossary",
     "records": (
-        "method conformance quality performance scale reliability synthetic-world exports engines students ppt "
-        "exclusions audits compared faults architecture decisions"
+        "method composing conformance quality performance scale reliability faults architecture decisions compared"
     ),
 }
 # Pages of 0.6.0 that others took up: what links to them still arrives.
@@ -45,6 +44,15 @@ MOVED: Final = {
     "guides/rewording": "guides/student.html#other-words-for-an-expression",
     "guides/second-opinion": "guides/listener.html#a-second-opinion",
     "guides/sql": "guides/finished-run.html#query-the-tables",
+    "records/audits": "records/appendix/audits.html",
+    "records/engines": "records/appendix/engines.html",
+    "records/exclusions": "records/appendix/exclusions.html",
+    "records/exports": "records/appendix/exports.html",
+    "records/listener": "records/appendix/listener.html",
+    "records/ppt": "records/appendix/ppt.html",
+    "records/quality-appendix": "records/appendix/quality.html",
+    "records/students": "records/appendix/students.html",
+    "records/synthetic-world": "records/appendix/synthetic-world.html",
 }
 _PROJECT: Final = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 # Where the repository can be looked at, such as https://forge.example/team/pseudoris. Without it a link to a file of
@@ -76,7 +84,7 @@ html_copy_source = True
 def pages(docs: Path, door: str) -> list[str]:
     """Return the names of the pages behind a door, `start/install`, in the order of the navigation."""
     order = DOORS[door].split()
-    found = {path.stem for path in (docs / door).glob("*.md")}
+    found = {path.relative_to(docs / door).with_suffix("").as_posix() for path in (docs / door).rglob("*.md")}
     return [
         f"{door}/{name}"
         for name in (*dict.fromkeys(each for each in order if each in found), *sorted(found - {*order}))

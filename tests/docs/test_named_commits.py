@@ -10,7 +10,7 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 RECORDS = ROOT / "docs" / "records"
-PAGES = sorted([*RECORDS.glob("*.md"), ROOT / "evidence" / "experiments" / "predictions.md"])
+PAGES = sorted([*RECORDS.rglob("*.md"), ROOT / "evidence" / "experiments" / "predictions.md"])
 NAMED = re.compile(r"`([^`]+)`\s+of\s+commit\s+([0-9a-f]{8})\b")
 COMMIT = re.compile(r"\bcommit\s+[0-9a-f]{7,}\b")
 # A file, or the dotted name of a module.

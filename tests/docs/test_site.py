@@ -12,10 +12,19 @@ from pathlib import Path
 import pytest
 
 from tests.builders.web import serving_folder
+from tests.docs.pages import PAGES as REFERENCE
 from tests.viewer.conftest import chromium  # noqa: F401 # a fixture
 
 ROOT = Path(__file__).parents[2]
 GUIDES = sorted((ROOT / "docs" / "guides").glob("*.md"))
+PAGES = sorted(path for path in (ROOT / "docs").rglob("*.md") if path.name != "index.md")
+# Written by `make docs`, `make conformance` and `make quality`.
+GENERATED = {
+    *(f"reference/{name}" for name in REFERENCE),
+    "records/conformance.md",
+    "records/quality.md",
+    "records/appendix/quality.md",
+}
 FORGE = "https://forge.example/team/pseudoris"
 # What a browser fetches by itself.
 _FETCHED = re.compile(r"""<(?:script|img|link|iframe|source)\b[^>]*?(?:src|href)=["']((?:https?:)?//[^"']+)""")
@@ -24,7 +33,7 @@ _FETCHED_BY_CSS = re.compile(r"""url\(["']?((?:https?:)?//[^"')]+)|@import""")
 _IS_WIDE = """[document.documentElement, ...document.querySelectorAll("article *")].some(
     each => !each.closest(".table-wrapper, .highlight") && each.getBoundingClientRect().right > innerWidth + 1
 )"""
-MAX_GUIDES, MAX_WORDS, MAX_WORDS_OF_ALL = 25, 1_600, 24_000
+MAX_GUIDES, MAX_LINES, MAX_WORDS, MAX_WORDS_OF_ALL = 25, 250, 1_600, 24_000
 
 
 def build(docs: Path, site: Path) -> subprocess.CompletedProcess[str]:
@@ -59,7 +68,7 @@ def test_llms_txt_names_every_page_and_its_text_is_there(site):
     named = re.findall(
         r"^- \[[^\]]+\]\(([^)]+)\): \S.*\.$", (site / "llms.txt").read_text(encoding="utf-8"), re.MULTILINE
     )
-    pages = {f"_sources/{path.relative_to(ROOT / 'docs')}" for path in (ROOT / "docs").glob("*/*.md")}
+    pages = {f"_sources/{path.relative_to(ROOT / 'docs')}" for path in PAGES}
     assert set(named) == pages
     assert all((site / name).is_file() for name in named)
 
@@ -83,7 +92,7 @@ def test_a_link_to_a_page_that_moved_arrives(site):
     moved = runpy.run_path(str(ROOT / "docs" / "site" / "conf.py"))["MOVED"]
     for old, new in moved.items():
         target, _, part = new.partition("#")
-        assert f"url={new.removeprefix('guides/')}" in (site / f"{old}.html").read_text(encoding="utf-8")
+        assert f"url={new.partition('/')[2]}" in (site / f"{old}.html").read_text(encoding="utf-8")
         assert f'id="{part}"' in (site / target).read_text(encoding="utf-8") or not part
 
 
@@ -136,6 +145,11 @@ def test_no_page_is_wider_than_a_telephones_screen_or_a_desktops(site, chromium)
 
 def words(page: Path) -> int:
     return len(page.read_text(encoding="utf-8").split())
+
+
+def test_no_page_is_long_but_generated_ones():
+    lines = {path.relative_to(ROOT / "docs").as_posix(): path.read_text("utf-8").count("\n") for path in PAGES}
+    assert {name: number for name, number in lines.items() if number > MAX_LINES and name not in GENERATED} == {}
 
 
 def test_guides_are_few_and_short():

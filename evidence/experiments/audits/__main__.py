@@ -1,6 +1,7 @@
 """Simulate audits whose truth is known, and say whether their intervals hold it.
 
-    python -m evidence.experiments.audits [--json FILE] [--page docs/records/audits.md] [--plot docs/records/audits.svg]
+    python -m evidence.experiments.audits [--json FILE]
+        [--page docs/records/appendix/audits.md] [--plot docs/records/appendix/audits.svg]
 
 Two thousand audits of each of twelve populations take eight minutes of one core. `--audits 100` is a trial,
 which writes nothing into docs or results. It ends with 1 if an interval misses what is promised.

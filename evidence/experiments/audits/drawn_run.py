@@ -1,6 +1,7 @@
 """Audits of a composed run of drawn scenes, whose oracle gives the verdicts: what they could fit to the composer.
 
-    python -m evidence.experiments.audits.drawn_run --out CACHE --json RESULTS/audits.json --page docs/records/audits.md
+    python -m evidence.experiments.audits.drawn_run --out CACHE --json RESULTS/audits.json
+        --page docs/records/appendix/audits.md
 
 The verdicts are simulated: the oracle's, 5 % of them wrong, 70 pairs judged twice. The run is `tiny-composed` with
 `min_further` 0.6, which says more and errs more than the preset, so that there is something to choose.

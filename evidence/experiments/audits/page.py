@@ -1,4 +1,4 @@
-"""The tables and the picture of docs/records/audits.md, from the rows of both simulations; one leaves the other's."""
+"""Tables and picture of docs/records/appendix/audits.md, of the rows of both simulations; one leaves the other's."""
 
 from __future__ import annotations
 

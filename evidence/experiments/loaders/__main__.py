@@ -2,7 +2,7 @@
 
 python -m evidence.experiments.loaders FOLDER       runs each loader whose snapshot lies in FOLDER, then writes the
 table
-python -m evidence.experiments.loaders              writes the table of docs/records/exports.md from the record
+python -m evidence.experiments.loaders              writes the table of docs/records/appendix/exports.md from the record
 """
 
 from __future__ import annotations

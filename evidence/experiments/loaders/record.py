@@ -1,4 +1,4 @@
-"""The record of what each loader gave, and the table that docs/records/exports.md shows of it."""
+"""The record of what each loader gave, and the table that docs/records/appendix/exports.md shows of it."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from pseudoris.files.location import RunLocation
 
 _ROOT: Final = Path(__file__).parents[3]
 RECORD: Final = _ROOT / "evidence/experiments/results/loaders.json"
-PAGE: Final = _ROOT / "docs/records/exports.md"
+PAGE: Final = _ROOT / "docs/records/appendix/exports.md"
 MARKS: Final = ("<!-- python -m evidence.experiments.loaders -->", "<!-- end of the loaders -->")
 _HEAD: Final = ("trainer", "code", "`pseudoris export OUT DEST`", *KINDS, "pixels", "what is lost")
 

@@ -1,6 +1,7 @@
 """PPT's ablation in miniature: the nine rows of the paper's Table 3 on held-out synthetic scenes, and seven more.
 
-    python -m evidence.experiments.ppt [--out bench-out/ppt] [--quick] [--json docs/records/ppt.json] [--page FILE]
+    python -m evidence.experiments.ppt [--out bench-out/ppt] [--quick]
+        [--json docs/records/appendix/ppt.json] [--page FILE]
 
 Each finished job leaves a record in `evidence/experiments/results/ppt`, and is not measured again. An interrupted
 training continues if OUT is still there. So the whole can run in pieces, in the background:

@@ -54,7 +54,7 @@ class Sizes:
     world: str = DEFAULT_WORLD
 
 
-# Chosen by what a step costs (docs/records/ppt.md): one training takes about eight minutes of one core.
+# Chosen by what a step costs (docs/records/appendix/ppt.md): one training takes about eight minutes of one core.
 WHOLE: Final = Sizes(
     objects=240,
     composed=3,
@@ -78,7 +78,7 @@ QUICK: Final = Sizes(
 )
 
 
-# What figure 2 of the paper leaves open was chosen on the first 60 (docs/records/ppt.md).
+# What figure 2 of the paper leaves open was chosen on the first 60 (docs/records/appendix/ppt.md).
 FIRST_HELD_OUT: Final = 100
 
 

@@ -1,4 +1,4 @@
-"""The figures of an ablation as JSON and as a table of docs/records/ppt.md."""
+"""The figures of an ablation as JSON and as a table of docs/records/appendix/ppt.md."""
 
 from __future__ import annotations
 

@@ -1,6 +1,7 @@
 """Draws the predictions of a trained PPT.
 
-    python -m evidence.experiments.ppt.prediction_picture docs/records/ppt-predict.jpg --model TRAINING --val RUN
+    python -m evidence.experiments.ppt.prediction_picture docs/records/appendix/ppt-predict.jpg
+        --model TRAINING --val RUN
 
 Of each of the first images that have one, the first expression that names a place, of an object with another of its
 category beside it: no answer is chosen by how it came out. The referent's true outline is blue.

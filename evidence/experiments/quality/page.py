@@ -15,7 +15,7 @@ from typing import Any, Final
 from evidence.experiments.quality.markdown_cells import cell, is_reversed_beside, plot_name, render
 from evidence.experiments.quality.parts import Options, Part, Record, Result, WholeRun, fingerprint, record_path
 
-PAGE, APPENDIX, DATA = "quality.md", "quality-appendix.md", "quality.json"
+PAGE, APPENDIX, DATA = "quality.md", "appendix/quality.md", "quality.json"
 # Above a section whose record no run of today would take again.
 STALE: Final = "*These figures were measured with other weights or settings than the code has now.*"
 
@@ -49,7 +49,9 @@ def write_report(
     (folder / DATA).write_text(data, encoding="utf-8")
     page = folder / PAGE
     page.write_text(markdown(known, options), encoding="utf-8")
-    (folder / APPENDIX).write_text(appendix(known, options, whole), encoding="utf-8")
+    beside = folder / APPENDIX
+    beside.parent.mkdir(exist_ok=True)
+    beside.write_text(appendix(known, options, whole), encoding="utf-8")
     return page
 
 

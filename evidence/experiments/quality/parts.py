@@ -92,7 +92,7 @@ class Part:
         plots: From a result to SVG texts by short name.
         headline: From a result to what stands at the top of docs/records/quality.json.
         settings: What its result depends on beside the options and the method of `tiny`, as JSON.
-        is_appendix: Whether its section stands in docs/records/quality-appendix.md.
+        is_appendix: Whether its section stands in docs/records/appendix/quality.md.
     """
 
     name: str

@@ -164,9 +164,9 @@ def test_a_step_counts_the_seeds_that_both_rows_have_and_five_of_them_give_a_ver
 
 
 def test_the_page_says_what_the_records_say() -> None:
-    result = json.loads((DOCS / "records" / "ppt.json").read_text(encoding="utf-8"))
+    result = json.loads((DOCS / "records" / "appendix" / "ppt.json").read_text(encoding="utf-8"))
     assert result["trials"] == json.loads(json.dumps(trials()))
-    page = (DOCS / "records" / "ppt.md").read_text(encoding="utf-8")
+    page = (DOCS / "records" / "appendix" / "ppt.md").read_text(encoding="utf-8")
     assert page.partition(BEGIN)[2].partition(END)[0].strip() == as_markdown(result)
 
 
@@ -196,7 +196,8 @@ def test_a_name_of_no_training_is_refused_with_those_that_there_are(tmp_path, wo
     ids=str,
 )
 @pytest.mark.parametrize(
-    ("option", "path"), [("json_path", DOCS / "records" / "ppt.json"), ("page", DOCS / "records" / "ppt.md")]
+    ("option", "path"),
+    [("json_path", DOCS / "records" / "appendix" / "ppt.json"), ("page", DOCS / "records" / "appendix" / "ppt.md")],
 )
 def test_a_trial_or_a_part_leaves_docs_alone(tmp_path, monkeypatch, words, option, path) -> None:
     # However the path is written.
@@ -211,8 +212,11 @@ def test_a_trial_or_a_part_leaves_docs_alone(tmp_path, monkeypatch, words, optio
 def test_a_trial_may_write_elsewhere_and_the_whole_into_docs(tmp_path, monkeypatch) -> None:
     monkeypatch.setattr("evidence.experiments.ppt.__main__.make_runs", Mock(side_effect=OSError("begun")))
     with pytest.raises(OSError, match="begun"):
-        main(tmp_path / "out", is_quick=True, json_path=tmp_path / "docs" / "records" / "ppt.json")
-    written = {"json_path": DOCS / "records" / "ppt.json", "page": DOCS / "records" / "ppt.md"}
+        main(tmp_path / "out", is_quick=True, json_path=tmp_path / "docs" / "records" / "appendix" / "ppt.json")
+    written = {
+        "json_path": DOCS / "records" / "appendix" / "ppt.json",
+        "page": DOCS / "records" / "appendix" / "ppt.md",
+    }
     with pytest.raises(OSError, match="begun"):
         main(tmp_path / "out", **written, epochs_factor=WHOLE.epochs_factor)
 

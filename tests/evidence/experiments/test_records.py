@@ -154,7 +154,7 @@ def test_a_verdict_needs_five_trainings_and_an_interval_clear_of_zero(low, high,
 
 def test_the_page_shows_what_the_record_of_the_contrast_says():
     record = json.loads((RESULTS / "vlm-contrast.json").read_text(encoding="utf-8"))
-    page = (ROOT / "docs" / "records" / "engines.md").read_text(encoding="utf-8")
+    page = (ROOT / "docs" / "records" / "appendix" / "engines.md").read_text(encoding="utf-8")
     for by_masks in record["test"].values():
         for figures in by_masks.values():
             estimate = figures["sampling.accuracy"]
@@ -201,9 +201,9 @@ def test_the_record_keeps_every_promise():
 
 
 def test_the_page_has_the_tables_of_the_record():
-    text = (ROOT / "docs/records/audits.md").read_text()
+    text = (ROOT / "docs/records/appendix/audits.md").read_text()
     assert f"{BEGIN}\n\n{as_markdown(AUDITS)}\n\n{END}" in text
-    assert (ROOT / "docs/records/audits.svg").read_text() == coverage_chart(AUDITS)
+    assert (ROOT / "docs/records/appendix/audits.svg").read_text() == coverage_chart(AUDITS)
 
 
 def test_an_interval_that_misses_its_coverage_or_width_is_named():
@@ -217,4 +217,4 @@ def test_an_interval_that_misses_its_coverage_or_width_is_named():
 def test_audits_of_composed_runs_keep_their_promise_and_the_page_has_their_table():
     rows = json.loads((RESULTS / "composed-audits.json").read_text())
     assert min(row["held"] for row in rows) >= 0.95
-    assert composed_runs.table(rows) in (ROOT / "docs/records/audits.md").read_text()
+    assert composed_runs.table(rows) in (ROOT / "docs/records/appendix/audits.md").read_text()

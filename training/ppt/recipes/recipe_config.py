@@ -30,10 +30,10 @@ class GroundingConfig(FrozenModel):
     # CLIP Surgery's feature surgery: subtracts from a patch's response what says nothing about the text: the mean
     # response to all classes (objects) or nouns (pairs), each weighted by the image's likeness to it; without any, the
     # response to the empty prompt. A CLIP trained with one token per image needs it. If patches were trained to match
-    # texts, it adds nothing (docs/records/ppt.md).
+    # texts, it adds nothing (docs/records/appendix/ppt.md).
     is_feature_surgery: bool = False
     # peak: one point at the highest response, and a choice among SAM's three masks. points: positive points at the
-    # highest and negative points at the lowest responses, and SAM's single mask. In docs/records/ppt.md points are
+    # highest and negative points at the lowest responses, and SAM's single mask. In records/appendix/ppt.md points are
     # worse on noisy maps, because one wrong negative point removes the object.
     prompts: Literal["peak", "points"] = "peak"
     # Which of the three masks: the one that agrees best with the response map, or the one with the highest predicted

@@ -59,7 +59,7 @@ def test_all_parts_run_once_and_an_interrupted_run_goes_on(invoke, tmp_path):
     assert CALLS == ["second", "first"]
     text = (tmp_path / "docs" / "quality.md").read_text()
     assert text.index("## first") < text.index("## second")
-    assert "## What it takes" in (tmp_path / "docs" / "quality-appendix.md").read_text()
+    assert "## What it takes" in (tmp_path / "docs" / "appendix" / "quality.md").read_text()
     assert ["first" in outcome.output, "second" in outcome.output] == [True, True]
 
 
@@ -77,13 +77,13 @@ def test_a_quick_run_leaves_docs_and_kept_results_alone(invoke, tmp_path):
     assert invoke("--quick").exit_code == 0
     assert not (tmp_path / "docs").exists()
     assert not (tmp_path / "results").exists()
-    assert "These are of `--quick`" in (tmp_path / "out" / "quality-appendix.md").read_text()
+    assert "These are of `--quick`" in (tmp_path / "out" / "appendix" / "quality.md").read_text()
     records = json.loads((tmp_path / "out" / "quality.json").read_text())["records"]
     assert records == {"first": "quality-first.json", "second": "quality-second.json"}
     # What was quick is no whole result.
     invoke()
     assert CALLS == ["first", "second"] * 2
-    assert "`--quick`." not in (tmp_path / "docs" / "quality-appendix.md").read_text()
+    assert "`--quick`." not in (tmp_path / "docs" / "appendix" / "quality.md").read_text()
 
 
 def test_a_record_of_other_settings_is_marked_and_then_measured_anew(invoke, monkeypatch, tmp_path):
@@ -113,7 +113,7 @@ def test_the_page_and_its_data_are_what_the_records_say():
     known = [(each, record) for each, record in records if record is not None]
     whole = read_whole(RECORDS)
     assert page.markdown(known, Options(RECORDS)) == (DOCS / "quality.md").read_text()
-    assert page.appendix(known, Options(RECORDS), whole) == (DOCS / "quality-appendix.md").read_text()
+    assert page.appendix(known, Options(RECORDS), whole) == (DOCS / "appendix" / "quality.md").read_text()
     data = json.loads((DOCS / "quality.json").read_text())
     assert page.tree(known, data["records"], whole) == data
     assert [(DOCS / link).resolve() for link in data["records"].values()] == [
