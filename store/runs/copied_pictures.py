@@ -241,7 +241,7 @@ def pictures_of(
     `moved` says where they are now, as of `PlannedImages`. What cannot be read has no hash.
     """
     images = PlannedImages(location, header, source=moved)
-    for receipt, table in _hashes_of(location, receipts):
+    for receipt, table in _hashes_of(location, receipts, "image_id", "split"):
         name, limits = receipt.parts[IMAGES].name, header.of_shard(receipt.shard).config.images
         rows = table.to_pylist()
         phashes = {row["key"]: row["picture_phash"] or row["phash"] for row in rows}
@@ -271,8 +271,8 @@ def _picture(row: Mapping[str, Any], at: int, shard: int) -> Picture:
     return Picture(row["key"], at, shard, picture, sha256, phash, row["status"] == STATUS_QUARANTINED)
 
 
-def _hashes_of(location: RunLocation, receipts: Iterable[Receipt]) -> Iterator[tuple[Receipt, pa.Table]]:
-    columns = ["image_id", "key", "status", "sha256", "phash", "picture", "picture_sha256", "picture_phash", "split"]
+def _hashes_of(location: RunLocation, receipts: Iterable[Receipt], *more: str) -> Iterator[tuple[Receipt, pa.Table]]:
+    columns = ["key", "status", "sha256", "phash", "picture", "picture_sha256", "picture_phash", *more]
 
     def read(receipt: Receipt) -> tuple[Receipt, pa.Table]:
         table = read_selected(location, IMAGES, receipt.parts[IMAGES].name, columns)

@@ -8,25 +8,28 @@ import shutil
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import closing
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 
 import numpy as np
 import pyarrow.dataset as ds
 import pytest
 from PIL import Image
+from pycocotools.mask import decode
 
 from pseudoris.files.location import RunLocation
+from pseudoris.images.pixels import decode_upright
 from pseudoris.interchange.exports import EXPORTS, ExportOptions, export_request
 from pseudoris.primitives.errors import ConfigError
-from pseudoris.schemas.tables import EXPRESSIONS, IMAGES
+from pseudoris.schemas.config import ImagesConfig
+from pseudoris.schemas.tables import EXPRESSIONS, IMAGES, MASKS
 from pseudoris.store.runs.header import require_header
 from pseudoris.store.runs.held_out_pictures import HoldOut
 from pseudoris.store.runs.manifest import write_manifest
 from pseudoris.store.sessions.combined_run import combine
 from pseudoris.store.tables.open_run import OpenRun
 from tests.builders.command import pseudoris_here
-from tests.builders.images import oriented
+from tests.builders.images import encode, oriented
 from tests.interchange.exports.builders import PICTURES, BuiltRun, build_run, export, request_for
 from tests.interchange.exports.loading import load_sa1b, load_webdataset
 from tests.interchange.exports.readers_coco import read_instances
@@ -41,8 +44,9 @@ from tests.store.builders import HEIGHT, WIDTH
 HAS_PLAIN_PATHS = True
 SPLITS = ("train", "val")
 ONE_SPLIT = ("label-studio", "pseudo-ris-csv")
-# Of an image's id, a text and its mask, or box, as bytes.
-Found = set[tuple[str, str, bytes]]
+# Of an image's id, a text ("" where a mask has none), what it has (masks, boxes or an answer) as bytes, and the pixels
+# that the format shows.
+Found = set[tuple[str, str, bytes, bytes]]
 
 
 def of_name(path: object) -> str:
@@ -52,25 +56,26 @@ def of_name(path: object) -> str:
 def refer(root: Path, split: str) -> Iterator[tuple]:
     dataset = LavtDataset(root, split)
     for path, mask, texts in (dataset[at] for at in range(len(dataset))):
-        yield from ((of_name(path), text, mask) for text in texts)
+        yield from ((of_name(path), text, mask, path) for text in texts)
 
 
 def cris(root: Path, split: str) -> Iterator[tuple]:
     for record in folder2records(root, "refcoco", split):
         _, mask, texts = decode_record(record)
-        yield from ((of_name(record["img_name"]), text, mask) for text in texts)
+        yield from ((of_name(record["img_name"]), text, mask, record["img"]) for text in texts)
 
 
 def lmdb(root: Path, split: str) -> Iterator[tuple]:
     with closing(CrisDataset(root, "refcoco", split)) as dataset:
         for record in (dataset[at] for at in range(len(dataset))):
             _, mask, texts = decode_record(record)
-            yield from ((of_name(record["img_name"]), text, mask) for text in texts)
+            yield from ((of_name(record["img_name"]), text, mask, record["img"]) for text in texts)
 
 
 def coco(root: Path, split: str) -> Iterator[tuple]:
     for image, _, mask, texts in read_instances(root, split):
-        yield from ((of_name(image["file_name"]), text, mask) for text in texts)
+        path = root / "images" / image["file_name"]
+        yield from ((of_name(path), text, mask, path) for text in texts or [""])
 
 
 def sa1b(root: Path, split: str) -> Iterator[tuple]:
@@ -79,12 +84,12 @@ def sa1b(root: Path, split: str) -> Iterator[tuple]:
     splits = {Path(row["file_name"]).name: row["split"] for row in rows}
     for mask in load_sa1b(root):
         if splits.get(mask.file_name, split) == split:
-            yield from ((mask.image_id, text, mask.mask) for text in mask.texts)
+            yield from ((mask.image_id, text, mask.mask, mask.image) for text in mask.texts or [""])
 
 
 def webdataset(root: Path, split: str) -> Iterator[tuple]:
     for mask in load_webdataset(root):
-        yield from ((Path(mask.file_name).stem, text, mask.mask) for text in mask.texts)
+        yield from ((Path(mask.file_name).stem, text, mask.mask, mask.image) for text in mask.texts)
 
 
 def hf(root: Path, split: str) -> Iterator[tuple]:
@@ -96,28 +101,31 @@ def hf(root: Path, split: str) -> Iterator[tuple]:
         found = datasets.load_dataset(str(root), cache_dir=tempfile.mkdtemp(dir=root.parent))
     for row in found[split]:
         for mask in row["masks"]:
-            yield from ((row["image_id"], text, mask["mask"]) for text in mask["expressions"])
+            # It gives masks as pictures of 0 and 255.
+            said = np.asarray(mask["mask"]) == 255
+            yield from ((row["image_id"], text, said, encode(row["image"])) for text in mask["expressions"])
 
 
 def reasonseg(root: Path, split: str) -> Iterator[tuple]:
     for path, text, masks in read_reasonseg(root, split=split):
-        yield json.loads(path.with_suffix(".json").read_text("utf-8"))["source_image_id"], text, masks[0]
+        yield json.loads(path.with_suffix(".json").read_text("utf-8"))["source_image_id"], text, masks[0], path
 
 
 def label_studio(root: Path, split: str) -> Iterator[tuple]:
-    for path, regions, _ in read_label_studio(root):
-        yield from ((of_name(path), text, mask) for mask, texts in regions.values() for text in texts)
+    for path, regions, alone in read_label_studio(root):
+        yield from ((of_name(path), text, mask, path) for mask, texts in regions.values() for text in texts or [""])
+        yield from ((of_name(path), text, [], path) for text in alone)
 
 
 def pseudo_ris(root: Path, split: str) -> Iterator[tuple]:
     dataset = PseudoDataset(root)
     for row in (dataset[at] for at in range(len(dataset))):
-        yield from ((of_name(row.img_name), text, row.mask) for text in row.captions)
+        yield from ((of_name(row.img_name), text, row.mask, row.image) for text in row.captions)
 
 
 def rows(read: Callable, root: Path, split: str) -> Iterator[tuple]:
     for path, text, said in read(root):
-        yield of_name(path), text, said
+        yield of_name(path), text, said, path
 
 
 def factory(root: Path, split: str) -> Iterator[tuple]:
@@ -130,10 +138,11 @@ def grefcoco(root: Path, split: str) -> Iterator[tuple]:
 
 
 def parquet(root: Path, split: str) -> Iterator[tuple]:
-    found = ds.dataset(sorted((root / EXPRESSIONS).glob("*.parquet"))).to_table().to_pylist()
-    for row in found:
+    said, masks = (ds.dataset(root / name, format="parquet").to_table().to_pylist() for name in (EXPRESSIONS, MASKS))
+    pixels = {row["mask_id"]: decode(row["segmentation"]) for row in masks}
+    for row in said:
         if row["split"] in (split, None) and row["kept"]:
-            yield row["image_id"], row["text"], b""
+            yield row["image_id"], row["text"], [pixels[each] for each in row["target_mask_ids"]], b""
 
 
 READERS: dict[str, Callable[[Path, str], Iterator[tuple]]] = {
@@ -155,12 +164,22 @@ def read(name: str, root: Path, split: str) -> Found:
     if name == "llamafactory":
         shutil.rmtree(ours)
         shutil.copytree(root, ours)
-    found = {(image, text, _bytes(said)) for image, text, said in READERS[name](ours, split)}
+    found = {(image, text, said_bytes(said), shown(data)) for image, text, said, data in READERS[name](ours, split)}
     shutil.rmtree(ours.parent)
     return found
 
 
-def _bytes(said: object) -> bytes:
+def shown(picture: Path | bytes) -> bytes:
+    """Return the upright pixels of a picture; nothing for none."""
+    return _pixels(picture.read_bytes() if isinstance(picture, Path) else picture)
+
+
+@cache
+def _pixels(data: bytes) -> bytes:
+    return decode_upright(data, ImagesConfig()).tobytes() if data else b""
+
+
+def said_bytes(said: object) -> bytes:
     if isinstance(said, bytes | str):
         return said if isinstance(said, bytes) else said.encode()
     # A format of boxes gives them as numbers, a format of masks as pixels.
