@@ -1,4 +1,4 @@
-"""A command that a page shows is one that there is: its name, its options and its settings. """
+"""A command that a page shows is one that there is: its name, its options and its settings."""
 
 from __future__ import annotations
 
