@@ -77,7 +77,8 @@ class Identity(FrozenModel):
     Attributes:
         method: `RunConfig.method()`.
         weights: sha256 by stage (`propose`, `caption`, `filter`).
-        device_kind: Name of the GPU, or `cpu` with its vector capability; `none` if no model computes, as in an import.
+        device_kind: Name of the GPU, or `cpu` with its vector capability and, after `bits`, a digest of what torch
+            computes on it, which versions before 0.7 lack; `none` if no model computes, as in an import.
         versions: Version by package, of the packages that compute and write.
         folders: Of stages whose weights are a model folder: sha256 by its parts (`weights`, `tokenizer`, ...), and
             `attention`, the implementation.
@@ -96,7 +97,8 @@ class Identity(FrozenModel):
         keys = [key for key in sorted(compared) if mine.get(key) != theirs.get(key)]
         before, now = ([masked(each.get(key, "absent"), NO_FIELDS, key) for key in keys] for each in (mine, theirs))
         names = [key.removeprefix("method.") for key in keys]
-        return [f"{key}: {old!r} in the run, {new!r} now" for key, old, new in zip(names, before, now, strict=True)]
+        pairs = list(zip(names, before, now, strict=True))
+        return [f"{key}: {old!r} in the run, {new!r} now{_rounding(key, old, new)}" for key, old, new in pairs]
 
     def settings_beside(self, other: Identity) -> list[str]:
         """Return `KEY=VALUE`, as `--set` takes it, of the settings that `other` has not; none if one holds a secret."""
@@ -112,6 +114,15 @@ class Identity(FrozenModel):
         """Return the lines of `differences` that no option accepts: method and weights."""
         held = {"method": other.method, "weights": other.weights, "folders": other.folders}
         return self.differences(self.model_copy(update=held))
+
+
+def _rounding(key: str, old: object, new: object) -> str:
+    """Return why two kinds of one CPU's name differ, in brackets; "" for another difference."""
+    (before, bits, _), (now, _, _) = (str(each).partition(" bits ") for each in (old, new))
+    if key != "device_kind" or before != now:
+        return ""
+    why = "another model of CPU, or a variable of its libraries, rounds otherwise"
+    return f" ({why if bits else 'the run does not say how its CPU rounds'})"
 
 
 class ParentRun(FrozenModel):
