@@ -34,7 +34,7 @@ from pseudoris.store.runs.pending_work import (
     num_to_retry,
     quarantined_shards,
 )
-from pseudoris.store.runs.planned_run import PlannedRun, mixed_notice, plan_run
+from pseudoris.store.runs.planned_run import ACCEPTED, PlannedRun, plan_run
 from pseudoris.store.runs.receipts import Totals, latest_receipts
 from pseudoris.store.sessions.session import Executor, Outcome, RunSession, trim_memory
 from pseudoris.store.tables.parts import damaged_receipts
@@ -71,7 +71,7 @@ def annotate(
         interrupts.check()
         plan = stack.enter_context(plan.placed(on_event))
         if begun and (mixed := set(plan.check_identity()).difference(begun.planned.mixed)):
-            on_event(Notice(mixed_notice(sorted(mixed))))
+            on_event(Notice(ACCEPTED + "; ".join(sorted(mixed))))
         # A new run takes its lock only here: if its images are refused, nothing is left in OUT.
         begun = begun or _begin(plan, lock or locks.enter_context(held), on_event)
         job = plan.job(begun.planned, begun.pending.base_generations)

@@ -20,12 +20,11 @@ import ray
 from pseudoris.images.child_process import start_child
 from pseudoris.images.pixels import import_plugins
 from pseudoris.pipeline.cluster import T, joins_cluster, task_result
-from pseudoris.primitives.errors import ConfigError, TransientError, gather
+from pseudoris.primitives.errors import ConfigError, gather
 from pseudoris.schemas.config import ComputeConfig, FilterConfig, RunConfig, SourceConfig
 from pseudoris.schemas.run_records import Identity
 from pseudoris.store.runs.planned_run import package_versions
 from pseudoris.workers.checkpoints.weight_files import is_awaited, is_unfetched, weights_digest
-from pseudoris.workers.process_memory import actor_environment
 from pseudoris.workers.stages import (
     NAME_CHECK,
     STAGE_CAPTION,
@@ -45,7 +44,6 @@ PACKAGES: Final = ("pseudoris", *_MODEL_PACKAGES, "pyarrow", "pillow", "numpy", 
 # botocore reads the first variable. The second variable marks that a run has set the first one.
 _ENDPOINT_VARIABLE: Final = "AWS_ENDPOINT_URL"
 _ENDPOINT_MARK: Final = "PSEUDORIS_ANNOUNCED_ENDPOINT"
-_CPU_BITS: Final = "pseudoris.workers.cpu_bits"
 
 
 def identity_before_ray(config: RunConfig, stored: Mapping[str, str] | None = None) -> Identity | None:
@@ -77,22 +75,16 @@ def identity_before_ray(config: RunConfig, stored: Mapping[str, str] | None = No
 def cpu_measured_here(compute: ComputeConfig) -> Iterator[Callable[[], str]]:
     """Measure the kind of this CPU in a child, which loads torch while Ray starts; yield what waits for the answer.
 
-    Raises:
-        TransientError: No child can be started.
-        ConfigError: What is yielded raises it: torch cannot be used here.
+    That raises a ConfigError if torch cannot be used. OSError: no child can be started.
     """
-    try:
-        environment = actor_environment(compute)
-        child = start_child(_CPU_BITS, compute.precision, environment=environment, stderr=subprocess.PIPE)
-    except OSError as error:
-        raise TransientError(f"no process to measure the CPU can be started ({error}): run the same again") from error
+    child = start_child("pseudoris.workers.cpu_bits", compute.precision, stderr=subprocess.PIPE)
 
     def kind() -> str:
-        told, errors = child.communicate()
+        told, errors = (stream.decode(errors="replace").split("\n") for stream in child.communicate())
         if child.returncode:
-            why = (errors.decode(errors="replace").split("\n")[-2:] or [""])[0] or f"exit status {child.returncode}"
+            why = errors[-2] if errors[1:] else f"exit status {child.returncode}"
             raise ConfigError(f"torch cannot compute on this machine ({why}): `pseudoris doctor` checks the packages")
-        return told.decode()
+        return told[-2]
 
     try:
         yield kind

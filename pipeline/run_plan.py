@@ -103,8 +103,8 @@ class RunPlan:
         Raises:
             ConfigError: The placement never fits, or weights are missing on a node.
         """
-        placement, is_measured = self.config.placement, self.identity is None or bool(self.identity.device_kind)
-        measuring = nullcontext(None) if is_measured else cpu_measured_here(self.config.compute)
+        placement, has_kind = self.config.placement, self.identity is None or self.identity.device_kind
+        measuring = nullcontext(str) if has_kind else cpu_measured_here(self.config.compute)
         ray = connected(placement.address, placement.start_timeout_s) if with_ray else nullcontext(False)
         with measuring as cpu_kind, ray as may_grow:
             actors = plan_actors(node_resources() if with_ray else [lone_node()], self.config)
@@ -112,11 +112,11 @@ class RunPlan:
             # Missing weights on a node are reported before the listing, which may take an hour.
             yield replace(self._measured(cpu_kind), actors=actors, may_grow=may_grow, has_ray=with_ray)
 
-    def _measured(self, cpu_kind: Callable[[], str] | None) -> RunPlan:
-        """Return the plan with the identity on a node, or with `cpu_kind` of this machine, if it is measured here."""
+    def _measured(self, cpu_kind: Callable[[], str]) -> RunPlan:
+        """Return the plan with the identity on a node; one measured here gets `cpu_kind`, unless that is empty."""
         if self.identity is not None:
-            device = {} if cpu_kind is None else {"device_kind": cpu_kind()}
-            return replace(self, identity=self.identity.model_copy(update=device))
+            kind = cpu_kind() or self.identity.device_kind
+            return replace(self, identity=self.identity.model_copy(update={"device_kind": kind}))
         identity, decided, slower = identity_on_cluster(self._asked, self.stored)
         # Decoder and slots that were chosen as the run began stand among its versions, and are no settings of it.
         own = {"decoder": self.config.captions.decoder, "slots": self.config.captions.slots}
@@ -133,10 +133,9 @@ class RunPlan:
         """Return what is planned for this session, or continued; ValueError before the identity is known."""
         if self.identity is None:
             raise ValueError("the identity is not known before the plan is placed")
-        identity = self.identity
-        if self.header is not None and not identity.device_kind:
-            # A run that is complete needs no device, so before `placed` that of the run is assumed.
-            identity = identity.model_copy(update={"device_kind": self.header.identity.device_kind})
+        # Only what is pending needs a device, so before `placed` that of the run is assumed.
+        kind = self.identity.device_kind or ("" if self.header is None else self.header.identity.device_kind)
+        identity = self.identity.model_copy(update={"device_kind": kind})
         request = RunRequest("annotate", self.source.name, identity, self.config, limit=self.options.limit)
         return replace(request, exclusions=self.options.exclusions, is_extension=self.options.is_extension)
 
@@ -158,10 +157,7 @@ class RunPlan:
         return replace(job, generations=generations, is_retry=self.options.is_retry, reasons=self.options.reasons)
 
     def check_identity(self) -> list[str]:
-        """Accept the measured identity, device included, for the run in OUT; ConfigError if that has another one.
-
-        Returns the differences that `placement.allow_mixed` accepts, a line each.
-        """
+        """Accept the identity, device included, for the run in OUT, or raise ConfigError; return what is mixed."""
         if self.header is None or may_give_way(self.location, self.header, self.options.exclusions):
             return []
         identity = self.request().identity

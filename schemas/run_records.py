@@ -32,6 +32,7 @@ HEADER_NAME: Final = "_run.json"
 _LEFT_OUT: Final = {"method.captions.decoder": "auto", "method.images.bits": "stored", "method.images.phash": False}
 # If its versions name the slots of a run, these settings decide no bit.
 _OF_SLOTS: Final = {f"method.captions.{name}" for name in ("cache_bytes", "crops_together", "slots")}
+_OTHER_BITS: Final = " (the CPU rounds otherwise, by its model or by a variable, or the run does not say how it rounds)"
 
 Origin = Literal["annotate", "refilter", "import", "ppt", "combine"]
 _Section = dict[str, JsonValue] | None
@@ -97,8 +98,10 @@ class Identity(FrozenModel):
         keys = [key for key in sorted(compared) if mine.get(key) != theirs.get(key)]
         before, now = ([masked(each.get(key, "absent"), NO_FIELDS, key) for key in keys] for each in (mine, theirs))
         names = [key.removeprefix("method.") for key in keys]
-        pairs = list(zip(names, before, now, strict=True))
-        return [f"{key}: {old!r} in the run, {new!r} now{_rounding(key, old, new)}" for key, old, new in pairs]
+        lines = [f"{key}: {old!r} in the run, {new!r} now" for key, old, new in zip(names, before, now, strict=True)]
+        # The digest of what a CPU computes follows its name.
+        is_one_kind = self.device_kind.partition(" bits ")[0] == other.device_kind.partition(" bits ")[0]
+        return [line + _OTHER_BITS * (is_one_kind and line.startswith("device_kind")) for line in lines]
 
     def settings_beside(self, other: Identity) -> list[str]:
         """Return `KEY=VALUE`, as `--set` takes it, of the settings that `other` has not; none if one holds a secret."""
@@ -114,15 +117,6 @@ class Identity(FrozenModel):
         """Return the lines of `differences` that no option accepts: method and weights."""
         held = {"method": other.method, "weights": other.weights, "folders": other.folders}
         return self.differences(self.model_copy(update=held))
-
-
-def _rounding(key: str, old: object, new: object) -> str:
-    """Return why two kinds of one CPU's name differ, in brackets; "" for another difference."""
-    (before, bits, _), (now, _, _) = (str(each).partition(" bits ") for each in (old, new))
-    if key != "device_kind" or before != now:
-        return ""
-    why = "another model of CPU, or a variable of its libraries, rounds otherwise"
-    return f" ({why if bits else 'the run does not say how its CPU rounds'})"
 
 
 class ParentRun(FrozenModel):

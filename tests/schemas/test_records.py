@@ -144,8 +144,8 @@ def test_each_difference_names_its_key_and_both_values():
 @pytest.mark.parametrize(
     ("before", "now", "why"),
     [
-        ("cpu x86_64 AVX512", "cpu x86_64 AVX512 bits 1a", " (the run does not say how its CPU rounds)"),
-        ("cpu x86_64 AVX512 bits 2b", "cpu x86_64 AVX512 bits 1a", " (another model of CPU, or a variable of its "),
+        ("cpu x86_64 AVX512", "cpu x86_64 AVX512 bits 1a", " (the CPU rounds otherwise, by its model or by a "),
+        ("cpu x86_64 AVX512 bits 2b", "cpu x86_64 AVX512 bits 1a", " (the CPU rounds otherwise, by its model or by a "),
         ("cpu x86_64 AVX2 bits 2b", "cpu x86_64 AVX512 bits 1a", ""),
     ],
 )
