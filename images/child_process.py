@@ -18,21 +18,22 @@ EXTERNAL_SIGNALS: Final = frozenset({signal.SIGKILL, signal.SIGTERM, signal.SIGI
 
 
 def start_child(
-    module: str, *arguments: str, environment: Mapping[str, str] | None = None, is_buffered: bool = True
+    module: str, *words: str, environment: Mapping[str, str] = {}, is_buffered: bool = True, stderr: int | None = None
 ) -> subprocess.Popen[bytes]:
-    """Start `python -m module *arguments` with pipes for its standard input and output.
+    """Start `python -m module *words` with pipes for its standard input and output.
 
     `environment` is added to the variables of this process. Without `is_buffered` the pipes are raw, so they can be
-    polled.
+    polled. `stderr` is that of `subprocess.Popen`.
     """
     # The child gets the parent's import path, because the package may be on that path without being installed.
     search_path = os.pathsep.join(entry or os.curdir for entry in sys.path)
     return subprocess.Popen(
-        [sys.executable, "-P", "-m", module, *arguments],
+        [sys.executable, "-P", "-m", module, *words],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
+        stderr=stderr,
         bufsize=-1 if is_buffered else 0,
-        env={**os.environ, "PYTHONPATH": search_path, **(environment or {})},
+        env={**os.environ, "PYTHONPATH": search_path, **environment},
         # A child in its own session gets no Ctrl-C from the terminal. It ends when its standard input ends.
         start_new_session=True,
     )

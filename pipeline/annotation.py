@@ -19,7 +19,7 @@ from pseudoris.schemas.config import RunConfig
 from pseudoris.store.reports.run_status import run_status
 from pseudoris.store.runs.attempts import parse_attempts
 from pseudoris.store.runs.lock import RunLock
-from pseudoris.store.runs.manifest import cached_receipts
+from pseudoris.store.runs.manifest import cached_receipts, has_results
 from pseudoris.store.runs.pending_work import (
     Committed,
     Notice,
@@ -34,7 +34,7 @@ from pseudoris.store.runs.pending_work import (
     num_to_retry,
     quarantined_shards,
 )
-from pseudoris.store.runs.planned_run import PlannedRun, plan_run
+from pseudoris.store.runs.planned_run import ACCEPTED, PlannedRun, plan_run
 from pseudoris.store.runs.receipts import Totals, latest_receipts
 from pseudoris.store.sessions.session import Executor, Outcome, RunSession, trim_memory
 from pseudoris.store.tables.parts import damaged_receipts
@@ -59,7 +59,7 @@ def annotate(
         plan.location.probe()
         held = RunLock.held(plan.location, on_wait=lambda text: on_event(Notice(text)))
         lock = None if plan.header is None else locks.enter_context(held)
-        if lock is not None and plan.identity is not None and not plan.options.is_extension:
+        if lock and plan.identity and not plan.options.is_extension and has_results(plan.location):
             # Ray takes seconds to start, so this machine checks first whether the run is complete.
             begun = _begin(plan, lock, on_event)
             if not begun.pending.shards:
@@ -70,6 +70,8 @@ def annotate(
         # An interrupt that came during the import ends the run here, before Ray takes seconds to start.
         interrupts.check()
         plan = stack.enter_context(plan.placed(on_event))
+        if begun and (mixed := set(plan.check_identity()).difference(begun.planned.mixed)):
+            on_event(Notice(ACCEPTED + "; ".join(sorted(mixed))))
         # A new run takes its lock only here: if its images are refused, nothing is left in OUT.
         begun = begun or _begin(plan, lock or locks.enter_context(held), on_event)
         job = plan.job(begun.planned, begun.pending.base_generations)

@@ -95,7 +95,8 @@ class StageActor:
         # After the last stage, image bytes that are not embedded would only fill the object store, so they are dropped.
         self._drops_bytes = is_last and not job.config.shards.embed_images
         try:
-            self._mixed = check_process(job.header.identity, job.config, stages_named(names))
+            with collector_paused():  # On a CPU this loads torch.
+                self._mixed = check_process(job.header.identity, job.config, stages_named(names))
             # Reading used these plug-ins to check the images, so they are needed to decode the images here.
             import_plugins(job.config.images.decoder_plugins)
             with self._meter.loading(), collector_paused():

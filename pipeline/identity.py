@@ -8,17 +8,20 @@ from __future__ import annotations
 
 import os
 import platform
+import subprocess
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import partial
 from importlib.metadata import entry_points, packages_distributions
 from typing import Final
 
 import ray
 
+from pseudoris.images.child_process import start_child
 from pseudoris.images.pixels import import_plugins
 from pseudoris.pipeline.cluster import T, joins_cluster, task_result
 from pseudoris.primitives.errors import ConfigError, gather
-from pseudoris.schemas.config import FilterConfig, RunConfig, SourceConfig
+from pseudoris.schemas.config import ComputeConfig, FilterConfig, RunConfig, SourceConfig
 from pseudoris.schemas.run_records import Identity
 from pseudoris.store.runs.planned_run import package_versions
 from pseudoris.workers.checkpoints.weight_files import is_awaited, is_unfetched, weights_digest
@@ -47,14 +50,14 @@ def identity_before_ray(config: RunConfig, stored: Mapping[str, str] | None = No
     """Return the identity of this machine; None if an existing cluster or a GPU does the work.
 
     On a cluster, weights, packages and devices are those of the nodes. For a GPU all else is measured, so that what is
-    missing is told: only Ray's processes get a GPU.
+    missing is told: only Ray's processes get a GPU. The kind of a CPU stays empty, see `cpu_measured_here`.
     """
     if joins_cluster(config.placement.address):
         config.masks.prior.check_is_set()
         return None
     import_plugins(config.images.decoder_plugins)
     is_gpu = config.compute.device == "cuda"
-    here = measure_identity(config, sees_device=not is_gpu, stored=stored)
+    here = measure_identity(config, sees_device=config.compute.device == "none", stored=stored)
     if config.compute.device == "cpu":
         # A model folder must fit into this machine's memory. For a GPU, the process that loads it checks this.
         for folder in filter(None, (stage.folder(config) for stage in with_check(STAGES, config))):
@@ -66,6 +69,28 @@ def identity_before_ray(config: RunConfig, stored: Mapping[str, str] | None = No
 
             check_fits(folder, torch.device("cpu"), compute_dtype(config.compute))
     return None if is_gpu else here
+
+
+@contextmanager
+def cpu_measured_here(compute: ComputeConfig) -> Iterator[Callable[[], str]]:
+    """Measure the kind of this CPU in a child, which loads torch while Ray starts; yield what waits for the answer.
+
+    That raises a ConfigError if torch cannot be used. OSError: no child can be started.
+    """
+    child = start_child("pseudoris.workers.cpu_bits", compute.precision, stderr=subprocess.PIPE)
+
+    def kind() -> str:
+        told, errors = (stream.decode(errors="replace").split("\n") for stream in child.communicate())
+        if child.returncode:
+            why = errors[-2] if errors[1:] else f"exit status {child.returncode}"
+            raise ConfigError(f"torch cannot compute on this machine ({why}): `pseudoris doctor` checks the packages")
+        return told[-2]
+
+    try:
+        yield kind
+    finally:
+        child.kill()
+        child.communicate()
 
 
 def unfetched(config: RunConfig, stored: Collection[str]) -> list[str]:
@@ -135,7 +160,7 @@ def measure_identity(
         device_kind=device,
         versions=package_versions((*PACKAGES, *_further_packages(config)))
         | _parser(config.filtering)
-        | (device_versions(config) if sees_device else {}),
+        | (device_versions(config) if sees_device or config.compute.device == "cpu" else {}),
         folders=folders,
     )
 
@@ -216,10 +241,11 @@ def _check(of_run: Identity, here: Identity, *, allow_mixed: bool) -> tuple[str,
     differences = [line for line in of_run.differences(here) if line not in accepted]
     if differences:
         lines = "\n".join(f"  {line}" for line in differences)
+        mixing = ", or accept this with --allow-mixed" if differences == of_run.mixed_differences(here) else ""
         raise ConfigError(
             f"a process on {platform.node()} does not match the run and could give other results:\n{lines}\n"
             "Install the same weights and packages on every node, and keep the pools on one kind of device with "
-            "placement.<pool>.resources"
+            f"placement.<pool>.resources{mixing}"
         )
     return accepted
 

@@ -8,14 +8,14 @@ know. Nothing is written to OUT.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 
 from pseudoris.files.location import RunLocation
 from pseudoris.pipeline.cluster import connected, lone_node, node_resources
 from pseudoris.pipeline.fan_out import list_on_cluster
-from pseudoris.pipeline.identity import identity_before_ray, identity_on_cluster, unfetched
+from pseudoris.pipeline.identity import cpu_measured_here, identity_before_ray, identity_on_cluster, unfetched
 from pseudoris.pipeline.resources import check_object_store, plan_actors, with_readers
 from pseudoris.pipeline.run_contract import RunOptions, check_options
 from pseudoris.pipeline.shard_tasks import Job
@@ -53,7 +53,8 @@ class RunPlan:
         header: Of the run in OUT; None if there is none, or if it gives way.
         parent: The run that the masks are taken from; None if they are proposed.
         stored: By stage, digests that are not measured: of a parent, or not known before weights are fetched.
-        identity: Of the machines that compute. None, before Ray, if an existing cluster or a GPU does the work.
+        identity: Of the machines that compute; before `placed` without the kind of a CPU, and None if an existing
+            cluster or a GPU does the work.
         actors: By pool, how many hold models; empty before `placed`.
         may_grow: Whether nodes may join the cluster.
         has_ray: Whether this process is connected to Ray.
@@ -102,15 +103,20 @@ class RunPlan:
         Raises:
             ConfigError: The placement never fits, or weights are missing on a node.
         """
-        placement = self.config.placement
-        with connected(placement.address, placement.start_timeout_s) if with_ray else nullcontext(False) as may_grow:
+        placement, has_kind = self.config.placement, self.identity is None or self.identity.device_kind
+        measuring = nullcontext(str) if has_kind else cpu_measured_here(self.config.compute)
+        ray = connected(placement.address, placement.start_timeout_s) if with_ray else nullcontext(False)
+        with measuring as cpu_kind, ray as may_grow:
             actors = plan_actors(node_resources() if with_ray else [lone_node()], self.config)
             on_event(Step(", captions by ".join(filter(None, ("checking the device", self.decoder)))))
             # Missing weights on a node are reported before the listing, which may take an hour.
-            plan = self if self.identity else self._measured_on_cluster()
-            yield replace(plan, actors=actors, may_grow=may_grow, has_ray=with_ray)
+            yield replace(self._measured(cpu_kind), actors=actors, may_grow=may_grow, has_ray=with_ray)
 
-    def _measured_on_cluster(self) -> RunPlan:
+    def _measured(self, cpu_kind: Callable[[], str]) -> RunPlan:
+        """Return the plan with the identity on a node; one measured here gets `cpu_kind`, unless that is empty."""
+        if self.identity is not None:
+            kind = cpu_kind() or self.identity.device_kind
+            return replace(self, identity=self.identity.model_copy(update={"device_kind": kind}))
         identity, decided, slower = identity_on_cluster(self._asked, self.stored)
         # Decoder and slots that were chosen as the run began stand among its versions, and are no settings of it.
         own = {"decoder": self.config.captions.decoder, "slots": self.config.captions.slots}
@@ -127,7 +133,10 @@ class RunPlan:
         """Return what is planned for this session, or continued; ValueError before the identity is known."""
         if self.identity is None:
             raise ValueError("the identity is not known before the plan is placed")
-        request = RunRequest("annotate", self.source.name, self.identity, self.config, limit=self.options.limit)
+        # Only what is pending needs a device, so before `placed` that of the run is assumed.
+        kind = self.identity.device_kind or ("" if self.header is None else self.header.identity.device_kind)
+        identity = self.identity.model_copy(update={"device_kind": kind})
+        request = RunRequest("annotate", self.source.name, identity, self.config, limit=self.options.limit)
         return replace(request, exclusions=self.options.exclusions, is_extension=self.options.is_extension)
 
     def job(self, planned: PlannedRun, generations: Mapping[int, int]) -> Job:
@@ -147,11 +156,12 @@ class RunPlan:
         job = Job(self.source.name, self.location, header, config, may_grow=self.may_grow, masks=masks)
         return replace(job, generations=generations, is_retry=self.options.is_retry, reasons=self.options.reasons)
 
-    def check_identity(self) -> None:
-        """Accept the measured identity, device included, for the run in OUT; ConfigError if that has another one."""
-        if self.header is not None and not may_give_way(self.location, self.header, self.options.exclusions):
-            identity = self.request().identity
-            self._check(self.header, identity, identity.device_kind)
+    def check_identity(self) -> list[str]:
+        """Accept the identity, device included, for the run in OUT, or raise ConfigError; return what is mixed."""
+        if self.header is None or may_give_way(self.location, self.header, self.options.exclusions):
+            return []
+        identity = self.request().identity
+        return self._check(self.header, identity, identity.device_kind)
 
     def counted(self) -> tuple[PlanTally, ExtensionTally | None, ExcludedItems]:
         """Count what a session would plan or follow; the first tally includes the second, that of an extension.
@@ -202,12 +212,12 @@ class RunPlan:
             self._check(header, here or header.identity, header.identity.device_kind)
         return replace(self, stored=stored, identity=here)
 
-    def _check(self, header: RunHeader, now: Identity, device_kind: str) -> None:
+    def _check(self, header: RunHeader, now: Identity, device_kind: str) -> list[str]:
         """Accept the settings of this session, and what else `now` has, for the run of `header`."""
         now = now.model_copy(update={"method": self.config.method(), "device_kind": device_kind})
         preset, allow_mixed = self.config.preset, self.config.placement.allow_mixed
         try:
-            check_identity(header, now, self.source.name, preset=preset, allow_mixed=allow_mixed)
+            return check_identity(header, now, self.source.name, preset=preset, allow_mixed=allow_mixed)
         except ConfigError as error:
             if not Totals(cached_receipts(self.location)).sum().is_fruitless:
                 raise

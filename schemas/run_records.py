@@ -32,6 +32,7 @@ HEADER_NAME: Final = "_run.json"
 _LEFT_OUT: Final = {"method.captions.decoder": "auto", "method.images.bits": "stored", "method.images.phash": False}
 # If its versions name the slots of a run, these settings decide no bit.
 _OF_SLOTS: Final = {f"method.captions.{name}" for name in ("cache_bytes", "crops_together", "slots")}
+_OTHER_BITS: Final = " (the CPU rounds otherwise, by its model or by a variable, or the run does not say how it rounds)"
 
 Origin = Literal["annotate", "refilter", "import", "ppt", "combine"]
 _Section = dict[str, JsonValue] | None
@@ -77,7 +78,8 @@ class Identity(FrozenModel):
     Attributes:
         method: `RunConfig.method()`.
         weights: sha256 by stage (`propose`, `caption`, `filter`).
-        device_kind: Name of the GPU, or `cpu` with its vector capability; `none` if no model computes, as in an import.
+        device_kind: Name of the GPU, or `cpu` with its vector capability and, after `bits`, a digest of what torch
+            computes on it, which versions before 0.7 lack; `none` if no model computes, as in an import.
         versions: Version by package, of the packages that compute and write.
         folders: Of stages whose weights are a model folder: sha256 by its parts (`weights`, `tokenizer`, ...), and
             `attention`, the implementation.
@@ -96,7 +98,10 @@ class Identity(FrozenModel):
         keys = [key for key in sorted(compared) if mine.get(key) != theirs.get(key)]
         before, now = ([masked(each.get(key, "absent"), NO_FIELDS, key) for key in keys] for each in (mine, theirs))
         names = [key.removeprefix("method.") for key in keys]
-        return [f"{key}: {old!r} in the run, {new!r} now" for key, old, new in zip(names, before, now, strict=True)]
+        lines = [f"{key}: {old!r} in the run, {new!r} now" for key, old, new in zip(names, before, now, strict=True)]
+        # The digest of what a CPU computes follows its name.
+        is_one_kind = self.device_kind.partition(" bits ")[0] == other.device_kind.partition(" bits ")[0]
+        return [line + _OTHER_BITS * (is_one_kind and line.startswith("device_kind")) for line in lines]
 
     def settings_beside(self, other: Identity) -> list[str]:
         """Return `KEY=VALUE`, as `--set` takes it, of the settings that `other` has not; none if one holds a secret."""

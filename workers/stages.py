@@ -2,7 +2,7 @@
 
 `pipeline` and `faults` build them, `pipeline` asks for their digests; `doctor` and `weights` check them; engines and
 `training` take digests. Importing an engine loads torch and open_clip, which takes seconds, so this module must import
-none: the digests of what our engines load are here too, with the kind of device, which alone may load torch.
+none: the digests of what our engines load are here too, with the kind of device, which alone loads torch.
 
 A model is replaced by a plug-in: a class that follows the protocol `Engine` below, found by its entry point.
 
@@ -19,9 +19,6 @@ and may take pixels, decoded once for all stages, from `pseudoris.workers.crops.
 from __future__ import annotations
 
 import hashlib
-import os
-import platform
-import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -344,7 +341,7 @@ def decided_here(config: RunConfig) -> tuple[RunConfig, str]:
 
 
 def device_kind(compute: ComputeConfig) -> str:
-    """Return the GPU's name, the CPU's architecture and vector capability, or `none` if no engine needs torch."""
+    """Return the GPU's name, `cpu_kind` of a CPU, or `none` if no engine needs torch; otherwise this loads it."""
     if compute.device == "none":
         return "none"
     if compute.device == "cuda":
@@ -355,17 +352,6 @@ def device_kind(compute: ComputeConfig) -> str:
 
         prepare_device(compute)
         return torch.cuda.get_device_name()
-    # The process that starts a run does not use torch, which takes seconds to load. On x86-64 Linux it applies torch's
-    # rule for the vector instructions that it uses (aten/src/ATen/native/DispatchStub.cpp); the processes that compute
-    # compare the answer with torch's own.
-    machine = platform.machine()
-    has_rule = sys.platform == "linux" and machine == "x86_64" and "ATEN_CPU_CAPABILITY" not in os.environ
-    if "torch" in sys.modules or not has_rule:
-        import torch
+    from pseudoris.workers.cpu_bits import cpu_kind
 
-        return f"cpu {machine} {torch.backends.cpu.get_cpu_capability()}"
-    lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    flags = set(next((line for line in lines if line.startswith("flags")), "").split())
-    if {"avx512vl", "avx512bw", "avx512dq", "fma"} <= flags:
-        return f"cpu {machine} AVX512"
-    return f"cpu {machine} {'AVX2' if {'avx2', 'fma'} <= flags else 'DEFAULT'}"
+    return cpu_kind(compute.precision)

@@ -227,6 +227,8 @@ def check_identity(
     is_other_too = refused != acceptable and acceptable and not allow_mixed
     mixing = ", and accept other devices and package versions with --allow-mixed" if is_other_too else ""
     remedies = [f"Use the settings that the run was started with{own}{mixing}"]
+    if len(refused) == 1 and refused == acceptable and identity.device_kind != header.identity.device_kind:
+        remedies = ["Continue on its kind of device"]
     version = header.identity.versions.get("pseudoris")
     if version is not None and version != identity.versions.get("pseudoris"):
         remedies.append(f"finish it with pseudoris {version}")

@@ -12,7 +12,7 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
-from typing import Any
+from typing import Any, Final
 
 from pseudoris.files.location import RunLocation
 from pseudoris.primitives.errors import ConfigError
@@ -42,7 +42,7 @@ from pseudoris.store.sources import SourceItem
 
 logger = logging.getLogger(__name__)
 
-
+ACCEPTED: Final = "not byte-reproducible (accepted by --allow-mixed): "
 Lister = Callable[[], Iterable[SourceItem]]
 
 
@@ -124,7 +124,7 @@ def plan_run(location: RunLocation, request: RunRequest, items: Lister | Parent 
         mixed = _check(location, header, request)
     else:
         header, mixed = standing
-    notices = [f"not byte-reproducible (accepted by --allow-mixed): {'; '.join(mixed)}"] if mixed else []
+    notices = [f"{ACCEPTED}{'; '.join(mixed)}"] if mixed else []
     if header.identity.versions.get("triton") == "absent":
         notices.append(
             "plain torch attends on this GPU, slower than Triton's kernels: `pseudoris doctor` there says why"

@@ -20,7 +20,7 @@ from pseudoris.schemas.tables import SCHEMAS
 from pseudoris.store.runs.header import require_header
 from pseudoris.store.runs.pending_work import Planned, Step
 from pseudoris.store.runs.planned_run import RunRequest, plan_run
-from pseudoris.store.runs.receipts import RunTotals
+from pseudoris.store.runs.receipts import RunTotals, latest_receipts
 from pseudoris.store.sources import open_source
 from pseudoris.synthworld.demo import write_demo
 from tests.builders.command import NUM_SCENES, OPTIONS, invoke, pseudoris, pseudoris_here, start_pseudoris, wait_for
@@ -30,6 +30,7 @@ from tests.builders.plain_runs import work_off
 from tests.builders.runs import SMALL, STUBS, part_digests, stub_config, write_source
 from tests.builders.seals import forge_header
 from tests.builders.sources import write_files
+from tests.store.builders import commit
 
 PHOTOS = Path(__file__).parents[3] / "shared" / "assets" / "photos"
 pytestmark = pytest.mark.ray
@@ -87,6 +88,24 @@ def test_a_run_without_results_that_another_cpu_planned_is_planned_anew(ray_sess
     stubs = (f"--set={each}" for each in STUBS)
     pseudoris_here("annotate", "--preset=tiny", str(source), location.root, *OPTIONS, *stubs, code=0)
     assert "planned anew" in caplog.text
+
+
+@pytest.mark.slow
+def test_a_run_of_a_cpu_that_rounds_otherwise_goes_on_only_mixed(tmp_path):
+    source, location = write_source(tmp_path / "in", 2), RunLocation.open(str(tmp_path / "out"))
+    config = load_config("tiny", None, ["shards.max_images=3"])
+    identity, listing = measure_identity(config), open_source(str(source), config.source)
+    other = identity.model_copy(update={"device_kind": f"{identity.device_kind[:-4]}0000"})
+    commit(location, plan_run(location, RunRequest("annotate", listing.name, other, config), listing.list).header, 0)
+    words = ("annotate", "--preset=tiny", str(source), location.root, *OPTIONS, "--set=shards.max_images=3")
+    # In processes of their own, which start a Ray.
+    refused = pseudoris(*words, code=2)
+    line = f"device_kind: {other.device_kind!r} in the run, {identity.device_kind!r} now ("
+    assert (line in refused.stderr, "--allow-mixed" in refused.stderr) == (True, True)
+    told = pseudoris(*words, "--allow-mixed", code=0)
+    assert f"not byte-reproducible (accepted by --allow-mixed): {line}" in told.stdout + told.stderr
+    mixed = [receipt.mixed for receipt in latest_receipts(location)]
+    assert [[each.startswith(line) for each in lines] for lines in mixed] == [[], [True]]
 
 
 def test_the_same_command_again_touches_nothing_and_starts_no_ray(tiny_run):

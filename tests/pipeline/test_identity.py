@@ -10,7 +10,13 @@ import pytest
 
 from evidence.recipes.llava_recipe import FOLDER
 from pseudoris.pipeline import identity
-from pseudoris.pipeline.identity import PACKAGES, check_process, identity_before_ray, measure_identity
+from pseudoris.pipeline.identity import (
+    PACKAGES,
+    check_process,
+    cpu_measured_here,
+    identity_before_ray,
+    measure_identity,
+)
 from pseudoris.primitives.errors import ConfigError
 from pseudoris.schemas.config import WeightsConfig
 from pseudoris.schemas.config_layers import load_config
@@ -19,7 +25,7 @@ from pseudoris.schemas.run_records import Identity
 from pseudoris.workers import pass_sizes
 from pseudoris.workers.checkpoints.model_folder import ModelFolder
 from pseudoris.workers.checkpoints.weight_files import folder_digest
-from pseudoris.workers.stages import STAGES, device_versions
+from pseudoris.workers.stages import STAGES, device_kind, device_versions
 from tests.builders.command import python_says
 from tests.builders.head import ROOT
 from tests.builders.promptable_models import save_model
@@ -64,6 +70,27 @@ print(measure_identity(stub_config()).device_kind, "torch" in sys.modules)
     assert python_says(code, cwd=ROOT) == "none False"
 
 
+@pytest.mark.slow
+def test_the_driver_names_its_cpu_as_the_processes_with_models_do_and_loads_no_torch():
+    code = """
+import sys
+from pseudoris.pipeline.identity import cpu_measured_here, identity_before_ray
+from pseudoris.schemas.config_layers import load_config
+config = load_config("tiny", None, ["placement.address=local"])
+with cpu_measured_here(config.compute) as kind:
+    print(f"{identity_before_ray(config).device_kind!r}, {kind()}, {'torch' in sys.modules}")
+"""
+    assert python_says(code, cwd=ROOT) == f"'', {device_kind(load_config('tiny').compute)}, False"
+
+
+def test_a_torch_that_cannot_be_loaded_is_named(tmp_path, monkeypatch):
+    (tmp_path / "torch.py").write_text("raise ImportError('libomp.so.5: no such file')")
+    monkeypatch.syspath_prepend(tmp_path)
+    told = r"torch cannot compute on this machine \(ImportError: libomp\.so\.5: no such file\): `pseudoris doctor`"
+    with cpu_measured_here(load_config("tiny").compute) as kind, pytest.raises(ConfigError, match=told):
+        kind()
+
+
 @pytest.mark.parametrize(
     ("changed", "message"),
     [
@@ -79,6 +106,7 @@ def test_a_process_with_another_device_package_or_weight_is_refused_by_its_name(
     with pytest.raises(ConfigError, match="does not match the run and could give other results") as refusal:
         check_process(Identity(**tree), stub_config(*HERE), STAGES)
     assert message in str(refusal.value)
+    assert str(refusal.value).endswith("--allow-mixed") == ("weights" not in changed)
 
 
 def test_a_process_is_asked_for_the_weights_of_its_own_stages_alone(measured):

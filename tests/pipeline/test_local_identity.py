@@ -17,6 +17,7 @@ from pseudoris.pipeline.run_contract import RunOptions
 from pseudoris.primitives.errors import ConfigError
 from pseudoris.schemas.config_layers import load_config
 from pseudoris.store.runs.lock import RunLock
+from pseudoris.workers.cpu_bits import cpu_kind
 from tests.builders.command import pseudoris
 from tests.builders.images import png
 from tests.builders.sources import parquet_bytes, tar_bytes, write_files
@@ -136,6 +137,17 @@ def test_a_dry_run_plans_where_ray_cannot_start(source, tmp_path, monkeypatch):
     assert not (tmp_path / "out").exists()
     refused = pseudoris("annotate", "--preset=tiny", *words, code=2)
     assert "Ray cannot use the temporary folder '/proc/nowhere'" in refused.stderr
+
+
+@pytest.mark.slow
+def test_a_cpu_that_rounds_otherwise_is_refused_by_a_dry_run_too(source, tmp_path):
+    location, config = RunLocation.open(str(tmp_path / "out")), load_config("tiny")
+    other = measure_identity(config).model_copy(update={"device_kind": f"{cpu_kind('float32')[:-1]}-"})
+    commit(location, start_run(location, make_entries(1), source=source, identity=other), 0)
+    with pytest.raises(ConfigError, match=r"device_kind: .* rounds otherwise, by its model .*\)\nContinue"):
+        annotation.dry_run(source, location.root, config)
+    mixed = load_config("tiny", None, ["placement.allow_mixed=true"])
+    assert annotation.dry_run(source, location.root, mixed).device_kind == cpu_kind("float32")
 
 
 @COMMANDS

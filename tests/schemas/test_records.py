@@ -141,6 +141,20 @@ def test_each_difference_names_its_key_and_both_values():
     ]
 
 
+@pytest.mark.parametrize(
+    ("before", "now", "why"),
+    [
+        ("cpu x86_64 AVX512", "cpu x86_64 AVX512 bits 1a", " (the CPU rounds otherwise, by its model or by a "),
+        ("cpu x86_64 AVX512 bits 2b", "cpu x86_64 AVX512 bits 1a", " (the CPU rounds otherwise, by its model or by a "),
+        ("cpu x86_64 AVX2 bits 2b", "cpu x86_64 AVX512 bits 1a", ""),
+    ],
+)
+def test_of_two_cpus_that_round_otherwise_the_difference_says_so(before, now, why):
+    (line,) = identity(device_kind=before).differences(identity(device_kind=now))
+    assert line.startswith(f"device_kind: {before!r} in the run, {now!r} now{why}")
+    assert line.endswith(")") == bool(why)
+
+
 def test_a_receipt_names_a_part_of_every_table():
     assert Receipt(shard=0, generation=0, parts=dict.fromkeys(SCHEMAS, PART), counts=COUNTS).num_repeats == 0
     with pytest.raises(ValidationError, match="names one part of each of"):

@@ -2,21 +2,19 @@
 
 import hashlib
 import json
-import sys
 from functools import partial
 from importlib.metadata import EntryPoint
 
 import pytest
-import torch
 
 from pseudoris.primitives.errors import ConfigError, gather
-from pseudoris.schemas.config import ComputeConfig, PriorConfig
+from pseudoris.schemas.config import PriorConfig
 from pseudoris.schemas.config_layers import load_config
 from pseudoris.workers import stages
 from pseudoris.workers.checkpoints.model_configs import read_model_config
 from pseudoris.workers.checkpoints.sam_architectures import sam_architecture
 from pseudoris.workers.filtering import ClipCheck
-from pseudoris.workers.stages import device_kind, prior_digest
+from pseudoris.workers.stages import prior_digest
 from tests.builders.command import python_says
 
 
@@ -55,44 +53,6 @@ def test_a_plug_in_that_imports_an_old_name_is_told_the_new_one(line, new_name, 
     config = load_config("tiny", assignments=["masks.engine=old"])
     with pytest.raises(ConfigError, match=rf"masks.engine='old': old_plug_in:Engine cannot be imported: .*{new_name}"):
         stages.STAGES[0].engine(config)
-
-
-def _asked(**environment):
-    code = """if True:
-    import sys
-    from pseudoris.schemas.config import ComputeConfig
-    from pseudoris.workers.stages import device_kind
-    print(device_kind(ComputeConfig(device="cpu")), "torch" in sys.modules)"""
-    return python_says(code, **environment)
-
-
-@pytest.mark.skipif(sys.platform != "linux", reason="only Linux lists what the CPU can")
-def test_a_process_without_torch_gives_torchs_answer_and_does_not_load_it():
-    kind = device_kind(ComputeConfig(device="cpu"))
-    assert kind.endswith(torch.backends.cpu.get_cpu_capability())
-    assert _asked() == f"{kind} False"
-
-
-@pytest.mark.slow
-def test_a_capability_that_the_user_sets_is_asked_of_torch():
-    assert _asked(ATEN_CPU_CAPABILITY="default").endswith("DEFAULT True")
-
-
-@pytest.mark.parametrize(
-    ("flags", "capability"),
-    [
-        ({"avx2", "fma", "avx512f", "avx512vl", "avx512bw", "avx512dq"}, "AVX512"),
-        ({"avx2", "fma", "avx512f"}, "AVX2"),
-        ({"avx2"}, "DEFAULT"),
-    ],
-)
-def test_without_torch_its_rule_is_applied_to_what_the_cpu_can(monkeypatch, flags, capability):
-    monkeypatch.delitem(sys.modules, "torch")
-    monkeypatch.delenv("ATEN_CPU_CAPABILITY", raising=False)
-    monkeypatch.setattr(stages.sys, "platform", "linux")
-    monkeypatch.setattr(stages.platform, "machine", lambda: "x86_64")
-    monkeypatch.setattr(stages.Path, "read_text", lambda *_, **__: f"processor : 0\nflags : {' '.join(flags)}\n")
-    assert device_kind(ComputeConfig(device="cpu")) == f"cpu x86_64 {capability}"
 
 
 def test_the_digests_of_tiny_take_neither_torch_nor_open_clip():

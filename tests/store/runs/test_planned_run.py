@@ -159,6 +159,15 @@ def test_what_was_read_from_a_file_is_given_again_by_its_uri(disk):
         plan_run(disk, request(origin="annotate"), unlisted)
 
 
+def test_if_only_the_device_is_another_the_refusal_names_no_settings(disk):
+    plan_run(disk, request(), items())
+    with pytest.raises(
+        ConfigError,
+        match=r"'cuda' now\nContinue on its kind of device, or name another output, or accept other devices",
+    ):
+        plan_run(disk, request(identity=make_identity(device_kind="cuda")), unlisted)
+
+
 def test_another_device_goes_on_only_where_that_is_asked_for(disk):
     plan_run(disk, request(), items())
     other = make_identity(device_kind="cuda", versions={"x": "2"})
