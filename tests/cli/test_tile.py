@@ -150,11 +150,21 @@ def test_a_picture_that_does_not_decode_is_listed_and_leaves_no_tile(tmp_path):
     printed = invoke("tile", source, tmp_path / "out", *SIZE).output
     assert re.search(r"left out +1 corrupt, 1 empty_file", printed)
     assert {Tile.named(name.replace("%", "%25")).picture for name, _ in members(tmp_path / "out")} == {"b.png"}
-    (record,) = (tmp_path / "out" / ".tiles").iterdir()
-    assert [row[:2] for row in json.loads(record.read_bytes())["left_out"]] == [
-        ["a.tif", "corrupt"],
-        ["c.png", "empty_file"],
-    ]
+    due = [["a.tif", "corrupt"], ["c.png", "empty_file"]]
+    (record,) = (tmp_path / "out" / ".tiles").glob("0*.json")
+    assert [row[:2] for row in json.loads(record.read_bytes())["left_out"]] == due
+    assert json.loads((tmp_path / "out" / ".tiles" / "left_out.json").read_bytes()) == due
+    planned = invoke("annotate", tmp_path / "out", tmp_path / "run", "--preset", "tiny", "--dry-run").output
+    assert "2 in no tile, because `pseudoris tile` could not read them: 'a.tif' (corrupt), 'c.png'" in planned
+
+
+def test_a_list_of_unread_pictures_that_is_a_strangers_is_passed_over(tmp_path):
+    invoke("tile", write_files(tmp_path / "in", {"a.png": png(90, 90)}), tmp_path / "out", *SIZE)
+    for data in (b"[", b"{}", b'[["a", "\\u001b[2J"]]', b'[["a", "b", "c"]]'):
+        write_files(tmp_path / "out", {".tiles/left_out.json": data})
+        source = open_source(str(tmp_path / "out"), load_config("tiny").source)
+        assert len(list(source.list())) == 4
+        assert not list(source.left_out.notices())
 
 
 def test_bits_are_those_of_the_whole_picture(tmp_path):
