@@ -128,9 +128,7 @@ class LeftOut:
         if self.untiled:
             # Such a list is a stranger's, so its names are quoted.
             some = ", ".join(f"{key!r} ({reason})" for key, reason in self.untiled[:_SHOWN])
-            yield f"{len(self.untiled):,} in no tile, because `pseudoris tile` could not read them: {some}" + (
-                f" … ({UNTILED_NAME} lists all)" if len(self.untiled) > _SHOWN else ""
-            )
+            yield f"in no tile ({UNTILED_NAME}): {len(self.untiled):,} that cannot be read, such as {some}"
         if self.num_tables:
             yield (
                 f"not listed: {self.num_tables:,} Parquet tables without bytes of images, taken for the labels "

@@ -119,7 +119,8 @@ class Source:
             self.left_out.num_archived += file.is_archived
             format_ = _format_of(file.path, self.config, is_named=is_named)
             if format_ == "webdataset" and _TILES.fullmatch(file.path):
-                self.left_out.untiled += self._untiled()
+                with suppress(FileNotFoundError, ValidationError):
+                    self.left_out.untiled += _UNTILED.validate_json(self.root.read(UNTILED_NAME))
             if format_ is not None:
                 is_beside = format_ == "parquet" and not is_named and self._has_tar(file, following)
                 yield file, "beside_tar" if is_beside else format_
@@ -143,11 +144,6 @@ class Source:
     def row_groups(self, file: StoredFile, format_: Format) -> builtins.list[RowGroup]:
         """Return the row groups of a table; none if it holds the labels of a tar. Raises like `items`."""
         return count_rows(self.root, file, self.config, self.left_out if format_ == "beside_tar" else None)
-
-    def _untiled(self) -> builtins.list[tuple[str, str]]:
-        with suppress(FileNotFoundError, ValidationError):
-            return _UNTILED.validate_json(self.root.read(UNTILED_NAME))
-        return []
 
     def _has_tar(self, table: StoredFile, following: StoredFile) -> bool:
         stem = table.path.rpartition(".")[0]

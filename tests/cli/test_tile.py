@@ -158,7 +158,7 @@ def test_a_picture_that_does_not_decode_is_listed_and_leaves_no_tile(tmp_path):
     assert [row[:2] for row in json.loads(record.read_bytes())["left_out"]] == due
     assert json.loads((tmp_path / "out" / ".tiles" / "left_out.json").read_bytes()) == due
     planned = invoke("annotate", tmp_path / "out", tmp_path / "run", "--preset", "tiny", "--dry-run").output
-    assert "2 in no tile, because `pseudoris tile` could not read them: 'a.tif' (corrupt), 'c.png'" in planned
+    assert "in no tile (.tiles/left_out.json): 2 that cannot be read, such as 'a.tif' (corrupt), 'c.png'" in planned
 
 
 def test_a_list_of_unread_pictures_that_is_a_strangers_is_passed_over(tmp_path):
