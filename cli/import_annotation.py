@@ -67,7 +67,8 @@ _Format = Annotated[
     option("--format", "Format of ANNOTATION. Default: from its name (grefs(…).json is grefcoco, other .json coco)."),
 ]
 _Split = Annotated[
-    list[str] | None, option("--split", "all but coco: split to import; can be repeated.  [default: train]")
+    list[str] | None,
+    option("--split", "all but coco: split to import; can be repeated, and training takes train.  [default: train]"),
 ]
 _SplitBy = Annotated[str | None, option("--split-by", "refer, grefcoco: which refs(…) to read: unc, google or umd.")]
 
@@ -139,6 +140,8 @@ def _write(request: ImportRequest, out: str) -> None:
     kept = "all kept" if totals.kept == totals.expressions else f"{totals.kept:,} kept"
     tasks = ((f"tasks {what}", f"{count:,}") for what, count in summary.num_tasks.items())
     texts = [("expressions", f"{totals.expressions:,}, {kept}"), *tasks]
+    if not is_corrected and (held := summary.header.splits):
+        texts.append(("splits", ", ".join(f"{name or 'no split'} {num:,}" for name, num in held.images.items())))
     title = "corrected" if is_corrected else "imported"
     stdout.print(written_view(location, summary, title, texts=texts, left_out=left_out), soft_wrap=True)
     if is_corrected:

@@ -2,6 +2,7 @@
 
 DEST/tiles-000017-<digest>.tar    tiles, and pictures that fit, byte for byte; the digest is of what was listed for it
 DEST/.tiles/000017-<digest>.json  what became of its pictures, and why some were left out
+DEST/.tiles/left_out.json         pictures that cannot be read, for `annotate DEST` to name
 DEST/.tiles.json                  what DEST was made of: another SOURCE or setting is refused
 
 Called by `cli/tile`. A tar is a commit: its record is written before it, and the same command goes on behind the last
@@ -37,6 +38,7 @@ from pseudoris.schemas.run_records import PlanEntry
 from pseudoris.store.exclusion_rules import ExclusionMatcher, Exclusions, with_counts
 from pseudoris.store.runs.plan import assign_shards
 from pseudoris.store.runs.stored_exclusions import ExcludedItems
+from pseudoris.store.sources.items import UNTILED_NAME
 from pseudoris.store.sources.planned_images import Outcome
 from pseudoris.store.sources.proven_shard import read_settled
 from pseudoris.store.sources.source import Source
@@ -74,6 +76,7 @@ class TileSummary:
         num_excluded: Pictures that rules by name left out.
         left_out: Other pictures that are not there, by reason.
         examples: Key and message of the first ones.
+        unread: Key and reason of those that cannot be read.
         notes: What the user should know of the rules and the listing.
     """
 
@@ -85,6 +88,7 @@ class TileSummary:
     num_excluded: int = 0
     left_out: Counter[str] = field(default_factory=Counter)
     examples: dict[str, str] = field(default_factory=dict)
+    unread: list[tuple[str, str]] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
 
     def add(self, record: TarRecord) -> None:
@@ -95,11 +99,13 @@ class TileSummary:
         self.num_tiles += record.num_tiles
         for key, reason, message in record.left_out:
             self.left_out[reason] += 1
+            self.unread += [(key, reason)] if reason not in _UNWANTED else []
             if len(self.examples) < _MAX_EXAMPLES:
                 self.examples[key] = message
 
 
 _MAX_EXAMPLES: Final = 3
+_UNWANTED: Final = frozenset({"excluded", "too_small"})
 
 
 def tile(
@@ -146,6 +152,8 @@ def tile(
             record = target.read_if_there(_record_path(name)) if name in stored else None
             summary.add(TarRecord.model_validate(parse_json(record)) if record else cutter.write(target, name, entries))
             on_progress(summary.num_tars, len(tars))
+    if summary.unread:
+        target.replace(UNTILED_NAME, json.dumps(summary.unread, indent=0).encode() + b"\n")
     return summary
 
 

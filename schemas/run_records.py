@@ -165,7 +165,7 @@ class CombinedRun(FrozenModel):
 
 
 class SplitRecord(FrozenModel):
-    """What splits the images of a combined run are in.
+    """What splits the images of a run are in, each in one at most.
 
     Attributes:
         images: How many images each split has, "" for those in none.
@@ -200,7 +200,8 @@ class RunHeader(SealedRecord):
         combined: The runs that its images come from, in the order of their shards, if `combine` made it or a run above
             it; `config` is then that of the first.
         left_out: The list of the images that `combine` did not take, `_left_out.parquet`; None without.
-        splits: The splits of its images, if `combine --hold-out` drew them or a parent had them; None without.
+        splits: The splits of its images, if `combine --hold-out` drew them, a parent had them, or it is an import of
+            `train` and others since 0.7; None without.
         name: In `runs`, the name that the run has in a combined one; else "". Not in the file, as `earlier`.
         earlier: Digests of the header before each extension of its plan.
     """

@@ -33,8 +33,10 @@ from pseudoris.schemas.config_layers import as_begun
 from pseudoris.schemas.ids import image_id
 from pseudoris.schemas.run_records import PlanEntry
 from pseudoris.schemas.shard import Shard
+from pseudoris.schemas.tables import SPLITS
 from pseudoris.store.exclusion_rules import planned_rules
 from pseudoris.store.runs.header import read_header
+from pseudoris.store.runs.held_out_pictures import TRAIN
 from pseudoris.store.runs.lock import RunLock
 from pseudoris.store.runs.planned_run import PlannedRun, RunRequest, plan_run
 from pseudoris.store.runs.stored_exclusions import content_matcher
@@ -81,6 +83,8 @@ def import_annotation(
             config = as_begun(config, begun.config)
             request = replace(request, config=config)
         run, humans = _plan(request, annotation, source, location, lock)
+        # The header decides: a run that an earlier version began has none.
+        splits = {} if run.header.splits is None else _splits_of(humans)
         exclusions = content_matcher(location, run.header)
         has_hash = exclusions is not None and exclusions.has_hashes
         # This process needs the decoder plug-ins too, because it decodes images after the provers.
@@ -99,6 +103,7 @@ def import_annotation(
                 started = time.perf_counter()
                 annotate = partial(annotate_image, orientation=request.orientation, limits=config.images)
                 done = tuple(annotate(each, humans[each.image_id]) for each in read.images)
+                done = tuple(replace(each, split=splits.get(each.image_id) or None) for each in done)
                 sound = [each for each in done if each.failure is None]
                 num_without_pixels.append(sum(len(humans[each.image_id].masks) - len(each.masks) for each in sound))
                 return read.with_images(done).with_seconds(STAGE_IMPORT, time.perf_counter() - started)
@@ -110,6 +115,18 @@ def import_annotation(
     left_out = Counter({WITHOUT_PIXELS: sum(num_without_pixels), **annotation.left_out})
     left_out.update({rule.dropped_phrase: rule.num_excluded or 0 for rule in rules})
     return ImportSummary(written.header, written.totals, written.num_shards_before, written.copies, +left_out)
+
+
+def _splits_of(humans: Mapping[str, HumanImage]) -> dict[str, str]:
+    """Return the split of each image, "" for none, if they are `train` and others; empty if an image is in several."""
+    found = {key: {each.split or "" for each in human.phrases} or {""} for key, human in humans.items()}
+    names = set[str]().union(*found.values()) - {""}
+    is_divided = TRAIN in names and len(names) > 1 and names <= {*SPLITS}
+    return (
+        {key: next(iter(own)) for key, own in found.items()}
+        if is_divided and max(map(len, found.values())) == 1
+        else {}
+    )
 
 
 def _plan(
@@ -145,5 +162,6 @@ def _plan(
 
     identity = request.identity(annotation.digests)
     wanted = RunRequest("import", source.name, identity, request.config, exclusions=request.exclusions, lock=lock)
+    wanted = replace(wanted, splits=_splits_of(humans))
     run = plan_run(location, wanted, listed)
     return run, {image_id(key): human for key, human in humans.items()}

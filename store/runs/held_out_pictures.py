@@ -143,11 +143,15 @@ class SplitImages:
     def record(self, left: Mapping[int, set[str]]) -> SplitRecord:
         """Return what the header says of them, without the images `left` out, by run."""
         stay = ((at, each, split) for at, own in self.of_runs.items() for each, split in own.items())
-        lines = [(at, each, split or "") for at, each, split in stay if each not in left.get(at, ())]
-        counts = Counter(split for *_, split in lines)
-        order = sorted(counts, key=lambda name: (name == "", SPLITS.index(name) if name in SPLITS else 9, name))
-        digest = sha256_hex("\n".join(f"{at} {each} {split}" for at, each, split in lines).encode())
-        return SplitRecord(images={name: counts[name] for name in order}, sha256=digest)
+        return split_record([(at, each, split or "") for at, each, split in stay if each not in left.get(at, ())])
+
+
+def split_record(images: Sequence[tuple[int, str, str]]) -> SplitRecord:
+    """Return what a header says of images: number of the run, id, and split, "" for none."""
+    counts = Counter(split for *_, split in images)
+    order = sorted(counts, key=lambda name: (name == "", SPLITS.index(name) if name in SPLITS else 9, name))
+    digest = sha256_hex("\n".join(f"{at} {each} {split}" for at, each, split in images).encode())
+    return SplitRecord(images={name: counts[name] for name in order}, sha256=digest)
 
 
 class _Groups:

@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import itertools
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any, Final
@@ -19,6 +19,7 @@ from pseudoris.primitives.errors import ConfigError
 from pseudoris.schemas.audit_records import AuditRecord
 from pseudoris.schemas.config import RunConfig
 from pseudoris.schemas.config_layers import config_hash
+from pseudoris.schemas.ids import image_id
 from pseudoris.schemas.run_records import HEADER_NAME, PLAN_FOLDER, CombinedRun, Identity, Origin, ParentRun, RunHeader
 from pseudoris.store.exclusion_rules import Exclusions, plan_files
 from pseudoris.store.runs.combination import Combination
@@ -32,6 +33,7 @@ from pseudoris.store.runs.header import (
     refuse_queries,
     require_header,
 )
+from pseudoris.store.runs.held_out_pictures import split_record
 from pseudoris.store.runs.lock import RunLock, current_holder
 from pseudoris.store.runs.manifest import has_results
 from pseudoris.store.runs.parents import Parent
@@ -60,6 +62,7 @@ class RunRequest:
         audit: What chose the configuration, for the header of a new run that has the plan of `parent`.
         combined: What a new run's header says of the runs that its parent was combined from; as there by default.
         lock: Held on the run. With it, a run of this origin that has no receipt gives way to another request.
+        splits: The split of each image of a new run by its key, "" for none; empty for a run without splits.
         limit: Plan only the first `limit` images. It does not change an existing plan, only its extension.
         is_extension: Extend an existing plan by the images that it lacks.
     """
@@ -73,6 +76,7 @@ class RunRequest:
     audit: AuditRecord | None = None
     combined: tuple[CombinedRun, ...] = ()
     lock: RunLock | None = None
+    splits: Mapping[str, str] = field(default_factory=dict)
     limit: int | None = None
     is_extension: bool = False
 
@@ -164,7 +168,11 @@ def _plan_anew(location: RunLocation, request: RunRequest, items: Lister | Paren
         update = {**made, **items.plan_into(location), "earlier": frozenset()}
         return create_header(location, items.header.model_copy(update=update))
     tally, excluded = PlanTally(), ExcludedItems(request.exclusions)
-    listed = excluded.kept(items())
+    listed: Iterable[SourceItem] = excluded.kept(items())
+    splits = None
+    if request.splits:
+        listed = [*listed]
+        splits = split_record([(0, image_id(each.key), request.splits[each.key]) for each in listed])
     entries = itertools.islice(assign_shards(listed, request.config.shards, tally=tally), request.limit)
     parts = write_plan(location, entries)
     excluded.check_left(len(parts))
@@ -176,6 +184,7 @@ def _plan_anew(location: RunLocation, request: RunRequest, items: Lister | Paren
         num_shards=tally.num_shards,
         max_shard_bytes=tally.max_shard_bytes,
         exclusions=excluded.written(location),
+        splits=splits,
     )
     return create_header(location, header)
 

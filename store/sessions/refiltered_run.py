@@ -16,6 +16,7 @@ from typing import Any, Final
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from pseudoris.files.location import RunLocation
 from pseudoris.primitives.errors import ConfigError, check_number
@@ -153,10 +154,10 @@ def refilter(
         method["composing"] = config.method()["composing"]
         versions |= package_versions(("numpy",))
         compose = _without_composed if config.composing is None else composer_of(config)
-        if config.composing is not None and _has_tiles(parent):
+        if config.composing is not None and _has_cuts(parent):
             raise ConfigError(
-                f"{parent.root} has tiles, and no captions of what their edges cut: composed anew, texts of other "
-                "objects would fit these too. Annotate with the settings instead"
+                f"{parent.root} has masks that edges of tiles cut (masks.is_cut), and no captions of these: composed "
+                "anew, texts of other objects would fit these too. Annotate with the settings instead"
             )
     identity = before.model_copy(update={"method": method, "versions": versions})
     placement = header.config.placement.model_copy(update={"allow_mixed": allow_mixed, "repair": is_repair})
@@ -256,8 +257,10 @@ def _is_filled(parent: RunLocation, shards: range, table: str, column: str) -> b
     return not num_rows
 
 
-def _has_tiles(parent: RunLocation) -> bool:
-    return any("cut_edges" in shard.receipt.masks_left for shard in OpenRun.at(parent).shards())
+def _has_cuts(parent: RunLocation) -> bool:
+    """Return whether some mask is cut: the composer reads its captions too, and no expression may be of it."""
+    tiles = (shard for shard in OpenRun.at(parent).shards() if "cut_edges" in shard.receipt.masks_left)
+    return any(pc.any(shard.table(MASKS, ("is_cut",))["is_cut"]).as_py() for shard in tiles)
 
 
 def _changed(parent: RunLocation, config: RunConfig, change: RuleChange) -> RunConfig:

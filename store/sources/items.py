@@ -61,6 +61,8 @@ _SHOWN: Final = 8
 _MAX_EXTENSIONS: Final = 200
 _MAX_LETTERS: Final = 9
 _OTHER: Final = "of other extensions"
+# In a DEST of `pseudoris tile`, key and reason of each picture that it could not read.
+UNTILED_NAME: Final = ".tiles/left_out.json"
 
 
 @dataclass(slots=True)
@@ -72,15 +74,18 @@ class LeftOut:
             only images that are not read count: the others are labels.
         num_tables: Parquet tables of a tar's labels.
         num_archived: Objects in an archive class; they are planned.
+        untiled: Key and reason of the pictures that `pseudoris tile` could not read, if SOURCE is what it wrote.
     """
 
     extensions: Counter[str] = field(default_factory=Counter)
     num_tables: int = 0
     num_archived: int = 0
+    untiled: list[tuple[str, str]] = field(default_factory=list)
 
     def clear(self) -> None:
         """Count from zero."""
         self.extensions.clear()
+        self.untiled.clear()
         self.num_tables = self.num_archived = 0
 
     def add(self, other: LeftOut) -> None:
@@ -120,6 +125,10 @@ class LeftOut:
             yield f"{suffix} files cannot be read: {_TO_EXTRACT[suffix]}"
         if self.extensions[""]:
             yield "to list files of any name: --set 'source.extensions=[\"\"]'; any that is no image is quarantined"
+        if self.untiled:
+            # Such a list is a stranger's, so its names are quoted.
+            some = ", ".join(f"{key!r} ({reason})" for key, reason in self.untiled[:_SHOWN])
+            yield f"in no tile ({UNTILED_NAME}): {len(self.untiled):,} that cannot be read, such as {some}"
         if self.num_tables:
             yield (
                 f"not listed: {self.num_tables:,} Parquet tables without bytes of images, taken for the labels "

@@ -12,11 +12,15 @@ import functools
 import heapq
 import logging
 import os
+import re
 import shlex
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import chain, islice, pairwise, repeat
-from typing import Final, Literal
+from typing import Annotated, Final, Literal
+
+from pydantic import Field, TypeAdapter, ValidationError
 
 from pseudoris.files.key_order import path_key
 from pseudoris.files.location import LOCAL_PROTOCOLS, local_path, storage_at
@@ -28,7 +32,7 @@ from pseudoris.schemas.config import SourceConfig, StorageConfig
 from pseudoris.schemas.run_records import HEADER_NAME, is_header
 from pseudoris.schemas.tables import SCHEMAS
 from pseudoris.store.sources.containers import RowGroup, count_rows, list_members, rows_of
-from pseudoris.store.sources.items import LeftOut, SourceItem
+from pseudoris.store.sources.items import UNTILED_NAME, LeftOut, SourceItem
 from pseudoris.store.sources.patterns import ALL_FILES, GLOB, MAGIC, GlobPattern, expand_braces, split_root
 from pseudoris.store.sources.root import REMOTE_SCHEMES, SourceRoot, root_at
 
@@ -40,6 +44,9 @@ Format = Literal["files", "webdataset", "parquet", "beside_tar"]
 
 # A run writes these folders below OUT. A SOURCE in one of them is refused, because it would list the run's own tables.
 _RUN_FOLDERS: Final = frozenset({*SCHEMAS, "_plan", "_receipts", "_manifest"})
+# The first tar of a DEST of `pseudoris tile`, and what `UNTILED_NAME` there holds.
+_TILES: Final = re.compile(r"tiles-0+-[0-9a-f]+\.tar")
+_UNTILED: Final = TypeAdapter(builtins.list[tuple[str, Annotated[str, Field(pattern=r"^[a-z_]+$")]]])
 # Holds the runs whose skipping was logged, so that several listings of SOURCE log each run once.
 _TOLD: Final[set[str]] = set()
 # A recorded SOURCE may have these schemes. A row's uri may not be on the Hub, because it would name no commit.
@@ -111,6 +118,9 @@ class Source:
         for (file, is_named), (following, _) in pairwise(chain(selected, [(StoredFile("", None), False)])):
             self.left_out.num_archived += file.is_archived
             format_ = _format_of(file.path, self.config, is_named=is_named)
+            if format_ == "webdataset" and _TILES.fullmatch(file.path):
+                with suppress(FileNotFoundError, ValidationError):
+                    self.left_out.untiled += _UNTILED.validate_json(self.root.read(UNTILED_NAME))
             if format_ is not None:
                 is_beside = format_ == "parquet" and not is_named and self._has_tar(file, following)
                 yield file, "beside_tar" if is_beside else format_

@@ -6,6 +6,7 @@ import io
 import json
 import re
 import tarfile
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -29,10 +30,12 @@ from pseudoris.store.sources.proven_shard import read_shard
 from pseudoris.store.tables.open_run import OpenRun
 from pseudoris.store.tables.shard_tables import shard_tables
 from pseudoris.synthworld.renderer import render
+from pseudoris.synthworld.scenes import Split, make_scene
 from tests.builders.command import invoke, pseudoris_here
 from tests.builders.images import encode, png, png_16_bit, random_pixels
 from tests.builders.plain_runs import work_off
-from tests.builders.scene_runs import scenes
+from tests.builders.runs import part_digests
+from tests.builders.scene_runs import plain_object, scenes
 from tests.builders.sources import parquet_bytes, plan_of, tar_bytes, write_files
 from tests.store.builders import killed_at_write
 
@@ -150,11 +153,21 @@ def test_a_picture_that_does_not_decode_is_listed_and_leaves_no_tile(tmp_path):
     printed = invoke("tile", source, tmp_path / "out", *SIZE).output
     assert re.search(r"left out +1 corrupt, 1 empty_file", printed)
     assert {Tile.named(name.replace("%", "%25")).picture for name, _ in members(tmp_path / "out")} == {"b.png"}
-    (record,) = (tmp_path / "out" / ".tiles").iterdir()
-    assert [row[:2] for row in json.loads(record.read_bytes())["left_out"]] == [
-        ["a.tif", "corrupt"],
-        ["c.png", "empty_file"],
-    ]
+    due = [["a.tif", "corrupt"], ["c.png", "empty_file"]]
+    (record,) = (tmp_path / "out" / ".tiles").glob("0*.json")
+    assert [row[:2] for row in json.loads(record.read_bytes())["left_out"]] == due
+    assert json.loads((tmp_path / "out" / ".tiles" / "left_out.json").read_bytes()) == due
+    planned = invoke("annotate", tmp_path / "out", tmp_path / "run", "--preset", "tiny", "--dry-run").output
+    assert "in no tile (.tiles/left_out.json): 2 that cannot be read, such as 'a.tif' (corrupt), 'c.png'" in planned
+
+
+def test_a_list_of_unread_pictures_that_is_a_strangers_is_passed_over(tmp_path):
+    invoke("tile", write_files(tmp_path / "in", {"a.png": png(90, 90)}), tmp_path / "out", *SIZE)
+    for data in (b"[", b"{}", b'[["a", "\\u001b[2J"]]', b'[["a", "b", "c"]]'):
+        write_files(tmp_path / "out", {".tiles/left_out.json": data})
+        source = open_source(str(tmp_path / "out"), load_config("tiny").source)
+        assert len(list(source.list())) == 4
+        assert not list(source.left_out.notices())
 
 
 def test_bits_are_those_of_the_whole_picture(tmp_path):
@@ -303,8 +316,28 @@ def test_a_run_of_tiles_marks_and_counts_what_edges_cut(tiled_run):
 def test_refilter_composes_no_tiles_anew_but_keeps_them_by_another_tau(tiled_run, tmp_path):
     invoke("refilter", tiled_run / "a", tmp_path / "lower", "--tau", "1.1")
     invoke("verify", tmp_path / "lower")
-    with pytest.raises(ConfigError, match="has tiles, and no captions of what their edges cut"):
+    with pytest.raises(ConfigError, match=r"has masks that edges of tiles cut .* and no captions of these"):
         invoke("refilter", tiled_run / "a", tmp_path / "anew", "--set", "composing.min_further=0.95")
+
+
+@pytest.mark.slow
+def test_tiles_that_cut_nothing_are_composed_anew_as_annotate_composes_them(tmp_path):
+    # Two objects a tile, away from its edges, which share words.
+    halves = [("star", "red", "circle", "blue"), ("circle", "red", "star", "green")]
+    drawn = [
+        render(
+            replace(make_scene(Split.DEMO, 0), objects=(plain_object(*each[:2], 56.0), plain_object(*each[2:], 136.0)))
+        )
+        for each in halves
+    ]
+    write_files(tmp_path / "in", {"a.png": encode(np.concatenate([each.image for each in drawn], axis=1))})
+    invoke("tile", tmp_path / "in", tmp_path / "tiles", "--size", "192", "--overlap", "0")
+    words = ["composing={}", "composing.kinds=[attribute]"]
+    work_off(tmp_path / "tiles", tmp_path / "before", load_config("tiny", None, words[:1]))
+    work_off(tmp_path / "tiles", tmp_path / "due", load_config("tiny", None, words))
+    invoke("refilter", tmp_path / "before", tmp_path / "found", "--set", words[1])
+    before, due, found = (part_digests(tmp_path / name) for name in ("before", "due", "found"))
+    assert before != due == found
 
 
 @pytest.mark.slow

@@ -75,7 +75,7 @@ class DataConfig(FrozenModel):
     # that is mixed in gives what it has of both.
     groups: bool = False
     none: float = Field(default=0.0, ge=0, lt=1)
-    # See `SampleSpec.split`. None takes `train` of runs that have splits by `combine --hold-out`.
+    # See `SampleSpec.split`. None takes `train` of runs that have splits.
     split: str | None = None
     # These images are left out, of human annotation too: values of `--exclude`. See docs/guides/data-set.md.
     exclude: tuple[str, ...] = ()

@@ -10,6 +10,7 @@ import pytest
 from PIL import Image, ImageOps
 from pycocotools import mask as coco
 
+from pseudoris import RisDataset, SampleSpec
 from pseudoris.files.location import RunLocation
 from pseudoris.images.pixels import decode_upright
 from pseudoris.interchange.exclusions import read_exclusions
@@ -26,6 +27,8 @@ from pseudoris.store.runs.manifest import is_manifest_complete
 from pseudoris.store.runs.receipts import list_receipts
 from pseudoris.store.tables.annotations import iter_annotations
 from pseudoris.store.tables.open_run import OpenRun
+from pseudoris.training.evaluation.held_out import HeldOutExpressions
+from tests.builders.command import invoke
 from tests.builders.human import (
     HEIGHT,
     WIDTH,
@@ -116,6 +119,61 @@ def test_several_splits_are_one_run_with_the_same_ids_of_what_one_split_has(data
     for key, image in both.items():
         assert [mask.mask_id for mask in image.masks] == [f"{image.image_id}-0000", f"{image.image_id}-0001"]
         assert second[key].masks == image.masks[1:]
+
+
+@pytest.fixture
+def divided(tmp_path):
+    """Return a dataset whose images are in one split each, and its images."""
+    names, splits = [f"{number}.png" for number in range(5)], ["train", "val", "train", "testA", "train"]
+    objects = [object_row(number, number) for number in range(5)]
+    refs = [reference(n, n, n, f"thing {n}", split=split) for n, split in enumerate(splits)]
+    rows = [image_row(number, name) for number, name in enumerate(names)]
+    return write_refer(tmp_path / "refcoco", rows, objects, refs), write_images(tmp_path / "images", *names)
+
+
+def texts_of(run: RunLocation, **spec) -> set[str]:
+    dataset = RisDataset(run.root, SampleSpec(parts=("text",), draw="distinct", **spec))
+    return {text for at in range(len(dataset)) for text in dataset[at]["expressions"]}
+
+
+def test_an_import_of_train_and_other_splits_is_a_run_with_splits(divided, tmp_path, location):
+    splits = [word for split in ("train", "val", "testA") for word in ("--split", split)]
+    assert "train 3, val 1, testA 1" in invoke("import", *divided, location.root, *splits).output
+    assert verify_run(location).is_clean
+    assert require_header(location).splits.images == {"train": 3, "val": 1, "testA": 1}
+    assert texts_of(location) == {"thing 0", "thing 2", "thing 4"}
+    assert texts_of(location, split="testA") == {"thing 3"}
+    assert len(texts_of(location, split="all")) == 5
+    validated = HeldOutExpressions.for_validation(location.root, {})
+    assert [image.texts for image in validated.images] == [["thing 1"]]
+    invoke("export", location.root, tmp_path / "coco", "--format", "coco")
+    written = {path.name for path in (tmp_path / "coco" / "annotations").glob("instances_*")}
+    assert written == {f"instances_{split}.json" for split in ("train", "val", "testA")}
+
+
+def test_an_import_of_one_split_or_without_train_has_no_splits_to_choose_from(divided, tmp_path):
+    for number, splits in enumerate([("train",), ("val", "testA")]):
+        import_small(*divided, run := RunLocation.open(str(tmp_path / f"out{number}")), splits=splits)
+        assert require_header(run).splits is None
+        assert len(texts_of(run)) == {1: 3, 2: 2}[len(splits)]
+
+
+def test_an_import_whose_images_are_in_several_splits_is_learnt_from_as_a_whole(dataset, location):
+    import_small(*dataset, location, splits=("train", "val"))
+    assert require_header(location).splits is None
+    assert len(RisDataset(location.root, SampleSpec(parts=("text",)))) == 10
+
+
+def test_an_import_that_was_begun_without_splits_stays_so(divided, location):
+    def stop(done, total):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        import_small(*divided, location, splits=("train", "val", "testA"), on_progress=stop)
+    forge_header(location, lambda header: header.pop("splits"))
+    import_small(*divided, location, splits=("train", "val", "testA"))
+    assert len(texts_of(location)) == 5
+    assert not any(row["split"] for row in OpenRun.at(location).table("images").to_pylist())
 
 
 def test_a_prefix_gives_the_ids_of_a_run_over_the_folder_above(tmp_path, location):
