@@ -25,7 +25,7 @@ than rounding there is no figure; captioners tell how many captions are equal. W
 `measurement` (command line, rows, JSON: for all), `process_watch` (end_to_end, masks, first_result, memory, scale),
 `chain_sides` (end_to_end), `mask_sides` (masks, chain_sides, gpu_session_work), `dataset_inputs` (dataset, exports),
 `scale_driver` and `plugins/` (scale, memory, first_result, pipeline), `gpu_session_work` and `gpu_agreement`
-(gpu_session), `gpu_meter` (gpu_limits), `operation_counts` (captioner, chain_sides, gpu_meter).
+(gpu_session), `gpu_meter` and `counted_graph` (gpu_limits), `operation_counts` (captioner, chain_sides, gpu_meter).
 
 What has left stands in the history: docs/records names the commit and the command beside the figures. The plain
 references that tests use too are in `tests/oracles/`.

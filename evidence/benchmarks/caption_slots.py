@@ -64,7 +64,9 @@ class Ended:
         """Return the number of steps, from the crops that each target reads and the steps of each row and search."""
         count = len(sizes)
         targets = Targets(
-            np.zeros((count, self.shape.members), np.int64), np.array(sizes), torch.zeros(count, self.shape.members)
+            torch.zeros(count, self.shape.members, dtype=torch.int64),
+            np.array(sizes),
+            torch.zeros(count, self.shape.members),
         )
         self.rows.restart(targets, count * self.num_rules)
         self.searches.restart(Targets.alone(np.zeros(count, np.int64), targets.weights), count)

@@ -21,10 +21,11 @@ and images/s of cards are modelled, as docs/records/performance.md says, and lea
 was timed on a GPU.
 
 Products, attention, norms and gathers of captions and filter are counted by their shapes, and random numbers stand for
-their results: the vocabulary decides what is drawn, and is computed. Captions of `tiny` are computed. Masks are those
-of the first four images; all that is large is counted by its shape. Their bytes stand by part: the image encoder, the
-mask decoder's attention, its upscaling; beside these norms, gathers of image tokens and of logits, and the rest, most
-of which makes logits as large as the image. Of an operation in place what it reads is counted, not what it writes.
+their results: the vocabulary decides what is drawn, and is computed. A recorded step is counted once, because all its
+replays have the same shapes (`counted_graph`). Captions of `tiny` are computed. Masks are those of the first four
+images; all that is large is counted by its shape. Their bytes stand by part: the image encoder, the mask decoder's
+attention, its upscaling; beside these norms, gathers of image tokens and of logits, and the rest, most of which makes
+logits as large as the image.
 """
 
 from __future__ import annotations
@@ -39,6 +40,7 @@ from unittest import mock
 import torch
 
 from evidence.benchmarks.captioner import mixed_counts, scenes_with
+from evidence.benchmarks.counted_graph import Contents, CountedGraph
 from evidence.benchmarks.gpu_meter import CARDS, LAUNCH_S, Meter, PartMeter, TorchClock, Words
 from evidence.benchmarks.gpu_session_work import engine_of, raising
 from evidence.benchmarks.measurement import options, print_table, random_weights, write_json
@@ -104,13 +106,13 @@ def limits_of(
 
     def replay(graph: PretendedGraph) -> None:
         meter.counts["launches"] += 1
-        with _recorded(meter):
+        with meter.recorded():
             clock.timed(original_replay, graph)
 
     original_replay, original_record = PretendedGraph.replay, PretendedGraph.__torch_function__
 
     def record(graph: PretendedGraph, *given: Any, **named: Any) -> Any:
-        with _recorded(meter):
+        with meter.recorded():
             return clock.timed(original_record, graph, *given, **named)
 
     before = len(gpu.waits), gpu.num_copies
@@ -146,15 +148,6 @@ def limits_of(
 def _share(found: Sequence[Decoded], part: str, whole: str) -> float | None:
     sums = [sum(getattr(each, name) for each in found) for name in (part, whole)]
     return sums[0] / sums[1] if found else None
-
-
-@contextmanager
-def _recorded(meter: Meter) -> Iterator[None]:
-    before, meter.is_recorded = meter.is_recorded, True
-    try:
-        yield
-    finally:
-        meter.is_recorded = before
 
 
 def shipped_config(preset: str, card_gib: float, words: Sequence[str]) -> RunConfig:
@@ -211,11 +204,14 @@ def measure(
             return
         for each in sureness:
             engine = engine_of("captions", config, sureness=each, live=live)
-            # What a process does once is no part of a shard's host seconds.
-            with (meter := Meter(hollow, Words(live or _VOCABULARY, _VOCABULARY))):
-                warmed = engine(first)
-            name, work = f"captions × {each:g}", partial(engine, rest)
-            row, captioned = limits_of(name, work, gpu, meter, images=len(rest.images))
+            meter = Meter(hollow, Words(live or _VOCABULARY, _VOCABULARY))
+            graph = partial(CountedGraph, meter, Contents(meter)) if hollow else PretendedGraph
+            with mock.patch.object(torch.cuda, "CUDAGraph", graph):
+                # What a process does once is no part of a shard's host seconds.
+                with meter:
+                    warmed = engine(first)
+                name, work = f"captions × {each:g}", partial(engine, rest)
+                row, captioned = limits_of(name, work, gpu, meter, images=len(rest.images))
             if "captions" in stages:
                 yield row
         if "filter" in stages:

@@ -144,30 +144,70 @@ class Words:
         return self.whole / self.live if self.live in shape else 1.0
 
 
-class Meter(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """While it is open, counts what operations ask for; a hollow one does not compute the large ones.
+class Asked:
+    """What operations ask for.
 
     Attributes:
         counts: Of all kernels.
         flops: By dtype.
         bytes_by: Bytes by kernel.
         card_s: Modelled seconds of the kernels, by card.
+    """
+
+    def __init__(self) -> None:
+        """Begin with nothing."""
+        self.counts, self.flops = Counter[str](), Counter[str]()
+        self.bytes_by, self.card_s = Counter[str](), defaultdict[str, float](float)
+
+    def add(self, more: Asked, times: int = 1) -> None:
+        """Add what others ask for, so many times; -1 takes it away."""
+        for name in ("counts", "flops", "bytes_by", "card_s"):
+            own = getattr(self, name)
+            for key, value in getattr(more, name).items():
+                if value:
+                    own[key] += times * value
+
+
+class Meter(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """While it is open, counts what operations ask for; a hollow one does not compute the large ones.
+
+    Attributes:
+        counts, flops, bytes_by, card_s: As of `Asked`.
         is_recorded: Whether a CUDA graph asks: its kernels are launched by the host as one.
+        num_undone: How many operations were left undone.
     """
 
     def __init__(self, hollow: Collection[torch.dtype] = (), words: Words | None = None) -> None:
         """Leave the large operations of the dtypes `hollow` undone, but for those over the columns of `words`."""
         super().__init__()  # type: ignore[no-untyped-call]
         self.clear()
-        self.is_recorded, self._words = False, words or Words(-1, -1)
+        self.is_recorded, self.num_undone, self._words = False, 0, words or Words(-1, -1)
         numbers = torch.randn(_POOL, generator=torch.Generator().manual_seed(0))
         self._pools = {dtype: numbers.to(dtype) for dtype in hollow}
         self._memory = {pool.data_ptr() for pool in self._pools.values()}
 
     def clear(self) -> None:
         """Begin again with nothing counted."""
-        self.counts, self.flops = Counter[str](), Counter[str]()
-        self.bytes_by, self.card_s = Counter[str](), defaultdict[str, float](float)
+        self.asked = Asked()
+        self.counts, self.flops = self.asked.counts, self.asked.flops
+        self.bytes_by, self.card_s = self.asked.bytes_by, self.asked.card_s
+
+    @contextmanager
+    def recorded(self) -> Iterator[None]:
+        """Count as kernels of a recording."""
+        before, self.is_recorded = self.is_recorded, True
+        try:
+            yield
+        finally:
+            self.is_recorded = before
+
+    def asked_by(self, work: Callable[[], Any]) -> tuple[Asked, Any]:
+        """Return what a call of `work` asks for, and what it returned."""
+        found = Asked()
+        found.add(self.asked, -1)
+        result = work()
+        found.add(self.asked)
+        return found, result
 
     def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Run or replace an operation, and count it."""
@@ -190,6 +230,7 @@ class Meter(TorchDispatchMode):  # type: ignore[no-untyped-call]
         is_hollow = is_ours and is_large and "out" not in kwargs
         made = () if is_kept else function(*tree_map(_on_meta, args) if is_hollow else args, **kwargs)
         self.counts["aten"] += 1
+        self.num_undone += is_kept or is_hollow
         leaves = tree_leaves(made)
         is_view = bool(leaves) and all(isinstance(leaf, torch.Tensor) and self._is_pooled(leaf) for leaf in leaves)
         if not is_view and (moved := bytes_moved(function, given, made, self._size)):

@@ -45,7 +45,11 @@ class PretendedGraph(TorchFunctionMode):
         """Ask all again; what a recorded operation returned gets the new values, where it is."""
         if self._is_first:
             self._is_first = False
-            return
+        else:
+            self.ask_again()
+
+    def ask_again(self) -> None:
+        """Ask all that is recorded."""
         for function, args, kwargs, before in self._calls:
             result = function(*args, **kwargs)
             # A GPU computes in place, so no meter may see these copies.

@@ -31,23 +31,14 @@ _COMMON, _REFILLS_A_SELDOM_TURN = 0.01, 4
 
 @dataclass(frozen=True, slots=True)
 class Decoded:
-    """What was decoded, and what it took.
+    """What was decoded, and what it took."""
 
-    Attributes:
-        captions: By target, then rule.
-        beams: The best one of each search.
-        num_pairs: Pairs (prefix, crop) that were computed.
-        num_needed: Those of them that captions needed.
-        num_wide: Decisions of rows and searches over the whole vocabulary.
-        num_decisions: Of all.
-    """
-
-    captions: list[SampledCaption]
-    beams: list[Beam]
-    num_pairs: int
-    num_needed: int
-    num_wide: int
-    num_decisions: int
+    captions: list[SampledCaption]  # by target, then rule
+    beams: list[Beam]  # the best one of each search
+    num_pairs: int  # pairs (prefix, crop) that were computed
+    num_needed: int  # those of them that captions needed
+    num_wide: int  # decisions of rows and searches over the whole vocabulary
+    num_decisions: int  # all decisions
 
 
 class StaticDecoder:

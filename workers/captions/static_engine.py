@@ -24,7 +24,7 @@ from pseudoris.schemas.config import CaptionsConfig, ComputeConfig
 from pseudoris.schemas.fitted import Floats
 from pseudoris.workers.captions.cached_towers import CachedCocaTowers, CocaBlocks
 from pseudoris.workers.captions.decoding_rules import Beam, Bools, Ints, SampledCaption
-from pseudoris.workers.captions.distinctive import Others, SamplerRows
+from pseudoris.workers.captions.distinctive import Others, SamplerRows, join_others
 from pseudoris.workers.captions.engine import CachedEngine, CropSet, EncodedImage
 from pseudoris.workers.captions.prefix_tree_decoder import prefix_budget
 from pseudoris.workers.captions.recorded_step import RecordedStep
@@ -165,10 +165,9 @@ class StaticEngine(CachedEngine):
         rows: SamplerRows,
         searched: Sequence[int],
     ) -> tuple[Callable[[int], SampledCaption], Callable[[int], Beam]]:
-        of_sets = [encoded[image].unique_crop_of[kind] for image, kind in crop_sets]
-        # Without a search for equal crops those of a set are one behind the other.
-        parts = zip(crop_sets, of_sets, strict=True)
-        tokens = torch.cat([encoded[image].tokens[crops[0] : crops[-1] + 1] for (image, _), crops in parts])
+        # Without a search for equal crops there is one of each kind and mask, in this order.
+        of_kinds = ((encoded[image], kind) for image, kind in crop_sets)
+        tokens = torch.cat([each.tokens.unflatten(0, each.unique_crop_of.shape)[kind] for each, kind in of_kinds])
         memory = self._memory_for(tokens, self.shape)
         if self._decoder is None:
             self._decoder = StaticDecoder(
@@ -187,22 +186,13 @@ class StaticEngine(CachedEngine):
 
     def _targets(self, others: Sequence[Others]) -> Targets:
         """Return the crops of all sets as targets, with the crops that each reads."""
-        most, first = self.shape.members, 0
-        crops, sizes, weights = list[Ints](), list[Ints](), list[torch.Tensor]()
-        # Of sets whose masks have all others, the host knows which.
-        chosen = [part.indices for part in others if part.how == "nearest"]
-        named = iter(to_host(*chosen) if chosen else ())
-        for part in others:
-            num_crops, num_others = part.indices.shape
-            own, every = np.arange(num_crops)[:, None], np.arange(num_others)
-            indices = next(named) if part.how == "nearest" else every + (every >= own)
-            # Behind its last crop a target reads its own, with weight 0.
-            missing = most - 1 - num_others
-            crops.append(first + np.concatenate((own, indices, np.tile(own, (1, missing))), axis=1))
-            sizes.append(np.full(num_crops, 1 + num_others))
-            weights.append(F.pad(part.weights, (1, missing)))
-            first += num_crops
-        return Targets(np.concatenate(crops), np.concatenate(sizes), torch.cat(weights))
+        joined = join_others(others)
+        own = torch.arange(len(joined.indices), device=joined.indices.device)[:, None]
+        # Behind its last crop a target reads its own, with weight 0.
+        missing = self.shape.members - 1 - joined.indices.shape[1]
+        crops = torch.cat((own, joined.indices, own.expand(-1, missing)), dim=1)
+        sizes = [np.full(len(part.indices), 1 + part.indices.shape[1]) for part in others]
+        return Targets(crops, np.concatenate(sizes), F.pad(joined.weights, (1, missing)))
 
     def read(self, encodings: Sequence[torch.Tensor], texts: Sequence[Ints], asked: Bools) -> Floats:
         """Return Σ log p(token | prefix, crop) of R texts under the U encoded crops that each is `asked` of, (R, U).
@@ -267,7 +257,8 @@ class StaticReader:
         lengths, sizes = (np.array([len(row[which]) for row in rows]) for which in (0, 1))
         self._tokens[: len(rows)].copy_(to_device(tokens, device))
         self._lengths[: len(rows)].copy_(to_device(lengths, device))
-        self._rows.restart(Targets(crops, sizes, self._sums.new_zeros(crops.shape)), len(rows))
+        targets = Targets(to_device(crops, device), sizes, self._sums.new_zeros(crops.shape))
+        self._rows.restart(targets, len(rows))
         run_slots(self._step, self._refill, self._rows, least=self._num_steps(sizes, lengths))
         return to_host(self._results[: len(rows)])[0]
 

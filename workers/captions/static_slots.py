@@ -31,16 +31,16 @@ _LEAST_AHEAD = 2
 
 @dataclass(frozen=True, slots=True)
 class Targets:
-    """T crops to describe, or texts to score; each has one row for every rule."""
+    """T crops to describe, or texts to score; each has one row for every rule. Tensors are on the device."""
 
-    crops: Ints  # (T, M) numbers of encodings that its rows read, its own first
+    crops: torch.Tensor  # (T, M) int64, numbers of encodings that its rows read, its own first
     sizes: Ints  # (T,) how many of them
-    weights: torch.Tensor  # (T, M) float on the device, of the states under each crop in the mean of others
+    weights: torch.Tensor  # (T, M) float, of the states under each crop in the mean of others
 
     @classmethod
     def alone(cls, crops: Ints, like: torch.Tensor) -> Targets:
         """Return crops (T,) that are read alone; `like` is on the device."""
-        return cls(crops[:, None], np.ones_like(crops), like.new_zeros(len(crops), 1))
+        return cls(to_device(crops[:, None], like.device), np.ones_like(crops), like.new_zeros(len(crops), 1))
 
 
 class RowSlots:
@@ -74,10 +74,10 @@ class RowSlots:
 
     def restart(self, targets: Targets, num_rows: int) -> None:
         """Empty all slots, and queue the rows of `targets`, so many."""
-        count, device = len(targets.sizes), self._sizes.device
+        count = len(targets.sizes)
         self._sizes.zero_()
-        self._crops[:count].copy_(to_device(targets.crops, device))
-        self._sizes[:count].copy_(to_device(targets.sizes, device))
+        self._crops[:count].copy_(targets.crops)
+        self._sizes[:count].copy_(to_device(targets.sizes, self._sizes.device))
         self._weights[:count].copy_(targets.weights)
         self.number.fill_(self.capacity)
         self.is_open.zero_()

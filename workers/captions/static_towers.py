@@ -10,6 +10,7 @@ is recorded, then replayed; and as no product ever changes its number of rows, n
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import chain
 from typing import Any
@@ -20,6 +21,8 @@ from pseudoris.workers.captions.cached_towers import CocaBlocks
 from pseudoris.workers.captions.row_kernels import attend_image, attend_newest, shifted_norm
 from pseudoris.workers.captions.vocabulary_logits import score_dtype
 from pseudoris.workers.forward_passes import padded
+
+Norm = Callable[[torch.Tensor], torch.Tensor]
 
 # So many crops' image tokens are projected at once.
 _CROPS_A_PROJECTION = 16
@@ -193,16 +196,9 @@ class StaticTowers:
             beams.copy_(beams.gather(1, index).where(is_past, beams))
 
 
-class _Norm:
-    """A layer norm of the residual stream x (P, D), plus what it lacks (D,)."""
-
-    def __init__(self, norm: torch.nn.LayerNorm, lacking: torch.Tensor) -> None:
-        self._norm, self._lacking = norm, lacking
-
-    def __call__(self, x: torch.Tensor) -> torch.Tensor:
-        norm = self._norm
-        normed: torch.Tensor = shifted_norm(x, self._lacking, norm.weight, norm.bias, norm.eps)
-        return normed
+def _norm(norm: torch.nn.LayerNorm, lacking: torch.Tensor) -> Norm:
+    """Return a layer norm of the residual stream x (P, D), plus what it lacks (D,)."""
+    return lambda x: shifted_norm(x, lacking, norm.weight, norm.bias, norm.eps)
 
 
 class _Layer:
@@ -212,9 +208,9 @@ class _Layer:
     """
 
     def __init__(self, block: Any, lacking: torch.Tensor) -> None:
-        self.block, self._norms, self._products = block, list[_Norm](), list[torch.Tensor]()
+        self.block, self._norms, self._products = block, list[Norm](), list[torch.Tensor]()
         for norm, scale, layer in ((block.ln_1, block.ls_1, block.out_proj), (block.ln_2, block.ls_2, block.c_proj)):
-            self._norms.append(_Norm(norm, lacking))
+            self._norms.append(_norm(norm, lacking))
             self._products.append(scale(layer.weight.detach().t()))
             lacking = lacking + scale(layer.bias.detach())
         # By the stream behind it.
@@ -236,10 +232,10 @@ class _Layer:
         x.addmm_(self.block.activate(self.block.widen(self._norms[1](x))), self._products[1])
 
 
-def _in_order(blocks: CocaBlocks) -> tuple[list[_Layer], _Norm]:
+def _in_order(blocks: CocaBlocks) -> tuple[list[_Layer], Norm]:
     """Return the layers of both towers in the order in which a row goes through them, and the last norm."""
     layers, lacking = list[_Layer](), blocks.like.new_zeros(blocks.width, dtype=score_dtype(blocks.like.dtype))
     for block in (*blocks.text_layers, *chain(*zip(blocks.layers, blocks.cross, strict=True))):
         layers.append(_Layer(block, lacking))
         lacking = layers[-1].lacking
-    return layers, _Norm(blocks.ln_final, lacking)
+    return layers, _norm(blocks.ln_final, lacking)

@@ -26,7 +26,9 @@ from pseudoris.workers.filtering.clip_embedder import ClipEmbedder
 from pseudoris.workers.forward_passes import compile_tower
 from pseudoris.workers.masks import sam_model
 from pseudoris.workers.masks.generator import SamProposer
+from tests.builders.coca import narrow_config
 from tests.oracles.pretended_gpu import pretended_gpu
+from tests.oracles.pretended_graph import PretendedGraph
 
 # Of an image, of 16 scenes of three masks in bfloat16: what a change must not raise. The prover decodes once more. Of
 # four images masks are counted, so captions decode the other twelve. Of an image there are five crops.
@@ -142,6 +144,33 @@ def test_a_recorded_step_is_one_launch_of_the_host():
         graph.replay()
         row, _ = gpu_limits.limits_of("captions", lambda: graph.replay(), gpu, Meter(), images=1)
     assert (row["launches"], row["kernels"]) == (1, 2)
+
+
+@pytest.mark.slow
+# With the first many rows are wide, and wait for their turn.
+@pytest.mark.parametrize("sureness", [1.0, 30.0])
+def test_recordings_that_are_counted_once_ask_for_what_replays_ask_for_that_are_counted_whole(
+    tmp_path, monkeypatch, sureness
+):
+    few = (
+        "captions.slots=64",
+        "captions.max_length=8",
+        "captions.has_masked_crop=false",
+        "captions.context_scales=[1.0]",
+    )
+    config = narrow_config(tmp_path, "captions.decoder=static", "compute.precision=bfloat16", *few)
+
+    def row():
+        shard = scenes_with([2, 3], 2)
+        found = gpu_limits.measure(config, ["captions"], shard, sureness=[sureness], live=205, kept=1.0)
+        return {name: value for name, value in next(found).items() if name != "host_s"}
+
+    once = row()
+    monkeypatch.setattr(gpu_limits, "CountedGraph", lambda *_: PretendedGraph())
+    whole = row()
+    assert (once["wide"] > 0.2) == (sureness == 1.0)
+    assert once.pop("modelled_s") == pytest.approx(whole.pop("modelled_s"), rel=1e-9)
+    assert once == whole
 
 
 @pytest.fixture(scope="module")
