@@ -2,7 +2,8 @@
 
 import pytest
 
-from evidence.experiments.composing.everyday_world import Condition, Thing, World, is_right
+from evidence.experiments.composing.everyday_truth import Thing, is_right
+from evidence.experiments.composing.everyday_world import Condition, World
 
 RED, BLUE = {"colour": ["red"]}, {"colour": ["blue"]}
 # Three cars from left to right, the last near and large, and a man with a mask or without.
