@@ -195,16 +195,12 @@ def choose_rules(
     """
     even, open_ones = (1 - _LEVEL) / max(len(searches), 1), [*range(len(searches))]
     # With too few verdicts to pass at an even share a search cannot err, and the others have its share.
-    sizes, least = (
-        [[_size(judged, keeps) for _, keeps in rules] for rules in searches],
-        _least_size(target, 0, 1 - even),
-    )
-    able = [each for each in open_ones if max(sizes[each]) >= least]
-    shares = [(1 - _LEVEL) / len(able) if each in able else 0.0 for each in open_ones]
-    paths = [
-        _Path(judged, rules, of_each, target, checks, start_errors, 1 - (share or even))
-        for rules, of_each, share in zip(searches, sizes, shares, strict=True)
-    ]
+    least = _least_size(target, 0, 1 - even)
+    able = [max(_size(judged, keeps) for _, keeps in rules) >= least for rules in searches]
+    shares = [(1 - _LEVEL) / sum(able) if each else 0.0 for each in able]
+    levels = [1 - (share or even) for share in shares]
+    of_each = zip(searches, levels, strict=True)
+    paths = [_Path(judged, rules, target, checks, start_errors, level) for rules, level in of_each]
     while passed := [each for each in open_ones if paths[each].passes_all(1 - (shares[each] or even))]:
         open_ones = [each for each in open_ones if each not in passed]
         for each in open_ones:
@@ -216,16 +212,10 @@ class _Path:
     """The search for one bound; it goes on where it ended if its share of the chance to err grows."""
 
     def __init__(
-        self,
-        judged: JudgedPairs,
-        rules: Rules,
-        sizes: Sequence[float],
-        target: float,
-        checks: RaterChecks,
-        errors: int,
-        level: float,
+        self, judged: JudgedPairs, rules: Rules, target: float, checks: RaterChecks, errors: int, level: float
     ) -> None:
-        self._judged, self._rules, self._sizes, self._target, self._checks = judged, rules, sizes, target, checks
+        self._judged, self._rules, self._target, self._checks = judged, rules, target, checks
+        self._sizes = [_size(judged, keeps) for _, keeps in rules]
         # By the level before any search has passed: else another search's verdicts would decide about the start.
         self._first, self._errors, self._level = first_rule(self._sizes, target, level, errors), errors, level
         self._tested: list[TestedRule] = []
