@@ -207,28 +207,32 @@ def expected_precision(record: DrawRecord) -> Iterator[tuple[str, ...]]:
     """Yield the intervals that the audit will give if all verdicts are given, before the first one.
 
     A row has the question, an assumed value, its interval, half its width, and the verdicts that it comes from. The
-    intervals are those of simple random samples of the same size: strata only make them narrower.
+    intervals are those of simple random samples of as many verdicts, of the kept of Kish's number, because strata may
+    be drawn unequally: else strata only make them narrower.
     """
 
     def row(question: str, assumed: str, low: float, high: float, basis: str) -> tuple[str, ...]:
         return question, assumed, f"{low:.2f} to {high:.2f}", f"± {(high - low) / 2:.3f}", basis
 
-    def share(question: str, value: float, size: int, basis: str, scale: float = 1.0) -> tuple[str, ...]:
+    def share(question: str, value: float, size: float, basis: str, scale: float = 1.0) -> tuple[str, ...]:
         low, high = exact_share(value * size, size)
-        return row(question, f"{scale * value:.2f}", scale * low, scale * high, f"{size} {basis}")
+        return row(question, f"{scale * value:.2f}", scale * low, scale * high, basis)
 
-    kept = sum(stratum.num_drawn for stratum in record.strata if stratum.is_kept)
+    of_kept = [stratum for stratum in record.strata if stratum.is_kept and stratum.num_drawn]
+    kept, units = (sum(getattr(each, name) for each in of_kept) for name in ("num_drawn", "num_units"))
+    equal = units**2 / max(sum(each.num_units**2 / each.num_drawn for each in of_kept), 1)
     unkept = sum(stratum.num_drawn for stratum in record.strata if not stratum.is_kept)
     images = sum(stratum.num_drawn for stratum in record.image_strata)
     has_kept = record.population.masks_with_kept / max(record.population.masks, 1)
     for accuracy in _ACCURACIES if kept else ():
-        yield share("accuracy of the kept", accuracy, kept, "kept pairs")
+        yield share("accuracy of the kept", accuracy, equal, f"{kept} kept pairs")
     if kept and has_kept:
         # There are at most this many masks, because a mask may have several kept pairs.
         masks = min(kept, record.population.masks_with_kept)
-        yield share("masks with a right expression", 0.9, masks, "masks of kept pairs", has_kept)
+        size = masks * equal / kept
+        yield share("masks with a right expression", 0.9, size, f"{masks} masks of kept pairs", has_kept)
     if unkept:
-        yield share("right pairs that are not kept", 0.5, unkept, "pairs not kept")
+        yield share("right pairs that are not kept", 0.5, unkept, f"{unkept} pairs not kept")
     for mean in _MEANS if images else ():
         found = mean_interval(RatioEstimate(mean, mean / images, images, images, 1 / images, max(images - 1, 1)))
         yield row("missed objects an image", f"{mean:g}", found.low, found.high, f"{images} images")

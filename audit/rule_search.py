@@ -3,9 +3,10 @@
 Drawn expressions, composed ones of one mask, and groups with absences get a bound each, found by a search of its own.
 The rules for a bound are tested one after another, from strict to loose. The first one that is not shown to reach
 the target ends the search, and the one before it is chosen. A wrong choice needs the first rule that misses the target
-to pass its own test. The searches share the 5 % with which such a test may err. A search whose loosest rule passes has
-nothing left to test, and gives its share to the others, as Holm's procedure does: so what all of them keep misses the
-target with 5 % at most, however many rules are tried. The order of rules, and where it starts, depend on no verdict.
+to pass its own test. The searches share the 5 % with which such a test may err; one with too few verdicts to pass has
+no share. A search whose loosest rule passes has nothing left to test, and gives its share to the others, as Holm's
+procedure does: so what all of them keep misses the target with 5 % at most, however many rules are tried. The order of
+rules, and where it starts, depend on no verdict.
 
 Sources: P. H. Westfall, A. Krishen, "Optimally weighted, fixed sequence and gatekeeper multiple testing procedures",
 Journal of Statistical Planning and Inference 99 (2001). F. Bretz, W. Maurer, W. Brannath, M. Posch, "A graphical
@@ -192,9 +193,15 @@ def choose_rules(
     verdict had a part in their order. With enough `checks` accuracies are corrected. A search starts at a rule that
     passes with `start_errors` wrong verdicts.
     """
-    shares, open_ones = [(1 - _LEVEL) / max(len(searches), 1)] * len(searches), [*range(len(searches))]
-    paths = [_Path(judged, rules, target, checks, start_errors, 1 - shares[0]) for rules in searches]
-    while passed := [each for each in open_ones if paths[each].passes_all(1 - shares[each])]:
+    even, open_ones = (1 - _LEVEL) / max(len(searches), 1), [*range(len(searches))]
+    # With too few verdicts to pass at an even share a search cannot err, and the others have its share.
+    least = _least_size(target, 0, 1 - even)
+    able = [max(_size(judged, keeps) for _, keeps in rules) >= least for rules in searches]
+    shares = [(1 - _LEVEL) / sum(able) if each else 0.0 for each in able]
+    levels = [1 - (share or even) for share in shares]
+    of_each = zip(searches, levels, strict=True)
+    paths = [_Path(judged, rules, target, checks, start_errors, level) for rules, level in of_each]
+    while passed := [each for each in open_ones if paths[each].passes_all(1 - (shares[each] or even))]:
         open_ones = [each for each in open_ones if each not in passed]
         for each in open_ones:
             shares[each] += sum(shares[done] for done in passed) / len(open_ones)

@@ -139,15 +139,25 @@ def test_a_search_whose_rules_all_pass_leaves_its_share_of_the_chance_to_err_to_
     verdicts = judged(np.array([1] * 93 + [0] * 4 + [1] * 128, bool))
     close = [(f"first {size}", places < size) for size in (80, 97)]
 
-    def found(first_of_other):
-        other = [("the rest", places >= first_of_other)]
+    def found(first, last):
+        other = [("the rest", (places >= first) & (places < last))]
         return choose_rules(verdicts, [close, other], target=0.9, checks=RaterChecks(0, 0))
 
-    alone, shared = found(224)[0], found(97)[0]
+    alone, shared = found(90, 130)[0], found(97, 225)[0]
     assert [each.passes for each in alone.tested] == [True, False]
     assert [each.passes for each in shared.tested] == [True, True]
     # The start stays where it was: another search's verdicts have no part in it.
     assert [each.name for each in shared.tested] == [each.name for each in alone.tested]
+
+
+@pytest.mark.parametrize(("num_others", "expected"), [(35, [0, None]), (39, [None, None])])
+def test_a_search_with_too_few_verdicts_to_pass_has_no_share_of_the_chance_to_err(num_others, expected):
+    # 4 wrong verdicts of 95 pass with 5 %, not with 2.5 %; of 39 others one is wrong, and fails with 2.5 %.
+    places = np.arange(134)
+    verdicts = judged(np.array([1] * 91 + [0] * 4 + [1] * 38 + [0], bool))
+    searches = [[("close", places < 95)], [("others", places >= 134 - num_others)]]
+    found = choose_rules(verdicts, searches, target=0.9, checks=RaterChecks(0, 0))
+    assert [each.chosen for each in found] == expected
 
 
 def test_a_rule_after_a_failure_is_not_looked_at():

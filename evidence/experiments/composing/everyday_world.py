@@ -10,10 +10,9 @@ from __future__ import annotations
 import json
 import math
 import random
-import re
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any, Final, NamedTuple
 
@@ -23,6 +22,7 @@ import torch
 import typer
 import yaml
 
+from evidence.experiments.composing.everyday_truth import SIZE, Thing, is_right
 from evidence.experiments.composing.photographs import KINDS, run_config
 from evidence.experiments.quality.markdown_cells import as_json, cell, markdown_table
 from pseudoris.primitives import rle
@@ -34,12 +34,13 @@ from pseudoris.schemas.ids import image_id, mask_id, mask_index
 from pseudoris.workers.composing.composer import composer_of
 
 THINGS: Final = Path(__file__).with_name("everyday_things.yaml")
-SIZE: Final = (240, 320)
 _LEAST_PX: Final = 40
 # So many draws of a misnamed mask have the other name or colour; of all others so many are wrong, half by the noun.
 _SYSTEMATIC, _WRONG, _WRONG_BLURRED, _COLOUR_SAID = 0.75, 0.1, 0.45, 0.7
 # So many errors in words of a mask are the same one.
 _REPEATED: Final = 0.7
+# A listener's mean log-probability over both crops has this deviation, and is so much lower with what is around.
+_HEARD, _AROUND = 0.5, 3.0
 # So many things have a mask, and so many parts of large things.
 _OUTLINED: Final = {True: 0.85, False: 0.12}
 # Mean log-odds of predicted IoU and stability, of whole things and of all other masks; their deviation is 0.8.
@@ -72,107 +73,6 @@ CONDITIONS: Final = {
         for ground, share in ((0.0, 0.0), (0.0, 0.08), (0.06, 0.04), (0.12, 0.0), (0.12, 0.08))
     },
 }
-
-
-@dataclass(frozen=True)
-class Thing:
-    """A thing or a part of one: what it is called, the ways to say each of its attributes, and where it is."""
-
-    kind: str
-    names: tuple[str, ...]  # the basic name, synonyms, its own narrower name, wider ones
-    looks: Mapping[str, Sequence[str]]  # by slot, the ways to say its value
-    also: frozenset[str] = frozenset()  # what may be said of it besides: the scenery, the colour of its clothes
-    depth: float = 0.5  # 1 is nearest
-    x: float = 0.5  # of the centre of its visible pixels, as a share of the picture's width; so y, of its height
-    y: float = 0.5
-
-    @property
-    def is_whole(self) -> bool:
-        """Whether it is no part."""
-        return self.names[0] == self.kind
-
-    def is_called(self, phrase: str) -> bool:
-        """Return whether a phrase, of one or of several, is true of it."""
-        told = {_plain(way) for way in (*self.also, *(way for ways in self.looks.values() for way in ways))}
-        for name in (*self.names, *map(plural_of, self.names)):
-            before, found, after = f" {_plain(phrase)} ".partition(f" {name} ")
-            if found and _is_covered(before.strip(), told) and _is_covered(after.strip(), told):
-                return True
-        return False
-
-
-def _plain(text: str) -> str:
-    return " ".join(word for word in text.split() if word not in ("a", "an", "the", "its", "and", "wearing", "in"))
-
-
-def _is_covered(text: str, told: set[str]) -> bool:
-    return not text or any(
-        _is_covered(text[len(way) :].strip(), told) for way in told if f"{text} ".startswith(f"{way} ")
-    )
-
-
-_AXES: Final = {"left": (-1, 0), "right": (1, 0), "top": (0, -1), "bottom": (0, 1), "upper": (0, -1), "lower": (0, 1)}
-_BESIDE: Final = {"to the left of": "left", "to the right of": "right", "above": "top", "below": "bottom"}
-_NUMBERS: Final = ("all", "one", "two", "three", "four", "five", "six")
-_RANKS: Final = ("first", "second", "third", "fourth")
-_SIDE: Final = f"({'|'.join(_AXES)})"
-_FORMS: Final = (
-    rf"the (?P<side>{_SIDE})(most)? of the (?P<number>\w+) (?P<phrase>.+)",
-    rf"the (?P<side>{_SIDE})most (?P<phrase>.+)",
-    rf"the (?P<rank>second|third|fourth) (?P<phrase>.+) from the (?P<side>{_SIDE})",
-    rf"the (?P<phrase>.+?) (?P<beside>{'|'.join(_BESIDE)}) the (?P<anchor>.+)",
-    rf"the (?P<phrase>.+) (on|at) the (?P<third>{_SIDE})",
-    r"the (?P<phrase>.+) in (?P<depth>front|the back)",
-    r"(the )?(?P<number>all|two|three|four|five|six) (?P<phrase>.+)",
-    r"the (?P<phrase>.+)",
-)
-# A lead below this share of a side is no order.
-_GAP: Final = 0.02
-
-
-def is_right(text: str, targets: Sequence[int | None], things: Sequence[Thing]) -> bool:
-    """Return whether a text is true of its targets and of no other thing; None is a mask of no thing.
-
-    The target must be at a place surely, and a rival counts that may be there.
-    """
-    said = next(found for form in _FORMS if (found := re.fullmatch(form, text))).groupdict()
-    fitting = {number for number, thing in enumerate(things) if thing.is_called(said["phrase"])}
-    if len(targets) != 1:
-        is_counted = said.get("number") in (None, "all") or _NUMBERS.index(said["number"]) == len(targets)
-        return is_counted and fitting == {*targets}
-    surely, maybe = _placed(said, fitting, things)
-    return targets[0] in surely and maybe <= {*targets}
-
-
-def _placed(said: Mapping[str, str], fitting: set[int], things: Sequence[Thing]) -> tuple[set[int], set[int]]:
-    """Return which of the fitting things surely are at a place, and which may be."""
-    if said.get("anchor"):
-        anchors = [number for number, thing in enumerate(things) if thing.is_called(said["anchor"])]
-        steps = {each: _step(things[each], things[anchors[0]], _BESIDE[said["beside"]]) for each in fitting if anchors}
-        sure = {each for each, (ahead, across) in steps.items() if ahead > _GAP and across <= ahead}
-        maybe = {each for each, (ahead, across) in steps.items() if ahead > -_GAP and across <= 2 * (ahead + _GAP)}
-        return (sure, maybe - {*anchors}) if len(anchors) == 1 else (set(), fitting)
-    side = said.get("third") or said.get("side")
-    along = {each: _along(things[each], side) if side else things[each].depth for each in fitting}
-    if said.get("third"):
-        return {each for each in fitting if along[each] > 0.15}, {each for each in fitting if along[each] > 0}
-    if side is None and said.get("depth") is None:
-        return fitting, fitting
-    ordered = sorted(fitting, key=lambda each: along[each], reverse=said.get("depth") != "the back")
-    there = {*ordered[_RANKS.index(said.get("rank") or "first") :][:1]}
-    is_counted = said.get("number") is None or _NUMBERS.index(said["number"]) == len(fitting)
-    close = {each for each in fitting for one in there if abs(along[each] - along[one]) < _GAP}
-    return there, close if is_counted else fitting | {-1}
-
-
-def _along(thing: Thing, side: str) -> float:
-    return (thing.x - 0.5) * _AXES[side][0] + (thing.y - 0.5) * _AXES[side][1]
-
-
-def _step(thing: Thing, anchor: Thing, side: str) -> tuple[float, float]:
-    """Return the ways toward a side of an anchor and across, in picture widths."""
-    dx, dy = thing.x - anchor.x, (thing.y - anchor.y) * SIZE[0] / SIZE[1]
-    return dx * _AXES[side][0] + dy * _AXES[side][1], abs(dy if _AXES[side][0] else dx)
 
 
 class Everyday(NamedTuple):
@@ -254,22 +154,25 @@ class World:
             if area < self._least_area * pixels[index].size:
                 continue
             masks.append(shard.MaskRecord(mask, index, SIZE, counts[index], box, area, *scores))
-            drawn = defaultdict[str, list[shard.CaptionSample]](list)
+            drawn, heard = defaultdict[str, list[shard.CaptionSample]](list), dict[str, float]()
             blurred = next(share for bound, share in _BLURRED.items() if area < bound * pixels[index].size)
             faults = draw.random() < blurred, draw.random() < condition.systematic
-            for place, text in enumerate(self._captions(draw, number, things, scene, faults)):
+            for place, (text, likely) in enumerate(self._captions(draw, number, things, scene, faults)):
+                heard[text] = max(likely, heard.get(text, -math.inf))
                 crop = shard.crop_context(1.2) if place % 2 else shard.CROP_MASKED
                 drawn[text].append(shard.CaptionSample(crop, "top_k", 1 + place, None, None))
+            listener = random.Random(f"listener {seed} {condition} {index}")
             for text, samples in drawn.items():
-                said.append(shard.ExpressionRecord((mask,), text, (*samples,), head_noun=head_noun(text)))
+                row = shard.ExpressionRecord((mask,), text, (*samples,), head_noun=head_noun(text))
+                said.append(replace(row, caption_score=listener.gauss(heard[text], _HEARD)))
         record = shard.ShardImage(0, image, str(seed), height=SIZE[0], width=SIZE[1])
         record = replace(record, masks=(*masks,), expressions=(*said,), num_too_small=len(of_mask) - len(masks))
         return Everyday(record, things, of_mask)
 
     def _captions(
         self, draw: random.Random, number: int | None, things: Sequence[Thing], scene: Any, faults: tuple[bool, bool]
-    ) -> Iterator[str]:
-        """Yield the draws: of the mask alone and with what is around it in turn."""
+    ) -> Iterator[tuple[str, float]]:
+        """Yield the draws, of the mask alone and with what is around it in turn, with about their log-probability."""
         thing, (is_blurred, is_systematic) = None if number is None else things[number], faults
         around = [each.names[0] for place, each in enumerate(things) if place != number and each.is_whole]
         names, wrong = self._names(draw, thing, scene, around)
@@ -282,12 +185,12 @@ class World:
         recoloured = [slot for slot in looks if slot in _ALWAYS and is_systematic and misnamed is None]
         other = {slot: draw.choice(self._slots[slot])[0] for slot in recoloured}
         often = {slot: _COLOUR_SAID if slot in ("colour", "fur") else draw.uniform(0.15, 0.7) for slot in looks}
+        wrong_nouns = [*wrong, *around[:1], "object"] if misnamed is None else [misnamed]
+        share = (_WRONG_BLURRED if is_blurred else _WRONG / 2) if misnamed is None else _SYSTEMATIC
         for place in range(14):
             noun = draw.choices([*names], [*names.values()])[0]
-            if misnamed is not None:
-                noun = misnamed if draw.random() < _SYSTEMATIC else noun
-            elif draw.random() < (_WRONG_BLURRED if is_blurred else _WRONG / 2):
-                noun = draw.choice([*wrong, *around[:1], "object"])
+            if draw.random() < share:
+                noun = misnamed or draw.choice(wrong_nouns)
             said = {slot: draw.choice(ways) for slot, ways in looks.items() if draw.random() < often[slot]}
             said |= {slot: other[slot] for slot in other if slot in said and draw.random() < _SYSTEMATIC}
             if draw.random() < errs:
@@ -295,16 +198,32 @@ class World:
                 error = {slot: draw.choice(draw.choice(self._slots.get(slot, [[slot]])))}
                 said |= usual if draw.random() < _REPEATED else error
             said = {slot: said[slot] for slot in draw.sample([*said], min(2, len(said)))}
+            likely = (1.0 - share) * names.get(noun, 0.0) / sum(names.values())
+            likely += share * wrong_nouns.count(noun) / len(wrong_nouns)
+            for slot in often | said:
+                likely *= often.get(slot, 1.0) if slot in said else 1.0 - often[slot]
+            for slot, way in said.items():
+                if way == other.get(slot):
+                    likely *= _SYSTEMATIC
+                elif way in looks.get(slot, ()):
+                    likely *= (1.0 - _SYSTEMATIC * (slot in other)) / len(looks[slot])
+                else:
+                    likely *= (
+                        errs / 2 / len(may_have) * (_REPEATED if way == usual.get(slot) else (1.0 - _REPEATED) / 10)
+                    )
+            score = math.log(max(likely, 1e-12))
             before = [said[slot] for slot in _BEFORE if slot in said]
             after = [way for slot, way in said.items() if slot not in _BEFORE]
             if place % 2 == 0:
-                yield (draw.choice(_LEAD_INS) if draw.random() < 0.12 else "") + _a(" ".join((*before, noun, *after)))
+                lead_in = draw.choice(_LEAD_INS) if draw.random() < 0.12 else ""
+                yield lead_in + _a(" ".join((*before, noun, *after))), score - _AROUND * bool(lead_in)
             elif noun in around and draw.random() < 0.3:
                 text = draw.choice(_PLURALS).format(" ".join((*before, plural_of(noun))))
-                yield f"{text} {draw.choice(scene['scenery'])}"
+                yield f"{text} {draw.choice(scene['scenery'])}", score - 2 * _AROUND
             else:
                 beside = [f"next to {_a(each)}" for each in around[:2]] if draw.random() < 0.2 else scene["scenery"]
-                yield _a(" ".join((*before, noun, *after, *draw.sample(beside, min(len(beside), draw.randint(0, 1))))))
+                tail = draw.sample(beside, min(len(beside), draw.randint(0, 1)))
+                yield _a(" ".join((*before, noun, *after, *tail))), score - _AROUND * len(tail)
 
     def _names(self, draw: random.Random, thing: Thing | None, scene: Any, around: list[str]) -> tuple[Any, list[str]]:
         """Return what a mask is called, with weights, and what it is confused with."""

@@ -1,8 +1,15 @@
 """The world of everyday things: what is true there, by examples made by hand, and that a seed gives equal images."""
 
+import random
+from collections import defaultdict
+
+import numpy as np
 import pytest
 
-from evidence.experiments.composing.everyday_world import Condition, Thing, World, is_right
+from evidence.experiments.composing.everyday_colours import shares
+from evidence.experiments.composing.everyday_truth import Thing, is_right
+from evidence.experiments.composing.everyday_world import Condition, World
+from pseudoris.primitives.pixel_colours import NAMES
 
 RED, BLUE = {"colour": ["red"]}, {"colour": ["blue"]}
 # Three cars from left to right, the last near and large, and a man with a mask or without.
@@ -58,3 +65,20 @@ def test_a_seed_gives_equal_images_and_equal_things_under_each_condition():
     assert None in drawn.of_mask
     assert [other.things[each].is_whole for each in other.of_mask].count(False) == 0
     assert sum(len(each.samples) for each in drawn.image.expressions) == 14 * len(drawn.image.masks)
+
+
+def test_a_listener_scores_what_is_drawn_often_above_what_is_drawn_once():
+    by_mask = defaultdict(list)
+    for each in World().draw(5, Condition()).image.expressions:
+        by_mask[each.target_mask_ids].append((len(each.samples), each.caption_score))
+    often = [max(rows)[1] > min(rows)[1] for rows in by_mask.values() if max(rows)[0] > 1]
+    assert len(often) > 5
+    assert sum(often) > 0.8 * len(often)
+
+
+def test_pixels_have_the_colours_of_a_thing_and_by_chance_others():
+    draw, thing = random.Random(0), Thing("dog", ("dog",), {"fur": ("brown",), "worn": ("in a red shirt",)})
+    found = np.array([shares(thing, draw) for _ in range(200)]) > 0
+    of_name = dict(zip(NAMES, found.mean(axis=0), strict=True))
+    assert min(of_name["brown"], of_name["red"]) > 0.9
+    assert 0.2 < max(of_name["blue"], of_name["pink"]) < 0.6
