@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import itertools
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -20,17 +21,24 @@ from pseudoris.schemas.ids import image_id, sha256_hex
 from pseudoris.schemas.run_records import (
     CombinedRun,
     ParentRun,
-    PartRecord,
     PlanEntry,
     RunHeader,
-    SplitRecord,
 )
-from pseudoris.store.runs.copied_pictures import LEFT_OUT_NAME, LeftOutImages, NearHashes, Unique, pictures_of
+from pseudoris.store.runs.copied_pictures import (
+    LEFT_OUT_NAME,
+    LeftOutImages,
+    NearHashes,
+    Picture,
+    Unique,
+    pictures_of,
+)
 from pseudoris.store.runs.header import read_header, require_header
-from pseudoris.store.runs.held_out_pictures import HoldOut, SplitImages, split_images
+from pseudoris.store.runs.held_out_pictures import HoldOut, Splits, split_images, split_record
 from pseudoris.store.runs.parents import DerivedShard, Parent, packed
 from pseudoris.store.runs.plan import iter_plan, write_plan
 from pseudoris.store.runs.receipts import RootDigest, list_receipts
+from pseudoris.store.tables.image_bytes import PlannedImages
+from pseudoris.store.tables.open_run import CommittedShard
 
 
 @dataclass(frozen=True)
@@ -38,8 +46,8 @@ class Combination:
     """The runs that `combine` takes, in order, each with its name, its pinned state and its root digest.
 
     `names` are the first folders of the new keys; "" where the keys stay. Runs of one name share no key. `moved` says
-    where the images of each are now. `due`, `due_splits` and `listed` are of a run that was begun so: what its header
-    says of the list of copies and of the splits, and the bytes of the list if they are that.
+    where the images of each are now. `begun` is the header of a run that was begun so, `listed` its list of what is
+    left out, if that is as the header says.
     """
 
     parents: tuple[Parent, ...]
@@ -49,8 +57,7 @@ class Combination:
     unique: Unique | None = None
     hold_out: HoldOut | None = None
     moved: tuple[Mapping[str, str], ...] = ()
-    due: PartRecord | None = None
-    due_splits: SplitRecord | None = None
+    begun: RunHeader | None = None
     listed: bytes | None = None
 
     @classmethod
@@ -79,21 +86,18 @@ class Combination:
         parents = tuple(Parent.open(location, target) for _, location in given)
         names, begun = tuple(name for name, _ in given), read_header(target)
         moved = places_by_run(names, source)
-        held = () if begun is None or begun.origin != "combine" else pinned_of(begun)
-        if len(held) == len(parents):
+        held = pinned_of(begun) if begun is not None and begun.origin == "combine" else []
+        if begun is not None and len(held) == len(parents):
             with suppress(ConfigError):
                 for parent, (pinned, _) in zip(parents, held, strict=True):
                     parent.check(pinned)
-                pins = tuple(pinned for pinned, _ in held)
-                same = cls(parents, names, pins, tuple(root for _, root in held), unique, hold_out, moved)
-                if begun is None or begun.identity.method != same.method:
+                pins, roots = zip(*held, strict=True)
+                same = cls(parents, names, pins, roots, unique, hold_out, moved)
+                if begun.identity.method != same.method:
                     return same
-                same = replace(same, due_splits=begun.splits)
-                if begun.left_out is None:
-                    return same
-                listed = target.read_if_there(LEFT_OUT_NAME)
-                is_whole = listed is not None and sha256_hex(listed) == begun.left_out.sha256
-                return replace(same, due=begun.left_out, listed=listed if is_whole else None)
+                listed = target.read_if_there(LEFT_OUT_NAME) if begun.left_out else None
+                is_whole = listed and begun.left_out and sha256_hex(listed) == begun.left_out.sha256
+                return replace(same, begun=begun, listed=listed if is_whole else None)
         pins = tuple(parent.pin(is_partial=is_partial) for parent in parents)
         # The header that lacks a secret has another digest than that of the run, which `verify` prints.
         digests = (
@@ -129,7 +133,7 @@ class Combination:
         """Write the plan of all to the run at `location`; return the fields of its header that follow."""
         runs, tally = [self._runs_of(at) for at in range(len(self.parents))], itertools.count()
         shards = [[0] * len(each) for each in runs]
-        left_out, splits = self.left_out, self.splits
+        left_out, splits = self.chosen
         parts = write_plan(location, self._entries(shards, tally))
         record, data = left_out.file()
         is_listed = bool(self.unique or left_out.rows)
@@ -149,74 +153,69 @@ class Combination:
             "max_shard_bytes": max(each.max_shard_bytes for each in headers),
             "combined": tuple(counted),
             "left_out": record if is_listed else None,
-            "splits": splits and splits.record(left_out.ids),
+            "splits": None if splits is None else split_record(splits),
             **dict.fromkeys(("parent", "domain", "audits", "exclusions")),
         }
 
     def derived(self, header: RunHeader) -> Iterator[DerivedShard]:
         """Yield the shards of the combined run of `header`, each with the receipt of the shard that it is made from."""
-        numbers, left, splits = itertools.count(), self.left_out.in_shards, self.splits
+        numbers, (left_out, splits) = itertools.count(), self.chosen
+        num_left = Counter((image.run, image.shard) for image in left_out.rows)
         for at, (pinned, _) in enumerate(pinned_of(header)):
             parent, name = self.parents[at], self.names[at]
+            of_images = None if splits is None else splits.get(at, {})
             for receipt in parent.receipts(pinned):
-                if left[at, receipt.shard] == receipt.counts.images:
-                    continue
-                yield DerivedShard(next(numbers), parent, receipt, name, None if splits is None else splits.of_runs[at])
-
-    @property
-    def left_out(self) -> LeftOutImages:
-        """What the pinned runs had left out, then their copies if they are asked for; as the target lists them if so.
-
-        ConfigError if a list of a parent is lost, or that of the target is and its pictures give another.
-        """
-        return self._chosen[0]
-
-    @property
-    def splits(self) -> SplitImages | None:
-        """The splits of the images; None if none are drawn and no run has any. ConfigError if others come out."""
-        return self._chosen[1]
+                if num_left[at, receipt.shard] < receipt.counts.images:
+                    yield DerivedShard(next(numbers), parent, receipt, name, of_images)
 
     @cached_property
-    def _chosen(self) -> tuple[LeftOutImages, SplitImages | None]:
-        """Return both of one pass over the pictures, which are not held."""
-        found, splits = LeftOutImages([key_prefix(name) for name in self.names]), None
+    def chosen(self) -> tuple[LeftOutImages, Splits | None]:
+        """The images that are not taken, and the splits of all others; None if none are drawn and no run has any.
+
+        Left out are those that the runs had left out, then their copies if they are asked for, then what no split may
+        have; as the target lists them if it does. ConfigError if a list of a parent is lost, or if the target's is, or
+        pictures are, and another comes out.
+        """
+        left_out, splits, begun = LeftOutImages(), None, self.begun
         has_splits = self.hold_out is not None or any(parent.header.splits for parent in self.parents)
+        is_grouped = self.hold_out is not None and self.hold_out.group == "similar"
+        unique = None if self.listed is not None else self.unique
         if self.listed is not None:
-            found.add_list(self.listed)
-        for at, parent in enumerate(self.parents):
-            if self.listed is None and parent.header.left_out is not None:
-                found.add_list(parent.left_out_list(), of_run=at)
-        if has_splits or (self.unique is not None and self.listed is None):
-            is_grouped = self.hold_out is not None and self.hold_out.group == "similar"
-            runs = enumerate(zip(self.parents, self.pinned, self.moved, strict=True))
+            left_out.add_list(self.listed)
+        else:
+            for at, parent in enumerate(self.parents):
+                if parent.header.left_out is not None:
+                    left_out.add_list(parent.left_out_list(), at, key_prefix(self.names[at]))
+        if has_splits or unique is not None:
             is_hashed = is_grouped or self.unique == "similar"
-            pictures = [
-                picture
-                for at, (parent, pinned, moved) in runs
-                for picture in pictures_of(
-                    at, parent.location, parent.header, parent.receipts(pinned), moved, is_hashed=is_hashed
-                )
-            ]
+            pictures = list(self._pictures(is_hashed=is_hashed, has_splits=has_splits))
             hashes = NearHashes(each.hash for each in pictures if each.hash is not None) if is_hashed else None
-            if self.unique is not None and self.listed is None:
-                found.add_copies(pictures, hashes if self.unique == "similar" else None)
+            if unique is not None:
+                left_out.add_copies(pictures, hashes if unique == "similar" else None)
             elif is_grouped:
-                found.num_unknown = sum(each.phash is None and not each.is_quarantined for each in pictures)
+                left_out.num_unknown = sum(each.phash is None and not each.is_quarantined for each in pictures)
             if has_splits:
-                splits = split_images(pictures, found.prefixes, self.hold_out, hashes if is_grouped else None)
-                for image in splits.left_out:
-                    found.add(image)
-        is_same = self.due_splits is None or (splits and splits.record(found.ids)) == self.due_splits
-        if not is_same or (self.listed is None and self.due is not None and found.file()[0] != self.due):
+                splits = split_images(pictures, self.hold_out, hashes if is_grouped else None, left_out)
+        is_other = (
+            begun is not None and begun.splits is not None and (splits is None or split_record(splits) != begun.splits)
+        )
+        if is_other or (begun and begun.left_out and self.listed is None and left_out.file()[0] != begun.left_out):
             raise ConfigError(
                 f"{LEFT_OUT_NAME} is lost, or pictures cannot be read as before, so that another list or other splits "
                 "come out: put them back, or restore the list from a copy"
             )
-        return found, splits
+        return left_out, splits
+
+    def _pictures(self, *, is_hashed: bool, has_splits: bool) -> Iterator[Picture]:
+        for at, (parent, pinned, moved) in enumerate(zip(self.parents, self.pinned, self.moved, strict=True)):
+            images = PlannedImages(parent.location, parent.header, source=moved)
+            shards = (CommittedShard(parent.location, receipt) for receipt in parent.receipts(pinned))
+            prefix, reading = key_prefix(self.names[at]), images if is_hashed else None
+            yield from pictures_of(shards, run=at, prefix=prefix, images=reading, has_splits=has_splits)
 
     def left_out_list(self) -> bytes:
         """Return the list of the images that are left out."""
-        return self.left_out.file()[1]
+        return self.chosen[0].file()[1]
 
     def changed(self) -> Iterator[str]:
         """Yield the place of each run that has other receipts now than when it was pinned."""
@@ -242,18 +241,17 @@ class Combination:
     def _entries(self, shards: list[list[int]], tally: Iterator[int]) -> Iterator[PlanEntry]:
         """Yield the plan of all runs; count the shards of each parent's runs in `shards`, the images in `tally`."""
         seen: dict[str, dict[int, int]] = {name: {} for name in self.names if self.names.count(name) > 1}
-        number, left = -1, self.left_out.ids
+        number, left = -1, self.chosen[0].keys
         for at, (parent, name) in enumerate(zip(self.parents, self.names, strict=True)):
             committed = {receipt.shard for receipt in parent.receipts(self.pinned[at])}
             ends = list(itertools.accumulate(each.num_shards for each in parent.header.runs))
             for shard, entries in iter_plan(parent.location, parent.header):
-                entries = [each for each in entries if each.image_id not in left[at]]
-                if shard not in committed or not entries:
+                taken = [(each, key) for each in entries if (at, key := f"{key_prefix(name)}{each.key}") not in left]
+                if shard not in committed or not taken:
                     continue
                 number += 1
                 shards[at][min(sum(end <= shard for end in ends), len(ends) - 1)] += 1
-                for position, entry in enumerate(entries):
-                    key = f"{key_prefix(name)}{entry.key}"
+                for position, (entry, key) in enumerate(taken):
                     named = image_id(key) if name else entry.image_id
                     if name in seen and (first := seen[name].setdefault(int(named, 16), at)) != at:
                         one, other = (self.parents[each].location.root for each in (first, at))

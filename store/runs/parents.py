@@ -5,11 +5,14 @@
 
 from __future__ import annotations
 
+import io
 import logging
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Self
+
+import pyarrow as pa
 
 from pseudoris.files.location import RunLocation
 from pseudoris.primitives.errors import ConfigError
@@ -22,6 +25,7 @@ from pseudoris.schemas.run_records import (
     Receipt,
     RunHeader,
 )
+from pseudoris.schemas.tables import SCHEMAS
 from pseudoris.store.exclusion_rules import plan_files
 from pseudoris.store.runs.copied_pictures import LEFT_OUT_NAME
 from pseudoris.store.runs.header import held_texts, read_header, require_header
@@ -33,7 +37,7 @@ from pseudoris.store.runs.manifest import (
     snapshot_sha256,
 )
 from pseudoris.store.runs.receipts import list_receipts, of_this_run, part_path
-from pseudoris.store.tables.parts import read_whole
+from pseudoris.store.tables.parts import read_part, read_whole
 
 logger = logging.getLogger(__name__)
 
@@ -49,6 +53,15 @@ class DerivedShard(NamedTuple):
     receipt: Receipt
     name: str = ""
     splits: Mapping[str, str | None] | None = None
+
+    def __str__(self) -> str:
+        return f"shard {self.receipt.shard} of {self.parent.location.root}"
+
+    def tables(self, contents: Mapping[str, bytes]) -> dict[str, pa.Table]:
+        """Return the tables of parts whose bytes `read_part` has given, by name; ConfigError if one cannot be read."""
+        location, parts = self.parent.location, self.receipt.parts
+        uris = {name: location.uri(part_path(name, parts[name])) for name in contents}
+        return {name: read_part(io.BytesIO(data), SCHEMAS[name], uris[name]) for name, data in contents.items()}
 
 
 @dataclass(frozen=True, slots=True)

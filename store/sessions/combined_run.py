@@ -6,21 +6,16 @@ has its parts. The header names the parents, with their root digests, and holds 
 
 from __future__ import annotations
 
-import io
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, Final
-
-import numpy as np
+from typing import Final
 
 from pseudoris.files.key_order import key_prefix
 from pseudoris.files.location import RunLocation
 from pseudoris.primitives.errors import ConfigError
-from pseudoris.schemas.ids import image_id
 from pseudoris.schemas.run_records import Identity, RunHeader, ShardCounts
-from pseudoris.schemas.tables import EXPRESSIONS, IMAGES, SCHEMAS
 from pseudoris.store.runs.combination import Combination
 from pseudoris.store.runs.copied_pictures import CopyCounts, Unique
 from pseudoris.store.runs.held_out_pictures import HoldOut
@@ -28,10 +23,9 @@ from pseudoris.store.runs.manifest import cached_receipts
 from pseudoris.store.runs.parents import DerivedShard
 from pseudoris.store.runs.plan import read_shard_plan
 from pseudoris.store.runs.planned_run import RunRequest, package_versions
-from pseudoris.store.runs.receipts import RunTotals, part_path
+from pseudoris.store.runs.receipts import RunTotals
 from pseudoris.store.sessions.thread_executor import DEFAULT_THREADS, OnProgress, derive_run
 from pseudoris.store.tables.kept_clauses import KeptClause, kept_clauses
-from pseudoris.store.tables.parts import read_part
 from pseudoris.store.tables.renamed_images import renamed, with_splits
 from pseudoris.store.tables.shard_tables import table_bytes, table_counts
 
@@ -127,8 +121,8 @@ def combine(
         on_wait=on_wait,
     )
     notes = [f"not byte-reproducible (accepted by --allow-mixed): {line}" for line in planned.mixed]
-    if source.listed is None and source.left_out.num_unknown:
-        notes.append(_unknown(source.left_out.num_unknown))
+    if source.listed is None and (num_unknown := source.chosen[0].num_unknown):
+        notes.append(_unknown(num_unknown))
     notes += [f"{place} has changed since: the new run has it as it was" for place in source.changed()]
     return CombineSummary(
         out=target.root,
@@ -153,28 +147,15 @@ def _unknown(num: int) -> str:
 def _rewritten(
     target: RunLocation, header: RunHeader, shard: DerivedShard, contents: dict[str, bytes]
 ) -> tuple[Mapping[str, bytes], ShardCounts]:
-    before, entries = shard.receipt, read_shard_plan(target, header, shard.number)
-    is_whole = len(entries) == before.counts.images
-    if not shard.name and is_whole and shard.splits is None:
-        return contents, before.counts
-
-    def read(name: str) -> Any:
-        address = shard.parent.location.uri(part_path(name, before.parts[name]))
-        return read_part(io.BytesIO(contents[name]), SCHEMAS[name], address)
-
-    where = f"shard {before.shard} of {shard.parent.location.root}"
-    tables, kept = {name: read(name) for name in SCHEMAS}, None
-    if shard.splits is not None:
-        parts, tables = tables, with_splits(tables, shard.splits)
-        if not shard.name and is_whole and all(tables[name].equals(parts[name]) for name in (IMAGES, EXPRESSIONS)):
-            return contents, before.counts
-    if not is_whole:
-        planned = {entry.image_id for entry in entries}
-        prefix = key_prefix(shard.name)
-        kept = np.array([image_id(f"{prefix}{key}") in planned for key in tables[IMAGES]["key"].to_pylist()], np.bool_)
-    tables = renamed(tables, entries, kept, where=where)
-    counts = before.counts if is_whole else ShardCounts(**table_counts(tables))
-    return {name: table_bytes(table) for name, table in tables.items()}, counts
+    entries = read_shard_plan(target, header, shard.number)
+    if not shard.name and shard.splits is None and len(entries) == shard.receipt.counts.images:
+        return contents, shard.receipt.counts
+    tables = shard.tables(contents)
+    splits = tables if shard.splits is None else with_splits(tables, shard.splits)
+    new = renamed(splits, entries, key_prefix(shard.name), where=str(shard))
+    if all(new[name].equals(table) for name, table in tables.items()):
+        return contents, shard.receipt.counts
+    return {name: table_bytes(table) for name, table in new.items()}, ShardCounts(**table_counts(new))
 
 
 def _images(header: RunHeader, location: RunLocation) -> dict[str, int]:

@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pseudoris.primitives.errors import ConfigError
-from pseudoris.schemas.ids import IMAGE_ID_HEX_DIGITS
+from pseudoris.schemas.ids import IMAGE_ID_HEX_DIGITS, image_id
 from pseudoris.schemas.run_records import PlanEntry
 from pseudoris.schemas.tables import EXPRESSIONS, IMAGES, MASKS
 
@@ -22,20 +22,21 @@ _OF_MASKS: Final = {MASKS: ("mask_id",), EXPRESSIONS: ("target_mask_ids", "rival
 
 
 def renamed(
-    tables: Mapping[str, pa.Table], entries: Sequence[PlanEntry], kept: np.ndarray | None = None, *, where: str
+    tables: Mapping[str, pa.Table], entries: Sequence[PlanEntry], prefix: str, *, where: str
 ) -> dict[str, pa.Table]:
-    """Return the tables with the keys and ids of `entries`, one for each image of the table `images`, in its order.
+    """Return the tables with the `prefix` before their keys, and ids that follow, of the images of `entries` alone.
 
-    With `kept`, (images,) bool, only these images stay, and `entries` are theirs. `where` names the shard in the
-    ConfigError for rows of no image.
+    Entries are in the order of the table `images`. ConfigError, which names the shard `where`, for other rows.
     """
-    images = tables[IMAGES] if kept is None else tables[IMAGES].filter(pa.array(kept))
+    planned = {each.image_id for each in entries}
+    kept = [image_id(f"{prefix}{key}") in planned for key in tables[IMAGES]["key"].to_pylist()]
+    images = tables[IMAGES] if all(kept) else tables[IMAGES].filter(pa.array(kept, pa.bool_()))
     if images.num_rows != len(entries):
         raise ConfigError(f"{where} has {images.num_rows} images, its plan {len(entries)}: run `pseudoris verify`")
     ids = _Ids(images["image_id"].combine_chunks(), pa.array([each.image_id for each in entries], pa.string()), where)
     found = {}
     for name, table in {**tables, IMAGES: images}.items():
-        if kept is not None and name != IMAGES:
+        if name != IMAGES and not all(kept):
             table = table.filter(pc.is_in(table["image_id"], value_set=ids.old))
         columns = {"image_id": ids.of_images(table["image_id"].combine_chunks())}
         if name == IMAGES:
