@@ -51,8 +51,7 @@ from pseudoris.store.runs.planned_run import RunRequest, package_versions
 from pseudoris.store.sessions.thread_executor import OnProgress, derive_run
 from pseudoris.store.tables.annotations import AnnotatedImage, iter_annotations
 from pseudoris.store.tables.open_run import CommittedShard
-from pseudoris.store.tables.renamed_images import texts_in_splits
-from pseudoris.store.tables.shard_tables import shard_tables, table_bytes, table_counts
+from pseudoris.store.tables.shard_tables import shard_tables, table_bytes, table_counts, texts_in_splits
 
 _BRUSH: Final = ("brush", "brushlabels")
 _POLYGON: Final = ("polygon", "polygonlabels")

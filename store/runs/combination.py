@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 
 from pseudoris.files.key_order import key_prefix
 from pseudoris.files.location import RunLocation
@@ -22,6 +22,7 @@ from pseudoris.schemas.run_records import (
     CombinedRun,
     ParentRun,
     PlanEntry,
+    Receipt,
     RunHeader,
 )
 from pseudoris.store.runs.copied_pictures import (
@@ -41,22 +42,34 @@ from pseudoris.store.tables.image_bytes import PlannedImages
 from pseudoris.store.tables.open_run import CommittedShard
 
 
-@dataclass(frozen=True)
-class Combination:
-    """The runs that `combine` takes, in order, each with its name, its pinned state and its root digest.
+class TakenRun(NamedTuple):
+    """A run that `combine` takes, with its pinned state and root digest.
 
-    `names` are the first folders of the new keys; "" where the keys stay. Runs of one name share no key. `moved` says
-    where the images of each are now. `begun` is the header of a run that was begun so, `listed` its list of what is
-    left out, if that is as the header says.
+    `name` is the first folder of its new keys, "" where they stay; `moved` says where its images are now.
     """
 
-    parents: tuple[Parent, ...]
-    names: tuple[str, ...]
-    pinned: tuple[ParentRun, ...]
-    roots: tuple[str, ...]
+    parent: Parent
+    name: str
+    moved: Mapping[str, str]
+    pinned: ParentRun
+    root: str
+
+    def receipts(self) -> Iterator[Receipt]:
+        """Yield its receipts at the time it was pinned."""
+        return self.parent.receipts(self.pinned)
+
+
+@dataclass(frozen=True)
+class Combination:
+    """The runs that `combine` takes, in order; those of one name share no key.
+
+    `begun` is the header of a run that was begun so, `listed` its list of what is left out, if that is as the header
+    says.
+    """
+
+    taken: tuple[TakenRun, ...]
     unique: Unique | None = None
     hold_out: HoldOut | None = None
-    moved: tuple[Mapping[str, str], ...] = ()
     begun: RunHeader | None = None
     listed: bytes | None = None
 
@@ -83,75 +96,84 @@ class Combination:
         places = [location.root for _, location in given]
         if twice := [place for number, place in enumerate(places) if place in places[:number]]:
             raise ConfigError(f"{twice[0]} is named twice: name each run once")
-        parents = tuple(Parent.open(location, target) for _, location in given)
-        names, begun = tuple(name for name, _ in given), read_header(target)
-        moved = places_by_run(names, source)
+        parents, begun = [Parent.open(location, target) for _, location in given], read_header(target)
+        moved = places_by_run([name for name, _ in given], source)
+
+        def taken(pins: Sequence[tuple[ParentRun, str]]) -> tuple[TakenRun, ...]:
+            every = zip(parents, given, moved, pins, strict=True)
+            return tuple(TakenRun(parent, name, where, *pin) for parent, (name, _), where, pin in every)
+
         held = pinned_of(begun) if begun is not None and begun.origin == "combine" else []
         if begun is not None and len(held) == len(parents):
             with suppress(ConfigError):
                 for parent, (pinned, _) in zip(parents, held, strict=True):
                     parent.check(pinned)
-                pins, roots = zip(*held, strict=True)
-                same = cls(parents, names, pins, roots, unique, hold_out, moved)
+                same = cls(taken(held), unique, hold_out)
                 if begun.identity.method != same.method:
                     return same
                 listed = target.read_if_there(LEFT_OUT_NAME) if begun.left_out else None
                 is_whole = listed and begun.left_out and sha256_hex(listed) == begun.left_out.sha256
                 return replace(same, begun=begun, listed=listed if is_whole else None)
-        pins = tuple(parent.pin(is_partial=is_partial) for parent in parents)
-        # The header that lacks a secret has another digest than that of the run, which `verify` prints.
-        digests = (
-            RootDigest(require_header(parent.location), parent.receipts(pinned)).hexdigest()
-            for parent, pinned in zip(parents, pins, strict=True)
-        )
-        return cls(parents, names, pins, tuple(digests), unique, hold_out, moved)
+        pins = []
+        for parent in parents:
+            pinned = parent.pin(is_partial=is_partial)
+            # The header that lacks a secret has another digest than that of the run, which `verify` prints.
+            root = RootDigest(require_header(parent.location), parent.receipts(pinned))
+            pins.append((pinned, root.hexdigest()))
+        return cls(taken(pins), unique, hold_out)
 
     @property
     def method(self) -> dict[str, Any]:
         """What decides the new run besides its parents."""
-        named: list[Any] = [list(each) for each in zip(self.names, self.roots, strict=True)]
+        runs: list[Any] = [[each.name, each.root] for each in self.taken]
         asked = {"unique": self.unique, "hold_out": self.hold_out and self.hold_out.method}
-        return {"combine": {"runs": named, **{name: each for name, each in asked.items() if each}}}
+        return {"combine": {"runs": runs, **{name: each for name, each in asked.items() if each}}}
 
     @property
     def header(self) -> RunHeader:
         """The header that a new one is a copy of, but for the fields of `plan_into`: that of the first run."""
-        return self.parents[0].header
+        return self.taken[0].parent.header
 
     def check_header(self, location: RunLocation, header: RunHeader) -> None:
         """Accept the run of `header` at `location` if it was combined from these runs; otherwise raise ConfigError."""
         held = pinned_of(header)
-        if len(held) != len(self.parents):
+        if len(held) != len(self.taken):
             raise ConfigError(
                 f"{location.root} was combined from {len(held)} runs ({', '.join(each.location for each, _ in held)}), "
-                f"not from {len(self.parents)}: name the same, or another output"
+                f"not from {len(self.taken)}: name the same, or another output"
             )
-        for parent, (pinned, _) in zip(self.parents, held, strict=True):
-            parent.check(pinned)
+        for each, (pinned, _) in zip(self.taken, held, strict=True):
+            each.parent.check(pinned)
 
     def plan_into(self, location: RunLocation) -> dict[str, Any]:
         """Write the plan of all to the run at `location`; return the fields of its header that follow."""
-        runs, tally = [self._runs_of(at) for at in range(len(self.parents))], itertools.count()
-        shards = [[0] * len(each) for each in runs]
         left_out, splits = self.chosen
-        parts = write_plan(location, self._entries(shards, tally))
+        num_shards = Counter[tuple[int, int]]()
+        parts = write_plan(location, self._entries(num_shards))
         record, data = left_out.file()
         is_listed = bool(self.unique or left_out.rows)
         if is_listed:
             location.replace(LEFT_OUT_NAME, data)
-        counted = (
-            each.model_copy(update={"num_shards": num})
-            for group, nums in zip(runs, shards, strict=True)
-            for each, num in zip(group, nums, strict=True)
+        headers = [each.parent.header for each in self.taken]
+        shared = CombinedRun.model_fields.keys() & RunHeader.model_fields.keys()
+        combined = (
+            CombinedRun(
+                **{name: getattr(run, name) for name in shared - {"name", "num_shards"}},
+                name="/".join(filter(None, (each.name, run.name))),
+                run=each.pinned,
+                root=each.root,
+                num_shards=num_shards[at, place],
+            )
+            for at, each in enumerate(self.taken)
+            for place, run in enumerate(each.parent.header.runs)
         )
-        headers = [parent.header for parent in self.parents]
         return {
             "plan_parts": parts,
-            "num_images": next(tally),
+            "num_images": sum(part.rows for part in parts),
             "num_repeated": sum(each.num_repeated for each in headers),
-            "num_shards": sum(map(sum, shards)),
+            "num_shards": num_shards.total(),
             "max_shard_bytes": max(each.max_shard_bytes for each in headers),
-            "combined": tuple(counted),
+            "combined": tuple(combined),
             "left_out": record if is_listed else None,
             "splits": None if splits is None else split_record(splits),
             **dict.fromkeys(("parent", "domain", "audits", "exclusions")),
@@ -161,12 +183,11 @@ class Combination:
         """Yield the shards of the combined run of `header`, each with the receipt of the shard that it is made from."""
         numbers, (left_out, splits) = itertools.count(), self.chosen
         num_left = Counter((image.run, image.shard) for image in left_out.rows)
-        for at, (pinned, _) in enumerate(pinned_of(header)):
-            parent, name = self.parents[at], self.names[at]
+        for at, (each, (pinned, _)) in enumerate(zip(self.taken, pinned_of(header), strict=True)):
             of_images = None if splits is None else splits.get(at, {})
-            for receipt in parent.receipts(pinned):
+            for receipt in each.parent.receipts(pinned):
                 if num_left[at, receipt.shard] < receipt.counts.images:
-                    yield DerivedShard(next(numbers), parent, receipt, name, of_images)
+                    yield DerivedShard(next(numbers), each.parent, receipt, each.name, of_images)
 
     @cached_property
     def chosen(self) -> tuple[LeftOutImages, Splits | None]:
@@ -177,15 +198,15 @@ class Combination:
         pictures are, and another comes out.
         """
         left_out, splits, begun = LeftOutImages(), None, self.begun
-        has_splits = self.hold_out is not None or any(parent.header.splits for parent in self.parents)
+        has_splits = self.hold_out is not None or any(each.parent.header.splits for each in self.taken)
         is_grouped = self.hold_out is not None and self.hold_out.group == "similar"
         unique = None if self.listed is not None else self.unique
         if self.listed is not None:
             left_out.add_list(self.listed)
         else:
-            for at, parent in enumerate(self.parents):
-                if parent.header.left_out is not None:
-                    left_out.add_list(parent.left_out_list(), at, key_prefix(self.names[at]))
+            for at, each in enumerate(self.taken):
+                if each.parent.header.left_out is not None:
+                    left_out.add_list(each.parent.left_out_list(), at, key_prefix(each.name))
         if has_splits or unique is not None:
             is_hashed = is_grouped or self.unique == "similar"
             pictures = list(self._pictures(is_hashed=is_hashed, has_splits=has_splits))
@@ -196,9 +217,7 @@ class Combination:
                 left_out.num_unknown = sum(each.phash is None and not each.is_quarantined for each in pictures)
             if has_splits:
                 splits = split_images(pictures, self.hold_out, hashes if is_grouped else None, left_out)
-        is_other = (
-            begun is not None and begun.splits is not None and (splits is None or split_record(splits) != begun.splits)
-        )
+        is_other = begun and begun.splits and (splits is None or split_record(splits) != begun.splits)
         if is_other or (begun and begun.left_out and self.listed is None and left_out.file()[0] != begun.left_out):
             raise ConfigError(
                 f"{LEFT_OUT_NAME} is lost, or pictures cannot be read as before, so that another list or other splits "
@@ -207,11 +226,12 @@ class Combination:
         return left_out, splits
 
     def _pictures(self, *, is_hashed: bool, has_splits: bool) -> Iterator[Picture]:
-        for at, (parent, pinned, moved) in enumerate(zip(self.parents, self.pinned, self.moved, strict=True)):
-            images = PlannedImages(parent.location, parent.header, source=moved)
-            shards = (CommittedShard(parent.location, receipt) for receipt in parent.receipts(pinned))
-            prefix, reading = key_prefix(self.names[at]), images if is_hashed else None
-            yield from pictures_of(shards, run=at, prefix=prefix, images=reading, has_splits=has_splits)
+        for at, each in enumerate(self.taken):
+            location, header = each.parent.location, each.parent.header
+            images = PlannedImages(location, header, source=each.moved)
+            shards = (CommittedShard(location, receipt) for receipt in each.receipts())
+            reading = images if is_hashed else None
+            yield from pictures_of(shards, run=at, prefix=key_prefix(each.name), images=reading, has_splits=has_splits)
 
     def left_out_list(self) -> bytes:
         """Return the list of the images that are left out."""
@@ -219,48 +239,33 @@ class Combination:
 
     def changed(self) -> Iterator[str]:
         """Yield the place of each run that has other receipts now than when it was pinned."""
-        for parent, pinned in zip(self.parents, self.pinned, strict=True):
-            now = packed(list_receipts(parent.location).items())
-            if now != (pinned.commits or packed((each.shard, each.generation) for each in parent.receipts(pinned))):
-                yield parent.location.root
+        for each in self.taken:
+            now = packed(list_receipts(each.parent.location).items())
+            if now != packed((receipt.shard, receipt.generation) for receipt in each.receipts()):
+                yield each.parent.location.root
 
-    def _runs_of(self, at: int) -> list[CombinedRun]:
-        """Return the runs of a parent, itself or those that it was combined from, with no shards yet."""
-        own, parent = self.names[at], self.parents[at]
-        kept = {name for name in CombinedRun.model_fields if name in RunHeader.model_fields}
-        return [
-            CombinedRun(
-                **{name: getattr(each, name) for name in kept}
-                | {"name": "/".join(filter(None, (own, each.name))), "num_shards": 0},
-                run=self.pinned[at],
-                root=self.roots[at],
-            )
-            for each in parent.header.runs
-        ]
-
-    def _entries(self, shards: list[list[int]], tally: Iterator[int]) -> Iterator[PlanEntry]:
-        """Yield the plan of all runs; count the shards of each parent's runs in `shards`, the images in `tally`."""
-        seen: dict[str, dict[int, int]] = {name: {} for name in self.names if self.names.count(name) > 1}
-        number, left = -1, self.chosen[0].keys
-        for at, (parent, name) in enumerate(zip(self.parents, self.names, strict=True)):
-            committed = {receipt.shard for receipt in parent.receipts(self.pinned[at])}
-            ends = list(itertools.accumulate(each.num_shards for each in parent.header.runs))
-            for shard, entries in iter_plan(parent.location, parent.header):
-                taken = [(each, key) for each in entries if (at, key := f"{key_prefix(name)}{each.key}") not in left]
-                if shard not in committed or not taken:
+    def _entries(self, num_shards: Counter[tuple[int, int]]) -> Iterator[PlanEntry]:
+        """Yield the plan of all runs; count shards by the number of the parent, and by the place among its runs."""
+        left, number, seen = self.chosen[0].keys, itertools.count(), dict[str, int]()
+        names = [each.name for each in self.taken]
+        for at, (parent, name, *_) in enumerate(self.taken):
+            committed = {receipt.shard for receipt in self.taken[at].receipts()}
+            for shard, planned in iter_plan(parent.location, parent.header):
+                keyed = ((entry, f"{key_prefix(name)}{entry.key}") for entry in planned)
+                entries = [(entry, key) for entry, key in keyed if (at, key) not in left]
+                if shard not in committed or not entries:
                     continue
-                number += 1
-                shards[at][min(sum(end <= shard for end in ends), len(ends) - 1)] += 1
-                for position, (entry, key) in enumerate(taken):
-                    named = image_id(key) if name else entry.image_id
-                    if name in seen and (first := seen[name].setdefault(int(named, 16), at)) != at:
-                        one, other = (self.parents[each].location.root for each in (first, at))
+                num_shards[at, parent.header.place_of(shard)] += 1
+                of_new = next(number)
+                for position, (entry, key) in enumerate(entries):
+                    if names.count(name) > 1 and (first := seen.setdefault(key, at)) != at:
+                        one, other = (self.taken[each].parent.location.root for each in (first, at))
                         raise ConfigError(
                             f"both {one} and {other} have an image {entry.key}, and one name, {name!r}: give them two "
                             "names, NAME=RUN each"
                         )
-                    next(tally)
-                    yield replace(entry, shard=number, position=position, key=key, image_id=named)
+                    named = image_id(key) if name else entry.image_id
+                    yield replace(entry, shard=of_new, position=position, key=key, image_id=named)
 
 
 def pinned_of(header: RunHeader) -> list[tuple[ParentRun, str]]:

@@ -47,8 +47,7 @@ from pseudoris.store.tables.judged_expressions import (
 )
 from pseudoris.store.tables.kept_clauses import KeptClause, kept_clauses
 from pseudoris.store.tables.open_run import JoinedTables, OpenRun
-from pseudoris.store.tables.renamed_images import texts_in_splits
-from pseudoris.store.tables.shard_tables import shard_tables, table_bytes
+from pseudoris.store.tables.shard_tables import shard_tables, table_bytes, texts_in_splits
 
 logger = logging.getLogger(__name__)
 
