@@ -25,7 +25,7 @@ from typing import Any, Final, Literal, Self
 from pseudoris.images.child_process import end_child, is_external_signal, start_child
 from pseudoris.images.perceptual_hash import HASH_HEX_DIGITS
 from pseudoris.images.pixels import NOTES
-from pseudoris.images.prover_main import LENGTH, TILES, WITH_HASH
+from pseudoris.images.prover_main import LENGTH, TILES
 from pseudoris.images.tiles import TileForm
 from pseudoris.primitives.errors import ConfigError, ImageError, TransientError
 from pseudoris.primitives.run_lengths import Box
@@ -72,18 +72,18 @@ class _TimedOutError(Exception):
 
 
 @contextmanager
-def shared_prover(limits: ImagesConfig, *, has_hash: bool = False) -> Iterator[Prover]:
-    """Provide this process's prover inside the block. Its child is kept for the next block with the same arguments.
+def shared_prover(limits: ImagesConfig) -> Iterator[Prover]:
+    """Provide this process's prover inside the block. Its child is kept for the next block with the same limits.
 
     Starting a child takes longer than proving a shard of small images. It is replaced after `_MAX_PROOFS` images, and
     if the block raises, so that damage by an image does not last. Blocks must not be nested. Raises like
     `Prover.__enter__`.
     """
-    key = f"{limits.model_dump_json()} {has_hash}"
+    key = limits.model_dump_json()
     prover = _SHARED.pop(key, None)
     for stale in [_SHARED.pop(other) for other in list(_SHARED)]:
         stale.__exit__(None, None, None)
-    prover = prover or Prover(limits, has_hash=has_hash)
+    prover = prover or Prover(limits)
     try:
         yield prover.__enter__()
     except BaseException:
@@ -98,17 +98,13 @@ def shared_prover(limits: ImagesConfig, *, has_hash: bool = False) -> Iterator[P
 class Prover:
     """Decodes images in a child process with limits on memory and time. A child that dies is replaced.
 
-    With `has_hash`, or as the settings say, it also computes perceptual hashes, with `form` pictures for a page, or
-    tiles. Use as a context manager: the child lives from entry to exit. Not thread-safe. `num_proofs` is the number of
-    images that it was asked to prove.
+    With `limits.phash` it also computes perceptual hashes, with `form` pictures for a page, or tiles. Use as a context
+    manager: the child lives from entry to exit. Not thread-safe. `num_proofs` is the number of images that it was asked
+    to prove.
     """
 
-    def __init__(
-        self, limits: ImagesConfig, *, has_hash: bool = False, form: PictureForm | TileForm | None = None
-    ) -> None:
-        self._limits = limits
-        self._has_hash = has_hash or limits.phash
-        self._form = form
+    def __init__(self, limits: ImagesConfig, *, form: PictureForm | TileForm | None = None) -> None:
+        self._limits, self._form = limits, form
         self._num_due = 0  # tiles or pictures that the running child has not sent yet, or that were not taken
         self._child: subprocess.Popen[bytes] | None = None
         self._num_asked = 0  # of the running child
@@ -123,7 +119,7 @@ class Prover:
         self._end_child()
 
     def prove(self, data: bytes) -> Proof:
-        """Decode an image to the end with `decode_upright`, and return what is known of it; its hash with `has_hash`.
+        """Decode an image to the end with `decode_upright`, and return what is known of it.
 
         Raises:
             ImageError: A reason of `decode_upright`; `decoder_killed` if decoding ended its process twice (a crash of
@@ -211,7 +207,7 @@ class Prover:
         if "size" in answer:
             is_sound &= "note" in answer and answer["note"] in (None, *NOTES) and _are_levels(answer.get("levels"))
             is_sound &= _is_size(answer["size"], self._limits.max_pixels)
-            is_sound &= not self._has_hash or _HASH.fullmatch(str(answer.get("phash"))) is not None
+            is_sound &= not self._limits.phash or _HASH.fullmatch(str(answer.get("phash"))) is not None
         else:
             is_sound &= {"reason", "message"} <= {*answer}
         if not is_sound or answer.get("number") != self._num_asked:
@@ -237,7 +233,7 @@ class Prover:
 
     def _running_child(self) -> subprocess.Popen[bytes]:
         if self._child is None:
-            self._child = _start(self._limits, has_hash=self._has_hash, form=self._form)
+            self._child = _start(self._limits, self._form)
             self._num_asked = 0
             try:
                 greeting = _receive(self._child, time.monotonic() + _START_TIMEOUT_S)
@@ -267,11 +263,11 @@ def _are_levels(found: Any) -> bool:
     return not found or (len(found) == 2 and found[0] < found[1])
 
 
-def _start(limits: ImagesConfig, *, has_hash: bool, form: PictureForm | TileForm | None) -> subprocess.Popen[bytes]:
+def _start(limits: ImagesConfig, form: PictureForm | TileForm | None) -> subprocess.Popen[bytes]:
     # The child gets one BLAS thread, because the stacks of more threads would count against the memory limit.
     environment = {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}
     # The child needs every field, also those that a header leaves out.
-    arguments = [json.dumps(dict(limits)), *([WITH_HASH] if has_hash else [])]
+    arguments = [json.dumps(dict(limits))]
     if isinstance(form, TileForm):
         arguments += [TILES, str(form.side_px), str(form.overlap_px)]
     elif form is not None:

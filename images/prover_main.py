@@ -1,13 +1,13 @@
 """The prover's child process: decodes each image to the end and answers with its upright size. Started by `prover.py`.
 
-`python -m pseudoris.images.prover_main <ImagesConfig as JSON> [phash] [FORMAT SIDE QUALITY | TILES SIDE OVERLAP]`
-speaks frames over standard input and output:
+`python -m pseudoris.images.prover_main <ImagesConfig as JSON> [FORMAT SIDE QUALITY | TILES SIDE OVERLAP]` speaks
+frames over standard input and output:
 
     frame     = 8 bytes, big-endian length, then that many bytes
     request   = the encoded image
     answer    = JSON: {"ready": true} once at the start, then per image {"size": [height, width], "note": null or what
                 is wrong with its file, "levels": what its deep samples were mapped by}, with its "phash" if that is
-                asked for; or {"reason": …, "message": …}, each with its "number" from 1 on and "grown_bytes", what
+                set; or {"reason": …, "message": …}, each with its "number" from 1 on and "grown_bytes", what
                 earlier images have left in this process; {"config_error": …} at the start where a plug-in or package
                 is missing
     picture   = behind the answer for a sound image, if a format is named: upright RGB, its longer side at most SIDE
@@ -44,7 +44,6 @@ if TYPE_CHECKING:
     from pseudoris.schemas.config import ImagesConfig
 
 LENGTH: Final = struct.Struct(">Q")
-WITH_HASH: Final = "phash"
 TILES: Final = "TILES"
 EXIT_OUT_OF_MEMORY: Final = 86
 # An alarm ends a child this many seconds after the time limit, if its parent has died and cannot end it.
@@ -56,12 +55,11 @@ def main() -> None:
     """Answer requests until the standard input ends."""
     # pydantic is not used: it costs 10 MB and half of the start-up time, and the parent has validated the limits.
     limits = cast("ImagesConfig", SimpleNamespace(**parse_json(sys.argv[1])))
-    has_hash = WITH_HASH in sys.argv[2:]
-    form = sys.argv[-3:] if len(sys.argv) > 4 else None
+    form = sys.argv[2:]
     requests, answers = reserve_stdout()
     try:
         import_plugins(limits.decoder_plugins)
-        if has_hash:
+        if limits.phash:
             load_transform()
     except ConfigError as error:
         _write(answers, {"config_error": str(error)})
@@ -74,18 +72,18 @@ def main() -> None:
         number += 1
         grown_bytes = _address_space_bytes() - start_bytes
         signal.setitimer(signal.ITIMER_REAL, limits.decoder_timeout_s + _ORPHAN_GRACE_S)
-        answer, pixels = _prove(data, limits, has_hash=has_hash)
+        answer, pixels = _prove(data, limits)
         signal.setitimer(signal.ITIMER_REAL, 0)
         _write(answers, {**answer, "number": number, "grown_bytes": grown_bytes})
-        if pixels is not None and form is not None:
+        if pixels is not None and form:
             _write_pictures(answers, pixels, form)
 
 
-def _prove(data: bytes, limits: ImagesConfig, *, has_hash: bool) -> tuple[dict[str, Any], np.ndarray | None]:
+def _prove(data: bytes, limits: ImagesConfig) -> tuple[dict[str, Any], np.ndarray | None]:
     try:
         pixels, note, levels = decode_with_note(data, limits)
         answer: dict[str, Any] = {"size": pixels.shape[:2], "note": note, "levels": levels}
-        if has_hash:
+        if limits.phash:
             answer["phash"] = perceptual_hash(pixels)
         return answer, pixels
     except ImageError as error:

@@ -144,7 +144,7 @@ def tile(
         notes=[*source.left_out.notices(), *telling],
     )
     limits = _limits(config.images)
-    with Prover(limits, has_hash=True, form=form) as prover:
+    with Prover(limits.hashed(), form=form) as prover:
         cutter = _Cutter(source, config.model_copy(update={"images": limits}), form, ExclusionMatcher(rules), prover)
         for name, entries in itertools.zip_longest(tars, _groups(source, ExcludedItems(rules))):
             if entries is None or _tar_name(entries) != name:

@@ -223,12 +223,12 @@ class ExcludedImages:
         if not self._matcher.has_hashes:
             return found
         rest = [row for row in rows if row["image_id"] not in found and row["status"] != STATUS_QUARANTINED]
-        hashes = {row["image_id"]: row["phash"] for row in rest}
+        hashes = {row["key"]: row["phash"] for row in rest}
         if lacking := [row for row in rest if row["phash"] is None]:
             hashes.update(self._planned.phashes(shard, lacking))
-        unchecked = (each for each, phash in hashes.items() if phash is None)
-        for row in (row for row in rest if hashes[row["image_id"]] is not None):
-            images = (row["sha256"], hashes[row["image_id"]]), (row["picture_sha256"], row["picture_phash"])
+        unchecked = (row["image_id"] for row in rest if hashes[row["key"]] is None)
+        for row in (row for row in rest if hashes[row["key"]] is not None):
+            images = (row["sha256"], hashes[row["key"]]), (row["picture_sha256"], row["picture_phash"])
             numbers = (self._matcher.by_content(*each) for each in images)
             if (number := next((each for each in numbers if each is not None), None)) is not None:
                 found[row["image_id"]] = self._rules[number].dropped_phrase

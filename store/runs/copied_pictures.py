@@ -41,9 +41,7 @@ _FLAT: Final = frozenset({0, 1 << (HASH_BITS - 1)})
 # Of more images no copies are counted: comparing so many takes 15 s of CPU and 1 GB (docs/records/scale.md).
 MAX_COUNTED: Final = 1_000_000
 _THREADS: Final = 4
-_COLUMNS: Final = (
-    *("image_id", "key", "status", "sha256", "phash", "picture", "picture_sha256", "picture_phash", "split"),
-)
+_COLUMNS: Final = ("key", "status", "sha256", "phash", "picture", "picture_sha256", "picture_phash")
 _SCHEMA: Final = pa.schema(
     [
         pa.field("key", pa.string(), metadata={"doc": "Key that the image would have."}),
@@ -70,18 +68,18 @@ class LeftOutImage(NamedTuple):
 class Picture(NamedTuple):
     """An image of a run: what it is a tile of, or itself; sha256 and perceptual hash of that, None if not known.
 
-    Keys are those of the run that is made, the id is that in its own run. One that is quarantined has no annotation, so
-    it stands for no other. `splits` are those that its run has it in.
+    Keys are those of the run that is made. One that is quarantined has no annotation, so it stands for no other. Where
+    splits matter, the id is that in its own run, and `splits` are those that it is in there.
     """
 
     key: str
-    image_id: str
     run: int
     shard: int
     picture: str
     sha256: str | None
     phash: str | None
-    is_quarantined: bool = False
+    is_quarantined: bool
+    image_id: str = ""
     splits: frozenset[str] = frozenset()
 
     @property
@@ -241,32 +239,32 @@ def pictures_of(
     """
 
     def read(shard: CommittedShard) -> list[Picture]:
-        table = shard.table(IMAGES, _COLUMNS)
+        table = shard.table(IMAGES, (*_COLUMNS, "image_id", "split") if has_splits else _COLUMNS)
         prove_hashes(table, where=str(shard))
-        rows = table.to_pylist()
-        hashes = {row["image_id"]: row["picture_phash"] or row["phash"] for row in rows}
-        lacking = [row for row in rows if hashes[row["image_id"]] is None and row["status"] != STATUS_QUARANTINED]
+        rows, splits = table.to_pylist(), defaultdict[str | None, set[str]](set)
+        hashes = {row["key"]: row["picture_phash"] or row["phash"] for row in rows}
+        lacking = [row for row in rows if hashes[row["key"]] is None and row["status"] != STATUS_QUARANTINED]
         if images is not None and lacking:
             # If SOURCE is gone, so are the other images of the shard.
             with suppress(ConfigError):
                 hashes.update(images.phashes(shard, lacking))
-        splits = {row["image_id"]: {row["split"]} for row in rows if row["split"]}
         if has_splits:
             # Made at its use: a condition loads pandas. Parts without a split are skipped by their statistics.
             said = shard.table(EXPRESSIONS, ("image_id", "split"), RowFilter(pc.field("split").is_valid(), ("split",)))
-            for row in said.to_pylist():
-                splits.setdefault(row["image_id"], set()).add(row["split"])
+            for row in (*rows, *said.to_pylist()):
+                if row["split"]:
+                    splits[row["image_id"]].add(row["split"])
         return [
             Picture(
                 key=f"{prefix}{row['key']}",
-                image_id=row["image_id"],
                 run=run,
                 shard=shard.receipt.shard,
                 picture=f"{prefix}{row['picture'] or row['key']}",
                 sha256=row["picture_sha256"] or row["sha256"],
-                phash=hashes[row["image_id"]],
+                phash=hashes[row["key"]],
                 is_quarantined=row["status"] == STATUS_QUARANTINED,
-                splits=frozenset(splits.get(row["image_id"], ())),
+                image_id=row.get("image_id", ""),
+                splits=frozenset(splits.get(row.get("image_id"), ())),
             )
             for row in rows
         ]

@@ -126,15 +126,15 @@ class PlannedImages:
             yield outcome
 
     def phashes(self, shard: CommittedShard, rows: Sequence[Row]) -> Iterator[tuple[str, str | None]]:
-        """Yield the perceptual hashes of images of a shard, by id; None if one cannot be read. Raises as `read`.
+        """Yield the perceptual hashes of images of a shard, by key; None if one cannot be read. Raises as `read`.
 
-        `rows` are of the table `images`, with `image_id`, `key` and `sha256`.
+        `rows` are of the table `images`, with `key` and `sha256`.
         """
         number = shard.receipt.shard
         limits = self._header.of_shard(number).config.images
-        held = shard.table(IMAGES, ("image_id", "bytes"))
-        data = dict(zip(held["image_id"].to_pylist(), held["bytes"].to_pylist(), strict=True))
-        wanted = [(row["key"], row["sha256"], data[row["image_id"]]) for row in rows]
+        held = shard.table(IMAGES, ("key", "bytes"))
+        data = dict(zip(held["key"].to_pylist(), held["bytes"].to_pylist(), strict=True))
+        wanted = [(row["key"], row["sha256"], data[row["key"]]) for row in rows]
         for row, outcome in zip(rows, self.outcomes(number, wanted), strict=True):
             phash = None
             try:
@@ -143,7 +143,7 @@ class PlannedImages:
                 phash = perceptual_hash(decode_upright(outcome, limits))
             except ImageError as error:
                 logger.warning("%s has no perceptual hash: %s", row["key"], error)
-            yield row["image_id"], phash
+            yield row["key"], phash
 
     def annotated(self, shard: int, row: Mapping[str, Any]) -> bytes:
         """Return an image's bytes, as `outcomes`; raises its ImageError.
