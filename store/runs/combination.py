@@ -17,7 +17,7 @@ from pseudoris.files.key_order import key_prefix
 from pseudoris.files.location import RunLocation
 from pseudoris.files.named_places import places_by_run
 from pseudoris.primitives.errors import ConfigError
-from pseudoris.schemas.ids import image_id, sha256_hex
+from pseudoris.schemas.ids import image_id
 from pseudoris.schemas.run_records import (
     CombinedRun,
     ParentRun,
@@ -32,6 +32,7 @@ from pseudoris.store.runs.copied_pictures import (
     Picture,
     Unique,
     pictures_of,
+    read_left_out,
 )
 from pseudoris.store.runs.header import read_header, require_header
 from pseudoris.store.runs.held_out_pictures import HoldOut, Splits, split_images, split_record
@@ -111,9 +112,9 @@ class Combination:
                 same = cls(taken(held), unique, hold_out)
                 if begun.identity.method != same.method:
                     return same
-                listed = target.read_if_there(LEFT_OUT_NAME) if begun.left_out else None
-                is_whole = listed and begun.left_out and sha256_hex(listed) == begun.left_out.sha256
-                return replace(same, begun=begun, listed=listed if is_whole else None)
+                with suppress(ConfigError):
+                    return replace(same, begun=begun, listed=read_left_out(target, begun))
+                return replace(same, begun=begun)
         pins = []
         for parent in parents:
             pinned = parent.pin(is_partial=is_partial)
@@ -205,8 +206,8 @@ class Combination:
             left_out.add_list(self.listed)
         else:
             for at, each in enumerate(self.taken):
-                if each.parent.header.left_out is not None:
-                    left_out.add_list(each.parent.left_out_list(), at, key_prefix(each.name))
+                if (listed := each.parent.left_out_list()) is not None:
+                    left_out.add_list(listed, at, key_prefix(each.name))
         if has_splits or unique is not None:
             is_hashed = is_grouped or self.unique == "similar"
             pictures = list(self._pictures(is_hashed=is_hashed, has_splits=has_splits))

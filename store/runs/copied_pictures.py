@@ -20,12 +20,13 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from pseudoris.files.location import RunLocation
 from pseudoris.files.parquet_files import open_parquet, parquet_bytes
 from pseudoris.images.perceptual_hash import DEFAULT_MAX_DISTANCE, HASH_BITS
 from pseudoris.primitives.errors import ConfigError
 from pseudoris.primitives.threads import map_in_threads
 from pseudoris.schemas.ids import sha256_hex
-from pseudoris.schemas.run_records import PartRecord
+from pseudoris.schemas.run_records import PartRecord, RunHeader
 from pseudoris.schemas.tables import EXPRESSIONS, IMAGES, STATUS_QUARANTINED
 from pseudoris.store.tables.image_bytes import PlannedImages
 from pseudoris.store.tables.open_run import CommittedShard, OpenRun
@@ -222,6 +223,16 @@ class LeftOutImages:
         data = parquet_bytes([pa.Table.from_arrays(arrays, schema=_SCHEMA)], _SCHEMA)
         size, digest = len(data), sha256_hex(data)
         return PartRecord(name=LEFT_OUT_NAME, rows=len(self.rows), size_bytes=size, sha256=digest), data
+
+
+def read_left_out(location: RunLocation, header: RunHeader) -> bytes | None:
+    """Return the list of a run, None if it has none; ConfigError if it is missing, or is not what the header names."""
+    due, data = header.left_out, location.read_if_there(LEFT_OUT_NAME)
+    if due is not None and (data is None or sha256_hex(data) != due.sha256):
+        found = "is missing" if data is None else "was changed: its sha256 is not the one that the header names"
+        again = f"run the `pseudoris {header.origin}` command again with --repair, or restore it from a copy"
+        raise ConfigError(f"{location.uri(LEFT_OUT_NAME)} {found}: {again}")
+    return None if due is None else data
 
 
 def pictures_of(

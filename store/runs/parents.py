@@ -27,7 +27,7 @@ from pseudoris.schemas.run_records import (
 )
 from pseudoris.schemas.tables import SCHEMAS
 from pseudoris.store.exclusion_rules import plan_files
-from pseudoris.store.runs.copied_pictures import LEFT_OUT_NAME
+from pseudoris.store.runs.copied_pictures import LEFT_OUT_NAME, read_left_out
 from pseudoris.store.runs.header import held_texts, read_header, require_header
 from pseudoris.store.runs.manifest import (
     cached_receipts,
@@ -183,20 +183,13 @@ class Parent:
         """Copy plan and list of copies to the run at `location`; return the fields of its header that follow: none."""
         for part in plan_files(self.header):
             location.put_part(part_path(PLAN_FOLDER, part), self.read_part(PLAN_FOLDER, part))
-        if self.header.left_out is not None:
-            location.replace(LEFT_OUT_NAME, self.left_out_list())
+        if (listed := self.left_out_list()) is not None:
+            location.replace(LEFT_OUT_NAME, listed)
         return {}
 
-    def left_out_list(self) -> bytes:
-        """Return the list of the images that were left out of the run; ConfigError if it is missing or damaged."""
-        data, due = self.location.read_if_there(LEFT_OUT_NAME), self.header.left_out
-        if data is None or due is None or sha256_hex(data) != due.sha256:
-            found = "is missing" if data is None else "was changed"
-            raise ConfigError(
-                f"{self.location.uri(LEFT_OUT_NAME)} {found}: run the `pseudoris {self.header.origin}` command of its "
-                "run again with --repair"
-            )
-        return data
+    def left_out_list(self) -> bytes | None:
+        """Return the list of the images that were left out of the run, as `read_left_out`."""
+        return read_left_out(self.location, self.header)
 
 
 def packed(commits: Iterable[tuple[int, int]]) -> tuple[tuple[int, int, int], ...]:
