@@ -103,35 +103,30 @@ class Parent:
         that cannot be read.
         """
         location, header = self.location, self.header
-        latest = list_receipts(location)
-        if latest and is_partial and len(latest) < header.num_shards:
-            pinned = ParentRun(
-                location=location.root,
-                created_utc=header.created_utc,
-                manifest=0,
-                manifest_sha256=sha256_hex(b""),
-                commits=packed(latest.items()),
-            )
-            return pinned.model_copy(update={"manifest_sha256": self._digest(pinned)})
-        if len(latest) < header.num_shards:
+        latest, number = list_receipts(location), None
+        is_whole = len(latest) >= header.num_shards
+        if not is_whole and not (latest and is_partial):
             raise ConfigError(
                 f"{location.root} is not complete, {len(latest):,} of {header.num_shards:,} shards are committed: "
                 f"run the `{header.origin}` command that started it again to finish it"
             )
-        number = latest_snapshot(location)
-        held = iter(()) if number is None else of_this_run(location, read_snapshot(location, number))
-        listed = {each.shard: each.generation for each in held}
-        if number is None or listed != latest:
-            raise ConfigError(
-                f"the last manifest of {location.root} lacks some commits: run the `{header.origin}` command that "
-                "started it again; that writes a new manifest"
-            )
-        return ParentRun(
+        if is_whole:
+            number = latest_snapshot(location)
+            held = iter(()) if number is None else of_this_run(location, read_snapshot(location, number))
+            listed = {each.shard: each.generation for each in held}
+            if number is None or listed != latest:
+                raise ConfigError(
+                    f"the last manifest of {location.root} lacks some commits: run the `{header.origin}` command that "
+                    "started it again; that writes a new manifest"
+                )
+        pinned = ParentRun(
             location=location.root,
             created_utc=header.created_utc,
-            manifest=number,
-            manifest_sha256=snapshot_sha256(location, number),
+            manifest=number or 0,
+            manifest_sha256=sha256_hex(b""),
+            commits=() if is_whole else packed(latest.items()),
         )
+        return pinned.model_copy(update={"manifest_sha256": self._digest(pinned)})
 
     def check(self, pinned: ParentRun) -> None:
         """Accept this run if it is the one that `pinned` names, even if it was moved; otherwise raise ConfigError."""
