@@ -18,13 +18,7 @@ from pseudoris.files.location import RunLocation
 from pseudoris.files.named_places import places_by_run
 from pseudoris.primitives.errors import ConfigError
 from pseudoris.schemas.ids import image_id
-from pseudoris.schemas.run_records import (
-    CombinedRun,
-    ParentRun,
-    PlanEntry,
-    Receipt,
-    RunHeader,
-)
+from pseudoris.schemas.run_records import CombinedRun, ParentRun, PlanEntry, Receipt, RunHeader
 from pseudoris.store.runs.copied_pictures import (
     LEFT_OUT_NAME,
     LeftOutImages,

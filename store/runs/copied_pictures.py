@@ -218,9 +218,8 @@ class LeftOutImages:
 
     def file(self) -> tuple[PartRecord, bytes]:
         """Return the list as a file, and the record of it."""
-        columns: Iterator[Any] = zip(*self.rows, strict=True) if self.rows else iter([()] * len(_SCHEMA))
-        arrays = [pa.array(each, kind.type) for each, kind in zip(columns, _SCHEMA, strict=True)]
-        data = parquet_bytes([pa.Table.from_arrays(arrays, schema=_SCHEMA)], _SCHEMA)
+        table = pa.Table.from_pylist([row._asdict() for row in self.rows], _SCHEMA)
+        data = parquet_bytes([table], _SCHEMA)
         size, digest = len(data), sha256_hex(data)
         return PartRecord(name=LEFT_OUT_NAME, rows=len(self.rows), size_bytes=size, sha256=digest), data
 

@@ -18,13 +18,7 @@ from pseudoris.files.location import RunLocation
 from pseudoris.primitives.errors import ConfigError
 from pseudoris.primitives.uris import NO_FIELDS, RECORDED, masked
 from pseudoris.schemas.ids import sha256_hex
-from pseudoris.schemas.run_records import (
-    PLAN_FOLDER,
-    ParentRun,
-    PartRecord,
-    Receipt,
-    RunHeader,
-)
+from pseudoris.schemas.run_records import PLAN_FOLDER, ParentRun, PartRecord, Receipt, RunHeader
 from pseudoris.schemas.tables import SCHEMAS
 from pseudoris.store.exclusion_rules import plan_files
 from pseudoris.store.runs.copied_pictures import LEFT_OUT_NAME, read_left_out
