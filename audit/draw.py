@@ -323,10 +323,9 @@ def _record(
     run: OpenRun, pairs: RunPairs, seed: int, strata: list[PairStratum], images: list[Stratum], parts: list[PartRecord]
 ) -> DrawRecord:
     header, rule = run.header, stated_rule(run.header)
-    first = header.config.images
     pixels = tuple(
         DrawnPixels(num_shards=each.num_shards, bits=each.config.images.bits, window=each.config.images.window)
-        for each in header.combined
+        for each in header.combined or (header,)
     )
     of_pairs = [
         Stratum(
@@ -350,9 +349,7 @@ def _record(
             origin=header.origin,
             is_complete=run.is_complete,
             rule=None if rule is None else str(rule),
-            bits=first.bits,
-            window=first.window,
-            pixels=pixels if len({(each.bits, each.window) for each in pixels}) > 1 else (),
+            pixels=pixels if any({"bits", "window"} & each.model_dump().keys() for each in pixels) else (),
         ),
         population=Population(
             images=len(pairs.image_row),

@@ -151,8 +151,7 @@ class DrawnRun(FrozenModel):
         location: Absolute path or url of its folder at that time.
         root_sha256: Its root digest over the committed shards; see `pseudoris.store.runs.receipts`.
         rule: What it keeps, in words; None if no rule decides.
-        bits, window: As of the run's settings `images`.
-        pixels: Of the shards of each run that was combined, in their order, if they differ.
+        pixels: Of the shards of each run that was combined, or of all, in their order; empty where all are `stored`.
     """
 
     location: str
@@ -163,15 +162,15 @@ class DrawnRun(FrozenModel):
     origin: str
     is_complete: bool
     rule: str | None
-    bits: str | int = Field(default="stored", exclude_if=lambda bits: bits == "stored")
-    window: tuple[float, float] | None = Field(default=None, exclude_if=lambda window: window is None)
     pixels: tuple[DrawnPixels, ...] = Field(default=(), exclude_if=lambda pixels: not pixels)
 
     def settings_of(self, shard: int, plugins: Sequence[str] = ()) -> ImagesConfig:
         """Return the settings that a shard's images are decoded by, and `plugins`."""
         ends = accumulate(each.num_shards for each in self.pixels)
-        found = next((each for each, end in zip(self.pixels, ends, strict=True) if shard < end), self)
-        return ImagesConfig.model_validate({"bits": found.bits, "window": found.window, "decoder_plugins": plugins})
+        known = (
+            each.model_dump(exclude={"num_shards"}) for each, end in zip(self.pixels, ends, strict=True) if shard < end
+        )
+        return ImagesConfig.model_validate({**next(known, {}), "decoder_plugins": plugins})
 
 
 class Population(FrozenModel):

@@ -25,7 +25,7 @@ from pseudoris.primitives.errors import ConfigError
 from pseudoris.schemas.ids import sha256_hex
 from pseudoris.store.runs.lock import LOCK_FOLDER
 from pseudoris.viewer.outlines import frame_size, outline_of
-from pseudoris.viewer.pages import MASK_COLOURS, RunPictures, embedded_json, iter_page
+from pseudoris.viewer.pages import MASK_COLOURS, embedded_json, iter_page, run_pictures
 
 INDEX_NAME: Final = "index.html"
 PICTURES_FOLDER: Final = "pictures"
@@ -57,10 +57,10 @@ def write_judging_page(
     rows = audit.images.select(["image_id", "key", "shard"]).to_pylist()
     encoded = audit.pictures()
     drawn = audit.draw.run
-    with RunPictures(_PICTURE) as pictures:
+    with run_pictures(_PICTURE) as small:
         for number, row in enumerate(rows, start=1):
             data = encoded[row["image_id"]]
-            picture = pictures.small(data, drawn.settings_of(row["shard"], plugins)) if data else None
+            picture = small(data, drawn.settings_of(row["shard"], plugins)) if data else None
             if picture is None:
                 missing.append(row["key"])
             else:

@@ -7,6 +7,7 @@ never half an image, and a whole file must pass. Imports no torch.
 from __future__ import annotations
 
 import re
+import struct
 import zlib
 from collections.abc import Iterator
 from typing import Any, Final
@@ -147,6 +148,11 @@ def check_integrity(data: bytes, image: Image.Image) -> None:
             raise ImageError("corrupt", "the PNG is cut short: it lacks its end chunk")
     elif isinstance(image, TiffImagePlugin.TiffImageFile):
         _check_tiff(data, image.tag_v2)
+
+
+def png_chunk(kind: bytes, body: bytes) -> bytes:
+    """Return a chunk of a PNG: length, kind, body and checksum."""
+    return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
 
 
 def png_chunks(png: bytes) -> Iterator[tuple[bytes, memoryview]]:

@@ -7,6 +7,7 @@ was chosen for an image travels as `levels`: the samples that become 0 and 255. 
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 from typing import Any, Final
 
 import numpy as np
@@ -29,39 +30,37 @@ NOTE_DARK: Final = "16-bit colour whose high bytes are all below 64: it holds fe
 NOTE_CLIPPED: Final = "grey samples above images.bits were made white"
 
 
+@dataclass(slots=True)
 class DeepSamples:
-    """How the deep samples of one image become 8 bits.
+    """How the deep samples of one image become 8 bits, by `images.bits` and `images.window`, or by known `levels`.
 
     Attributes:
         levels: What was chosen; empty before, for an image without deep grey, and where all 16 bits are used.
         note: What the images table says of it; None for nothing.
     """
 
-    def __init__(
-        self, bits: str | int = STORED, window: tuple[float, float] | None = None, levels: Levels = ()
-    ) -> None:
-        """Take `images.bits` and `images.window`; or the `levels` that were chosen when the image was proven."""
-        self._bits, self._window, self._is_known = bits, window, len(levels) == 2
-        self.levels: Levels = levels
-        self.note: str | None = None
+    bits: str | int = STORED
+    window: tuple[float, float] | None = None
+    levels: Levels = ()
+    note: str | None = None
 
     @property
     def has_window(self) -> bool:
         """Whether samples without a range of their own can be mapped."""
-        return self._window is not None or self._is_known
+        return self.window is not None or bool(self.levels)
 
     def grey(self, samples: NDArray[np.uint16], tags: Any, transparent: int | None) -> NDArray[np.uint8]:
         """Return unsigned samples (H, W) of 16 bits as 8 bits; `transparent` decides nothing."""
-        if not self._is_known and self._bits != STORED:
+        if not self.levels and self.bits != STORED:
             found = samples if transparent is None else samples[samples != transparent]
             most = int(found.max(initial=0))
             stated = _first_number((tags or {}).get(_MAX_SAMPLE))
-            if self._bits == AUTO:
+            if self.bits == AUTO:
                 # A value that some samples exceed states nothing.
                 least = max(most, stated) if stated < 2**16 else most
                 bits = next(depth for depth in _DEPTHS if least < 2**depth)
             else:
-                bits = int(self._bits)
+                bits = int(self.bits)
                 self.note = NOTE_CLIPPED if most >= 2**bits else None
             self.levels = (0.0, 2.0**bits - 1) if bits < 16 else ()
         high = int(self.levels[1]) if self.levels else 2**16 - 1
@@ -74,8 +73,8 @@ class DeepSamples:
         What lies outside becomes 0 or 255, also infinity; what is no number becomes 0. `stored` is the type of a TIFF's
         samples: Pillow gives the wrong order of bytes where the big end is first, and signs what has no sign.
         """
-        if not self.levels and self._window is not None:
-            self.levels = tuple(self._window)
+        if not self.levels and self.window is not None:
+            self.levels = tuple(self.window)
         low, high = self.levels
         samples = np.asarray(image)
         grey = np.empty(samples.shape, np.uint8)
@@ -92,7 +91,7 @@ class DeepSamples:
 
     def look_at_colour(self, image: Image.Image) -> None:
         """Note a picture of 16-bit colour, loaded as its high bytes, that holds fewer bits; it is not stretched."""
-        if self._bits == STORED or self._is_known:
+        if self.bits == STORED:
             return
         bands = [image.getchannel(name).getextrema() for name in image.getbands() if name not in ("A", "a", "X")]
         if max(int(high) for _, high in bands) < _DARK:  # type: ignore[arg-type]  # of a band of 8 bits

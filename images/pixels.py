@@ -27,6 +27,7 @@ from pseudoris.images.integrity import (
     check_image_header,
     check_integrity,
     has_end_marker,
+    png_chunk,
     png_chunks,
     possible_ends,
 )
@@ -327,18 +328,14 @@ def _header_orientation(image: Image.Image, data: bytes) -> int:
         return _orientation(image)
     # The text chunk may follow the pixels, and Pillow would decode them first: a kilobyte could unpack to gigabytes. So
     # Pillow gets a PNG of one pixel with the chunks in which it looks for EXIF before that pixel.
-    found: list[bytes | memoryview] = [PNG_BEGIN, _png_chunk(b"IHDR", b"\0\0\0\1\0\0\0\1\x08\0\0\0\0")]
+    found: list[bytes | memoryview] = [PNG_BEGIN, png_chunk(b"IHDR", b"\0\0\0\1\0\0\0\1\x08\0\0\0\0")]
     found += [chunk for kind, chunk in png_chunks(data) if kind in _PNG_METADATA]
-    found += [_png_chunk(b"IDAT", zlib.compress(b"\0\0")), _png_chunk(b"IEND", b"")]
+    found += [png_chunk(b"IDAT", zlib.compress(b"\0\0")), png_chunk(b"IEND", b"")]
     try:
         with Image.open(io.BytesIO(b"".join(found)), formats=("PNG",)) as metadata:
             return _orientation(metadata)
     except _EXIF_FAULTS:
         return 1
-
-
-def _png_chunk(kind: bytes, body: bytes) -> bytes:
-    return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
 
 
 def _orientation(image: Image.Image) -> int:

@@ -7,7 +7,6 @@ number of its image: a hostile image may control the child.
 
 from __future__ import annotations
 
-import base64
 import json
 import logging
 import math
@@ -26,7 +25,7 @@ from typing import Any, Final, Literal, Self
 from pseudoris.images.child_process import end_child, is_external_signal, start_child
 from pseudoris.images.perceptual_hash import HASH_HEX_DIGITS
 from pseudoris.images.pixels import NOTES
-from pseudoris.images.prover_main import LENGTH, TILES, WITH_HASH
+from pseudoris.images.prover_main import LENGTH, TILES
 from pseudoris.images.tiles import TileForm
 from pseudoris.primitives.errors import ConfigError, ImageError, TransientError
 from pseudoris.primitives.run_lengths import Box
@@ -40,18 +39,14 @@ logger = logging.getLogger(__name__)
 _START_TIMEOUT_S: Final = 120.0
 _END_TIMEOUT_S: Final = 10.0
 _WRITE_BYTES: Final = 2**20
+# An answer has at most this many bytes; a tile or a picture as many, and four for each of its pixels.
 _MAX_ANSWER_BYTES: Final = 2**16
-# An answer with a picture has at most this many bytes, several times what a picture of 2,000 × 2,000 pixels takes.
-_MAX_PICTURE_BYTES: Final = 2**26
-# A tile has at most this many bytes, and four for each of its pixels.
-_MAX_TILE_BYTES: Final = 2**16
 # A child is replaced after this many images, because image libraries leak memory.
 _MAX_PROOFS: Final = 10_000
 # A child is replaced if its memory grew by over 1/16 of the limit. An image that it rejected is tried again.
 _CRAMPED: Final = 16
 # The prover in this dictionary is used again for the next shard. There is at most one; the key is its settings.
 _SHARED: Final[dict[str, Prover]] = {}
-_BASE64: Final = re.compile(r"[A-Za-z0-9+/]+=*")
 _HASH: Final = re.compile(rf"[0-9a-f]{{{HASH_HEX_DIGITS}}}")
 
 
@@ -63,6 +58,10 @@ class PictureForm:
     max_side_px: int
     quality: int
 
+    def boxes(self, size: tuple[int, int]) -> list[Box]:
+        """Return the one picture of an image of any size, in its own pixels, as `TileForm.boxes` its tiles."""
+        return [(0, 0, self.max_side_px, self.max_side_px)]
+
 
 class _ProverDiedError(Exception):
     """The child ended before it answered."""
@@ -73,18 +72,18 @@ class _TimedOutError(Exception):
 
 
 @contextmanager
-def shared_prover(limits: ImagesConfig, *, has_hash: bool = False) -> Iterator[Prover]:
-    """Provide this process's prover inside the block. Its child is kept for the next block with the same arguments.
+def shared_prover(limits: ImagesConfig) -> Iterator[Prover]:
+    """Provide this process's prover inside the block. Its child is kept for the next block with the same limits.
 
     Starting a child takes longer than proving a shard of small images. It is replaced after `_MAX_PROOFS` images, and
     if the block raises, so that damage by an image does not last. Blocks must not be nested. Raises like
     `Prover.__enter__`.
     """
-    key = f"{limits.model_dump_json()} {has_hash}"
+    key = limits.model_dump_json()
     prover = _SHARED.pop(key, None)
     for stale in [_SHARED.pop(other) for other in list(_SHARED)]:
         stale.__exit__(None, None, None)
-    prover = prover or Prover(limits, has_hash=has_hash)
+    prover = prover or Prover(limits)
     try:
         yield prover.__enter__()
     except BaseException:
@@ -99,19 +98,14 @@ def shared_prover(limits: ImagesConfig, *, has_hash: bool = False) -> Iterator[P
 class Prover:
     """Decodes images in a child process with limits on memory and time. A child that dies is replaced.
 
-    With `has_hash`, or as the settings say, it also computes perceptual hashes, with `form` pictures for a page, or
-    tiles. Use as a context manager: the child lives from entry to exit. Not thread-safe. `num_proofs` is the number of
-    images that it was asked to prove.
+    With `limits.phash` it also computes perceptual hashes, with `form` pictures for a page, or tiles. Use as a context
+    manager: the child lives from entry to exit. Not thread-safe. `num_proofs` is the number of images that it was asked
+    to prove.
     """
 
-    def __init__(
-        self, limits: ImagesConfig, *, has_hash: bool = False, form: PictureForm | TileForm | None = None
-    ) -> None:
-        self._limits = limits
-        self._has_hash = has_hash or limits.phash
-        self._form = form
-        self._is_picture = isinstance(form, PictureForm)
-        self._num_due = 0  # tiles that the running child has not sent yet, or that were not taken
+    def __init__(self, limits: ImagesConfig, *, form: PictureForm | TileForm | None = None) -> None:
+        self._limits, self._form = limits, form
+        self._num_due = 0  # tiles or pictures that the running child has not sent yet, or that were not taken
         self._child: subprocess.Popen[bytes] | None = None
         self._num_asked = 0  # of the running child
         self.num_proofs = 0
@@ -125,14 +119,16 @@ class Prover:
         self._end_child()
 
     def prove(self, data: bytes) -> Proof:
-        """Decode an image to the end with `decode_upright`, and return what is known of it; its hash with `has_hash`.
+        """Decode an image to the end with `decode_upright`, and return what is known of it.
 
         Raises:
             ImageError: A reason of `decode_upright`; `decoder_killed` if decoding ended its process twice (a crash of
                 the decoder, or its memory limit); `decoder_timeout` if it took too long twice.
             TransientError: The child was twice killed from outside, or does not start.
         """
-        return _proof(self._prove(data))
+        answer = self._prove(data)
+        height, width = answer["size"]
+        return Proof((height, width), answer["note"], answer.get("phash"), tuple(answer["levels"]))
 
     def cut(self, data: bytes) -> tuple[Proof, Iterator[tuple[Box, bytes]]]:
         """Return what `prove` does, and the tiles of the image by the `form` that was given: box and PNG of each.
@@ -140,42 +136,40 @@ class Prover:
         The image is decoded once. The tiles are those of `TileForm.boxes`, and must be taken before another image is
         asked for, or not at all. Both raise like `prove`.
         """
-        proof = _proof(self._prove(data))
-        return proof, self._tiles(data, proof.size)
+        proof = self.prove(data)
+        return proof, self._pictures(data, proof.size)
 
-    def _tiles(self, data: bytes, size: tuple[int, int]) -> Iterator[tuple[Box, bytes]]:
-        boxes, deaths = self._boxes(size), 0
-        num_taken = 0
+    def picture(self, data: bytes) -> bytes:
+        """Return an upright picture of an image in the `form` that was given. Raises like `prove`."""
+        ((_, picture),) = self._pictures(data, self.prove(data).size)
+        return picture
+
+    def _pictures(self, data: bytes, size: tuple[int, int]) -> Iterator[tuple[Box, bytes]]:
+        """Yield what the form asks for of an image that was just proven."""
+        boxes, num_taken, deaths = self._boxes(size), 0, 0
         while num_taken < len(boxes):
             try:
                 place = len(boxes) - self._num_due
-                png = self._next_tile(boxes[place])
+                encoded = self._next_picture(boxes[place])
             except (_ProverDiedError, _TimedOutError) as death:
                 error, deaths = self._reap(death), deaths + 1
                 if deaths == 2:
                     raise error from None
                 self._prove(data)
                 continue
-            # After a death the tiles come again from the first.
+            # After a death they come again from the first.
             if place == num_taken:
                 num_taken += 1
-                yield boxes[place], png
+                yield boxes[place], encoded
 
-    def _next_tile(self, box: Box) -> bytes:
-        child, deadline = self._running_child(), time.monotonic() + self._limits.decoder_timeout_s
-        (length,) = LENGTH.unpack(_receive_bytes(child, LENGTH.size, deadline))
-        if length > _MAX_TILE_BYTES + 4 * (box[2] - box[0]) ** 2:
-            raise _ProverDiedError
-        png = _receive_bytes(child, length, deadline)
+    def _next_picture(self, box: Box) -> bytes:
+        max_bytes = _MAX_ANSWER_BYTES + 4 * (box[2] - box[0]) * (box[3] - box[1])
+        encoded = _receive_frame(self._running_child(), time.monotonic() + self._limits.decoder_timeout_s, max_bytes)
         self._num_due -= 1
-        return png
+        return encoded
 
     def _boxes(self, size: tuple[int, int]) -> list[Box]:
-        return self._form.boxes(size) if isinstance(self._form, TileForm) else []
-
-    def picture(self, data: bytes) -> bytes:
-        """Return an upright picture of an image in the `form` that was given. Raises like `prove`."""
-        return base64.b64decode(self._prove(data)["picture"])
+        return [] if self._form is None else self._form.boxes(size)
 
     def _prove(self, data: bytes) -> dict[str, Any]:
         self.num_proofs += 1
@@ -200,7 +194,7 @@ class Prover:
 
     def _ask(self, data: bytes) -> dict[str, Any]:
         if self._num_due:
-            # Tiles of another image are in the pipe, which nobody wants.
+            # Tiles of another image are in the pipe.
             self._end_child(is_hung=True)
         child = self._running_child()
         self._num_asked += 1
@@ -208,13 +202,12 @@ class Prover:
         # The length is sent together with the first bytes. Sent alone, it would wake the child before there is work.
         _send(child, LENGTH.pack(len(data)) + data[:_WRITE_BYTES], deadline)
         _send(child, memoryview(data)[_WRITE_BYTES:], deadline)
-        answer = _receive(child, deadline, max_bytes=_MAX_PICTURE_BYTES if self._is_picture else _MAX_ANSWER_BYTES)
+        answer = _receive(child, deadline)
         is_sound = isinstance(answer.get("grown_bytes"), int)
         if "size" in answer:
             is_sound &= "note" in answer and answer["note"] in (None, *NOTES) and _are_levels(answer.get("levels"))
             is_sound &= _is_size(answer["size"], self._limits.max_pixels)
-            is_sound &= not self._has_hash or _HASH.fullmatch(str(answer.get("phash"))) is not None
-            is_sound &= not self._is_picture or _BASE64.fullmatch(str(answer.get("picture"))) is not None
+            is_sound &= not self._limits.phash or _HASH.fullmatch(str(answer.get("phash"))) is not None
         else:
             is_sound &= {"reason", "message"} <= {*answer}
         if not is_sound or answer.get("number") != self._num_asked:
@@ -240,7 +233,7 @@ class Prover:
 
     def _running_child(self) -> subprocess.Popen[bytes]:
         if self._child is None:
-            self._child = _start(self._limits, has_hash=self._has_hash, form=self._form)
+            self._child = _start(self._limits, self._form)
             self._num_asked = 0
             try:
                 greeting = _receive(self._child, time.monotonic() + _START_TIMEOUT_S)
@@ -259,11 +252,6 @@ class Prover:
         return 0 if child is None else end_child(child, timeout_s=_END_TIMEOUT_S, is_hung=is_hung)
 
 
-def _proof(answer: dict[str, Any]) -> Proof:
-    height, width = answer["size"]
-    return Proof((height, width), answer["note"], answer.get("phash"), tuple(answer["levels"]))
-
-
 def _is_size(found: Any, max_pixels: int) -> bool:
     is_pair = isinstance(found, list) and len(found) == 2 and all(isinstance(each, int) and each > 0 for each in found)
     return is_pair and found[0] * found[1] <= max_pixels
@@ -275,11 +263,11 @@ def _are_levels(found: Any) -> bool:
     return not found or (len(found) == 2 and found[0] < found[1])
 
 
-def _start(limits: ImagesConfig, *, has_hash: bool, form: PictureForm | TileForm | None) -> subprocess.Popen[bytes]:
+def _start(limits: ImagesConfig, form: PictureForm | TileForm | None) -> subprocess.Popen[bytes]:
     # The child gets one BLAS thread, because the stacks of more threads would count against the memory limit.
     environment = {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}
     # The child needs every field, also those that a header leaves out.
-    arguments = [json.dumps(dict(limits)), *([WITH_HASH] if has_hash else [])]
+    arguments = [json.dumps(dict(limits))]
     if isinstance(form, TileForm):
         arguments += [TILES, str(form.side_px), str(form.overlap_px)]
     elif form is not None:
@@ -304,18 +292,22 @@ def _send(child: subprocess.Popen[bytes], data: bytes | memoryview, deadline: fl
             raise _ProverDiedError from None
 
 
-def _receive(child: subprocess.Popen[bytes], deadline: float, *, max_bytes: int = _MAX_ANSWER_BYTES) -> dict[str, Any]:
+def _receive(child: subprocess.Popen[bytes], deadline: float) -> dict[str, Any]:
     """Return the child's answer. A malformed one means that an image has damaged the child."""
-    (length,) = LENGTH.unpack(_receive_bytes(child, LENGTH.size, deadline))
-    if length > max_bytes:
-        raise _ProverDiedError
     try:
-        answer = parse_json(_receive_bytes(child, length, deadline))
+        answer = parse_json(_receive_frame(child, deadline, _MAX_ANSWER_BYTES))
     except ValueError:
         raise _ProverDiedError from None
     if not isinstance(answer, dict):
         raise _ProverDiedError
     return answer
+
+
+def _receive_frame(child: subprocess.Popen[bytes], deadline: float, max_bytes: int) -> bytes:
+    (length,) = LENGTH.unpack(_receive_bytes(child, LENGTH.size, deadline))
+    if length > max_bytes:
+        raise _ProverDiedError
+    return _receive_bytes(child, length, deadline)
 
 
 def _receive_bytes(child: subprocess.Popen[bytes], count: int, deadline: float) -> bytes:

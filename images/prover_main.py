@@ -1,23 +1,23 @@
 """The prover's child process: decodes each image to the end and answers with its upright size. Started by `prover.py`.
 
-`python -m pseudoris.images.prover_main <ImagesConfig as JSON> [phash] [FORMAT SIDE QUALITY]` speaks frames over
-standard input and output. With `TILES SIDE OVERLAP` the answer for an image that is cut is followed by a frame for each
-tile, a PNG, in the order of `TileForm.boxes`:
+`python -m pseudoris.images.prover_main <ImagesConfig as JSON> [FORMAT SIDE QUALITY | TILES SIDE OVERLAP]` speaks
+frames over standard input and output:
 
     frame     = 8 bytes, big-endian length, then that many bytes
     request   = the encoded image
     answer    = JSON: {"ready": true} once at the start, then per image {"size": [height, width], "note": null or what
                 is wrong with its file, "levels": what its deep samples were mapped by}, with its "phash" if that is
-                asked for, and its "picture" in base64 if a format is named: upright RGB, its longer side at most SIDE
-                pixels; or {"reason": …, "message": …}, each with its "number" from 1 on and "grown_bytes", what earlier
-                images have left in this process; {"config_error": …} at the start where a plug-in or package is missing
+                set; or {"reason": …, "message": …}, each with its "number" from 1 on and "grown_bytes", what
+                earlier images have left in this process; {"config_error": …} at the start where a plug-in or package
+                is missing
+    picture   = behind the answer for a sound image, if a format is named: upright RGB, its longer side at most SIDE
+                pixels; or a PNG for each of its tiles, in the order of `TileForm.boxes`
 
 The process must end when its standard input ends: at most one image's time limit after its parent. Imports no torch.
 """
 
 from __future__ import annotations
 
-import base64
 import io
 import json
 import os
@@ -44,7 +44,6 @@ if TYPE_CHECKING:
     from pseudoris.schemas.config import ImagesConfig
 
 LENGTH: Final = struct.Struct(">Q")
-WITH_HASH: Final = "phash"
 TILES: Final = "TILES"
 EXIT_OUT_OF_MEMORY: Final = 86
 # An alarm ends a child this many seconds after the time limit, if its parent has died and cannot end it.
@@ -56,12 +55,11 @@ def main() -> None:
     """Answer requests until the standard input ends."""
     # pydantic is not used: it costs 10 MB and half of the start-up time, and the parent has validated the limits.
     limits = cast("ImagesConfig", SimpleNamespace(**parse_json(sys.argv[1])))
-    has_hash = WITH_HASH in sys.argv[2:]
-    form = sys.argv[-3:] if len(sys.argv) > 4 else None
+    form = sys.argv[2:]
     requests, answers = reserve_stdout()
     try:
         import_plugins(limits.decoder_plugins)
-        if has_hash:
+        if limits.phash:
             load_transform()
     except ConfigError as error:
         _write(answers, {"config_error": str(error)})
@@ -74,23 +72,19 @@ def main() -> None:
         number += 1
         grown_bytes = _address_space_bytes() - start_bytes
         signal.setitimer(signal.ITIMER_REAL, limits.decoder_timeout_s + _ORPHAN_GRACE_S)
-        answer, pixels = _prove(data, limits, has_hash=has_hash, form=form)
+        answer, pixels = _prove(data, limits)
         signal.setitimer(signal.ITIMER_REAL, 0)
         _write(answers, {**answer, "number": number, "grown_bytes": grown_bytes})
-        if pixels is not None and form is not None and form[0] == TILES:
-            _write_tiles(answers, pixels, TileForm(int(form[1]), int(form[2])))
+        if pixels is not None and form:
+            _write_pictures(answers, pixels, form)
 
 
-def _prove(
-    data: bytes, limits: ImagesConfig, *, has_hash: bool, form: Sequence[str] | None
-) -> tuple[dict[str, Any], np.ndarray | None]:
+def _prove(data: bytes, limits: ImagesConfig) -> tuple[dict[str, Any], np.ndarray | None]:
     try:
         pixels, note, levels = decode_with_note(data, limits)
         answer: dict[str, Any] = {"size": pixels.shape[:2], "note": note, "levels": levels}
-        if has_hash:
+        if limits.phash:
             answer["phash"] = perceptual_hash(pixels)
-        if form is not None and form[0] != TILES:
-            answer["picture"] = base64.b64encode(_picture(pixels, form[0], int(form[1]), int(form[2]))).decode("ascii")
         return answer, pixels
     except ImageError as error:
         return {"reason": error.reason, "message": error.message}, None
@@ -99,15 +93,17 @@ def _prove(
         os._exit(EXIT_OUT_OF_MEMORY)
 
 
-def _write_tiles(answers: BinaryIO, pixels: np.ndarray, form: TileForm) -> None:
+def _write_pictures(answers: BinaryIO, pixels: np.ndarray, form: Sequence[str]) -> None:
     # No alarm runs: the parent may take long to store a tile. If it dies, the pipe breaks, and this process ends.
-    for x0, y0, x1, y1 in form.boxes(pixels.shape[:2]):
-        try:
-            png = png_of(pixels[y0:y1, x0:x1])
-        except MemoryError:
-            os._exit(EXIT_OUT_OF_MEMORY)
-        answers.write(LENGTH.pack(len(png)) + png)
-    answers.flush()
+    kind, side, amount = form[0], int(form[1]), int(form[2])
+    try:
+        if kind == TILES:
+            for x0, y0, x1, y1 in TileForm(side, amount).boxes(pixels.shape[:2]):
+                _write(answers, png_of(pixels[y0:y1, x0:x1]))
+        else:
+            _write(answers, _picture(pixels, kind, side, amount))
+    except MemoryError:
+        os._exit(EXIT_OUT_OF_MEMORY)
 
 
 def _picture(pixels: np.ndarray, image_format: str, max_side_px: int, quality: int) -> bytes:
@@ -145,8 +141,8 @@ def _read(stream: BinaryIO) -> bytes | None:
     return data if len(data) == length else None
 
 
-def _write(stream: BinaryIO, answer: dict[str, Any]) -> None:
-    body = json.dumps(answer).encode("utf-8")
+def _write(stream: BinaryIO, answer: dict[str, Any] | bytes) -> None:
+    body = answer if isinstance(answer, bytes) else json.dumps(answer).encode("utf-8")
     stream.write(LENGTH.pack(len(body)) + body)
     stream.flush()
 

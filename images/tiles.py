@@ -11,8 +11,6 @@ from __future__ import annotations
 
 import io
 import re
-import struct
-import zlib
 from dataclasses import dataclass
 from itertools import takewhile
 from typing import Final
@@ -21,7 +19,7 @@ from urllib.parse import unquote_to_bytes
 import numpy as np
 from PIL import Image
 
-from pseudoris.images.integrity import PNG_BEGIN, png_chunks
+from pseudoris.images.integrity import PNG_BEGIN, png_chunk, png_chunks
 from pseudoris.images.perceptual_hash import HASH_HEX_DIGITS
 from pseudoris.primitives.errors import ImageError
 from pseudoris.primitives.run_lengths import Box
@@ -118,13 +116,9 @@ def png_of(pixels: np.ndarray) -> bytes:
 
 def marked(png: bytes, sha256: str, phash: str) -> bytes:
     """Return a tile's PNG with the sha256 of its picture's encoded bytes and the picture's perceptual hash."""
-    chunks = b"".join(_text_chunk(name, value) for name, value in ((_SHA256, sha256), (_PHASH, phash)))
-    return png[:_HEAD_BYTES] + chunks + png[_HEAD_BYTES:]
-
-
-def _text_chunk(name: bytes, value: str) -> bytes:
-    body = b"tEXt" + name + b"\0" + value.encode("ascii")
-    return struct.pack(">I", len(body) - 4) + body + struct.pack(">I", zlib.crc32(body))
+    marks = ((_SHA256, sha256), (_PHASH, phash))
+    chunks = [png_chunk(b"tEXt", name + b"\0" + value.encode("ascii")) for name, value in marks]
+    return b"".join((png[:_HEAD_BYTES], *chunks, png[_HEAD_BYTES:]))
 
 
 def marks_of(png: bytes) -> tuple[str | None, str | None]:

@@ -348,7 +348,7 @@ def hash_images(folder: Path) -> Iterator[tuple[str, str, str | None]]:
     config = load_config("tiny")
     source = open_source(str(folder), config.source)
     entries = assign_shards(source.list(), config.shards)
-    with Prover(config.images, has_hash=True) as prover:
+    with Prover(config.images.hashed()) as prover:
         for _, group in itertools.groupby(entries, key=lambda entry: entry.shard):
             shard = list(group)
             keys = {entry.position: entry.key for entry in shard}

@@ -11,7 +11,6 @@ one. Pictures are decoded in the prover's process alone, one at a time. Readers 
 
 from __future__ import annotations
 
-import io
 import itertools
 import json
 import tarfile
@@ -28,7 +27,7 @@ from pseudoris.files.location import RunLocation
 from pseudoris.images.pixels import file_suffix
 from pseudoris.images.prover import Prover
 from pseudoris.images.tiles import Tile, TileForm, marked
-from pseudoris.interchange.exports.output_files import new_file
+from pseudoris.interchange.exports.output_files import add_to_tar, new_file
 from pseudoris.primitives.errors import ConfigError, ImageError, TransientError
 from pseudoris.primitives.untrusted import parse_json
 from pseudoris.schemas.config import ImagesConfig, RunConfig, ShardsConfig
@@ -47,10 +46,12 @@ RECORD_NAME: Final = ".tiles.json"
 RECORDS_FOLDER: Final = ".tiles"
 # Limits of this command, where the settings have lower ones: a picture is decoded alone, with 7 bytes for each pixel,
 # and no object store holds its bytes.
-_MAX_PIXELS: Final = 1_000_000_000
-_MAX_BYTES: Final = 4 * 2**30
-_DECODER_MEMORY_BYTES: Final = 12 * 2**30
-_DECODER_TIMEOUT_S: Final = 600.0
+_LIMITS: Final = {
+    "max_pixels": 1_000_000_000,
+    "max_bytes": 4 * 2**30,
+    "decoder_memory_bytes": 12 * 2**30,
+    "decoder_timeout_s": 600.0,
+}
 # A tar takes so many pictures and encoded bytes of SOURCE: what a kill loses, and what a bucket's upload needs on disk.
 # Tiles of JPEGs take ten times their bytes.
 _OF_A_TAR: Final = ShardsConfig(max_images=256, max_bytes=128 * 2**20)
@@ -126,7 +127,9 @@ def tile(
         ConfigError: The target holds other files, or was begun with another SOURCE or settings; or nothing is listed.
         TransientError: Storage failed, or SOURCE changed; the same call continues.
     """
-    _claim(target, {"source": source.name, "form": [form.side_px, form.overlap_px], **_settings(config, rules)})
+    of_images = {name: getattr(config.images, name) for name in ("bits", "window", "min_side", "decoder_plugins")}
+    kept = {"images": of_images, "rules": sorted(rule.identity for rule in rules)}
+    _claim(target, {"source": source.name, "form": [form.side_px, form.overlap_px], **kept})
     listed = ExcludedItems(rules)
     tars = [_tar_name(entries) for entries in _groups(source, listed)]
     listed.check_left(len(tars))
@@ -143,9 +146,10 @@ def tile(
         num_excluded=listed.total,
         notes=[*source.left_out.notices(), *telling],
     )
-    limits = _limits(config.images)
-    with Prover(limits, has_hash=True, form=form) as prover:
-        cutter = _Cutter(source, config.model_copy(update={"images": limits}), form, ExclusionMatcher(rules), prover)
+    limits = {name: max(least, getattr(config.images, name)) for name, least in _LIMITS.items()}
+    images = config.images.model_copy(update=limits)
+    with Prover(images.hashed(), form=form) as prover:
+        cutter = _Cutter(source, config.model_copy(update={"images": images}), ExclusionMatcher(rules), prover)
         for name, entries in itertools.zip_longest(tars, _groups(source, ExcludedItems(rules))):
             if entries is None or _tar_name(entries) != name:
                 raise TransientError(f"{source.name} changed while it was read: run the same command again")
@@ -155,21 +159,6 @@ def tile(
     if summary.unread:
         target.replace(UNTILED_NAME, json.dumps(summary.unread, indent=0).encode() + b"\n")
     return summary
-
-
-def _settings(config: RunConfig, rules: Exclusions) -> dict[str, object]:
-    images = {name: getattr(config.images, name) for name in ("bits", "window", "min_side", "decoder_plugins")}
-    return {"images": images, "rules": sorted(rule.identity for rule in rules)}
-
-
-def _limits(images: ImagesConfig) -> ImagesConfig:
-    own = {
-        "max_pixels": _MAX_PIXELS,
-        "max_bytes": _MAX_BYTES,
-        "decoder_memory_bytes": _DECODER_MEMORY_BYTES,
-        "decoder_timeout_s": _DECODER_TIMEOUT_S,
-    }
-    return images.model_copy(update={name: max(value, getattr(images, name)) for name, value in own.items()})
 
 
 def _claim(target: RunLocation, made_of: dict[str, object]) -> None:
@@ -214,7 +203,6 @@ def _record_path(tar_name: str) -> str:
 class _Cutter:
     source: Source
     config: RunConfig
-    form: TileForm
     matcher: ExclusionMatcher
     prover: Prover
 
@@ -235,8 +223,6 @@ class _Cutter:
                         file.seek(start)
                         file.truncate()
                         left_out.append((entry.key, error.reason, error.message))
-                    # The list is emptied, because otherwise the tar keeps all written entries in memory.
-                    tar.members = []  # type: ignore[attr-defined]
             record = TarRecord(**counts, left_out=tuple(left_out))
             target.replace(_record_path(name), record.model_dump_json(indent=1).encode() + b"\n")
         return record
@@ -250,11 +236,11 @@ class _Cutter:
         self.matcher.check(sha256, proof.phash)
         num_tiles = 0
         for box, png in tiles:
-            _add_file(tar, Tile(entry.key, box, proof.size).name, marked(png, sha256, str(proof.phash)))
+            add_to_tar(tar, Tile(entry.key, box, proof.size).name, marked(png, sha256, str(proof.phash)))
             num_tiles += 1
         if num_tiles:
             return {"num_cut": 1, "num_tiles": num_tiles}
-        _add_file(tar, _own_name(entry, outcome, self.config.images), outcome)
+        add_to_tar(tar, _own_name(entry, outcome, self.config.images), outcome)
         return {"num_copied": 1}
 
 
@@ -264,10 +250,3 @@ def _own_name(entry: PlanEntry, data: bytes, images: ImagesConfig) -> str:
     if entry.row is not None:
         return f"{path}/{entry.row}{file_suffix(data, images.decoder_plugins)}"
     return f"{path}/{unquote_to_bytes(member).decode('utf-8', 'surrogateescape')}" if member else path
-
-
-def _add_file(tar: tarfile.TarFile, name: str, data: bytes) -> None:
-    # A new entry has no time, no owner and mode 644, so that equal pictures give equal bytes.
-    entry = tarfile.TarInfo(name)
-    entry.size = len(data)
-    tar.addfile(entry, io.BytesIO(data))

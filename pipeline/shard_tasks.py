@@ -222,8 +222,8 @@ def _read(job: Job, shard: int) -> Shard:
     if not work.entries:
         return Shard(shard, work.generation, (), is_committed=True)
     exclusions = content_matcher(job.location, job.header)
-    has_hash = exclusions is not None and exclusions.has_hashes
-    with shared_prover(job.config.images, has_hash=has_hash) as prover:
+    limits = job.config.images.hashed(is_needed=exclusions is not None and exclusions.has_hashes)
+    with shared_prover(limits) as prover:
         shard_read = read_shard(
             job.source,
             job.config,

@@ -237,12 +237,14 @@ class RunHeader(SealedRecord):
         """The header of each run that was combined, with the settings that its images were made by; else this one."""
         return tuple(map(self._as, self.combined)) or (self,)
 
+    def place_of(self, shard: int) -> int:
+        """Return the place in `runs` of that which the shard is from; the last one for numbers above all shards."""
+        ends = accumulate(each.num_shards for each in self.combined[:-1])
+        return sum(end <= shard for end in ends)
+
     def of_shard(self, shard: int) -> Self:
-        """Return that of `runs` which the shard is from; the last one for numbers above all shards."""
-        if not self.combined:
-            return self
-        ends = accumulate(each.num_shards for each in self.combined)
-        return self._as(self.combined[min(sum(end <= shard for end in ends), len(self.combined) - 1)])
+        """Return that of `runs` which the shard is from, as of `place_of`."""
+        return self._as(self.combined[self.place_of(shard)]) if self.combined else self
 
     def _as(self, run: CombinedRun) -> Self:
         fields = (name for name in CombinedRun.model_fields if name in type(self).model_fields)

@@ -121,6 +121,10 @@ class ImagesConfig(FrozenModel):
             raise ValueError(f"window {list(self.window)} is empty: give [LOW, HIGH] with LOW below HIGH")
         return self
 
+    def hashed(self, *, is_needed: bool = True) -> Self:
+        """Return them with perceptual hashes, if these are needed though no table shall have them."""
+        return self.model_copy(update={"phash": self.phash or is_needed})
+
     def to_show(self, plugins: tuple[str, ...] = ()) -> ImagesConfig:
         """Return default limits, for a run that may be a stranger's, with what decides its pixels, and `plugins`."""
         return ImagesConfig(decoder_plugins=plugins, bits=self.bits, window=self.window)

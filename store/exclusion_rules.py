@@ -262,11 +262,10 @@ class _NameIndex:
         found = [self._image_ids.get(image_id(key)) if self._image_ids else None]
         for each in [key] if tile is None else [key, tile.picture]:
             folders = key_path(each).split("/")
-            found += (
-                [self._names.get("/".join(folders[start:])) for start in range(len(folders))] if self._names else []
-            )
-            number = coco_id(folders[-1]) if self._coco_ids else None
-            found.append(None if number is None else self._coco_ids.get(number))
+            starts = range(len(folders)) if self._names else ()
+            found += (self._names.get("/".join(folders[start:])) for start in starts)
+            if self._coco_ids and (number := coco_id(folders[-1])) is not None:
+                found.append(self._coco_ids.get(number))
         return [each for each in found if each is not None]
 
 

@@ -22,11 +22,12 @@ from pseudoris.primitives.errors import ConfigError
 from pseudoris.schemas.ids import mask_index, sha256_hex
 from pseudoris.schemas.keep_rule import OPTIONAL_COLUMNS
 from pseudoris.schemas.shard import SOURCE_COMPOSER, SOURCE_HUMAN
+from pseudoris.schemas.stage_settings import ImagesConfig
 from pseudoris.schemas.tables import FAILURE_REASONS
 from pseudoris.store.runs.lock import LOCK_FOLDER
 from pseudoris.viewer.gallery_sample import Gallery, GalleryImage, GallerySummary, Row
 from pseudoris.viewer.outlines import Outline, frame_size, outline_of, spread_labels
-from pseudoris.viewer.pages import GENERATOR, MASK_COLOURS, RunPictures, embedded_json, iter_page
+from pseudoris.viewer.pages import GENERATOR, MASK_COLOURS, embedded_json, iter_page, run_pictures
 
 logger = logging.getLogger(__name__)
 
@@ -100,8 +101,8 @@ def write_gallery(
         "quality_name": QUALITY_NAME,
         "index_name": INDEX_NAME,
     }
-    with RunPictures(THUMBNAIL) as pictures:
-        content["cards"] = _cards(gallery.images, destination, written, pictures, on_image)
+    with run_pictures(THUMBNAIL) as small:
+        content["cards"] = _cards(gallery.images, destination, written, small, on_image)
         page = "".join(iter_page("gallery.html.j2", content, styles=("base", "gallery"), scripts=_SCRIPTS))
     destination.replace(INDEX_NAME, page.encode())
     for file in list(destination.list(PICTURES_FOLDER)):
@@ -136,14 +137,14 @@ def _cards(
     images: Iterable[GalleryImage],
     destination: RunLocation,
     written: set[str],
-    pictures: RunPictures,
+    small_of: Callable[[bytes, ImagesConfig], bytes | None],
     on_image: OnImage,
 ) -> Iterator[dict[str, Any]]:
     """Yield the cards one by one, and write each image's small picture; its name joins `written`."""
     num_unread = 0
     for number, image in enumerate(images, start=1):
         name = f"{image.image_id}.webp"
-        small = pictures.small(image.data, image.settings) if image.data else None
+        small = small_of(image.data, image.settings) if image.data else None
         if image.data and small is None:
             num_unread += 1
             if num_unread <= _MAX_WARNINGS:

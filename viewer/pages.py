@@ -10,11 +10,11 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from functools import cache
 from importlib.resources import files
-from typing import Any, Final, Self
+from typing import Any, Final
 
 from markupsafe import Markup
 
@@ -121,28 +121,23 @@ def thumbnail(data: bytes, prover: Prover) -> bytes | None:
         return None
 
 
-class RunPictures:
-    """Makes a page's pictures of images, each decoded as its own run did; of a combined run, runs differ.
+@contextmanager
+def run_pictures(form: PictureForm) -> Iterator[Callable[[bytes, ImagesConfig], bytes | None]]:
+    """Give a function that makes small pictures, as `thumbnail`, of images by the settings of their runs.
 
-    Use as a context manager. One child process lives at a time: images come run by run.
+    One child process lives at a time: images of a run come together.
     """
+    with ExitStack() as stack:
+        provers: dict[ImagesConfig, Prover] = {}
 
-    def __init__(self, form: PictureForm) -> None:
-        self._form, self._stack = form, ExitStack()
-        self._prover: tuple[ImagesConfig, Prover] | None = None
+        def small(data: bytes, images: ImagesConfig) -> bytes | None:
+            if images not in provers:
+                provers.clear()
+                stack.close()
+                provers[images] = stack.enter_context(page_prover(form, images))
+            return thumbnail(data, provers[images])
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._stack.close()
-
-    def small(self, data: bytes, images: ImagesConfig) -> bytes | None:
-        """Return what `thumbnail` does, by a `page_prover` of the run's settings `images`."""
-        if self._prover is None or self._prover[0] != images:
-            self._stack.close()
-            self._prover = images, self._stack.enter_context(page_prover(self._form, images))
-        return thumbnail(data, self._prover[1])
+        yield small
 
 
 def page_prover(form: PictureForm, images: ImagesConfig) -> Prover:

@@ -17,18 +17,15 @@ from pseudoris.schemas.shard import MasksLeft, Shard, ShardImage
 
 def with_cuts(shard: Shard) -> Shard:
     """Return the shard with `is_cut` set on the masks of its tiles, and counted."""
-    return shard.with_images(tuple(_marked(image) if image.picture_size else image for image in shard.images))
+    return shard.with_images(tuple(map(_marked, shard.images)))
 
 
 def _marked(image: ShardImage) -> ShardImage:
-    if image.failure is not None:
+    if not image.picture_size or image.failure is not None:
         return image
-    left, top, right, bottom = image.tile_xyxy_px
-    height, width = image.picture_size
-    masks = tuple(
-        replace(mask, is_cut=is_cut(mask.box_xyxy_px, (left, top, right, bottom), (height, width)))
-        for mask in image.masks
-    )
+    (left, top, right, bottom), (height, width) = image.tile_xyxy_px, image.picture_size
+    tile, size = (left, top, right, bottom), (height, width)
+    masks = tuple(replace(mask, is_cut=is_cut(mask.box_xyxy_px, tile, size)) for mask in image.masks)
     num_whole = sum(not mask.is_cut for mask in masks)
     return replace(image, masks=masks, masks_left=replace(image.masks_left or MasksLeft(), cut_edges=num_whole))
 

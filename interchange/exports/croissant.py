@@ -103,15 +103,8 @@ def _splits(names: Sequence[str]) -> dict[str, Any]:
     """Return the record set of the splits that are written: their names are in files, folders, fields or columns."""
     key = "splits/name"
     field = {"@type": "cr:Field", "@id": key, "dataType": "sc:Text"}
-    held = [{key: name} for name in names]
-    return {
-        "@type": "cr:RecordSet",
-        "@id": "splits",
-        "dataType": "cr:Split",
-        "key": {"@id": key},
-        "field": [field],
-        "data": held,
-    }
+    own = {"@type": "cr:RecordSet", "@id": "splits", "dataType": "cr:Split", "key": {"@id": key}}
+    return {**own, "field": [field], "data": [{key: name} for name in names]}
 
 
 def _file(kind: str, path: str, **further: str) -> dict[str, str]:

@@ -26,14 +26,7 @@ from pseudoris.interchange.exports.destination import claim_destination, mark, s
 from pseudoris.interchange.exports.export_options import MAX_NAMED, ExportReport, ExportRequest
 from pseudoris.interchange.exports.image_files import image_file_of
 from pseudoris.interchange.exports.output_files import JsonArray, ManyFiles, check_file, json_arrays, new_file
-from pseudoris.interchange.exports.record import (
-    Content,
-    ExportExpression,
-    ExportImage,
-    ExportMask,
-    Fingerprint,
-    broken,
-)
+from pseudoris.interchange.exports.record import Content, ExportExpression, ExportImage, ExportMask, Fingerprint, broken
 from pseudoris.interchange.exports.selected_rows import (
     UNREADABLE,
     WITHOUT_SPLIT,

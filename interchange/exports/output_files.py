@@ -6,9 +6,11 @@ bounded, whatever the number and size of the files.
 
 from __future__ import annotations
 
+import io
 import json
 import re
 import shutil
+import tarfile
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -207,3 +209,13 @@ def json_arrays(path: Path, names: Sequence[str]) -> Iterator[dict[str, JsonArra
                 shutil.copyfileobj(file, whole, _BUFFER_BYTES)
                 whole.write(b"\n")
             whole.write(b"]}\n")
+
+
+def add_to_tar(tar: tarfile.TarFile, name: str, data: bytes) -> None:
+    """Add a file to a tar that is written; equal files give equal bytes."""
+    # A new entry has no time, no owner and mode 644.
+    entry = tarfile.TarInfo(name)
+    entry.size = len(data)
+    tar.addfile(entry, io.BytesIO(data))
+    # The list is emptied, because otherwise the tar keeps all written entries in memory.
+    tar.members = []  # type: ignore[attr-defined]

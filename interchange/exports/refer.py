@@ -19,13 +19,7 @@ from dataclasses import replace
 from hashlib import sha256
 from typing import Any, Final, TypeAlias
 
-from pseudoris.interchange.exports.coco_export import (
-    ANNOTATIONS,
-    ResizedPolygons,
-    annotation_of,
-    image_record,
-    ref_of,
-)
+from pseudoris.interchange.exports.coco_export import ANNOTATIONS, ResizedPolygons, annotation_of, image_record, ref_of
 from pseudoris.interchange.exports.coco_export import REFER_IMAGES_FOLDER as IMAGES_FOLDER
 from pseudoris.interchange.exports.export_job import ExportFormat, ExportJob
 from pseudoris.interchange.exports.export_options import ExportReport

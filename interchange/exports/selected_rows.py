@@ -10,11 +10,8 @@ import logging
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from typing import Final
 
-from pseudoris.images.perceptual_hash import perceptual_hash
-from pseudoris.images.pixels import decode_upright
 from pseudoris.primitives.errors import ImageError
 from pseudoris.schemas.run_records import RunHeader
 from pseudoris.schemas.shard import SOURCE_MODEL, SOURCE_RECIPE, ExpressionRecord, is_blank
@@ -23,6 +20,7 @@ from pseudoris.store.exclusion_rules import ExclusionMatcher, Exclusions, beyond
 from pseudoris.store.tables.annotations import AnnotatedImage, AnnotatedMask
 from pseudoris.store.tables.image_bytes import PlannedImages
 from pseudoris.store.tables.open_run import CommittedShard
+from pseudoris.store.tables.proven_rows import prove_hashes
 
 logger = logging.getLogger(__name__)
 
@@ -179,14 +177,14 @@ def with_source_bytes(
 
 
 UNCHECKED: Final = "images that could not be compared with the excluded ones: missing from SOURCE, or changed there"
-_COLUMNS: Final = ("image_id", "key", "height", "width", "status", "sha256", "picture_sha256", "picture_phash")
+_COLUMNS: Final = ("image_id", "key", "status", "sha256", "phash", "picture_sha256", "picture_phash")
 
 
 class ExcludedImages:
     """Finds the images of a shard that rules exclude, beyond the rules that the run was planned with."""
 
     def __init__(self, planned: PlannedImages, header: RunHeader, exclusions: Exclusions) -> None:
-        self._planned, self._header = planned, header
+        self._planned = planned
         self._rules = beyond(exclusions, planned_rules(header))
         self._matcher = ExclusionMatcher(self._rules)
         self._wanted = set[int]()
@@ -210,36 +208,28 @@ class ExcludedImages:
     def of_shard(self, shard: CommittedShard) -> dict[str, str]:
         """Return the phrase of the reason for each image that is left out, by image id.
 
-        A rule by perceptual hash reads and decodes every image. An image that cannot be compared is left out too.
-        ConfigError if a part of the run, or SOURCE as a whole, is missing.
+        A rule by perceptual hash decodes every image without one. What cannot be compared is left out too. ConfigError
+        if a part of the run, or SOURCE as a whole, is missing.
         """
         if not self:
             return {}
-        columns = (*_COLUMNS, "bytes") if self._matcher.has_hashes else _COLUMNS
-        rows = shard.table(IMAGES, columns).to_pylist()
-        find = partial(self._matcher.of_recorded, wanted=self._wanted)
-        pictures = {row["image_id"]: (row.pop("picture_sha256"), row.pop("picture_phash")) for row in rows}
-        named = (
-            (row["image_id"], find(row["key"], row["sha256"], picture_sha256=pictures[row["image_id"]][0]))
-            for row in rows
-        )
-        found = {image_id: rule.dropped_phrase for image_id, rule in named if rule}
+        table, found = shard.table(IMAGES, _COLUMNS), dict[str, str]()
+        prove_hashes(table, where=str(shard))
+        for row in (rows := table.to_pylist()):
+            of_picture = row["picture_sha256"]
+            rule = self._matcher.of_recorded(row["key"], row["sha256"], self._wanted, picture_sha256=of_picture)
+            if rule is not None:
+                found[row["image_id"]] = rule.dropped_phrase
         if not self._matcher.has_hashes:
             return found
-        limits = self._header.of_shard(shard.receipt.shard).config.images
         rest = [row for row in rows if row["image_id"] not in found and row["status"] != STATUS_QUARANTINED]
-        for row in rest:
-            del row["status"]
-        images = [AnnotatedImage(shard.receipt.shard, data=row.pop("bytes"), masks=(), **row) for row in rest]
-        unchecked = {image.image_id for image in images}
-        for image in with_source_bytes(self._planned, images, Counter()):
-            try:
-                phash = perceptual_hash(decode_upright(image.data or b"", limits))
-            except ImageError:
-                continue
-            unchecked.discard(image.image_id)
-            of_picture = pictures[image.image_id]
-            numbers = [self._matcher.by_content(image.sha256, phash), self._matcher.by_content(*of_picture)]
+        hashes = {row["key"]: row["phash"] for row in rest}
+        if lacking := [row for row in rest if row["phash"] is None]:
+            hashes.update(self._planned.phashes(shard, lacking))
+        unchecked = (row["image_id"] for row in rest if hashes[row["key"]] is None)
+        for row in (row for row in rest if hashes[row["key"]] is not None):
+            images = (row["sha256"], hashes[row["key"]]), (row["picture_sha256"], row["picture_phash"])
+            numbers = (self._matcher.by_content(*each) for each in images)
             if (number := next((each for each in numbers if each is not None), None)) is not None:
-                found[image.image_id] = self._rules[number].dropped_phrase
+                found[row["image_id"]] = self._rules[number].dropped_phrase
         return found | dict.fromkeys(sorted(unchecked), UNCHECKED)

@@ -10,7 +10,6 @@ package 1.x streams the tars and reads no index; wids, a package of its own, rea
 from __future__ import annotations
 
 import hashlib
-import io
 import json
 import tarfile
 from collections.abc import Collection, Iterator
@@ -19,6 +18,7 @@ from typing import Any, Final
 
 from pseudoris.interchange.exports.export_job import ExportFormat, ExportJob
 from pseudoris.interchange.exports.export_options import ExportReport
+from pseudoris.interchange.exports.output_files import add_to_tar
 from pseudoris.interchange.exports.record import Content, written_counts
 from pseudoris.primitives.errors import TransientError
 from pseudoris.primitives.untrusted import parse_json, printable_json
@@ -89,12 +89,7 @@ def _tars(job: ExportJob, stem: str, split: str) -> Iterator[dict[str, Any]]:
                 room = job.options.target_bytes - _END_BYTES
                 while sample is not None and (not num_samples or tar.offset + size_in_tar(sample) <= room):
                     for entry_name, data in sample.items():
-                        # A new entry has no time, no owner and mode 644, so that equal samples give equal bytes.
-                        entry = tarfile.TarInfo(entry_name)
-                        entry.size = len(data)
-                        tar.addfile(entry, io.BytesIO(data))
-                    # The list is emptied, because otherwise the tar keeps all written entries in memory.
-                    tar.members = []  # type: ignore[attr-defined]
+                        add_to_tar(tar, entry_name, data)
                     num_samples += 1
                     sample = next(samples, None)
             with path.open("rb") as whole:

@@ -86,13 +86,13 @@ def import_annotation(
         # The header decides: a run that an earlier version began has none.
         splits = {} if run.header.splits is None else _splits_of(humans)
         exclusions = content_matcher(location, run.header)
-        has_hash = exclusions is not None and exclusions.has_hashes
+        limits = config.images.hashed(is_needed=exclusions is not None and exclusions.has_hashes)
         # This process needs the decoder plug-ins too, because it decodes images after the provers.
         import_plugins(config.images.decoder_plugins)
         provers: queue.SimpleQueue[Prover] = queue.SimpleQueue()
         with ExitStack() as stack:
             for _ in range(request.num_workers):
-                provers.put(stack.enter_context(Prover(config.images, has_hash=has_hash)))
+                provers.put(stack.enter_context(Prover(limits)))
 
             def make(entries: Sequence[PlanEntry]) -> Shard:
                 prover = provers.get()

@@ -13,7 +13,6 @@ all other images stay the same, byte for byte.
 
 from __future__ import annotations
 
-import io
 import re
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -45,16 +44,14 @@ from pseudoris.schemas.config import ImagesConfig
 from pseudoris.schemas.ids import sha256_hex
 from pseudoris.schemas.run_records import RunHeader, ShardCounts
 from pseudoris.schemas.shard import ExpressionRecord, Shard, ShardImage, clean_text
-from pseudoris.schemas.tables import EXPRESSIONS, IMAGES, MASKS, SCHEMAS
+from pseudoris.schemas.tables import EXPRESSIONS, IMAGES, MASKS
 from pseudoris.store.runs.commit import in_plan_order, without
 from pseudoris.store.runs.parents import DerivedShard, Parent
 from pseudoris.store.runs.planned_run import RunRequest, package_versions
 from pseudoris.store.sessions.thread_executor import OnProgress, derive_run
 from pseudoris.store.tables.annotations import AnnotatedImage, iter_annotations
 from pseudoris.store.tables.open_run import CommittedShard
-from pseudoris.store.tables.parts import read_part
-from pseudoris.store.tables.renamed_images import texts_in_splits
-from pseudoris.store.tables.shard_tables import shard_tables, table_bytes, table_counts
+from pseudoris.store.tables.shard_tables import shard_tables, table_bytes, table_counts, texts_in_splits
 
 _BRUSH: Final = ("brush", "brushlabels")
 _POLYGON: Final = ("polygon", "polygonlabels")
@@ -307,7 +304,7 @@ def _rewritten(
     chosen = corrections.get(before.shard)
     if not chosen:
         return contents, before.counts
-    old = {table: read_part(io.BytesIO(data), SCHEMAS[table], table) for table, data in contents.items()}
+    old = shard.tables(contents)
     made = shard_tables(Shard(before.shard, 0, tuple(each.image for each in chosen)), embed_images=False)
     changed, order = (each[IMAGES]["image_id"].combine_chunks() for each in (made, old))
     masks = in_plan_order([without(old[MASKS], changed), made[MASKS]], order)

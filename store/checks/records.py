@@ -9,13 +9,12 @@ from typing import Final
 from pseudoris.files.location import PROBE_NAME, RunLocation
 from pseudoris.files.storage import shown_uri
 from pseudoris.primitives.errors import ConfigError
-from pseudoris.schemas.ids import sha256_hex
 from pseudoris.schemas.run_records import HEADER_NAME, MANIFEST_FOLDER, PLAN_FOLDER, RECEIPTS_FOLDER, Receipt, RunHeader
 from pseudoris.store.checks.content import Problem
 from pseudoris.store.exclusion_rules import plan_files
 from pseudoris.store.reports.data_card import BESIDE_NAME, CARD_NAME, CITATION_NAME, is_generated
 from pseudoris.store.runs.attempts import ATTEMPT_NAME, ATTEMPTS_FOLDER
-from pseudoris.store.runs.copied_pictures import LEFT_OUT_NAME
+from pseudoris.store.runs.copied_pictures import LEFT_OUT_NAME, read_left_out
 from pseudoris.store.runs.garbage import is_driven, list_unfinished
 from pseudoris.store.runs.header import EXTENSION_NAME
 from pseudoris.store.runs.lock import CLAIM_NAME, LOCK_FOLDER
@@ -80,13 +79,10 @@ class Manifests:
 
 def left_out_problems(location: RunLocation, header: RunHeader) -> Iterator[Problem]:
     """Yield a problem if the list of copies is not the one that the header names."""
-    if (due := header.left_out) is None:
-        return
-    data = location.read_if_there(LEFT_OUT_NAME)
-    if data is None or sha256_hex(data) != due.sha256:
-        found = "is missing" if data is None else "was changed: its sha256 is not the one that the header names"
-        again = f"run the `pseudoris {header.origin}` command again with --repair, or restore it from a copy"
-        yield Problem(None, "left_out", f"{LEFT_OUT_NAME} {found}: {again}")
+    try:
+        read_left_out(location, header)
+    except ConfigError as error:
+        yield Problem(None, "left_out", str(error))
 
 
 def card_notices(location: RunLocation) -> Iterator[str]:

@@ -10,10 +10,10 @@ picture stay or go together.
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
-from itertools import combinations
+from itertools import chain, combinations
 from typing import Any, Final, Literal, NamedTuple
 
 import numpy as np
@@ -22,16 +22,15 @@ import pyarrow.compute as pc
 
 from pseudoris.files.location import RunLocation
 from pseudoris.files.parquet_files import open_parquet, parquet_bytes
-from pseudoris.images.perceptual_hash import DEFAULT_MAX_DISTANCE, HASH_BITS, perceptual_hash
-from pseudoris.images.pixels import decode_upright
-from pseudoris.primitives.errors import ConfigError, ImageError
+from pseudoris.images.perceptual_hash import DEFAULT_MAX_DISTANCE, HASH_BITS
+from pseudoris.primitives.errors import ConfigError
 from pseudoris.primitives.threads import map_in_threads
-from pseudoris.schemas.ids import image_id, sha256_hex
-from pseudoris.schemas.run_records import PartRecord, Receipt, RunHeader
+from pseudoris.schemas.ids import sha256_hex
+from pseudoris.schemas.run_records import PartRecord, RunHeader
 from pseudoris.schemas.tables import EXPRESSIONS, IMAGES, STATUS_QUARANTINED
 from pseudoris.store.tables.image_bytes import PlannedImages
-from pseudoris.store.tables.open_run import OpenRun
-from pseudoris.store.tables.parts import RowFilter, read_selected
+from pseudoris.store.tables.open_run import CommittedShard, OpenRun
+from pseudoris.store.tables.parts import RowFilter
 from pseudoris.store.tables.proven_rows import prove_hashes
 
 LEFT_OUT_NAME: Final = "_left_out.parquet"
@@ -43,6 +42,7 @@ _FLAT: Final = frozenset({0, 1 << (HASH_BITS - 1)})
 # Of more images no copies are counted: comparing so many takes 15 s of CPU and 1 GB (docs/records/scale.md).
 MAX_COUNTED: Final = 1_000_000
 _THREADS: Final = 4
+_COLUMNS: Final = ("key", "status", "sha256", "phash", "picture", "picture_sha256", "picture_phash")
 _SCHEMA: Final = pa.schema(
     [
         pa.field("key", pa.string(), metadata={"doc": "Key that the image would have."}),
@@ -69,7 +69,8 @@ class LeftOutImage(NamedTuple):
 class Picture(NamedTuple):
     """An image of a run: what it is a tile of, or itself; sha256 and perceptual hash of that, None if not known.
 
-    One that is quarantined has no annotation, so it stands for no other. `splits` are those that its run has it in.
+    Keys are those of the run that is made. One that is quarantined has no annotation, so it stands for no other. Where
+    splits matter, the id is that in its own run, and `splits` are those that it is in there.
     """
 
     key: str
@@ -78,7 +79,8 @@ class Picture(NamedTuple):
     picture: str
     sha256: str | None
     phash: str | None
-    is_quarantined: bool = False
+    is_quarantined: bool
+    image_id: str = ""
     splits: frozenset[str] = frozenset()
 
     @property
@@ -163,16 +165,13 @@ def _bits_of(band: int) -> int:
 
 @dataclass(slots=True)
 class LeftOutImages:
-    """The images of some runs, numbered from 0, that are not taken; `prefixes` stand before the keys of each run.
+    """The images of some runs that are not taken: `rows` of the list, and `keys`, each with the number of its run.
 
-    `ids` are theirs by the number of the run, `in_shards` how many there are by run and shard; what a run had left out
-    before has a row alone. `num_unknown` pictures have no hash to compare.
+    What a run had left out before has a row alone. `num_unknown` pictures have no hash to compare.
     """
 
-    prefixes: list[str]
     rows: list[LeftOutImage] = field(default_factory=list)
-    ids: defaultdict[int, set[str]] = field(default_factory=lambda: defaultdict(set))
-    in_shards: Counter[tuple[int, int]] = field(default_factory=Counter)
+    keys: set[tuple[int, str]] = field(default_factory=set)
     num_unknown: int = 0
 
     def add_copies(self, images: Sequence[Picture], hashes: NearHashes | None = None) -> None:
@@ -180,106 +179,107 @@ class LeftOutImages:
 
         With `hashes`, those of all images, near copies too.
         """
-        first = dict[bytes, tuple[int, str, str]]()
+        first = dict[bytes, str]()
         judged: dict[tuple[int, str], tuple[str, str, int | None] | None] = {}
         for image in images:
-            picture, key = (image.run, image.picture), f"{self.prefixes[image.run]}{image.key}"
+            picture = image.run, image.picture
             if picture not in judged and image.sha256 is not None:
-                kept = first.get(bytes.fromhex(image.sha256))
-                copy: tuple[str, str, int | None] | None = None if kept is None else (kept[2], "bytes", None)
-                bits, is_compared = image.hash, hashes is not None and copy is None
-                self.num_unknown += is_compared and image.phash is None and not image.is_quarantined
-                if is_compared and hashes and bits is not None and (near := hashes.nearest(bits)):
-                    copy = near[0], "similar", near[1]
+                digest, bits = bytes.fromhex(image.sha256), image.hash
+                copy: tuple[str, str, int | None] | None = None
+                if digest in first:
+                    copy = first[digest], "bytes", None
+                elif hashes is not None:
+                    self.num_unknown += image.phash is None and not image.is_quarantined
+                    if bits is not None and (near := hashes.nearest(bits)):
+                        copy = near[0], "similar", near[1]
                 if copy is None:
                     if image.is_quarantined:
                         continue
-                    first[bytes.fromhex(image.sha256)] = (*picture, key)
-                    if is_compared and hashes and bits is not None:
-                        hashes.add(bits, key)
+                    first[digest] = image.key
+                    if hashes is not None and bits is not None:
+                        hashes.add(bits, image.key)
                 judged[picture] = copy
             if (of := judged.get(picture)) is not None:
-                self.add(LeftOutImage(key, image.run, image.shard, *of))
+                self.add(LeftOutImage(image.key, image.run, image.shard, *of))
 
-    def add_list(self, data: bytes, of_run: int | None = None) -> None:
-        """Add the images of a list that was read: of the new run, or of the one of that number."""
+    def add_list(self, data: bytes, of_run: int | None = None, prefix: str = "") -> None:
+        """Add the images of a list that was read: of the new run, or of the one of that number, with the `prefix`."""
         for row in open_parquet(pa.BufferReader(data), LEFT_OUT_NAME).read(use_threads=False).to_pylist():
             if of_run is not None:
-                keys = {name: f"{self.prefixes[of_run]}{row[name]}" for name in ("key", "copy_of")}
-                row |= {**keys, "run": of_run, "shard": None}
+                row |= {name: f"{prefix}{row[name]}" for name in ("key", "copy_of")} | {"run": of_run, "shard": None}
             self.add(LeftOutImage(**row))
 
     def add(self, image: LeftOutImage) -> None:
         """Add an image, unless it is left out already."""
-        if image_id(image.key.removeprefix(self.prefixes[image.run])) in self.ids[image.run]:
-            return
-        self.rows.append(image)
-        if image.shard is not None:
-            self.ids[image.run].add(image_id(image.key.removeprefix(self.prefixes[image.run])))
-            self.in_shards[image.run, image.shard] += 1
+        if (place := (image.run, image.key)) not in self.keys:
+            self.rows.append(image)
+            if image.shard is not None:
+                self.keys.add(place)
 
     def file(self) -> tuple[PartRecord, bytes]:
         """Return the list as a file, and the record of it."""
-        columns: Iterator[Any] = zip(*self.rows, strict=True) if self.rows else iter([()] * len(_SCHEMA))
-        arrays = [pa.array(each, kind.type) for each, kind in zip(columns, _SCHEMA, strict=True)]
-        data = parquet_bytes([pa.Table.from_arrays(arrays, schema=_SCHEMA)], _SCHEMA)
+        table = pa.Table.from_pylist([row._asdict() for row in self.rows], _SCHEMA)
+        data = parquet_bytes([table], _SCHEMA)
         size, digest = len(data), sha256_hex(data)
         return PartRecord(name=LEFT_OUT_NAME, rows=len(self.rows), size_bytes=size, sha256=digest), data
 
 
-def pictures_of(
-    at: int,
-    location: RunLocation,
-    header: RunHeader,
-    receipts: Iterable[Receipt],
-    moved: Mapping[str, str] | None = None,
-    *,
-    is_hashed: bool,
-) -> Iterator[Picture]:
-    """Yield the images of a run, number `at`; where its table lacks a hash and `is_hashed`, from SOURCE.
+def read_left_out(location: RunLocation, header: RunHeader) -> bytes | None:
+    """Return the list of a run, None if it has none; ConfigError if it is missing, or is not what the header names."""
+    due, data = header.left_out, location.read_if_there(LEFT_OUT_NAME)
+    if due is not None and (data is None or sha256_hex(data) != due.sha256):
+        found = "is missing" if data is None else "was changed: its sha256 is not the one that the header names"
+        again = f"run the `pseudoris {header.origin}` command again with --repair, or restore it from a copy"
+        raise ConfigError(f"{location.uri(LEFT_OUT_NAME)} {found}: {again}")
+    return None if due is None else data
 
-    `moved` says where they are now, as of `PlannedImages`. What cannot be read has no hash.
+
+def pictures_of(
+    shards: Iterable[CommittedShard],
+    *,
+    run: int = 0,
+    prefix: str = "",
+    images: PlannedImages | None = None,
+    has_splits: bool = False,
+) -> Iterator[Picture]:
+    """Yield the images of the run with this number, whose keys get the `prefix`; their splits if `has_splits`.
+
+    With `images`, a hash that the tables lack is computed; of what cannot be read there is none. ConfigError if a part
+    is missing or damaged.
     """
-    images = PlannedImages(location, header, source=moved)
-    for receipt, table in _hashes_of(location, receipts, "image_id", "split"):
-        name, limits = receipt.parts[IMAGES].name, header.of_shard(receipt.shard).config.images
-        rows = table.to_pylist()
-        phashes = {row["key"]: row["picture_phash"] or row["phash"] for row in rows}
-        lacking = [row for row in rows if row["status"] != STATUS_QUARANTINED and phashes[row["key"]] is None]
-        if is_hashed and lacking:
-            data = read_selected(location, IMAGES, name, ["key", "bytes"]).to_pylist()
-            held = {row["key"]: row["bytes"] for row in data}
-            wanted = [(row["key"], row["sha256"], held[row["key"]]) for row in lacking]
+
+    def read(shard: CommittedShard) -> list[Picture]:
+        table = shard.table(IMAGES, (*_COLUMNS, "image_id", "split") if has_splits else _COLUMNS)
+        prove_hashes(table, where=str(shard))
+        rows, splits = table.to_pylist(), defaultdict[str | None, set[str]](set)
+        hashes = {row["key"]: row["picture_phash"] or row["phash"] for row in rows}
+        lacking = [row for row in rows if hashes[row["key"]] is None and row["status"] != STATUS_QUARANTINED]
+        if images is not None and lacking:
             # If SOURCE is gone, so are the other images of the shard.
             with suppress(ConfigError):
-                for row, outcome in zip(lacking, images.outcomes(receipt.shard, wanted), strict=True):
-                    with suppress(ImageError):
-                        if not isinstance(outcome, ImageError):
-                            phashes[row["key"]] = perceptual_hash(decode_upright(outcome, limits))
-        said = read_selected(location, EXPRESSIONS, receipt.parts[EXPRESSIONS].name, ["image_id", "split"], _in_split())
-        splits = {row["image_id"]: {row["split"]} for row in rows if row["split"]}
-        for image, split in zip(said["image_id"].to_pylist(), said["split"].to_pylist(), strict=True):
-            splits.setdefault(image, set()).add(split)
-        for row in rows:
-            known = splits.get(row["image_id"], ())
-            yield _picture(row, at, receipt.shard)._replace(phash=phashes[row["key"]], splits=frozenset(known))
+                hashes.update(images.phashes(shard, lacking))
+        if has_splits:
+            # Made at its use: a condition loads pandas. Parts without a split are skipped by their statistics.
+            said = shard.table(EXPRESSIONS, ("image_id", "split"), RowFilter(pc.field("split").is_valid(), ("split",)))
+            for row in (*rows, *said.to_pylist()):
+                if row["split"]:
+                    splits[row["image_id"]].add(row["split"])
+        return [
+            Picture(
+                key=f"{prefix}{row['key']}",
+                run=run,
+                shard=shard.receipt.shard,
+                picture=f"{prefix}{row['picture'] or row['key']}",
+                sha256=row["picture_sha256"] or row["sha256"],
+                phash=hashes[row["key"]],
+                is_quarantined=row["status"] == STATUS_QUARANTINED,
+                image_id=row.get("image_id", ""),
+                splits=frozenset(splits.get(row.get("image_id"), ())),
+            )
+            for row in rows
+        ]
 
-
-def _picture(row: Mapping[str, Any], at: int, shard: int) -> Picture:
-    picture, sha256 = row["picture"] or row["key"], row["picture_sha256"] or row["sha256"]
-    phash = row["picture_phash"] or row["phash"]
-    return Picture(row["key"], at, shard, picture, sha256, phash, row["status"] == STATUS_QUARANTINED)
-
-
-def _hashes_of(location: RunLocation, receipts: Iterable[Receipt], *more: str) -> Iterator[tuple[Receipt, pa.Table]]:
-    columns = ["key", "status", "sha256", "phash", "picture", "picture_sha256", "picture_phash", *more]
-
-    def read(receipt: Receipt) -> tuple[Receipt, pa.Table]:
-        table = read_selected(location, IMAGES, receipt.parts[IMAGES].name, columns)
-        prove_hashes(table, where=f"shard {receipt.shard} of {location.root}")
-        return receipt, table
-
-    return map_in_threads(read, receipts, _THREADS)
+    return chain.from_iterable(map_in_threads(read, shards, _THREADS))
 
 
 def count_copies(run: OpenRun) -> CopyCounts:
@@ -290,16 +290,9 @@ def count_copies(run: OpenRun) -> CopyCounts:
     num_images = sum(receipt.counts.num_shown for receipt in run.receipts)
     if num_images > MAX_COUNTED:
         return CopyCounts(num_images, None, None, 0)
-    tables = _hashes_of(run.location, run.receipts)
-    read = (_picture(row, 0, receipt.shard) for receipt, table in tables for row in table.to_pylist())
-    pictures = [each for each in read if not each.is_quarantined]
-    found = LeftOutImages([""])
+    pictures = [each for each in pictures_of(run.shards()) if not each.is_quarantined]
+    found = LeftOutImages()
     found.add_copies(pictures, NearHashes(each.hash for each in pictures if each.hash is not None))
     whys = Counter(row.why for row in found.rows)
     has_hashes = not pictures or any(each.phash for each in pictures)
     return CopyCounts(num_images, whys["bytes"], whys["similar"] if has_hashes else None, found.num_unknown)
-
-
-def _in_split() -> RowFilter:
-    # Made at its use: a condition loads pandas. Parts without a split are skipped by their statistics.
-    return RowFilter(pc.field("split").is_valid(), ("split",))

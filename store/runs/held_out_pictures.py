@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import re
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, Self
 
@@ -21,10 +21,10 @@ from pseudoris.files.location import RunLocation
 from pseudoris.images.parquet_pages import read_columns
 from pseudoris.primitives.errors import ConfigError
 from pseudoris.primitives.untrusted import read_regular
-from pseudoris.schemas.ids import image_id, sha256_hex
+from pseudoris.schemas.ids import sha256_hex
 from pseudoris.schemas.run_records import SplitRecord
 from pseudoris.schemas.tables import SPLITS
-from pseudoris.store.runs.copied_pictures import LeftOutImage, NearHashes, Picture
+from pseudoris.store.runs.copied_pictures import LeftOutImage, LeftOutImages, NearHashes, Picture
 
 GROUPS: Final = ("folder", "similar")
 TRAIN: Final = "train"
@@ -124,6 +124,19 @@ def unknown_split(location: RunLocation, splits: SplitRecord, name: str, remedy:
     return ConfigError(f"{location.root} has no split {name!r}, but {there or 'none'}: {remedy} one of these")
 
 
+# The split of each image, by the number of its run and its id there; None for none.
+Splits = Mapping[int, Mapping[str, str | None]]
+
+
+def split_record(splits: Splits) -> SplitRecord:
+    """Return what a header says of the splits of all images."""
+    lines = [(at, image, split or "") for at, own in splits.items() for image, split in own.items()]
+    counts = Counter(split for *_, split in lines)
+    order = sorted(counts, key=lambda name: (name == "", SPLITS.index(name) if name in SPLITS else 9, name))
+    digest = sha256_hex("\n".join(f"{at} {image} {split}" for at, image, split in lines).encode())
+    return SplitRecord(images={name: counts[name] for name in order}, sha256=digest)
+
+
 @dataclass(slots=True)
 class _Group:
     """Pictures that belong together: their split, the place and key of the first, and the first sha256."""
@@ -133,76 +146,54 @@ class _Group:
     sha256: str | None
 
 
-@dataclass(frozen=True, slots=True)
-class SplitImages:
-    """The split of each image by the number of its run and its id there; and the images that no split may have."""
-
-    of_runs: Mapping[int, Mapping[str, str | None]]
-    left_out: Sequence[LeftOutImage]
-
-    def record(self, left: Mapping[int, set[str]]) -> SplitRecord:
-        """Return what the header says of them, without the images `left` out, by run."""
-        stay = ((at, each, split) for at, own in self.of_runs.items() for each, split in own.items())
-        return split_record([(at, each, split or "") for at, each, split in stay if each not in left.get(at, ())])
-
-
-def split_record(images: Sequence[tuple[int, str, str]]) -> SplitRecord:
-    """Return what a header says of images: number of the run, id, and split, "" for none."""
-    counts = Counter(split for *_, split in images)
-    order = sorted(counts, key=lambda name: (name == "", SPLITS.index(name) if name in SPLITS else 9, name))
-    digest = sha256_hex("\n".join(f"{at} {each} {split}" for at, each, split in images).encode())
-    return SplitRecord(images={name: counts[name] for name in order}, sha256=digest)
-
-
 class _Groups:
     """Joins pictures that share something; one that is alike to pictures of two splits joins none."""
 
     def __init__(self) -> None:
-        self._above, self._groups, self._roots = list[int](), list[_Group](), dict[Any, int]()
+        # By token one above it, of the same group, or itself; by the topmost its group.
+        self._above, self._groups = dict[Any, Any](), dict[Any, _Group]()
         # By token `asked`, the splits of pictures that have one, each with a key.
         self._given: dict[Any, dict[str, str]] = {}
 
-    def of(self, number: int) -> _Group:
-        """Return the group that `add` gave a number."""
-        return self._groups[self._root(number)]
+    def of(self, token: Any) -> _Group:
+        """Return the group of a token that `add` knows."""
+        return self._groups[self._top(token)]
 
     def add(
-        self, own: _Group, splits: frozenset[str], alike: Sequence[Any], near: Sequence[int], asked: Sequence[Any]
-    ) -> int | str:
-        """Add a picture that has `splits`; return its number, or the key of an image if that is of a second split.
+        self, own: _Group, splits: frozenset[str], alike: Sequence[Any], near: Sequence[int], asked: Sequence[str]
+    ) -> str | None:
+        """Add a picture that has `splits`, as the token `own.first`; or return the key of an image of a second split.
 
-        Pictures of an equal token `alike` are a group, and so are those of one of the hashes `near`, of which its own
-        is first. So are those of a token `asked`, unless they have splits: of these each keeps its own.
+        Pictures of an equal token `alike` are a group, and so are those of a hash that is `near`. So are those of a
+        token `asked`, unless they have splits: of these each keeps its own.
         """
-        tokens = alike if splits else [*alike, *asked]
-        linked = dict.fromkeys(self._root(self._roots[each]) for each in (*tokens, *near) if each in self._roots)
-        held = [self._groups[each] for each in linked]
+        tokens = [*alike, *(() if splits else asked)]
+        tops = {self._top(each) for each in (*tokens, *near) if each in self._above}
+        held = sorted((self._groups[each] for each in tops), key=lambda each: each.first)
         keys = {split: key for each in asked if not splits for split, key in self._given.get(each, {}).items()}
-        keys |= {each.split: each.first[1] for each in sorted(held, key=lambda each: each.first) if each.split}
+        keys |= {each.split: each.first[1] for each in held if each.split}
         if len(every := splits.union(keys)) > 1:
             return next((key for split, key in keys.items() if {split} != splits), own.first[1])
-        number, group = len(self._groups), replace(own, split=next(iter(every), None))
-        for at, other in zip(linked, held, strict=True):
-            self._above[at] = number
-            earlier, later = sorted((group, other), key=lambda each: each.first)
-            group = replace(earlier, split=group.split, sha256=earlier.sha256 or later.sha256)
-        self._above.append(number)
-        self._groups.append(group)
-        self._roots |= dict.fromkeys((*tokens, *near[:1]), number)
+        several = sorted((own, *held), key=lambda each: each.first)
+        sha256 = next(filter(None, (each.sha256 for each in several)), None)
+        self._groups[own.first] = _Group(next(iter(every), None), several[0].first, sha256)
+        self._above |= dict.fromkeys((own.first, *tops), own.first)
+        for each in tokens:
+            self._above.setdefault(each, own.first)
         for each in asked if splits else ():
             self._given.setdefault(each, {}).setdefault(next(iter(splits)), own.first[1])
-        return number
+        return None
 
-    def _root(self, at: int) -> int:
+    def _top(self, at: Any) -> Any:
         while self._above[at] != at:
             at = self._above[at] = self._above[self._above[at]]
         return at
 
 
 def split_images(
-    images: Sequence[Picture], prefixes: Sequence[str], hold_out: HoldOut | None, hashes: NearHashes | None
-) -> SplitImages:
-    """Return the splits of `images`, in the order of their runs, of which `prefixes` stand before the keys.
+    images: Sequence[Picture], hold_out: HoldOut | None, hashes: NearHashes | None, left_out: LeftOutImages
+) -> Splits:
+    """Return the splits of the `images`, in the order of their runs, that are not left out; leave out more of them.
 
     Without `hold_out` only what is alike to pictures that have a split gets one. With `hashes`, those of all images,
     similar pictures are a group.
@@ -210,42 +201,37 @@ def split_images(
     tiles = defaultdict[tuple[int, str], list[Picture]](list)
     for image in images:
         tiles[image.run, image.picture].append(image)
-    if hold_out and hold_out.groups and not any(_listed(own, prefixes, hold_out) for own in tiles.values()):
-        keys = [f"{prefixes[image.run]}{image.key}" for image in images[:1]]
+    if hold_out and hold_out.groups and not any(_asked(own, hold_out) for own in tiles.values()):
+        keys = [image.key for image in images[:1]]
         raise ConfigError(f"--group: its file has no key of an image: give keys of the new run, such as {keys}")
-    groups, numbers, left_out = _Groups(), dict[tuple[int, str], int](), list[LeftOutImage]()
+    groups, tokens = _Groups(), dict[tuple[int, str], tuple[int, str]]()
     # Pictures that have a split come first, so that no other joins two of them.
     for place, own in sorted(enumerate(tiles.values()), key=lambda each: not any(tile.splits for tile in each[1])):
         first, splits = own[0], frozenset[str]().union(*(tile.splits for tile in own))
         near = hashes.near(first.hash) if hashes and first.hash is not None else ()
-        group = _Group(None, (place, f"{prefixes[first.run]}{first.key}"), first.sha256)
-        alike = [] if first.sha256 is None else [bytes.fromhex(first.sha256)]
-        found = groups.add(group, splits, alike, near, [*_asked(own, prefixes, hold_out)])
-        if isinstance(found, int):
-            numbers[first.run, first.picture] = found
+        alike = [*near[:1], *([] if first.sha256 is None else [bytes.fromhex(first.sha256)])]
+        group = _Group(None, (place, first.key), first.sha256)
+        other = groups.add(group, splits, alike, near, _asked(own, hold_out))
+        if other is None:
+            tokens[first.run, first.picture] = group.first
         else:
-            left_out += (LeftOutImage(f"{prefixes[t.run]}{t.key}", t.run, t.shard, found, "split", None) for t in own)
-    of_runs: dict[int, dict[str, str | None]] = {at: {} for at in range(len(prefixes))}
+            for tile in own:
+                left_out.add(LeftOutImage(tile.key, tile.run, tile.shard, other, "split", None))
+    found = defaultdict[int, dict[str, str | None]](dict)
     for image in images:
-        if (number := numbers.get((image.run, image.picture))) is not None:
-            group = groups.of(number)
+        if (image.run, image.key) not in left_out.keys:
+            group = groups.of(tokens[image.run, image.picture])
             drawn = hold_out.drawn(group.sha256) if hold_out and group.sha256 else None
-            of_runs[image.run][image_id(image.key)] = group.split or drawn
-    return SplitImages(of_runs, left_out)
+            found[image.run][image.image_id] = group.split or drawn
+    return found
 
 
-def _asked(tiles: Sequence[Picture], prefixes: Sequence[str], hold_out: HoldOut | None) -> Iterator[Any]:
-    """Yield the folder, or what the file says, of a picture, where they are asked for."""
-    if hold_out is not None and hold_out.group == "folder":
-        folder = _FOLDER.match(f"{prefixes[tiles[0].run]}{tiles[0].picture}")
-        yield "folder", folder[0] if folder else ""
-    if hold_out is not None:
-        yield from (("file", each) for each in _listed(tiles, prefixes, hold_out))
-
-
-def _listed(tiles: Iterable[Picture], prefixes: Sequence[str], hold_out: HoldOut) -> list[str]:
-    """Return the groups of a picture, by its name or those of its tiles, in the file of groups."""
-    if not hold_out.groups:
+def _asked(tiles: Sequence[Picture], hold_out: HoldOut | None) -> list[str]:
+    """Return the folder of a picture, or its groups in the file by its name or those of its tiles, if asked for."""
+    if hold_out is None:
         return []
-    keys = (f"{prefixes[each.run]}{name}" for each in tiles for name in (each.picture, each.key))
-    return list(dict.fromkeys(hold_out.groups[key] for key in keys if key in hold_out.groups))
+    if hold_out.group == "folder":
+        folder = _FOLDER.match(tiles[0].picture)
+        return [folder[0] if folder else ""]
+    names = (name for tile in tiles for name in (tile.picture, tile.key))
+    return list(dict.fromkeys(hold_out.groups[name] for name in names if name in hold_out.groups))

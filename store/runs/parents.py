@@ -5,25 +5,23 @@
 
 from __future__ import annotations
 
+import io
 import logging
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Self
 
+import pyarrow as pa
+
 from pseudoris.files.location import RunLocation
 from pseudoris.primitives.errors import ConfigError
 from pseudoris.primitives.uris import NO_FIELDS, RECORDED, masked
 from pseudoris.schemas.ids import sha256_hex
-from pseudoris.schemas.run_records import (
-    PLAN_FOLDER,
-    ParentRun,
-    PartRecord,
-    Receipt,
-    RunHeader,
-)
+from pseudoris.schemas.run_records import PLAN_FOLDER, ParentRun, PartRecord, Receipt, RunHeader
+from pseudoris.schemas.tables import SCHEMAS
 from pseudoris.store.exclusion_rules import plan_files
-from pseudoris.store.runs.copied_pictures import LEFT_OUT_NAME
+from pseudoris.store.runs.copied_pictures import LEFT_OUT_NAME, read_left_out
 from pseudoris.store.runs.header import held_texts, read_header, require_header
 from pseudoris.store.runs.manifest import (
     cached_receipts,
@@ -33,7 +31,7 @@ from pseudoris.store.runs.manifest import (
     snapshot_sha256,
 )
 from pseudoris.store.runs.receipts import list_receipts, of_this_run, part_path
-from pseudoris.store.tables.parts import read_whole
+from pseudoris.store.tables.parts import read_part, read_whole
 
 logger = logging.getLogger(__name__)
 
@@ -49,6 +47,15 @@ class DerivedShard(NamedTuple):
     receipt: Receipt
     name: str = ""
     splits: Mapping[str, str | None] | None = None
+
+    def __str__(self) -> str:
+        return f"shard {self.receipt.shard} of {self.parent.location.root}"
+
+    def tables(self, contents: Mapping[str, bytes]) -> dict[str, pa.Table]:
+        """Return the tables of parts whose bytes `read_part` has given, by name; ConfigError if one cannot be read."""
+        location, parts = self.parent.location, self.receipt.parts
+        uris = {name: location.uri(part_path(name, parts[name])) for name in contents}
+        return {name: read_part(io.BytesIO(data), SCHEMAS[name], uris[name]) for name, data in contents.items()}
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,35 +97,30 @@ class Parent:
         that cannot be read.
         """
         location, header = self.location, self.header
-        latest = list_receipts(location)
-        if latest and is_partial and len(latest) < header.num_shards:
-            pinned = ParentRun(
-                location=location.root,
-                created_utc=header.created_utc,
-                manifest=0,
-                manifest_sha256=sha256_hex(b""),
-                commits=packed(latest.items()),
-            )
-            return pinned.model_copy(update={"manifest_sha256": self._digest(pinned)})
-        if len(latest) < header.num_shards:
+        latest, number = list_receipts(location), None
+        is_whole = len(latest) >= header.num_shards
+        if not is_whole and not (latest and is_partial):
             raise ConfigError(
                 f"{location.root} is not complete, {len(latest):,} of {header.num_shards:,} shards are committed: "
                 f"run the `{header.origin}` command that started it again to finish it"
             )
-        number = latest_snapshot(location)
-        held = iter(()) if number is None else of_this_run(location, read_snapshot(location, number))
-        listed = {each.shard: each.generation for each in held}
-        if number is None or listed != latest:
-            raise ConfigError(
-                f"the last manifest of {location.root} lacks some commits: run the `{header.origin}` command that "
-                "started it again; that writes a new manifest"
-            )
-        return ParentRun(
+        if is_whole:
+            number = latest_snapshot(location)
+            held = iter(()) if number is None else of_this_run(location, read_snapshot(location, number))
+            listed = {each.shard: each.generation for each in held}
+            if number is None or listed != latest:
+                raise ConfigError(
+                    f"the last manifest of {location.root} lacks some commits: run the `{header.origin}` command that "
+                    "started it again; that writes a new manifest"
+                )
+        pinned = ParentRun(
             location=location.root,
             created_utc=header.created_utc,
-            manifest=number,
-            manifest_sha256=snapshot_sha256(location, number),
+            manifest=number or 0,
+            manifest_sha256=sha256_hex(b""),
+            commits=() if is_whole else packed(latest.items()),
         )
+        return pinned.model_copy(update={"manifest_sha256": self._digest(pinned)})
 
     def check(self, pinned: ParentRun) -> None:
         """Accept this run if it is the one that `pinned` names, even if it was moved; otherwise raise ConfigError."""
@@ -170,20 +172,13 @@ class Parent:
         """Copy plan and list of copies to the run at `location`; return the fields of its header that follow: none."""
         for part in plan_files(self.header):
             location.put_part(part_path(PLAN_FOLDER, part), self.read_part(PLAN_FOLDER, part))
-        if self.header.left_out is not None:
-            location.replace(LEFT_OUT_NAME, self.left_out_list())
+        if (listed := self.left_out_list()) is not None:
+            location.replace(LEFT_OUT_NAME, listed)
         return {}
 
-    def left_out_list(self) -> bytes:
-        """Return the list of the images that were left out of the run; ConfigError if it is missing or damaged."""
-        data, due = self.location.read_if_there(LEFT_OUT_NAME), self.header.left_out
-        if data is None or due is None or sha256_hex(data) != due.sha256:
-            found = "is missing" if data is None else "was changed"
-            raise ConfigError(
-                f"{self.location.uri(LEFT_OUT_NAME)} {found}: run the `pseudoris {self.header.origin}` command of its "
-                "run again with --repair"
-            )
-        return data
+    def left_out_list(self) -> bytes | None:
+        """Return the list of the images that were left out of the run, as `read_left_out`."""
+        return read_left_out(self.location, self.header)
 
 
 def packed(commits: Iterable[tuple[int, int]]) -> tuple[tuple[int, int, int], ...]:

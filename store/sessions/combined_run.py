@@ -6,21 +6,22 @@ has its parts. The header names the parents, with their root digests, and holds 
 
 from __future__ import annotations
 
-import io
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 
 from pseudoris.files.key_order import key_prefix
 from pseudoris.files.location import RunLocation
 from pseudoris.primitives.errors import ConfigError
-from pseudoris.schemas.ids import image_id
-from pseudoris.schemas.run_records import Identity, RunHeader, ShardCounts
-from pseudoris.schemas.tables import EXPRESSIONS, IMAGES, SCHEMAS
+from pseudoris.schemas.ids import IMAGE_ID_HEX_DIGITS, image_id
+from pseudoris.schemas.run_records import Identity, PlanEntry, RunHeader, ShardCounts
+from pseudoris.schemas.tables import EXPRESSIONS, IMAGES
 from pseudoris.store.runs.combination import Combination
 from pseudoris.store.runs.copied_pictures import CopyCounts, Unique
 from pseudoris.store.runs.held_out_pictures import HoldOut
@@ -28,15 +29,15 @@ from pseudoris.store.runs.manifest import cached_receipts
 from pseudoris.store.runs.parents import DerivedShard
 from pseudoris.store.runs.plan import read_shard_plan
 from pseudoris.store.runs.planned_run import RunRequest, package_versions
-from pseudoris.store.runs.receipts import RunTotals, part_path
+from pseudoris.store.runs.receipts import RunTotals
 from pseudoris.store.sessions.thread_executor import DEFAULT_THREADS, OnProgress, derive_run
 from pseudoris.store.tables.kept_clauses import KeptClause, kept_clauses
-from pseudoris.store.tables.parts import read_part
-from pseudoris.store.tables.renamed_images import renamed, with_splits
-from pseudoris.store.tables.shard_tables import table_bytes, table_counts
+from pseudoris.store.tables.shard_tables import table_bytes, table_counts, texts_in_splits
 
 logger = logging.getLogger(__name__)
 
+# The columns that name images or masks.
+_IDS: Final = ("image_id", "mask_id", "target_mask_ids", "rival_mask_id", "grounding_rival")
 # These packages write the tables; what computed them is in the identity of each parent.
 _WRITERS: Final = ("pseudoris", "pyarrow")
 
@@ -97,38 +98,18 @@ def combine(
         TransientError: Storage failed; the same call continues.
     """
     source = Combination.open(runs, target, is_partial=is_partial, unique=unique, hold_out=hold_out, source=moved)
-    for parent in source.parents:
-        if any("recipe" in each.identity.method for each in (parent.header, *parent.header.runs)):
-            raise ConfigError(
-                f"{parent.location.root} holds pairs of PPT, of which rows of one text belong together: combine the "
-                "runs that it was made from, and make the pairs anew"
-            )
-    headers = [each for parent in source.parents for each in parent.header.runs]
-    config = source.header.runs[0].config
-    is_embedded = any(parent.header.config.shards.embed_images for parent in source.parents)
-    shards = config.shards.model_copy(update={"embed_images": is_embedded})
-    placement = type(config.placement)(allow_mixed=allow_mixed, repair=is_repair, storage=config.placement.storage)
-    config = config.model_copy(update={"shards": shards, "placement": placement})
-    identity = Identity(
-        method=source.method,
-        weights={},
-        device_kind="none",
-        versions=package_versions(_WRITERS),
-    )
-    places = ", ".join(dict.fromkeys(each.source for each in headers))
-    request = RunRequest("combine", places, identity, config)
     planned, written = derive_run(
         target,
         source,
-        request,
+        _request(source, allow_mixed=allow_mixed, is_repair=is_repair),
         partial(_rewritten, target),
         num_workers=num_threads,
         on_progress=on_progress,
         on_wait=on_wait,
     )
     notes = [f"not byte-reproducible (accepted by --allow-mixed): {line}" for line in planned.mixed]
-    if source.listed is None and source.left_out.num_unknown:
-        notes.append(_unknown(source.left_out.num_unknown))
+    if source.listed is None and (num_unknown := source.chosen[0].num_unknown):
+        notes.append(_unknown(num_unknown))
     notes += [f"{place} has changed since: the new run has it as it was" for place in source.changed()]
     return CombineSummary(
         out=target.root,
@@ -143,6 +124,24 @@ def combine(
     )
 
 
+def _request(source: Combination, *, allow_mixed: bool, is_repair: bool) -> RunRequest:
+    headers = [run for each in source.taken for run in each.parent.header.runs]
+    for each in source.taken:
+        if any("recipe" in header.identity.method for header in (each.parent.header, *each.parent.header.runs)):
+            raise ConfigError(
+                f"{each.parent.location.root} holds pairs of PPT, of which rows of one text belong together: combine "
+                "the runs that it was made from, and make the pairs anew"
+            )
+    config = headers[0].config
+    is_embedded = any(each.parent.header.config.shards.embed_images for each in source.taken)
+    shards = config.shards.model_copy(update={"embed_images": is_embedded})
+    placement = type(config.placement)(allow_mixed=allow_mixed, repair=is_repair, storage=config.placement.storage)
+    config = config.model_copy(update={"shards": shards, "placement": placement})
+    versions = package_versions(_WRITERS)
+    identity = Identity(method=source.method, weights={}, device_kind="none", versions=versions)
+    return RunRequest("combine", ", ".join(dict.fromkeys(each.source for each in headers)), identity, config)
+
+
 def _unknown(num: int) -> str:
     whose, found = ("1 picture", "it is a near copy: it cannot be read where the run found it")
     if num != 1:
@@ -153,28 +152,57 @@ def _unknown(num: int) -> str:
 def _rewritten(
     target: RunLocation, header: RunHeader, shard: DerivedShard, contents: dict[str, bytes]
 ) -> tuple[Mapping[str, bytes], ShardCounts]:
-    before, entries = shard.receipt, read_shard_plan(target, header, shard.number)
-    is_whole = len(entries) == before.counts.images
-    if not shard.name and is_whole and shard.splits is None:
-        return contents, before.counts
+    entries = read_shard_plan(target, header, shard.number)
+    if not shard.name and shard.splits is None and len(entries) == shard.receipt.counts.images:
+        return contents, shard.receipt.counts
+    tables = shard.tables(contents)
+    new = _renamed(tables, entries, shard)
+    if all(new[name].equals(table) for name, table in tables.items()):
+        return contents, shard.receipt.counts
+    return {name: table_bytes(table) for name, table in new.items()}, ShardCounts(**table_counts(new))
 
-    def read(name: str) -> Any:
-        address = shard.parent.location.uri(part_path(name, before.parts[name]))
-        return read_part(io.BytesIO(contents[name]), SCHEMAS[name], address)
 
-    where = f"shard {before.shard} of {shard.parent.location.root}"
-    tables, kept = {name: read(name) for name in SCHEMAS}, None
-    if shard.splits is not None:
-        parts, tables = tables, with_splits(tables, shard.splits)
-        if not shard.name and is_whole and all(tables[name].equals(parts[name]) for name in (IMAGES, EXPRESSIONS)):
-            return contents, before.counts
+def _renamed(tables: Mapping[str, pa.Table], entries: Sequence[PlanEntry], shard: DerivedShard) -> dict[str, pa.Table]:
+    """Return the tables of the images of `entries`, with their new keys and ids, and the splits that are given."""
+    prefix, planned = key_prefix(shard.name), {each.image_id for each in entries}
+    images = tables[IMAGES]
+    ids = [image_id(f"{prefix}{key}") for key in images["key"].to_pylist()]
+    is_whole = planned.issuperset(ids)
     if not is_whole:
-        planned = {entry.image_id for entry in entries}
-        prefix = key_prefix(shard.name)
-        kept = np.array([image_id(f"{prefix}{key}") in planned for key in tables[IMAGES]["key"].to_pylist()], np.bool_)
-    tables = renamed(tables, entries, kept, where=where)
-    counts = before.counts if is_whole else ShardCounts(**table_counts(tables))
-    return {name: table_bytes(table) for name, table in tables.items()}, counts
+        images = images.filter(pa.array([each in planned for each in ids], pa.bool_()))
+    if images.num_rows != len(entries):
+        raise ConfigError(f"{shard} has {images.num_rows} images, its plan {len(entries)}: run `pseudoris verify`")
+    old, new = images["image_id"].combine_chunks(), pa.array(filter(planned.__contains__, ids), pa.string())
+    if shard.splits is not None:
+        at, splits = images.schema.get_field_index("split"), [shard.splits.get(each) for each in old.to_pylist()]
+        images = images.set_column(at, images.schema.field(at), pa.array(splits, pa.string()))
+    found = {}
+    for name, table in {**tables, IMAGES: images}.items():
+        if not is_whole and name != IMAGES:
+            table = table.filter(pc.is_in(table["image_id"], value_set=old))
+        if shard.splits is not None and name == EXPRESSIONS:
+            table = texts_in_splits(table, images)
+        named = [column for column in _IDS if column in table.column_names]
+        columns = {column: _new_ids(table[column].combine_chunks(), old, new, str(shard)) for column in named}
+        if name == IMAGES:
+            # A picture is named as the keys are: two runs may have tiles of different pictures of one name.
+            columns |= {each: pc.binary_join_element_wise(prefix, table[each], "") for each in ("key", "picture")}
+        held = [columns.get(field.name, table[field.name]) for field in table.schema]
+        found[name] = pa.table(held, schema=table.schema)
+    return found
+
+
+def _new_ids(ids: pa.Array, old: pa.Array, new: pa.Array, where: str) -> pa.Array:
+    """Return new ids of images, of masks, `<image id>-0007`, or of lists of these; null stays null."""
+    if pa.types.is_list(ids.type):
+        values = _new_ids(ids.flatten(), old, new, where)
+        ends = pa.array(np.concatenate([[0], np.cumsum(pc.list_value_length(ids).to_numpy())]), pa.int32())
+        return pa.ListArray.from_arrays(ends, values, type=ids.type)
+    images = pc.utf8_slice_codeunits(ids, 0, IMAGE_ID_HEX_DIGITS)
+    found = new.take(pc.index_in(images, value_set=old, skip_nulls=True))
+    if found.null_count != ids.null_count:
+        raise ConfigError(f"{where} has rows of no image: run `pseudoris verify`")
+    return pc.binary_join_element_wise(found, pc.utf8_slice_codeunits(ids, IMAGE_ID_HEX_DIGITS), "")
 
 
 def _images(header: RunHeader, location: RunLocation) -> dict[str, int]:

@@ -7,7 +7,6 @@ written anew, from the stored masks, candidates and scores. Users read `Refilter
 
 from __future__ import annotations
 
-import io
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -27,12 +26,12 @@ from pseudoris.schemas.fitted import FittedConfig
 from pseudoris.schemas.keep_rule import COMPOSED_KINDS, KeepCondition, KeepRule, LoneMasks
 from pseudoris.schemas.run_records import RunHeader, ShardCounts
 from pseudoris.schemas.shard import SOURCE_COMPOSER, Shard, ShardImage
-from pseudoris.schemas.tables import EXPRESSIONS, EXPRESSIONS_SCHEMA, IMAGES, MASKS, SCHEMAS
+from pseudoris.schemas.tables import EXPRESSIONS, EXPRESSIONS_SCHEMA, IMAGES, MASKS
 from pseudoris.store.runs.copied_pictures import CopyCounts
 from pseudoris.store.runs.header import check_alike
 from pseudoris.store.runs.parents import DerivedShard, Parent
 from pseudoris.store.runs.planned_run import RunRequest, package_versions
-from pseudoris.store.runs.receipts import RunTotals, part_path
+from pseudoris.store.runs.receipts import RunTotals
 from pseudoris.store.sessions.thread_executor import DEFAULT_THREADS, OnProgress, derive_run
 from pseudoris.store.tables.annotations import SHARD_COLUMNS, shard_images
 from pseudoris.store.tables.judged_expressions import (
@@ -48,9 +47,7 @@ from pseudoris.store.tables.judged_expressions import (
 )
 from pseudoris.store.tables.kept_clauses import KeptClause, kept_clauses
 from pseudoris.store.tables.open_run import JoinedTables, OpenRun
-from pseudoris.store.tables.parts import read_part
-from pseudoris.store.tables.renamed_images import texts_in_splits
-from pseudoris.store.tables.shard_tables import shard_tables, table_bytes
+from pseudoris.store.tables.shard_tables import shard_tables, table_bytes, texts_in_splits
 
 logger = logging.getLogger(__name__)
 
@@ -206,15 +203,11 @@ def _rewritten(
     fitted = parent.header.of_shard(before.shard).config.filtering.fitted_values
     # Weights are copied if the rule is the parent's: a computation on another machine may change the last digit.
     rule = replace(rule, pair_weight=None) if rule.pair_weight == fitted.pair_weight else rule
-
-    def read(name: str) -> pa.Table:
-        address = parent.location.uri(part_path(name, before.parts[name]))
-        return read_part(io.BytesIO(contents[name]), SCHEMAS[name], address)
-
-    table = read(EXPRESSIONS)
+    tables = shard.tables({EXPRESSIONS: contents[EXPRESSIONS]} if compose is None else contents)
+    table = tables[EXPRESSIONS]
     if compose is not None:
-        images, said = read(IMAGES).select(SHARD_COLUMNS[IMAGES]), table.select(SHARD_COLUMNS[EXPRESSIONS])
-        joined = JoinedTables.of(images, read(MASKS), said, where=f"shard {before.shard} of {parent.location.root}")
+        images, said = tables[IMAGES].select(SHARD_COLUMNS[IMAGES]), table.select(SHARD_COLUMNS[EXPRESSIONS])
+        joined = JoinedTables.of(images, tables[MASKS], said, where=str(shard))
         composed = tuple(map(compose, shard_images(joined)))
         table = shard_tables(Shard(before.shard, 0, composed), embed_images=False)[EXPRESSIONS]
         table = texts_in_splits(table, images) if header.splits else table

@@ -138,7 +138,7 @@ def _restore_list(location: RunLocation, planned: PlannedRun, parent: Parent | C
         return
     held = location.read_if_there(LEFT_OUT_NAME)
     if held is None or (planned.is_repair and sha256_hex(held) != due.sha256):
-        location.replace(LEFT_OUT_NAME, parent.left_out_list())
+        location.replace(LEFT_OUT_NAME, parent.left_out_list() or b"")
 
 
 def _written(

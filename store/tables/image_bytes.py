@@ -5,19 +5,26 @@ Only the annotated version of an image is given: other bytes are `changed`.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Final
 
 from pseudoris.files.key_order import key_prefix
 from pseudoris.files.location import RunLocation
+from pseudoris.images.perceptual_hash import perceptual_hash
+from pseudoris.images.pixels import decode_upright
 from pseudoris.primitives.errors import ConfigError, ImageError
 from pseudoris.schemas.ids import sha256_hex
 from pseudoris.schemas.run_records import PlanEntry, RunHeader
+from pseudoris.schemas.tables import IMAGES
 from pseudoris.store.runs.plan import read_shard_plan
 from pseudoris.store.sources.planned_images import Outcome, read_entries
 from pseudoris.store.sources.root import SourceRoot
 from pseudoris.store.sources.source import open_recorded_root, open_root
+from pseudoris.store.tables.open_run import CommittedShard, Row
+
+logger = logging.getLogger(__name__)
 
 # This remedy follows errors about images that are no longer where the run found them.
 MOVED: Final = (
@@ -117,6 +124,26 @@ class PlannedImages:
             if isinstance(outcome, bytes) and sha256 is not None and sha256_hex(outcome) != sha256:
                 outcome = ImageError("changed", "the bytes have changed since the annotation")
             yield outcome
+
+    def phashes(self, shard: CommittedShard, rows: Sequence[Row]) -> Iterator[tuple[str, str | None]]:
+        """Yield the perceptual hashes of images of a shard, by key; None if one cannot be read. Raises as `read`.
+
+        `rows` are of the table `images`, with `key` and `sha256`.
+        """
+        number = shard.receipt.shard
+        limits = self._header.of_shard(number).config.images
+        held = shard.table(IMAGES, ("key", "bytes"))
+        data = dict(zip(held["key"].to_pylist(), held["bytes"].to_pylist(), strict=True))
+        wanted = [(row["key"], row["sha256"], data[row["key"]]) for row in rows]
+        for row, outcome in zip(rows, self.outcomes(number, wanted), strict=True):
+            phash = None
+            try:
+                if isinstance(outcome, ImageError):
+                    raise outcome
+                phash = perceptual_hash(decode_upright(outcome, limits))
+            except ImageError as error:
+                logger.warning("%s has no perceptual hash: %s", row["key"], error)
+            yield row["key"], phash
 
     def annotated(self, shard: int, row: Mapping[str, Any]) -> bytes:
         """Return an image's bytes, as `outcomes`; raises its ImageError.

@@ -101,6 +101,13 @@ def bytes_of_version_5(table: str, data: bytes) -> bytes:
     return table_bytes(found.cast(SCHEMAS_OF_5[table]))
 
 
+def texts_in_splits(texts: pa.Table, images: pa.Table) -> pa.Table:
+    """Return texts with the splits of their images, which have some."""
+    places = pc.index_in(texts["image_id"], value_set=images["image_id"].combine_chunks())
+    at = texts.schema.get_field_index("split")
+    return texts.set_column(at, texts.schema.field(at), images["split"].take(places))
+
+
 def table_counts(tables: Mapping[str, pa.Table]) -> dict[str, Any]:
     """Return what the tables of a shard hold, as the fields of `ShardCounts`."""
     images, expressions = tables[IMAGES], tables[EXPRESSIONS]

@@ -246,7 +246,7 @@ def read(place, *words, **rules):
     """Return the images of a SOURCE, as `annotate` reads and proves them."""
     config = load_config("tiny", None, words)
     matcher = ExclusionMatcher(rules["exclusions"]) if rules else None
-    with Prover(config.images, has_hash=True) as prover:
+    with Prover(config.images.hashed()) as prover:
         entries = plan_of(open_source(str(place), config.source).list())
         return read_shard(str(place), config, entries, prover=prover, exclusions=matcher).images
 

@@ -164,7 +164,7 @@ def test_a_kept_child_is_not_used_after_an_error_or_under_other_limits():
 def test_a_kept_child_that_computes_no_hashes_is_not_used_where_they_are_asked_for():
     image, found = build.png(3, 4), []
     for has_hash in (False, True):
-        with shared_prover(ImagesConfig(), has_hash=has_hash) as prover:
+        with shared_prover(ImagesConfig(phash=has_hash)) as prover:
             found.append(prover.prove(image).phash)
     assert found == [None, perceptual_hash(decode_upright(image, ImagesConfig()))]
 
@@ -225,7 +225,7 @@ def test_it_is_what_imagehash_gives_for_the_upright_image():
     pixels = build.random_pixels(40, 60)
     expected = str(imagehash.phash(Image.fromarray(pixels)))
     assert perceptual_hash(pixels) == expected
-    with Prover(ImagesConfig(), has_hash=True) as prover:
+    with Prover(ImagesConfig(phash=True)) as prover:
         # Turned back by its EXIF tag: orientation 3 is half a turn.
         turned = build.oriented(pixels[::-1, ::-1].copy(), 3)
         assert prover.prove(turned) == Proof((40, 60), None, expected)

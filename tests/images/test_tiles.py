@@ -84,7 +84,7 @@ def test_a_mask_is_cut_within_two_pixels_of_an_inner_edge(box, tile, cut):
 
 @pytest.mark.parametrize("layout", sorted(LAYOUTS), ids=str)
 def test_no_pixel_differs_in_any_layout(layout):
-    with Prover(ImagesConfig(), has_hash=True, form=FORM) as prover:
+    with Prover(ImagesConfig(phash=True), form=FORM) as prover:
         for data, _ in cells(layout):
             due = decode_upright(data, ImagesConfig())
             assert np.array_equal(assembled(prover, data), due)
@@ -92,7 +92,7 @@ def test_no_pixel_differs_in_any_layout(layout):
 
 def test_a_picture_that_is_turned_by_exif_is_cut_upright():
     data = oriented(random_pixels(40, 70), 6)
-    with Prover(ImagesConfig(), has_hash=True, form=FORM) as prover:
+    with Prover(ImagesConfig(phash=True), form=FORM) as prover:
         assert np.array_equal(assembled(prover, data), decode_upright(data, ImagesConfig()))
 
 
@@ -110,7 +110,7 @@ def assembled(prover, data):
 
 def test_tiles_that_nobody_takes_are_not_given_for_another_picture():
     first, second = png(40, 60, seed=1), png(40, 60, seed=2)
-    with Prover(ImagesConfig(), has_hash=True, form=FORM) as prover:
+    with Prover(ImagesConfig(phash=True), form=FORM) as prover:
         _, tiles = prover.cut(first)
         next(tiles)
         assert np.array_equal(assembled(prover, second), decode_upright(second, ImagesConfig()))
@@ -118,7 +118,7 @@ def test_tiles_that_nobody_takes_are_not_given_for_another_picture():
 
 def test_a_child_that_dies_between_tiles_is_replaced_once():
     data = png(40, 60)
-    with Prover(ImagesConfig(), has_hash=True, form=FORM) as prover:
+    with Prover(ImagesConfig(phash=True), form=FORM) as prover:
         due = [box for box, _ in prover.cut(data)[1]]
         _, tiles = prover.cut(data)
         found = [next(tiles)[0]]
@@ -142,5 +142,5 @@ def test_marks_are_read_back_and_change_no_pixel():
 
 
 def test_a_picture_that_does_not_decode_has_no_tiles():
-    with Prover(ImagesConfig(), has_hash=True, form=FORM) as prover, pytest.raises(ImageError, match="cut short"):
+    with Prover(ImagesConfig(phash=True), form=FORM) as prover, pytest.raises(ImageError, match="cut short"):
         prover.cut(png(40, 60)[:-40])

@@ -113,10 +113,9 @@ class HeldOutExpressions:
         has_groups: bool = False,
         reads_images: bool = True,
     ) -> None:
-        """Open a run (folder or url); `moved` as `SampleSpec.source`.
+        """Open a run (folder or url); `moved` as `SampleSpec.source`; with `reads_images` a question has its image.
 
         Expressions of `splits` are asked, all by default; with `has_groups` those of several masks, and of none, too.
-        With `reads_images` a question has its image.
         """
         spec = SampleSpec(parts=("image",), split="all", source=moved)
         opened = DatasetRun.open(run, spec, is_random_access=True)
@@ -194,18 +193,17 @@ class HeldOutExpressions:
         for place, image in enumerate(images_of(joined)):
             kept = [{**row, "split": row["split"] or ""} for row in image.expressions.to_pylist() if row["kept"]]
             there.update(row["split"] for row in kept)
-            asked = [row for row in kept if is_asked(row)]
-            if asked:
+            if asked := [row for row in kept if is_asked(row)]:
                 found[place] = image, asked
         if not found:
             return
         encoded = self._bytes.of_shard(shard.receipt.shard, joined.images.take(list(found)))
         for at, (image, asked) in enumerate(found.values()):
             names = ("text", "target_mask_ids", "kind", "split")
-            texts, targets, kinds, of_split = ([row[name] for row in asked] for name in names)
+            texts, targets, kinds, splits = ([row[name] for row in asked] for name in names)
             counts = dict(zip(image.mask_ids, image.mask_counts, strict=True))
             yield AskedImage(
-                image.image_id, image.key, image.size, texts, targets, kinds, of_split, counts, (encoded, at)
+                image.image_id, image.key, image.size, texts, targets, kinds, splits, counts, (encoded, at)
             )
 
 
@@ -218,10 +216,9 @@ def held_out_figures(
 ) -> dict[str, float]:
     """Return the figures that a training logs, by name, of answers to all held-out expressions.
 
-    Where some have no target, GRES's figures are among them (`figures_of`): `giou`, `n_acc` and `t_acc`.
-
-    The images are split over the ranks of `fabric`; each rank gets the same figures. `on_image` is called for each
-    image of this process, in order, with the IoU (T,) of its expressions.
+    Where some have no target, GRES's figures are among them (`figures_of`): `giou`, `n_acc` and `t_acc`. The images are
+    split over the ranks of `fabric`; each rank gets the same figures. `on_image` is called for each image of this
+    process, in order, with the IoU (T,) of its expressions.
     """
     rank, world_size = (0, 1) if fabric is None else (fabric.global_rank, fabric.world_size)
     parts = [np.zeros((0, 4), np.int64)]
@@ -240,8 +237,7 @@ def held_out_figures(
     names = {"giou": "giou", "n_acc": "no_target_accuracy", "t_acc": "target_accuracy"}
     has_absent = bool(len(rows)) and not rows[:, 3].all()
     return {
-        "miou": found["miou"],
-        "oiou": found["oiou"],
+        **{name: found[name] for name in ("miou", "oiou")},
         **{f"p{round(100 * at)}": found[f"p@{at}"] for at in PRECISION_AT},
         **({name: found[each] for name, each in names.items()} if has_absent else {}),
     }
@@ -272,10 +268,8 @@ class Origin:
         """Return that of a training's folder or checkpoint, or of a round of PPT; not known where no file tells it."""
         for tree in _told(model):
             with suppress(LookupError, TypeError):
-                images, models = (
-                    None if tree[name] is None else frozenset(tree[name]) for name in ("images", "models")
-                )
-                return cls(images, models, frozenset(tree.get("hashes", ())))
+                found = (tree["images"], tree["models"], tree.get("hashes", ()))
+                return cls(*(None if each is None else frozenset(each) for each in found))  # type: ignore[arg-type]
         return cls()
 
 
@@ -309,19 +303,16 @@ def begin_validation(
     the `runs` count too, and how the first one decodes is written. Every rank calls this; the first alone writes and
     logs.
     """
-    runs = list(runs)
+    runs, learnt = list(runs), frozenset(images)
     teachers = [models_of(RunLocation.open(run)) for run in runs]
-    known = (each.values() for each in teachers if each is not None)
-    learnt = frozenset(images)
     pictures = [row for run in runs for row in _pictures(run, learnt)]
     origin = Origin(
         learnt.union(row["picture_sha256"] for row in pictures if row["picture_sha256"]),
-        None if None in teachers else frozenset(frozen).union(*known),
+        None if None in teachers else frozenset(frozen).union(*(each.values() for each in teachers if each)),
         frozenset(row["phash"] for row in pictures if row["phash"]),
     )
     shared = [] if held_out is None else circularity(origin, held_out)
     if fabric.is_global_zero:
-        tree = {name: getattr(origin, name) for name in origin.__slots__}
         pixels, *others = (each.config.images for run in runs for each in require_header(RunLocation.open(run)).runs)
         if any(other.to_show() != pixels.to_show() for other in others):
             logger.warning(
@@ -329,10 +320,10 @@ def begin_validation(
                 "window %s.",
                 *(pixels.bits, pixels.window),
             )
-        written = {name: None if each is None else sorted(each) for name, each in tree.items()}
-        folder.write_json(
-            TRAINED_ON_NAME, {**written, "pixels": pixels.model_dump(mode="json", include={"bits", "window"})}
-        )
+        learnt_from = {name: getattr(origin, name) for name in Origin.__slots__}
+        tree: dict[str, Any] = {name: None if each is None else sorted(each) for name, each in learnt_from.items()}
+        tree["pixels"] = pixels.model_dump(mode="json", include={"bits", "window"})
+        folder.write_json(TRAINED_ON_NAME, tree)
         for note in shared:
             logger.warning("%s", note)
     return shared
@@ -361,9 +352,8 @@ def models_of(location: RunLocation) -> dict[str, str] | None:
     for run in header.runs:
         config, several = run.config, f" ({run.name})" if len(header.runs) > 1 else ""
         is_more = {STAGE_PROPOSE: config.masks.prior.path is not None, STAGE_FILTER: config.filtering.nouns != "rules"}
-        own = {
-            f"{stage}{several}": "" if is_more.get(stage) else digest for stage, digest in run.identity.weights.items()
-        }
+        weights = run.identity.weights.items()
+        own = {f"{stage}{several}": "" if is_more.get(stage) else digest for stage, digest in weights}
         if found is None or not (own or run.is_human or above):
             return None
         found |= own
@@ -389,9 +379,8 @@ def circularity(origin: Origin, truth: HeldOutExpressions) -> list[str]:
     """Return what must be said before any figure of answers; empty where it is known that they share nothing."""
     asked, made_by = truth.image_digests(), models_of(RunLocation.open(truth.root))
     learnt, ours, rows = origin.images or frozenset(), origin.models, _pictures(truth.root, asked)
-    of_pictures = {row["sha256"]: row["picture_sha256"] for row in rows}
-    are_seen = {each for each in asked if not learnt.isdisjoint((each, of_pictures.get(each)))}
-    seen, num_near = len(are_seen), _num_near([row for row in rows if row["sha256"] not in are_seen], origin.hashes)
+    unseen = [row for row in rows if learnt.isdisjoint((row["sha256"], row["picture_sha256"]))]
+    seen, num_near = len(asked.difference(row["sha256"] for row in unseen)), _num_near(unseen, origin.hashes)
     shared = [stage for stage, digest in (made_by or {}).items() if digest and digest in (ours or ())]
     notes, unknown = [], ["images"] if origin.images is None else []
     if seen:

@@ -77,7 +77,7 @@ def test_a_perceptual_hash_stands_in_the_table_where_the_settings_ask_for_it(tmp
     asked = config(phash=has_phash)
     entries = plan_of(open_source(str(source), asked.source).list(), shard=7)
     # A rule by perceptual hash asks for it too, and the table leaves it out all the same.
-    with Prover(asked.images, has_hash=not has_phash) as prover:
+    with Prover(asked.images.hashed()) as prover:
         shard = read_shard(str(source), asked, entries, prover=prover)
     due = perceptual_hash(decode_upright(data, asked.images)) if has_phash else None
     assert shard_tables(block_to_shard(shard_to_block(shard)), embed_images=False)["images"]["phash"].to_pylist() == [
