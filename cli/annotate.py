@@ -45,6 +45,10 @@ RetryReasons = Annotated[str | None, option("With --retry-failed: only these rea
 Limit = Annotated[
     int | None, option("Plan only the first N images; with --extend, the first N that the run lacks.", min=1, max=10**9)
 ]
+MovedFrom = Annotated[
+    str | None,
+    option("--moved-from", "What SOURCE was before the images moved; name both places from then on.", metavar="OLD"),
+]
 # With fewer sampled images no interval is shown, because one unusual image would decide it.
 _LEAST_SAMPLE = 16
 
@@ -58,6 +62,7 @@ def annotate(
     shard_size: options.ShardSize = None,
     address: options.Address = None,
     limit: Limit = None,
+    moved_from: MovedFrom = None,
     extend: Annotated[bool, option("--extend", "List SOURCE again and add its new images to the run.")] = False,
     retry_failed: Annotated[bool, option("--retry-failed", "Compute only the quarantined images again.")] = False,
     retry_reasons: RetryReasons = None,
@@ -92,6 +97,7 @@ def annotate(
     reasons = parse_reasons(None if retry_reasons is None else retry_reasons.split(","))
     exclusions = options.read_exclude(exclude, exclude_distance, only)
     run_options = RunOptions(limit, is_extension=extend, is_retry=retry_failed, reasons=reasons, exclusions=exclusions)
+    run_options = dataclasses.replace(run_options, moved_from=moved_from)
     if not dry_run:
         raise typer.Exit(run(source, out, config, run_options=run_options))
     from pseudoris.pipeline.annotation import dry_run as preview
@@ -146,7 +152,9 @@ def run(source: str, out: str, config: RunConfig, *, run_options: RunOptions | N
     if not summary.totals.masks and config.masks.prior.kind == "table":
         console.report("note", "no image has a mask: a file of masks.prior must name images by their keys", "yellow")
     is_for_any = composes_for_any_captioner(config)
-    console.stdout.print(formats.next_lines(out, composes_for_any_captioner=is_for_any), soft_wrap=True)
+    moved_from = None if run_options is None else run_options.moved_from
+    moved = None if moved_from is None else (without_secrets(source), without_secrets(moved_from))
+    console.stdout.print(formats.next_lines(out, composes_for_any_captioner=is_for_any, moved=moved), soft_wrap=True)
     return 0
 
 

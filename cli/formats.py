@@ -34,12 +34,18 @@ def counted(number: int, noun: str) -> str:
     return f"{number:,} {noun}{'' if number == 1 else 's'}"
 
 
-def next_lines(out: str, *, composes_for_any_captioner: bool = False) -> Text:
-    """Return what to do with a run that is complete; print with `soft_wrap=True`."""
+def next_lines(out: str, *, composes_for_any_captioner: bool = False, moved: tuple[str, str] | None = None) -> Text:
+    """Return what to do with a run that is complete; print with `soft_wrap=True`.
+
+    `moved` is where SOURCE is now, and where it was: a command that computes needs both, one that reads the first.
+    """
     lines = {"check": command("verify", out), "figures": command("stats", out)}
     if composes_for_any_captioner:
         lines["composer's units"] = command("calibrate", out, "--composer", "--to", "fitted.yaml")
         lines["compose anew"] = command("refilter", out, "NEW", "--weights", "fitted.yaml")
+    if moved is not None:
+        lines["add new images"] = command("annotate", moved[0], out, "--moved-from", moved[1], "--extend")
+        lines["look"] = command("gallery", out, "--source", moved[0])
     return path_lines("next", lines)
 
 

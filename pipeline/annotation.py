@@ -59,7 +59,9 @@ def annotate(
         plan.location.probe()
         held = RunLock.held(plan.location, on_wait=lambda text: on_event(Notice(text)))
         lock = None if plan.header is None else locks.enter_context(held)
-        if lock and plan.identity and not plan.options.is_extension and has_results(plan.location):
+        has_moved, is_on_disk = plan.options.moved_from is not None, plan.source.root.store == "disk"
+        is_listed = plan.options.is_extension or (has_moved and not is_on_disk)
+        if lock and plan.identity and not is_listed and has_results(plan.location):
             # Ray takes seconds to start, so this machine checks first whether the run is complete.
             begun = _begin(plan, lock, on_event)
             if not begun.pending.shards:

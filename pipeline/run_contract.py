@@ -40,6 +40,7 @@ class RunOptions:
         is_retry: Compute the quarantined images again, and nothing else.
         reasons: With `is_retry`, only images quarantined for one of these reasons; None for all.
         exclusions: Images that a new run leaves out; of an existing run they must be the same, or none.
+        moved_from: The SOURCE of the run's header, if the images are at another place now.
         is_dry: Weights behind urls are not fetched; their stores are asked whether they exist.
     """
 
@@ -48,6 +49,7 @@ class RunOptions:
     is_retry: bool = False
     reasons: frozenset[str] | None = None
     exclusions: Exclusions = ()
+    moved_from: str | None = None
     is_dry: bool = False
 
 
@@ -94,7 +96,8 @@ def check_options(location: RunLocation, options: RunOptions, *, is_repair: bool
         raise ConfigError("--repair, --extend and --retry-failed exclude each other: run the command once with each")
     if options.reasons is not None and not options.is_retry:
         raise ConfigError("--retry-reasons selects what --retry-failed retries: give both, or neither")
-    header = require_header(location) if num_modes else read_header(location)
+    must_stand = num_modes or options.moved_from is not None
+    header = require_header(location) if must_stand else read_header(location)
     if header is not None:
         check_origin(location, header, "annotate")
     return header

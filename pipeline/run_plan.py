@@ -28,8 +28,9 @@ from pseudoris.schemas.config_layers import as_begun
 from pseudoris.schemas.run_records import Identity, RunHeader
 from pseudoris.store.runs.extension import ExtensionTally, new_entries
 from pseudoris.store.runs.garbage import refuse_unexpected_files
-from pseudoris.store.runs.header import check_identity, planned_source, refuse_queries
+from pseudoris.store.runs.header import check_identity, is_same_source, moved_command, planned_source, refuse_queries
 from pseudoris.store.runs.manifest import cached_receipts
+from pseudoris.store.runs.moved_source import checked_move, moved_entries
 from pseudoris.store.runs.parents import Parent
 from pseudoris.store.runs.pending_work import OnEvent, Step, ignore
 from pseudoris.store.runs.plan import PlanTally, assign_shards, iter_plan
@@ -37,6 +38,7 @@ from pseudoris.store.runs.planned_run import PlannedRun, RunRequest, may_give_wa
 from pseudoris.store.runs.receipts import Totals
 from pseudoris.store.runs.stored_exclusions import ExcludedItems, check_exclusions
 from pseudoris.store.sources import Source, SourceItem, open_source
+from pseudoris.store.sources.source import absolute_source
 from pseudoris.store.tables.judged_expressions import check_scored
 from pseudoris.workers.stages import DECODER, STAGE_PROPOSE, STAGES, decoder_words, with_check
 
@@ -136,8 +138,10 @@ class RunPlan:
         # Only what is pending needs a device, so before `placed` that of the run is assumed.
         kind = self.identity.device_kind or ("" if self.header is None else self.header.identity.device_kind)
         identity = self.identity.model_copy(update={"device_kind": kind})
-        request = RunRequest("annotate", self.source.name, identity, self.config, limit=self.options.limit)
-        return replace(request, exclusions=self.options.exclusions, is_extension=self.options.is_extension)
+        options, moved_from = self.options, self.options.moved_from
+        place, moved = moved_from or self.source.name, None if moved_from is None else self.source
+        request = RunRequest("annotate", place, identity, self.config, limit=options.limit, moved=moved)
+        return replace(request, exclusions=options.exclusions, is_extension=options.is_extension)
 
     def job(self, planned: PlannedRun, generations: Mapping[int, int]) -> Job:
         """Return the work of the `planned` run for its workers. `generations` are those that `Job` starts from.
@@ -145,7 +149,7 @@ class RunPlan:
         Raises:
             ConfigError: The shards in flight do not fit into the object store.
         """
-        nodes, header = node_resources(), planned.header
+        nodes, header = node_resources(), planned.worked or planned.header
         config = with_readers(nodes, self.config, self.actors, header, may_grow=self.may_grow)
         config = _with_decoder_of(self.identity, config, begun=header.identity)
         check_object_store(nodes, config, self.actors, header.max_shard_bytes)
@@ -154,6 +158,7 @@ class RunPlan:
         if self.parent is not None:
             masks = StoredMasks.pinned(self.parent, planned.parent, has_too_small=asks)
         job = Job(self.source.name, self.location, header, config, may_grow=self.may_grow, masks=masks)
+        job = replace(job, moved_to=None if self.options.moved_from is None else self.source.name)
         return replace(job, generations=generations, is_retry=self.options.is_retry, reasons=self.options.reasons)
 
     def check_identity(self) -> list[str]:
@@ -170,7 +175,10 @@ class RunPlan:
         a new plan is left out.
         """
         excluded, tally = ExcludedItems(self.options.exclusions), PlanTally()
-        location, header = self.location, self.header
+        location, header, has_moved = self.location, self.header, self.options.moved_from is not None
+        if has_moved and header is not None:
+            for _ in moved_entries(location, header, self.items(), self.source, self.config):
+                pass
         if self.parent is not None:
             location, header = self.parent.location, self.parent.header
         if header is None:
@@ -186,6 +194,9 @@ class RunPlan:
         found = ExtensionTally()
         for _ in new_entries(location, header, self.items(), tally=found, limit=self.options.limit):
             pass
+        if has_moved:
+            # Every one was found, and another time changes none.
+            found.num_changed = 0
         tally.num_images += found.num_images
         tally.num_shards += found.num_shards
         tally.size_bytes += found.size_bytes
@@ -217,7 +228,8 @@ class RunPlan:
         now = now.model_copy(update={"method": self.config.method(), "device_kind": device_kind})
         preset, allow_mixed = self.config.preset, self.config.placement.allow_mixed
         try:
-            return check_identity(header, now, self.source.name, preset=preset, allow_mixed=allow_mixed)
+            place, out = self.options.moved_from or self.source.name, self.location.root
+            return check_identity(header, now, place, preset=preset, allow_mixed=allow_mixed, out=out)
         except ConfigError as error:
             if not Totals(cached_receipts(self.location)).sum().is_fruitless:
                 raise
@@ -233,7 +245,7 @@ def opened(source: str, out: str, config: RunConfig, options: RunOptions, on_eve
     location = RunLocation.open(writable(out), config.source.endpoint_url, config.placement.storage)
     on_event(Step("opening SOURCE and OUT"))
     header = check_options(location, options, is_repair=config.placement.repair)
-    is_old = options.is_extension or options.is_retry or config.placement.repair
+    is_old = options.is_extension or options.is_retry or config.placement.repair or options.moved_from is not None
     gives_way = header is not None and not is_old and may_give_way(location, header, options.exclusions)
     # What was `auto` as a run began is what it has, whatever it would be on this card. One without results that was
     # begun on another card gives way.
@@ -256,14 +268,21 @@ def _opened(
     if header is None:
         refuse_unexpected_files(out)
         refuse_queries(config, source)
+    elif options.moved_from is not None:
+        options = replace(options, moved_from=checked_move(header, options.moved_from))
     elif not options.is_extension:
         source = planned_source(header, source)
     recorded, limits = None if header is None else header.source, config.placement.storage
-    listing = open_source(source, config.source, exclude=out.root, limits=limits, recorded=recorded)
+    try:
+        listing = open_source(source, config.source, exclude=out.root, limits=limits, recorded=recorded)
+    except ConfigError as error:
+        if header is None or options.moved_from is not None or not is_same_source(header, absolute_source(source)):
+            raise
+        raise ConfigError(f"{error}\nIf its images have moved: {moved_command(header, 'NEW', out.root)}") from error
     on_event(Step("checking weights and packages"))
     parent = masks_parent(config, out, header, options)
     if parent is not None:
-        config = with_masks_of(parent, config, listing.name)
+        config = with_masks_of(parent, config, options.moved_from or listing.name)
     elif header is None:
         listing.check_not_empty()
     stored = {} if parent is None else {STAGE_PROPOSE: parent.header.identity.weights[STAGE_PROPOSE]}

@@ -57,7 +57,8 @@ class Job:
     """A planned run, as its workers see it.
 
     Attributes:
-        source: The SOURCE that the run was planned from; a local one as an absolute path.
+        source: Where the images are; a local place as an absolute path.
+        header: If they have moved, its plan has their versions at the new place.
         config: The configuration of this session: the header's method with this session's placement.
         may_grow: Whether nodes may join the cluster during the run.
         session_nonce: Identifies this session. Attempts of other sessions count against no image.
@@ -66,6 +67,7 @@ class Job:
         is_retry: Whether only quarantined images are computed again.
         reasons: A retry computes only images quarantined for one of these reasons; None for all.
         masks: The run that the masks are taken from; None if they are proposed.
+        moved_to: `source` if it is not that of the header, for receipts.
     """
 
     source: str
@@ -78,6 +80,7 @@ class Job:
     is_retry: bool = field(default=False, kw_only=True)
     reasons: frozenset[str] | None = field(default=None, kw_only=True)
     masks: StoredMasks | None = field(default=None, kw_only=True)
+    moved_to: str | None = field(default=None, kw_only=True)
 
 
 def stage_fault(shard: int, error: Exception) -> ShardFault:
@@ -250,13 +253,14 @@ def _commit(job: Job, shard: Shard) -> Receipt | ShardFault:
         else:
             shard = on_this_node(shard).with_mixed(mixed)
             is_repair = shard.shard in job.generations
+            begun = history.begun_by_pool()
             commit = commit_retry if job.is_retry else partial(commit_shard, is_repair=is_repair)
             receipt = commit(
                 job.location,
                 shard,
                 planned_ids=shard.planned_ids,
                 embed_images=job.config.shards.embed_images,
-                provenance=Provenance(history.begun_by_pool(), shard.degraded, shard.mixed, job.header.sha256),
+                provenance=Provenance(begun, shard.degraded, shard.mixed, job.header.sha256, job.moved_to),
             )
         if receipt is None:
             raise TransientError(

@@ -94,6 +94,7 @@ def annotate(
     config: RunConfig | str | Path | None = None,
     *,
     limit: int | None = None,
+    moved_from: str | Path | None = None,
     extend: bool = False,
     retry_failed: bool = False,
     retry_reasons: str | Sequence[str] = (),
@@ -111,6 +112,7 @@ def annotate(
         config: What `load_config` returns, the name of a preset, or the `Path` of a YAML file that names one; None
             continues the run at `out` with its own preset.
         limit: Plan the first `limit` images only.
+        moved_from: What `source` was when the run began, if its images are at `source` now.
         extend: List `source` again and add its new images to the run.
         retry_failed: Compute the quarantined images again, and nothing else.
         retry_reasons: With `retry_failed`, only images quarantined for this reason code, or for one of these.
@@ -128,6 +130,8 @@ def annotate(
             preset is named.
         TransientError: Storage or the cluster failed; the same call continues.
     """
+    from dataclasses import replace
+
     from pseudoris.primitives.extras import require_extra
 
     require_extra("run", "pseudoris.annotate")
@@ -148,7 +152,9 @@ def annotate(
         config = config.model_copy(update={"placement": config.placement.model_copy(update={"repair": True})})
     reasons = parse_reasons(one_or_several(retry_reasons) or None)
     excluded = _exclusions(exclude, exclude_distance, only)
+    moved = None if moved_from is None else place(moved_from, "moved_from")
     options = RunOptions(limit, is_extension=extend, is_retry=retry_failed, reasons=reasons, exclusions=excluded)
+    options = replace(options, moved_from=moved)
     return run_pipeline(source, out, config, options=options, on_event=on_event or notebook_progress())
 
 

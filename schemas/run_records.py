@@ -378,6 +378,7 @@ class Receipt(SealedRecord):
             last one. `notes`: images by the note of their row.
         header_sha256: `sha256` of the run's header when it was committed, which is that of the last extension of the
             plan.
+        source: Where SOURCE was when this generation was computed (`--moved-from`); None where the header says.
     """
 
     shard: int = Field(ge=0)
@@ -396,6 +397,7 @@ class Receipt(SealedRecord):
     emptied: _RareCounts = Field(default_factory=dict)
     notes: _RareCounts = Field(default_factory=dict)
     header_sha256: Sha256 | None = None
+    source: str | None = Field(default=None, exclude_if=lambda source: source is None)
 
     @property
     def num_repeats(self) -> int:

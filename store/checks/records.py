@@ -19,9 +19,10 @@ from pseudoris.store.runs.garbage import is_driven, list_unfinished
 from pseudoris.store.runs.header import EXTENSION_NAME
 from pseudoris.store.runs.lock import CLAIM_NAME, LOCK_FOLDER
 from pseudoris.store.runs.manifest import SNAPSHOT_NAME, manifest_numbers, read_snapshot, snapshot_damage, snapshot_path
+from pseudoris.store.runs.plan import MOVED
 from pseudoris.store.runs.receipts import commit_of_name, foreign_receipt, try_read_receipts
 
-_PLAN_GENERATION: Final = re.compile(r"g\d{4}")
+_PLAN_GENERATION: Final = re.compile(rf"[g{MOVED}]\d{{4}}")
 _TOP_NAMES: Final = frozenset({HEADER_NAME, CARD_NAME, BESIDE_NAME, CITATION_NAME, LEFT_OUT_NAME})
 # Maps each folder of records to a function that is true for the file names that a run writes there.
 _RECORDS: Final[Mapping[str, Callable[[str], object]]] = {

@@ -41,6 +41,7 @@ class Provenance:
     degraded: Mapping[str, int | str] = field(default_factory=dict)
     mixed: tuple[str, ...] = ()
     header_sha256: str | None = None
+    source: str | None = None
 
 
 NOWHERE: Final = Provenance()
@@ -163,6 +164,7 @@ def make_receipt(
         wide_decisions=shard.wide_decisions,
         long_texts=shard.long_texts,
         header_sha256=provenance.header_sha256,
+        source=provenance.source,
         nodes=shard.nodes,
     )
 
@@ -242,7 +244,8 @@ def _stored(location: RunLocation, table: str, receipt: Receipt) -> pa.Table:
     return read_part(io.BytesIO(read_whole(location, table, part)), SCHEMAS[table], part.name)
 
 
-_NOT_READ: Final = ("missing", "changed", "unreadable", "archived", "denied")
+# Of images with these reasons, no bytes reached the run.
+NOT_READ: Final = ("missing", "changed", "unreadable", "archived", "denied")
 
 
 def as_quarantined(location: RunLocation, shard: Shard, receipt: Receipt) -> Shard:
@@ -266,8 +269,8 @@ def as_quarantined(location: RunLocation, shard: Shard, receipt: Receipt) -> Sha
     images = []
     for image in shard.images:
         before = rows.get(image.image_id)
-        is_read = image.failure is None or image.failure.reason not in _NOT_READ
-        if before is not None and is_read and before["reason"] in _NOT_READ:
+        is_read = image.failure is None or image.failure.reason not in NOT_READ
+        if before is not None and is_read and before["reason"] in NOT_READ:
             image = ShardImage(image.position, image.image_id, image.key)
         images.append(image if before is None else image.quarantined(Failure(**before)))
     return shard.with_images(tuple(images))
@@ -312,4 +315,5 @@ def _together(base: Receipt, provenance: Provenance) -> Provenance:
         degraded={**base.degraded, **provenance.degraded},
         mixed=tuple(dict.fromkeys((*base.mixed, *provenance.mixed))),
         header_sha256=provenance.header_sha256,
+        source=provenance.source,
     )

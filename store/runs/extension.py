@@ -109,17 +109,9 @@ def _unplanned_items(
     location: RunLocation, header: RunHeader, items: Iterable[SourceItem], tally: ExtensionTally
 ) -> Iterator[SourceItem]:
     """Yield the items whose keys `header` does not plan, in their order; `tally` counts the others."""
-    generations = itertools.groupby(header.plan_parts, key=_generation)
-    # `stream_plan` is used, because `iter_plan` would hold a whole part of each generation in memory: 100 MB.
-    shards = (stream_plan(location, tuple(parts)) for _, parts in generations)
-    streams = [itertools.chain.from_iterable(entries for _, entries in each) for each in shards]
-    planned = _grouped(heapq.merge(*streams, key=_place), _PLAN)
-    both = heapq.merge(planned, _grouped(items, _LISTING), key=itemgetter(0))
-    for _, sides in itertools.groupby(both, key=itemgetter(0)):
-        found: dict[str, list[Any]] = {what: images for _, what, images in sides}
-        known: dict[str, PlanEntry] = {entry.key: entry for entry in found.get(_PLAN, ())}
+    for known, listed in beside_plan(location, header, items):
         vanished = dict(known)
-        for item in found.get(_LISTING, ()):
+        for item in listed:
             if item.key not in known:
                 yield item
             elif vanished.pop(item.key, None) is not None:
@@ -132,6 +124,24 @@ def _unplanned_items(
         tally.vanished += [*vanished][: _MAX_EXAMPLES - len(tally.vanished)]
 
 
+def beside_plan(
+    location: RunLocation, header: RunHeader, items: Iterable[SourceItem]
+) -> Iterator[tuple[dict[str, PlanEntry], list[SourceItem]]]:
+    """Yield the planned images by key, of all generations, and the listed ones, those of one file together.
+
+    ConfigError if the order of the listing differs from the plan's.
+    """
+    generations = itertools.groupby(header.plan_parts, key=_generation)
+    # `stream_plan` is used, because `iter_plan` would hold a whole part of each generation in memory: 100 MB.
+    shards = (stream_plan(location, tuple(parts)) for _, parts in generations)
+    streams = [itertools.chain.from_iterable(entries for _, entries in each) for each in shards]
+    planned = _grouped(heapq.merge(*streams, key=_place), _PLAN)
+    both = heapq.merge(planned, _grouped(items, _LISTING), key=itemgetter(0))
+    for _, sides in itertools.groupby(both, key=itemgetter(0)):
+        found: dict[str, list[Any]] = {what: images for _, what, images in sides}
+        yield {entry.key: entry for entry in found.get(_PLAN, ())}, found.get(_LISTING, [])
+
+
 def _grouped(images: Iterable[SourceItem | PlanEntry], what: str) -> Iterator[tuple[_Place, str, list[Any]]]:
     """Yield the images of each place together: one image, except for tar members and repeated listings."""
     last: _Place | None = None
@@ -139,8 +149,8 @@ def _grouped(images: Iterable[SourceItem | PlanEntry], what: str) -> Iterator[tu
         if last is not None and place < last:
             # If two different orders were merged, a known key could be planned a second time.
             raise ConfigError(
-                f"cannot extend the plan: {what} is not in the order of keys ({place[0]} is after {last[0]}). Another "
-                "version of pseudoris may have listed it. Name another output"
+                f"cannot compare SOURCE with the plan: {what} is not in the order of keys ({place[0]} is after "
+                f"{last[0]}). Another version of pseudoris may have listed it. Name another output"
             )
         last = place
         yield place, what, list(group)
@@ -151,7 +161,7 @@ def _place(image: SourceItem | PlanEntry) -> _Place:
 
 
 def _generation(part: PartRecord) -> int:
-    return int(part.name.partition("/")[0].removeprefix("g"))
+    return int(part.name.partition("/")[0][1:])
 
 
 def extension_notices(tally: ExtensionTally) -> list[str]:

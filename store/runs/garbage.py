@@ -31,6 +31,7 @@ from pseudoris.store.runs.attempts import ATTEMPT_NAME, ATTEMPTS_FOLDER, attempt
 from pseudoris.store.runs.header import EXTENSION_NAME, read_header
 from pseudoris.store.runs.lock import LOCK_FOLDER, current_holder
 from pseudoris.store.runs.manifest import is_manifest_complete
+from pseudoris.store.runs.plan import moved_parts
 from pseudoris.store.runs.receipts import list_receipts, read_receipts
 from pseudoris.store.tables.parts import part_sizes
 
@@ -112,7 +113,7 @@ def run_gc(
     A dry run writes nothing, so it uses this machine's clock; else `now_s` is by default the storage's time. `sizes`
     are those of the parts, if they were just listed (`part_sizes`). Parts of a retry without a receipt stay, unless
     the caller holds the lock, its work `has_ended`, and they are as old: a task of a dead driver may still commit
-    them. ConfigError if the header or a receipt cannot be used.
+    them. Plans of a moved SOURCE go when its work has ended. ConfigError if the header or a receipt cannot be used.
     """
     # Two guards against a second driver, whatever the caller has read: the header that stands now must be sound, and
     # receipts are listed after the parts.
@@ -129,6 +130,7 @@ def run_gc(
     freed = sum(sizes[path.partition("/")[0]][path.partition("/")[2]] for path in (*lost, *superseded))
     leftovers = [path for path, modified_s in unfinished if modified_s < limit_s]
     leftovers += attempts_of(location, highest.items())
+    leftovers += moved_parts(location) if has_ended else []
     uploads = [upload for upload in uploads if upload.started_s < limit_s]
     report = GcReport(tuple(lost), tuple(superseded), tuple(leftovers), freed, len(uploads))
     for path in () if is_dry else report.deleted:

@@ -196,12 +196,19 @@ def _picture_in(root: str) -> str | None:
 
 
 def check_identity(
-    header: RunHeader, identity: Identity, source: str | None = None, *, preset: str | None, allow_mixed: bool = False
+    header: RunHeader,
+    identity: Identity,
+    source: str | None = None,
+    *,
+    preset: str | None,
+    allow_mixed: bool = False,
+    out: str = "OUT",
 ) -> list[str]:
     """Accept `identity`, and `source` (a `Source.name`) unless it is None, for the run of `header`.
 
     With `allow_mixed` another device and other package versions are accepted, and returned, one line per field. If
     `preset`, the one given now, is another than the run's, a refusal names it in place of all that follows from it.
+    `out` is the run's place, for a command that such a refusal names.
 
     Raises:
         ConfigError: Other fields differ. It has one line per field: the run's value, and the value given now.
@@ -211,12 +218,15 @@ def check_identity(
     moved = []
     if source is not None and not is_same_source(header, source):
         moved = [f"SOURCE: {without_secrets(header.source)!r} in the run, {source!r} now"]
-    if not refused and moved:
+    if source is not None and moved and not refused:
         # A copy in another place is refused too. Its ids would be the same, as they are relative to SOURCE. But its
         # files may have other times or etags, and their images would be quarantined as changed.
+        told = (
+            f". If its images have moved: {moved_command(header, source, out)}" if header.origin == "annotate" else ""
+        )
         raise ConfigError(
             f"this output was planned from SOURCE {without_secrets(header.source)!r}, but SOURCE is {source!r} now. "
-            "Give the first one to continue, or name another output"
+            f"Give the first one to continue, or name another output{told}"
         )
     if not refused:
         return acceptable
@@ -283,6 +293,12 @@ def check_alike(location: RunLocation, header: RunHeader, what: str) -> None:
                 f"{what} needs runs of equal models, preset and posterior, and {first.name} and {other.name} in "
                 f"{location.root} differ: do it in each run, and combine again"
             )
+
+
+def moved_command(header: RunHeader, source: str, out: str) -> str:
+    """Return the command that continues the run in `out` if the images of its SOURCE are at `source` now."""
+    places = [without_secrets(each) for each in (source, out, header.source)]
+    return f"pseudoris annotate {shlex.join(places[:2])} --moved-from {shlex.quote(places[2])}"
 
 
 def is_same_source(header: RunHeader, source: str) -> bool:

@@ -46,6 +46,7 @@ _COPIED: Final = {
     *_LATER,
     *COUNTED_BY_NAME,
     *_DIGESTS,
+    "source",
 }
 _PART_TYPES: Final = {"name": pa.string(), "rows": pa.int64(), "size_bytes": pa.int64(), "sha256": pa.string()}
 # This many receipts are converted at a time, because each takes 15 KB as Python objects, but 1 KB in Arrow.
@@ -82,6 +83,7 @@ MANIFEST_SCHEMA: Final = pa.schema(
         ),
         *(pa.field(name, pa.int64()) for name in _LATER),
         *(pa.field(name, pa.map_(pa.string(), pa.int64())) for name in COUNTED_BY_NAME),
+        pa.field("source", pa.string()),
     ],
     metadata={_VERSION_KEY: str(_VERSION)},
 )
@@ -195,7 +197,7 @@ def read_snapshot(location: RunLocation, number: int) -> Iterator[Receipt]:
             for batch in parquet.iter_batches(batch_size=ROWS_AT_ONCE, use_threads=False):
                 for row in batch.to_pylist(maps_as_pydicts="lossy"):
                     row |= {name: row.get(name) or 0 for name in _LATER}
-                    row |= {name: row.get(name) or {} for name in COUNTED_BY_NAME}
+                    row |= {name: row.get(name) or {} for name in COUNTED_BY_NAME} | {"source": row.get("source")}
                     parts = {
                         table: PartRecord(**{name: row[f"{table}_part_{name}"] for name in _PART_TYPES})
                         for table in SCHEMAS

@@ -41,10 +41,14 @@ MAX_ROWS_PER_PART: Final = 1_000_000
 _FOOTERS: Final[dict[tuple[str, str], pq.FileMetaData]] = {}
 _MAX_FOOTERS: Final = 4
 
-_PART_NAME: Final = re.compile(rf"^g[0-9]{{4}}/part-{EIGHT_DIGITS}-[0-9a-f]{{8}}\.parquet$")
+# Generations that a session writes if SOURCE has moved begin with this letter, not with g.
+MOVED: Final = "m"
+_PART_NAME: Final = re.compile(rf"^[g{MOVED}][0-9]{{4}}/part-{EIGHT_DIGITS}-[0-9a-f]{{8}}\.parquet$")
 
 
-def write_plan(location: RunLocation, entries: Iterable[PlanEntry], generation: int = 1) -> tuple[PartRecord, ...]:
+def write_plan(
+    location: RunLocation, entries: Iterable[PlanEntry], generation: int = 1, *, letter: str = "g"
+) -> tuple[PartRecord, ...]:
     """Write the plan's parts while `entries` stream in, and return them; memory is bounded by one part.
 
     Entries are ordered by shard, then position: shards without a gap (an extension begins above 0), positions from 0 in
@@ -52,7 +56,8 @@ def write_plan(location: RunLocation, entries: Iterable[PlanEntry], generation: 
     again reuses them.
     """
     bundles = _bundles(_shard_tables(entries))
-    return tuple(put_plan_file(location, f"g{generation:04d}/part-{first:08d}", tables) for first, tables in bundles)
+    folder = f"{letter}{generation:04d}"
+    return tuple(put_plan_file(location, f"{folder}/part-{first:08d}", tables) for first, tables in bundles)
 
 
 def put_plan_file(location: RunLocation, stem: str, tables: Sequence[pa.Table]) -> PartRecord:
@@ -148,6 +153,12 @@ def _bundles(tables: Iterable[tuple[int, pa.Table]]) -> Iterator[tuple[int, list
         num_rows += table.num_rows
     if bundle:
         yield first_shard, bundle
+
+
+def moved_parts(location: RunLocation) -> list[str]:
+    """Return the paths of plans of a moved SOURCE: the workers of one session need them, and nothing after them."""
+    names = (f"{PLAN_FOLDER}/{name}" for name, _ in location.list_obstacles(PLAN_FOLDER) if name.startswith(MOVED))
+    return [f"{folder}/{file.name}" for folder in names for file in location.list(folder)]
 
 
 def _first_shard(part: PartRecord) -> int:

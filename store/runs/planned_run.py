@@ -36,11 +36,12 @@ from pseudoris.store.runs.header import (
 from pseudoris.store.runs.held_out_pictures import split_record
 from pseudoris.store.runs.lock import RunLock, current_holder
 from pseudoris.store.runs.manifest import has_results
+from pseudoris.store.runs.moved_source import moved_plan
 from pseudoris.store.runs.parents import Parent
 from pseudoris.store.runs.plan import PlanTally, assign_shards, write_plan
 from pseudoris.store.runs.receipts import part_path
 from pseudoris.store.runs.stored_exclusions import ExcludedItems, check_exclusions, exclusion_notices
-from pseudoris.store.sources import SourceItem
+from pseudoris.store.sources import Source, SourceItem
 
 logger = logging.getLogger(__name__)
 
@@ -65,6 +66,7 @@ class RunRequest:
         splits: The split of each image of a new run by its key, "" for none; empty for a run without splits.
         limit: Plan only the first `limit` images. It does not change an existing plan, only its extension.
         is_extension: Extend an existing plan by the images that it lacks.
+        moved: Where the SOURCE of an existing run is now; `source` is then the one of its header.
     """
 
     origin: Origin
@@ -79,6 +81,7 @@ class RunRequest:
     splits: Mapping[str, str] = field(default_factory=dict)
     limit: int | None = None
     is_extension: bool = False
+    moved: Source | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,13 +89,14 @@ class PlannedRun:
     """A run with a plan, ready for work: its header, and what the user must know before it begins, a sentence each.
 
     `mixed` holds the differences of identity that `allow_mixed` accepts. With `is_repair`, parts that are missing or
-    damaged are written again.
+    damaged are written again. `worked` is the header for workers: if SOURCE has moved, its plan has the versions there.
     """
 
     header: RunHeader
     mixed: tuple[str, ...] = ()
     is_repair: bool = False
     notices: tuple[str, ...] = ()
+    worked: RunHeader | None = None
 
     @property
     def parent(self) -> ParentRun:
@@ -134,14 +138,20 @@ def plan_run(location: RunLocation, request: RunRequest, items: Lister | Parent 
             "plain torch attends on this GPU, slower than Triton's kernels: `pseudoris doctor` there says why"
         )
     notices += exclusion_notices(header, is_new=standing is None, is_given=bool(request.exclusions))
-    if standing is not None and request.is_extension and not isinstance(items, Parent | Combination):
-        header, tally = extend_plan(location, header, items(), limit=request.limit)
+    worked, listed = header, None if isinstance(items, Parent | Combination) else items
+    if (moved := request.moved) is not None:
+        worked = moved_plan(location, header, (listed or moved.list)(), source=moved, config=request.config)
+    if standing is not None and request.is_extension and listed is not None:
+        extended, tally = extend_plan(location, worked, listed(), limit=request.limit)
+        if tally.num_images:
+            parts = worked.plan_parts + extended.plan_parts[len(header.plan_parts) :]
+            header, worked = extended, extended.model_copy(update={"plan_parts": parts})
         notices += extension_notices(tally)
     elif standing is not None and request.limit not in (None, header.num_images):
         notices.append(
             f"the run already has a plan of {header.num_images} images; --limit {request.limit} does not change it"
         )
-    return PlannedRun(header, mixed, request.config.placement.repair, tuple(notices))
+    return PlannedRun(header, mixed, request.config.placement.repair, tuple(notices), worked)
 
 
 def _plan_anew(location: RunLocation, request: RunRequest, items: Lister | Parent | Combination) -> RunHeader:
@@ -208,14 +218,14 @@ def _standing(location: RunLocation, request: RunRequest) -> tuple[RunHeader, tu
 
     It guards against a second driver, whatever was read before: under the lock no other driver plans or commits.
     """
-    is_repair, lock = request.config.placement.repair, request.lock
-    header = require_header(location) if is_repair else read_header(location)
+    must_stand, lock = request.config.placement.repair or request.moved is not None, request.lock
+    header = require_header(location) if must_stand else read_header(location)
     if header is not None:
         try:
             return header, _check(location, header, request)
         except ConfigError:
             is_other = header.origin != request.origin or _loses_rules(header, request.exclusions)
-            if lock is None or is_repair or is_other:
+            if lock is None or must_stand or is_other:
                 raise
             # The heartbeat raises an error if this driver has lost the lock, so no other driver commits meanwhile.
             lock.heartbeat()
@@ -241,8 +251,12 @@ def _check(location: RunLocation, header: RunHeader, request: RunRequest) -> tup
     elif header.parent is not None:
         raise ConfigError(f"{location.root} was begun from {header.parent.location}: name it again, or another output")
     check_exclusions(header, request.exclusions)
-    preset, allow_mixed = request.config.preset, request.config.placement.allow_mixed
-    return tuple(check_identity(header, request.identity, request.source, preset=preset, allow_mixed=allow_mixed))
+    config, out = request.config, location.root
+    allow_mixed = config.placement.allow_mixed
+    accepted = check_identity(
+        header, request.identity, request.source, preset=config.preset, allow_mixed=allow_mixed, out=out
+    )
+    return tuple(accepted)
 
 
 def package_versions(packages: Iterable[str]) -> dict[str, str]:

@@ -14,10 +14,11 @@ import logging
 import os
 import re
 import shlex
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import chain, islice, pairwise, repeat
+from pathlib import Path
 from typing import Annotated, Final, Literal
 
 from pydantic import Field, TypeAdapter, ValidationError
@@ -312,13 +313,19 @@ def _missing(source: str, name: str) -> ConfigError:
     parent = next(folder for folder in local.parents if folder.is_dir())
     wanted = local.relative_to(parent).parts[0]
     names = [path.name for path in islice(parent.iterdir(), _MAX_COMPARED)] if os.access(parent, os.R_OK) else []
-    if near := difflib.get_close_matches(wanted, names, n=1):
-        hint = f"Did you mean {parent / near[0]}?"
-    elif any(each.startswith(wanted) for each in names):
+    near, longer = difflib.get_close_matches(wanted, names), (each for each in names if each.startswith(wanted))
+    if (meant := _first_no_run(parent, near)) is not None:
+        hint = f"Did you mean {parent / meant}?"
+    elif _first_no_run(parent, longer) is not None:
         hint = begins
     else:
         hint = f"The nearest folder that exists is {parent}."
     return ConfigError(f"SOURCE {source!r} does not exist.\n{hint}")
+
+
+def _first_no_run(parent: Path, names: Iterable[str]) -> str | None:
+    """Return the first name that is not the folder of a run: OUT is mostly called like its SOURCE."""
+    return next((name for name in names if not os.access(parent / name / HEADER_NAME, os.F_OK)), None)
 
 
 def _format_of(path: str, config: SourceConfig, *, is_named: bool) -> Format | None:

@@ -27,7 +27,7 @@ from pseudoris.store.tables.parts import read_part
 from pseudoris.store.tables.shard_tables import bytes_of_version_5, table_bytes
 from tests.builders.command import pseudoris_here
 from tests.builders.seals import forge_header
-from tests.versions.__main__ import annotation, put_images
+from tests.versions.__main__ import SOURCE, annotation, put_images
 
 VERSIONS = sorted(path.parent for path in Path(__file__).parent.glob("*/config.yaml"))
 
@@ -212,6 +212,15 @@ def test_its_half_is_resumed_and_every_reader_takes_parts_of_both_versions(kept,
     versions = {pq.read_schema(part).metadata[b"pseudoris.version"] for part in Path(glob).parent.iterdir()}
     assert versions == {b"5", b"6"}
     assert [each["phash"].null_count for each in (tables[0], tables[1], tables[3])] == [len(ids)] * 3
+
+
+@pytest.mark.ray
+@pytest.mark.long
+def test_its_half_is_resumed_from_the_folder_that_its_images_have_moved_to(kept, ray_session):
+    shutil.copytree(kept / "images", kept / "moved")
+    resume(kept, "half", "annotate", "moved", *annotation("half", "--moved-from", SOURCE)[2:])
+    receipts = [json.loads(path.read_bytes()) for path in sorted((kept / "half" / "_receipts").iterdir())]
+    assert {receipt.get("source") for receipt in receipts} == {None, str(kept / "moved")}
 
 
 def test_a_part_as_this_version_writes_it_holds_the_bytes_of_its_version(kept):

@@ -119,6 +119,13 @@ def test_a_missing_path_is_told_the_nearest_name_that_exists(tmp_path, missing, 
     assert str(found.value) == f"SOURCE '{tmp_path}/{missing}' does not exist.\n{wanted}"
 
 
+@pytest.mark.parametrize("missing", ["image", "images-", "images-tiny"])
+def test_a_missing_path_is_never_told_a_run(tmp_path, missing):
+    write_files(tmp_path, {"images-tiny-2/_run.json": b"{}"})
+    with pytest.raises(ConfigError, match=r"does not exist\.\nThe nearest folder that exists is"):
+        open_source(f"{tmp_path}/{missing}", AUTO)
+
+
 @pytest.mark.parametrize("missing", ["host/*.jpg", "host/x?sig=hunter2", "host/x*?sig=hunter2", "a.jpg/*.jpg"])
 def test_a_pattern_in_no_folder_is_told_without_what_may_be_a_query(tmp_path_factory, missing):
     # `tmp_path` has special characters here.
