@@ -112,7 +112,7 @@ _MEANINGS: Final = {
     1: "`verify`, `doctor` or `weights check` found a problem, every image of a run is in quarantine, or an export "
     "lacks images that are missing from SOURCE, or changed there",
     2: "an error that you can fix: the message says how",
-    3: "incomplete: the same command continues",
+    3: "incomplete, or a check of what was written failed: the same command continues",
     130: "interrupted: the same command continues",
 }
 _WORDS: Final = {
