@@ -182,7 +182,7 @@ def _plan_anew(location: RunLocation, request: RunRequest, items: Lister | Paren
     splits = None
     if request.splits:
         listed = [*listed]
-        splits = split_record([(0, image_id(each.key), request.splits[each.key]) for each in listed])
+        splits = split_record({0: {image_id(each.key): request.splits[each.key] for each in listed}})
     entries = itertools.islice(assign_shards(listed, request.config.shards, tally=tally), request.limit)
     parts = write_plan(location, entries)
     excluded.check_left(len(parts))
