@@ -67,11 +67,12 @@ def annotate(
             if not begun.pending.shards:
                 return begun.finish({}, lambda _: (each for each in list[Outcome]()))
         on_event(Step("connecting to Ray"))
+        cpu_kind = stack.enter_context(plan.measuring())
         # The executor imports Ray Data, which takes seconds, so mistakes in SOURCE or OUT are reported first.
         executor = importlib.import_module("pseudoris.pipeline.executor")
         # An interrupt that came during the import ends the run here, before Ray takes seconds to start.
         interrupts.check()
-        plan = stack.enter_context(plan.placed(on_event))
+        plan = stack.enter_context(plan.placed(on_event, cpu_kind))
         if begun and (mixed := set(plan.check_identity()).difference(begun.planned.mixed)):
             on_event(Notice(ACCEPTED + "; ".join(sorted(mixed))))
         # A new run takes its lock only here: if its images are refused, nothing is left in OUT.
@@ -174,7 +175,7 @@ def dry_run(source: str, out: str, config: RunConfig, *, options: RunOptions | N
         ConfigError: `annotate` would refuse to start: weights, identity, resources or SOURCE are wrong.
     """
     plan = opened(source, out, config, replace(options or RunOptions(), is_dry=True))
-    with plan.placed(with_ray=plan.needs_ray) as plan:
+    with plan.measuring() as cpu_kind, plan.placed(cpu_kind=cpu_kind, with_ray=plan.needs_ray) as plan:
         plan.check_identity()
         tally, extension, excluded = plan.counted()
     location, reasons, listing, config = plan.location, plan.options.reasons, plan.source, plan.config

@@ -73,10 +73,7 @@ def identity_before_ray(config: RunConfig, stored: Mapping[str, str] | None = No
 
 @contextmanager
 def cpu_measured_here(compute: ComputeConfig) -> Iterator[Callable[[], str]]:
-    """Measure the kind of this CPU in a child, which loads torch while Ray starts; yield what waits for the answer.
-
-    That raises a ConfigError if torch cannot be used. OSError: no child can be started.
-    """
+    """Measure the kind of this CPU in a child; yield what waits for it, or raises a ConfigError: torch is unusable."""
     child = start_child("pseudoris.workers.cpu_bits", compute.precision, stderr=subprocess.PIPE)
 
     def kind() -> str:

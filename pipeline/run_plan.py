@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 
 from pseudoris.files.location import RunLocation
@@ -55,8 +55,7 @@ class RunPlan:
         header: Of the run in OUT; None if there is none, or if it gives way.
         parent: The run that the masks are taken from; None if they are proposed.
         stored: By stage, digests that are not measured: of a parent, or not known before weights are fetched.
-        identity: Of the machines that compute; before `placed` without the kind of a CPU, and None if an existing
-            cluster or a GPU does the work.
+        identity: Of the machines that compute. Before `placed` it lacks a CPU's kind, and is None for cluster or GPU.
         actors: By pool, how many hold models; empty before `placed`.
         may_grow: Whether nodes may join the cluster.
         has_ray: Whether this process is connected to Ray.
@@ -96,19 +95,24 @@ class RunPlan:
         """The settings with the decoder that the run in OUT began with."""
         return _with_decoder_of(None if self.header is None else self.header.identity, self.config)
 
+    def measuring(self) -> AbstractContextManager[Callable[[], str]]:
+        """Begin to measure the kind of this CPU, for `placed`; give nothing if a GPU or a cluster computes."""
+        has_kind = self.identity is None or self.identity.device_kind
+        return nullcontext(str) if has_kind else cpu_measured_here(self.config.compute)
+
     @contextmanager
-    def placed(self, on_event: OnEvent = ignore, *, with_ray: bool = True) -> Iterator[RunPlan]:
+    def placed(
+        self, on_event: OnEvent = ignore, cpu_kind: Callable[[], str] = str, *, with_ray: bool = True
+    ) -> Iterator[RunPlan]:
         """Connect to Ray for the block; yield the plan with its actors and its identity.
 
-        Without Ray, this machine counts as the only node.
+        Without Ray, this machine counts as the only node. `cpu_kind` is what `measuring` gave.
 
         Raises:
             ConfigError: The placement never fits, or weights are missing on a node.
         """
-        placement, has_kind = self.config.placement, self.identity is None or self.identity.device_kind
-        measuring = nullcontext(str) if has_kind else cpu_measured_here(self.config.compute)
-        ray = connected(placement.address, placement.start_timeout_s) if with_ray else nullcontext(False)
-        with measuring as cpu_kind, ray as may_grow:
+        placement = self.config.placement
+        with connected(placement.address, placement.start_timeout_s) if with_ray else nullcontext(False) as may_grow:
             actors = plan_actors(node_resources() if with_ray else [lone_node()], self.config)
             on_event(Step(", captions by ".join(filter(None, ("checking the device", self.decoder)))))
             # Missing weights on a node are reported before the listing, which may take an hour.

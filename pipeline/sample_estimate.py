@@ -98,7 +98,7 @@ def estimate(
     with ExitStack() as stack:
         out = stack.enter_context(_temporary_output(scratch, config))
         plan = opened(source, out, config, RunOptions(exclusions=exclusions))
-        plan = stack.enter_context(plan.placed())
+        plan = stack.enter_context(plan.placed(cpu_kind=stack.enter_context(plan.measuring())))
         if scratch is None and (num_nodes := len(node_resources())) > 1:
             raise ConfigError(
                 f"the cluster has {num_nodes} nodes, and the others cannot read this node's temporary folder: use "

@@ -29,7 +29,6 @@ def cpu_kind(precision: str) -> str:
                 whole.update(values.contiguous().float().numpy().tobytes())
     finally:
         torch.set_num_threads(num_threads)
-    # `Identity.differences` knows this form.
     return f"cpu {platform.machine()} {torch.backends.cpu.get_cpu_capability()} bits {whole.hexdigest()[:16]}"
 
 
