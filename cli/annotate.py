@@ -152,7 +152,8 @@ def run(source: str, out: str, config: RunConfig, *, run_options: RunOptions | N
     if not summary.totals.masks and config.masks.prior.kind == "table":
         console.report("note", "no image has a mask: a file of masks.prior must name images by their keys", "yellow")
     is_for_any = composes_for_any_captioner(config)
-    moved_from = None if run_options is None else run_options.moved_from
+    # With the masks of a run, nothing can be added.
+    moved_from = None if run_options is None or config.placement.masks_from else run_options.moved_from
     moved = None if moved_from is None else (without_secrets(source), without_secrets(moved_from))
     console.stdout.print(formats.next_lines(out, composes_for_any_captioner=is_for_any, moved=moved), soft_wrap=True)
     return 0
