@@ -106,6 +106,8 @@ class _Answer(Answering):
     def do_GET(self) -> None:  # noqa: N802  # as http.server calls it
         if self.path.endswith("silence"):
             time.sleep(5)
+        elif self.path.endswith("metadata"):
+            self.answer(302, headers={"Location": "http://169.254.169.254/latest/meta-data"})
         else:
             self.send_error(int(self.path[1:]))
 
@@ -128,6 +130,7 @@ def web():
         ("{web}/silence", TransientError, r"it cannot be reached \((SocketTimeout|ServerTimeout|Timeout)Error\)"),
         ("{web}/503", TransientError, "its server answers 503"),
         ("{web}/404", ConfigError, "does not exist"),
+        ("{web}/metadata", ConfigError, "its server redirects to a link-local address, which is never asked"),
     ],
 )
 def test_a_web_source_that_cannot_be_reached_is_not_said_to_be_missing(web, url, expected, said):
