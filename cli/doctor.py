@@ -29,7 +29,7 @@ from pseudoris.files.location import RunLocation
 from pseudoris.images.pixels import header_size
 from pseudoris.pipeline.run_contract import RunOptions, asked_preset, check_options, tile_sentence
 from pseudoris.primitives.errors import ConfigError, ImageError, PseudorisError
-from pseudoris.primitives.machine_limits import SHARED, check_limits
+from pseudoris.primitives.machine_limits import SHARED, check_limits, memory_limit, told_by_limit
 from pseudoris.primitives.untrusted import printable
 from pseudoris.primitives.uris import writable
 from pseudoris.schemas.card_settings import choices_of_card, decoder_choices
@@ -155,6 +155,10 @@ def _attempt(name: str, look: Callable[[], str]) -> Check:
         return Check(name, True, look())
     except PseudorisError as error:
         return Check(name, False, str(error))
+    except (OSError, RuntimeError, MemoryError, ImportError) as error:
+        if (told := told_by_limit(error)) is None:
+            raise
+        return Check(name, False, told)
 
 
 def _versions() -> str:
@@ -229,13 +233,12 @@ def _decoder(config: RunConfig) -> str:
 def _memory() -> str:
     import psutil
 
-    memory = psutil.virtual_memory()
-    if memory.total < _MIN_MEMORY_BYTES:
-        raise ConfigError(
-            f"This machine has {format_bytes(memory.total)} of memory. A local run needs "
-            f"{format_bytes(_MIN_MEMORY_BYTES)}."
-        )
-    return f"{format_bytes(memory.available)} available of {format_bytes(memory.total)}"
+    limit, total = memory_limit()
+    if total < _MIN_MEMORY_BYTES:
+        needed = f"A local run needs {format_bytes(_MIN_MEMORY_BYTES)}"
+        raise ConfigError(f"This machine has {limit.value} of memory. {needed}: {limit.remedy}.")
+    available = min(psutil.virtual_memory().available, total)
+    return f"{format_bytes(available)} available of {limit.value}"
 
 
 def _weights(config: RunConfig) -> Iterator[Check]:

@@ -286,7 +286,7 @@ def main() -> None:
         says_so = "same command again" in str(error)
         report("stopped", str(error) if says_so else f"{error}\nRun the same command again to continue.", "red")
         sys.exit(annotate.INCOMPLETE)
-    except (OSError, RuntimeError, MemoryError) as error:
+    except (OSError, RuntimeError, MemoryError, ImportError) as error:
         if (told := told_by_limit(error)) is None:
             raise
         report("error", told, "red")
