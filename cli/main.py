@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import codecs
 import difflib
+import errno
 import functools
 import logging
 import re
@@ -42,7 +43,7 @@ from pseudoris.cli import (
     train,
     weights,
 )
-from pseudoris.cli.console import PrintableFormatter, degrade_output, report, report_stopped, stderr, stdout
+from pseudoris.cli.console import PrintableFormatter, degrade_output, report, report_stopped, shortened, stderr, stdout
 from pseudoris.cli.options import QUOTE
 from pseudoris.cli.progress import INTERRUPTED
 from pseudoris.pipeline.interrupts import interruptible
@@ -157,7 +158,7 @@ class HelpPage(TyperGroup):
         try:
             return super().parse_args(ctx, args)
         except UsageError as error:
-            error.message = without_secrets(error.message)
+            error.message = shortened(without_secrets(error.message))
             raise
 
     def invoke(self, ctx: Any) -> Any:
@@ -174,7 +175,7 @@ class HelpPage(TyperGroup):
             stdout.on_broken_pipe()
         except UsageError as error:
             # Pydantic begins a message with `Value error, `, which does not help a user, so it is removed.
-            error.message = without_secrets(error.message.removeprefix("Value error, "))
+            error.message = shortened(without_secrets(error.message.removeprefix("Value error, ")))
             if chosen := _CHOICE.search(error.message):
                 near = difflib.get_close_matches(chosen[1], re.findall("'([^']*)'", chosen[2]), n=1, cutoff=0.5)
                 error.message += f" Did you mean {near[0]!r}?" if near else ""
@@ -287,7 +288,10 @@ def main() -> None:
         report("stopped", str(error) if says_so else f"{error}\nRun the same command again to continue.", "red")
         sys.exit(annotate.INCOMPLETE)
     except (OSError, RuntimeError, MemoryError, ImportError) as error:
-        if (told := told_by_limit(error)) is None:
+        told = told_by_limit(error)
+        if isinstance(error, OSError) and error.errno == errno.ENAMETOOLONG:
+            told = f"{error.filename}: the path is too long for the file system: name a shorter one"
+        if told is None:
             raise
         report("error", told, "red")
         sys.exit(USER_MUST_MEND)

@@ -59,6 +59,17 @@ def test_objects_come_in_the_order_of_their_keys_with_the_versions_that_plans_ho
     ]
 
 
+@pytest.mark.parametrize("size", [-5, 10**30])
+def test_a_size_that_is_none_is_refused(monkeypatch, size):
+    entry = {"name": "b/set/a.jpg", "type": "file", "size": size}
+    monkeypatch.setattr(Versions, "ls", lambda *_, **__: [entry])
+    monkeypatch.setattr(Versions, "info", lambda *_, **__: entry)
+    storage = FsspecStorage(Versions(OSError()), "b/set/")
+    for ask in (lambda: list(storage.walk(ALL_FILES.may_descend)), lambda: SourceRoot(storage).stat("a.jpg")):
+        with pytest.raises(ConfigError, match=r"a\.jpg has (-5|1e\+30) bytes by its store, which is no size: repair"):
+            ask()
+
+
 def test_denied_access_is_the_users_to_mend_before_a_run_and_transient_in_its_midst():
     root = SourceRoot(FsspecStorage(Bucket(PermissionError("no")), "b/set"))
     for before in (lambda: root.kind(""), lambda: list(root.storage.walk(ALL_FILES.may_descend))):
