@@ -20,7 +20,7 @@ from huggingface_hub.errors import HfHubHTTPError
 from pseudoris.files.hub_storage import HubStorage, hub_errors
 from pseudoris.files.location import local_path
 from pseudoris.files.storage import storage_errors
-from pseudoris.interchange.exports.destination import EXPORT_NAME, earlier_record, has_earlier
+from pseudoris.interchange.exports.destination import EXPORT_NAME, has_earlier, holds
 from pseudoris.interchange.exports.export_options import ExportRequest
 from pseudoris.primitives.errors import ConfigError
 from pseudoris.primitives.untrusted import printable_json
@@ -41,7 +41,7 @@ class HubRepository:
     Attributes:
         digest: `ExportRequest.digest` of the export that it is to hold.
         state: `empty`, `begun` (a push of this export was killed), or `whole` (nothing is left to do).
-        is_written: Whether DEST, `folder`, holds the export: then it is not written again. Its card may be edited.
+        folder: DEST, which holds the export, or will. Its card may be edited.
     """
 
     name: str
@@ -49,7 +49,6 @@ class HubRepository:
     digest: str
     state: str
     folder: Path
-    is_written: bool
 
     @classmethod
     def open(cls, name: str, request: ExportRequest, *, is_public: bool) -> Self:
@@ -71,9 +70,7 @@ class HubRepository:
             raise ConfigError(
                 f"--push reads the export from a disk, and DEST is {request.destination.root}: name a folder."
             )
-        record = earlier_record(request.destination) or {}
-        is_written = (record.get("state"), record.get("request")) == ("whole", request.digest)
-        if not is_written:
+        if not holds(request.destination, "hf", request.digest):
             has_earlier(request.destination, "hf", ["data"], is_overwriting=request.is_overwriting)
         with _explained(f"{constants.ENDPOINT}/datasets/{name}", "create"):
             page = HfApi().create_repo(name, repo_type="dataset", private=not is_public, exist_ok=True)
@@ -92,7 +89,7 @@ class HubRepository:
         if state == "whole" and _lacking(folder, listed):
             # Files were deleted there, or the mark was set before they arrived.
             state = "begun"
-        return cls(name, str(page), request.digest, state, folder, is_written)
+        return cls(name, str(page), request.digest, state, folder)
 
     def upload(self) -> str:
         """Upload DEST, mark it as whole, and return a line on what stands there.
