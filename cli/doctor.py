@@ -29,6 +29,7 @@ from pseudoris.files.location import RunLocation
 from pseudoris.images.pixels import header_size
 from pseudoris.pipeline.run_contract import RunOptions, asked_preset, check_options, tile_sentence
 from pseudoris.primitives.errors import ConfigError, ImageError, PseudorisError
+from pseudoris.primitives.extras import require_extra
 from pseudoris.primitives.machine_limits import SHARED, check_limits, memory_limit, told_by_limit
 from pseudoris.primitives.untrusted import printable
 from pseudoris.primitives.uris import writable
@@ -60,10 +61,13 @@ _HASTY = ("placement.storage.patience_s=6", "placement.storage.read_timeout_s=6"
 
 @dataclass(frozen=True, slots=True)
 class Check:
-    """One line of the report: what was looked at, whether it holds, and what was found or must be done."""
+    """One line of the report: what was looked at, whether it holds, and what was found or must be done.
+
+    `is_ok` is None for what cannot be checked on this machine.
+    """
 
     name: str
-    is_ok: bool
+    is_ok: bool | None
     detail: str
 
     @property
@@ -111,31 +115,25 @@ def doctor(
         return
     title = f"doctor, preset {config.preset}{'' if named else ', as none is named. annotate asks for one'}"
     checks = list(run_checks(config, source=source, out=out))
-    words = {True: Text("ok", "green"), False: Text("off", "red")}
-    rows = ((words[each.is_ok], each.name, each.detail if each.is_ok else each.summary) for each in checks)
+    words = {True: Text("ok", "green"), False: Text("off", "red"), None: Text("–", "yellow")}
+    rows = ((words[each.is_ok], each.name, each.summary if each.is_ok is False else each.detail) for each in checks)
     stdout.print(columns_table(("", "check", "found"), rows, title=title, num_texts=3))
     for check in checks:
-        if not check.is_ok and check.summary != check.detail:
+        if check.is_ok is False and check.summary != check.detail:
             # The remedy is printed below the table, because columns would break its commands and urls.
             rest = check.detail.removeprefix(check.summary).removeprefix(". ")
             stdout.print("", Text.assemble((check.name, "bold"), "  ", printable(rest)), sep="\n", soft_wrap=True)
-    if not all(check.is_ok for check in checks):
+    if any(check.is_ok is False for check in checks):
         raise typer.Exit(1)
 
 
 def run_checks(config: RunConfig, *, source: str | None, out: str | None) -> Iterator[Check]:
     """Yield one check after the other. A problem that a check finds is its result, not an error."""
-    yield _attempt("python and packages", _versions)
-    yield _attempt("device", lambda: _device(config))
-    from pseudoris.workers.stages import decoder_words
-
-    if decoder_words(config):
-        yield _attempt("captions by", lambda: _decoder(config))
-    yield _attempt("memory", _memory)
-    from pseudoris.pipeline.cluster import temporary_folder
-
-    yield _attempt("limits", lambda: check_limits(temporary=temporary_folder(), shared=SHARED))
-    yield from _weights(config)
+    if lacks := _without_run():
+        yield Check("device, packages", None, lacks)
+        yield from _weights_alone(config)
+    else:
+        yield from _of_a_worker(config)
     if (prior := config.masks.prior).kind != "none":
         from pseudoris.workers.stages import prior_digest
 
@@ -148,6 +146,42 @@ def run_checks(config: RunConfig, *, source: str | None, out: str | None) -> Ite
         yield _attempt("source", lambda: _source(source, config, out))
     if out is not None:
         yield _attempt("output", lambda: _output(source, out, config))
+
+
+def _of_a_worker(config: RunConfig) -> Iterator[Check]:
+    """Yield what only a machine that can run models knows."""
+    yield _attempt("python and packages", _versions)
+    yield _attempt("device", lambda: _device(config))
+    from pseudoris.workers.stages import decoder_words
+
+    if decoder_words(config):
+        yield _attempt("captions by", lambda: _decoder(config))
+    yield _attempt("memory", _memory)
+    from pseudoris.pipeline.cluster import temporary_folder
+
+    yield _attempt("limits", lambda: check_limits(temporary=temporary_folder(), shared=SHARED))
+    yield from _weights(config)
+
+
+def _without_run() -> str:
+    """Return why this machine cannot check what a worker can; empty if it can."""
+    try:
+        require_extra("run", "a run")
+    except ConfigError as error:
+        return (
+            f"{error}. Not checked here: device, memory, limits, versions of packages, and whether the weights can be "
+            "loaded. Run `pseudoris doctor` on a machine that works too."
+        )
+    return ""
+
+
+def _weights_alone(config: RunConfig) -> Iterator[Check]:
+    from pseudoris.workers.checkpoints.weight_files import check_weights
+    from pseudoris.workers.stages import STAGES, with_check
+
+    for stage in with_check(STAGES, config):
+        is_ok, detail = check_weights(stage.settings(config).weights, config.preset or "")
+        yield Check(f"weights: {stage.name}", is_ok, detail)
 
 
 def _attempt(name: str, look: Callable[[], str]) -> Check:

@@ -60,8 +60,8 @@ _CHOICE: Final = re.compile(r"'([^']{1,40})' is not one of (.*)")
 UsageError: Any = typer.BadParameter.__base__
 # Maps a command to the extra that it needs. What `evaluate` and `export` need depends on their options.
 _EXTRAS: Final = {
-    "weights": "remote",
-    **dict.fromkeys(("demo", "doctor", "estimate", "annotate"), "run"),
+    "weights get": "remote",
+    **dict.fromkeys(("demo", "estimate", "annotate"), "run"),
     **dict.fromkeys(("ppt", "train", "predict"), "train"),
 }
 _GROUPS: Final[dict[str, dict[str, Callable[..., None] | typer.Typer]]] = {
@@ -211,7 +211,7 @@ def _prepare(commands: Mapping[str, Any], above: str = "", extra: str | None = N
             for text in ("help", "short_help", "epilog"):
                 if found := getattr(each, text, None):
                     setattr(each, text, escape(found))
-        path, needed = f"{above}{name}", extra or _EXTRAS.get(name)
+        path, needed = f"{above}{name}", extra or _EXTRAS.get(f"{above}{name}")
         if path in EXAMPLES:
             example = f"Example: {' '.join(filter(None, ('pseudoris', path, EXAMPLES[path])))}"
             command.epilog = "\n  ".join(filter(None, (command.epilog, escape(example))))

@@ -11,6 +11,7 @@ import sys
 import time
 from dataclasses import replace
 from importlib.resources import files
+from pathlib import Path
 
 import pytest
 from huggingface_hub import constants
@@ -230,32 +231,43 @@ def test_workers_of_a_local_run_find_checkpoints_in_the_cache_from_another_folde
     assert "checkpoints/mine.safetensors" in (tmp_path / "out" / "_run.json").read_text()
 
 
-WITHOUT_RUN = """
+WITHOUT = """
 import sys
 from importlib import util
-lacking = {"ray", "torch", "torchvision", "open_clip", "segment_anything", "psutil"}
+from pseudoris.primitives.extras import MODULES
+extras, *words = sys.argv[1:]
+lacking = {module for extra in extras.split(",") for module in MODULES[extra]}
 found = util.find_spec
 util.find_spec = lambda name, package=None: None if name in lacking else found(name, package)
 sys.modules.update(dict.fromkeys(lacking))
 from pseudoris.cli.main import main
-sys.argv = ["pseudoris", *sys.argv[1:]]
+sys.argv = ["pseudoris", *words]
 main()
 """
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("words", "code", "said"),
+    ("lacking", "words", "code", "said"),
     [
-        ("list", 0, "open, filter: "),
-        ("get tiny", 0, "builtin:tiny/sam.safetensors (nothing to download)"),
-        ("check tiny-composed", 0, "as it must be"),
-        ("check open_clip:RN50/cc12m", 1, "weights 'open_clip:RN50/cc12m' needs 'ray', which is not installed"),
+        ("run", "weights get tiny", 0, "builtin:tiny/sam.safetensors (nothing to download)"),
+        ("run", "weights check open_clip:RN50/cc12m", 1, "'open_clip:RN50/cc12m' needs 'ray', which is not installed"),
+        ("run,remote", "weights list", 0, "open, filter: "),
+        ("run,remote", "weights check tiny-composed", 0, "as it must be"),
+        ("run,remote", "weights check base", 1, "To get them: pseudoris weights get base"),
+        ("run,remote", "weights get base", 2, "`pseudoris weights get` needs 'aiohttp', which is not installed"),
+        ("run,remote", "doctor --preset tiny", 0, "Not checked here: device, memory, limits, versions of packages"),
+        ("run,remote", "doctor --preset tiny a.png", 0, "tiny/sam.safetensors sha256 "),
+        ("run", "doctor --preset base a.png", 1, "To get them: pseudoris weights get base"),
     ],
 )
-def test_a_login_node_needs_neither_torch_nor_ray(words, code, said, tmp_path):
-    command = [sys.executable, "-c", WITHOUT_RUN, "weights", *words.split()]
-    environment = {**os.environ, "PSEUDORIS_WEIGHTS": str(tmp_path)}
-    ended = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
-    assert ended.returncode == code, ended.stderr
-    assert said in ended.stdout + ended.stderr
+def test_a_login_node_needs_neither_torch_nor_ray_and_to_look_at_weights_only_the_core(
+    lacking, words, code, said, tmp_path
+):
+    command = [sys.executable, "-c", WITHOUT, lacking, *words.split()]
+    (tmp_path / "a.png").write_bytes(png())
+    search_path = os.pathsep.join(filter(None, [str(Path.cwd()), os.environ.get("PYTHONPATH")]))
+    environment = {**os.environ, "PSEUDORIS_WEIGHTS": str(tmp_path), "PYTHONPATH": search_path, "COLUMNS": "1000"}
+    ended = subprocess.run(command, capture_output=True, text=True, check=False, env=environment, cwd=tmp_path)
+    assert ended.returncode == code, ended.stdout + ended.stderr
+    assert said in " ".join((ended.stdout + ended.stderr).split())
