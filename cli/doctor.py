@@ -85,6 +85,7 @@ def doctor(
     preset: options.Preset = None,
     config_file: options.ConfigFile = None,
     assignments: options.Assignments = None,
+    on_cpus: options.OnCpus = False,
     accept_domain: options.AcceptDomain = False,
     card_memory: Annotated[
         float | None,
@@ -101,7 +102,7 @@ def doctor(
     The preset is the one that is named, or that of the run in OUT, else tiny; the first line says which. Exit code 1 if
     there is a problem.
     """
-    named, given = None, assignments or ()
+    named, given = None, options.words(assignments, {}, on_cpus=on_cpus)
     # A problem with OUT becomes a line of the report. A problem with the settings is raised by `load_config` below.
     with contextlib.suppress(PseudorisError):
         named = asked_preset(preset, config_file, [*given, *_HASTY], out=out)
