@@ -290,6 +290,7 @@ def _weights(config: RunConfig) -> Iterator[Check]:
 
 
 def _digest(stage: StageKind, config: RunConfig) -> str:
+    from pseudoris.workers.checkpoints.folder_proof import prove_folder
     from pseudoris.workers.checkpoints.weight_files import MissingWeightsError, is_missing, is_unfetched
 
     weights = stage.settings(config).weights
@@ -298,6 +299,7 @@ def _digest(stage: StageKind, config: RunConfig) -> str:
         raise MissingWeightsError(weights, preset=config.preset)
     if is_unfetched(weights):
         return f"{weights.uri} exists: a run fetches it"
+    prove_folder(stage, config)
     return f"{weights.uri}  sha256 {stage.weights_digest(config)[:12]}…"
 
 

@@ -24,6 +24,7 @@ from pseudoris.primitives.errors import ConfigError, gather
 from pseudoris.schemas.config import ComputeConfig, FilterConfig, RunConfig, SourceConfig
 from pseudoris.schemas.run_records import Identity
 from pseudoris.store.runs.planned_run import package_versions
+from pseudoris.workers.checkpoints.folder_proof import prove_folder
 from pseudoris.workers.checkpoints.weight_files import is_awaited, is_unfetched, weights_digest
 from pseudoris.workers.stages import (
     NAME_CHECK,
@@ -63,7 +64,13 @@ def identity_before_ray(
     import_plugins(config.images.decoder_plugins)
     is_gpu = config.compute.device == "cuda"
     device = _check_gpu_files if is_gpu and needs_gpu else str
-    here = measure_identity(config, sees_device=config.compute.device == "none", stored=stored, device_here=device)
+    here = measure_identity(
+        config,
+        sees_device=config.compute.device == "none",
+        stored=stored,
+        device_here=device,
+        proves_folders=True,
+    )
     if config.compute.device == "cpu":
         # A model folder must fit into this machine's memory. For a GPU, the process that loads it checks this.
         for folder in filter(None, (stage.folder(config) for stage in with_check(STAGES, config))):
@@ -113,7 +120,7 @@ def identity_on_cluster(config: RunConfig, stored: Mapping[str, str] | None = No
 
     def measure() -> tuple[Identity, RunConfig, str]:
         decided, slower = decided_here(config)
-        return measure_identity(decided, stored=stored), decided, slower
+        return measure_identity(decided, stored=stored, proves_folders=True), decided, slower
 
     return on_model_node(config, measure)
 
@@ -134,16 +141,20 @@ def measure_identity(
     sees_device: bool = True,
     stored: Mapping[str, str] | None = None,
     device_here: Callable[[], str] = str,
+    proves_folders: bool = False,
 ) -> Identity:
     """Return the identity of a run of `config` in this process, with the weights of `stages`.
 
-    Without `sees_device` the device is what `device_here` returns: by default it stays empty. `stored` has the digests
+    With `proves_folders` model folders are first opened in a child, as each process of a run need not do again. Without
+    `sees_device` the device is what `device_here` returns: by default it stays empty. `stored` has the digests
     of stages that another run has computed.
     """
     # The S3 endpoint is set here, because every process that loads weights measures its identity first.
     announce_endpoint(config.source)
     stored = stored or {}
     stages = [stage for stage in with_check(stages, config) if stage.name not in stored]
+    if proves_folders:
+        gather(*(partial(prove_folder, stage, config) for stage in stages))
     downloads = may_download(config, stages) and _returns(device_here)
     digests = (partial(stage.weights_digest, config, downloads=downloads) for stage in stages)
     *digest_of, device = gather(*digests, partial(device_kind, config.compute) if sees_device else device_here)

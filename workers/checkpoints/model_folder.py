@@ -298,7 +298,12 @@ def _over(digests: Mapping[str, str]) -> str:
     return hashlib.sha256("".join(f"{name} {digests[name]}\n" for name in sorted(digests)).encode()).hexdigest()
 
 
-@functools.lru_cache(maxsize=256)
-def _cached_sha256(path: Path, *_: int) -> str:
-    """The sha256 of a file of one stamp: a run asks twice, and shards have gigabytes."""
-    return file_sha256(path)
+# By path and stamp: a run asks for digests twice, and shards have gigabytes.
+KNOWN_SHA256: Final = dict[tuple[str | int, ...], str]()
+
+
+def _cached_sha256(path: Path, *stamp: int) -> str:
+    key: tuple[str | int, ...] = (str(path), *stamp)
+    if key not in KNOWN_SHA256:
+        KNOWN_SHA256[key] = file_sha256(path)
+    return KNOWN_SHA256[key]
