@@ -59,6 +59,7 @@ def annotate(
     preset: options.Preset = None,
     config_file: options.ConfigFile = None,
     assignments: options.Assignments = None,
+    on_cpus: options.OnCpus = False,
     shard_size: options.ShardSize = None,
     address: options.Address = None,
     limit: Limit = None,
@@ -89,7 +90,7 @@ def annotate(
         "placement.repair": repair,
     }
     options.refuse_second_match(source, out)
-    words = options.words(assignments, short)
+    words = options.words(assignments, short, on_cpus=on_cpus)
     parents = [word for word in words if word.startswith(("masks.", "images.", "shards."))]
     if masks_from is not None and parents:
         raise ConfigError(f"{parents[0]}: with --masks-from it is as in that run. Leave it out")
@@ -170,6 +171,7 @@ def estimate(
     preset: options.Preset = None,
     config_file: options.ConfigFile = None,
     assignments: options.Assignments = None,
+    on_cpus: options.OnCpus = False,
     sample: Annotated[int, option("Number of images, drawn uniformly.", min=2)] = 200,
     gpus: Annotated[
         float | None, option("Number of GPUs that the run will have. Default: those of the cluster.", min=0.01)
@@ -186,7 +188,7 @@ def estimate(
 
     It also predicts the share of images that would be quarantined.
     """
-    words = options.words(assignments, {"placement.address": address})
+    words = options.words(assignments, {"placement.address": address}, on_cpus=on_cpus)
     config = load_config(asked_preset(preset, config_file, words), config_file, words)
     from pseudoris.pipeline.sample_estimate import estimate as run_sample
 

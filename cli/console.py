@@ -22,6 +22,7 @@ from rich.text import Text
 from pseudoris.primitives.untrusted import printable, printable_json, spelled, without_controls
 
 READER_GONE: Final = 141
+_MAX_LETTERS: Final = 200
 _DEGRADED: Final = "pseudoris-degraded"
 # Without Unicode each sign becomes one letter, so that widths stay. The Braille signs are those of Rich's spinner.
 _PLAIN: Final = str.maketrans("–—…×·•τ━╸╺█✓“”‘’←→↑↓", "--.x..t---#v\"\"''<>^v") | {
@@ -58,7 +59,17 @@ stderr = SafeConsole(stderr=True)
 
 def report(word: str, text: str, style: str, *, console: Console = stderr) -> None:
     """Print a coloured word and a plain message, unwrapped so that commands can be copied; results go to `stdout`."""
-    console.print(Text.assemble((word, style), " ", printable(text)), soft_wrap=True)
+    console.print(Text.assemble((word, style), " ", printable(shortened(text))), soft_wrap=True)
+
+
+def shortened(text: str) -> str:
+    """Return a message that repeats at most 200 letters of each word of the command line."""
+    for word in sys.argv[1:]:
+        for part in (word, word.partition("=")[2], word.rpartition("=")[2]):
+            if len(part) > _MAX_LETTERS:
+                for form in (part, repr(part)[1:-1]):
+                    text = text.replace(form, f"{part[:_MAX_LETTERS]}…")
+    return text
 
 
 def echo(text: str, *, nl: bool = True, is_data: bool = False) -> None:

@@ -29,7 +29,8 @@ from pseudoris.files.location import RunLocation
 from pseudoris.images.pixels import header_size
 from pseudoris.pipeline.run_contract import RunOptions, asked_preset, check_options, tile_sentence
 from pseudoris.primitives.errors import ConfigError, ImageError, PseudorisError
-from pseudoris.primitives.machine_limits import SHARED, check_limits
+from pseudoris.primitives.extras import require_extra
+from pseudoris.primitives.machine_limits import SHARED, check_limits, memory_limit, told_by_limit
 from pseudoris.primitives.untrusted import printable
 from pseudoris.primitives.uris import writable
 from pseudoris.schemas.card_settings import choices_of_card, decoder_choices
@@ -60,10 +61,13 @@ _HASTY = ("placement.storage.patience_s=6", "placement.storage.read_timeout_s=6"
 
 @dataclass(frozen=True, slots=True)
 class Check:
-    """One line of the report: what was looked at, whether it holds, and what was found or must be done."""
+    """One line of the report: what was looked at, whether it holds, and what was found or must be done.
+
+    `is_ok` is None for what cannot be checked on this machine.
+    """
 
     name: str
-    is_ok: bool
+    is_ok: bool | None
     detail: str
 
     @property
@@ -81,6 +85,7 @@ def doctor(
     preset: options.Preset = None,
     config_file: options.ConfigFile = None,
     assignments: options.Assignments = None,
+    on_cpus: options.OnCpus = False,
     accept_domain: options.AcceptDomain = False,
     card_memory: Annotated[
         float | None,
@@ -97,7 +102,7 @@ def doctor(
     The preset is the one that is named, or that of the run in OUT, else tiny; the first line says which. Exit code 1 if
     there is a problem.
     """
-    named, given = None, assignments or ()
+    named, given = None, options.words(assignments, {}, on_cpus=on_cpus)
     # A problem with OUT becomes a line of the report. A problem with the settings is raised by `load_config` below.
     with contextlib.suppress(PseudorisError):
         named = asked_preset(preset, config_file, [*given, *_HASTY], out=out)
@@ -111,31 +116,25 @@ def doctor(
         return
     title = f"doctor, preset {config.preset}{'' if named else ', as none is named. annotate asks for one'}"
     checks = list(run_checks(config, source=source, out=out))
-    words = {True: Text("ok", "green"), False: Text("off", "red")}
-    rows = ((words[each.is_ok], each.name, each.detail if each.is_ok else each.summary) for each in checks)
+    words = {True: Text("ok", "green"), False: Text("off", "red"), None: Text("–", "yellow")}
+    rows = ((words[each.is_ok], each.name, each.summary if each.is_ok is False else each.detail) for each in checks)
     stdout.print(columns_table(("", "check", "found"), rows, title=title, num_texts=3))
     for check in checks:
-        if not check.is_ok and check.summary != check.detail:
+        if check.is_ok is False and check.summary != check.detail:
             # The remedy is printed below the table, because columns would break its commands and urls.
             rest = check.detail.removeprefix(check.summary).removeprefix(". ")
             stdout.print("", Text.assemble((check.name, "bold"), "  ", printable(rest)), sep="\n", soft_wrap=True)
-    if not all(check.is_ok for check in checks):
+    if any(check.is_ok is False for check in checks):
         raise typer.Exit(1)
 
 
 def run_checks(config: RunConfig, *, source: str | None, out: str | None) -> Iterator[Check]:
     """Yield one check after the other. A problem that a check finds is its result, not an error."""
-    yield _attempt("python and packages", _versions)
-    yield _attempt("device", lambda: _device(config))
-    from pseudoris.workers.stages import decoder_words
-
-    if decoder_words(config):
-        yield _attempt("captions by", lambda: _decoder(config))
-    yield _attempt("memory", _memory)
-    from pseudoris.pipeline.cluster import temporary_folder
-
-    yield _attempt("limits", lambda: check_limits(temporary=temporary_folder(), shared=SHARED))
-    yield from _weights(config)
+    if lacks := _without_run():
+        yield Check("device, packages", None, lacks)
+        yield from _weights_alone(config)
+    else:
+        yield from _of_a_worker(config)
     if (prior := config.masks.prior).kind != "none":
         from pseudoris.workers.stages import prior_digest
 
@@ -150,11 +149,51 @@ def run_checks(config: RunConfig, *, source: str | None, out: str | None) -> Ite
         yield _attempt("output", lambda: _output(source, out, config))
 
 
+def _of_a_worker(config: RunConfig) -> Iterator[Check]:
+    """Yield what only a machine that can run models knows."""
+    yield _attempt("python and packages", _versions)
+    yield _attempt("device", lambda: _device(config))
+    from pseudoris.workers.stages import decoder_words
+
+    if decoder_words(config):
+        yield _attempt("captions by", lambda: _decoder(config))
+    yield _attempt("memory", _memory)
+    from pseudoris.pipeline.cluster import temporary_folder
+
+    yield _attempt("limits", lambda: check_limits(temporary=temporary_folder(), shared=SHARED))
+    yield from _weights(config)
+
+
+def _without_run() -> str:
+    """Return why this machine cannot check what a worker can; empty if it can."""
+    try:
+        require_extra("run", "a run")
+    except ConfigError as error:
+        return (
+            f"{error}. Not checked here: device, memory, limits, versions of packages, and whether the weights can be "
+            "loaded. Run `pseudoris doctor` on a machine that works too."
+        )
+    return ""
+
+
+def _weights_alone(config: RunConfig) -> Iterator[Check]:
+    from pseudoris.workers.checkpoints.weight_files import check_weights
+    from pseudoris.workers.stages import STAGES, with_check
+
+    for stage in with_check(STAGES, config):
+        is_ok, detail = check_weights(stage.settings(config).weights, config.preset or "")
+        yield Check(f"weights: {stage.name}", is_ok, detail)
+
+
 def _attempt(name: str, look: Callable[[], str]) -> Check:
     try:
         return Check(name, True, look())
     except PseudorisError as error:
         return Check(name, False, str(error))
+    except (OSError, RuntimeError, MemoryError, ImportError) as error:
+        if (told := told_by_limit(error)) is None:
+            raise
+        return Check(name, False, told)
 
 
 def _versions() -> str:
@@ -229,13 +268,12 @@ def _decoder(config: RunConfig) -> str:
 def _memory() -> str:
     import psutil
 
-    memory = psutil.virtual_memory()
-    if memory.total < _MIN_MEMORY_BYTES:
-        raise ConfigError(
-            f"This machine has {format_bytes(memory.total)} of memory. A local run needs "
-            f"{format_bytes(_MIN_MEMORY_BYTES)}."
-        )
-    return f"{format_bytes(memory.available)} available of {format_bytes(memory.total)}"
+    limit, total = memory_limit()
+    if total < _MIN_MEMORY_BYTES:
+        needed = f"A local run needs {format_bytes(_MIN_MEMORY_BYTES)}"
+        raise ConfigError(f"This machine has {limit.value} of memory. {needed}: {limit.remedy}.")
+    available = min(psutil.virtual_memory().available, total)
+    return f"{format_bytes(available)} available of {limit.value}"
 
 
 def _weights(config: RunConfig) -> Iterator[Check]:
@@ -252,6 +290,7 @@ def _weights(config: RunConfig) -> Iterator[Check]:
 
 
 def _digest(stage: StageKind, config: RunConfig) -> str:
+    from pseudoris.workers.checkpoints.folder_proof import prove_folder
     from pseudoris.workers.checkpoints.weight_files import MissingWeightsError, is_missing, is_unfetched
 
     weights = stage.settings(config).weights
@@ -260,6 +299,7 @@ def _digest(stage: StageKind, config: RunConfig) -> str:
         raise MissingWeightsError(weights, preset=config.preset)
     if is_unfetched(weights):
         return f"{weights.uri} exists: a run fetches it"
+    prove_folder(stage, config)
     return f"{weights.uri}  sha256 {stage.weights_digest(config)[:12]}…"
 
 

@@ -29,6 +29,7 @@ from pseudoris.interchange.exports import (
     export_request,
     find_export,
 )
+from pseudoris.interchange.exports.destination import holds
 from pseudoris.primitives.errors import ConfigError
 from pseudoris.primitives.extras import require_extra
 from pseudoris.schemas.run_records import HEADER_NAME
@@ -112,7 +113,10 @@ def export(
     if repository is not None and repository.state == "whole":
         stdout.print(f"{repository.page} already holds this export.", soft_wrap=True)
         return
-    is_whole = repository is not None and repository.is_written
+    # A killed command may have written all, and its answer alone is missing.
+    is_whole = not overwrite and holds(request.destination, export_format, request.digest)
+    if is_whole:
+        stdout.print(f"{destination} already holds this export, whole. To write it anew: --overwrite", soft_wrap=True)
     is_whole = is_whole or _write(request, export_format, destination)
     if repository is not None:
         stdout.print(repository.upload(), soft_wrap=True)

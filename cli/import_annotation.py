@@ -83,6 +83,9 @@ def import_annotation(
     captions: Captions = None,
     prefix: Annotated[str, option("--prefix", "Subfolder of IMAGES that the file names are relative to.")] = "",
     orientation: OrientationOption = "upright",
+    skip_bad_masks: Annotated[
+        bool, option("--skip-bad-masks", "Leave out a mask that does not fit its image, and keep the image.")
+    ] = False,
     embed_images: options.EmbedImages = False,
     shard_size: options.ShardSize = None,
     assignments: Assignments = None,
@@ -104,6 +107,7 @@ def import_annotation(
     config = load_config("tiny", None, [*_SHARD_SIZES, *options.words(assignments, short)])
     _check_options(chosen, split=split, split_by=split_by, captions=captions)
     _check_options(chosen, prefix=prefix, orientation=orientation != "upright", exclude=exclude)
+    _check_options(chosen, skip_bad_masks=skip_bad_masks)
     _check_options(chosen, embed_images=embed_images, shard_size=shard_size)
     for each in assignments or ():
         # A correction takes all other settings from the corrected run.
@@ -121,6 +125,7 @@ def import_annotation(
         captions=captions,
         prefix=prefix,
         orientation=orientation,
+        skips_bad_masks=skip_bad_masks,
         num_workers=workers or len(os.sched_getaffinity(0)),
         exclusions=options.read_exclude(exclude, exclude_distance),
     )

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import codecs
 import difflib
+import errno
 import functools
 import logging
 import re
@@ -42,7 +43,7 @@ from pseudoris.cli import (
     train,
     weights,
 )
-from pseudoris.cli.console import PrintableFormatter, degrade_output, report, report_stopped, stderr, stdout
+from pseudoris.cli.console import PrintableFormatter, degrade_output, report, report_stopped, shortened, stderr, stdout
 from pseudoris.cli.options import QUOTE
 from pseudoris.cli.progress import INTERRUPTED
 from pseudoris.pipeline.interrupts import interruptible
@@ -59,8 +60,8 @@ _CHOICE: Final = re.compile(r"'([^']{1,40})' is not one of (.*)")
 UsageError: Any = typer.BadParameter.__base__
 # Maps a command to the extra that it needs. What `evaluate` and `export` need depends on their options.
 _EXTRAS: Final = {
-    "weights": "remote",
-    **dict.fromkeys(("demo", "doctor", "estimate", "annotate"), "run"),
+    "weights get": "remote",
+    **dict.fromkeys(("demo", "estimate", "annotate"), "run"),
     **dict.fromkeys(("ppt", "train", "predict"), "train"),
 }
 _GROUPS: Final[dict[str, dict[str, Callable[..., None] | typer.Typer]]] = {
@@ -157,7 +158,7 @@ class HelpPage(TyperGroup):
         try:
             return super().parse_args(ctx, args)
         except UsageError as error:
-            error.message = without_secrets(error.message)
+            error.message = shortened(without_secrets(error.message))
             raise
 
     def invoke(self, ctx: Any) -> Any:
@@ -174,7 +175,7 @@ class HelpPage(TyperGroup):
             stdout.on_broken_pipe()
         except UsageError as error:
             # Pydantic begins a message with `Value error, `, which does not help a user, so it is removed.
-            error.message = without_secrets(error.message.removeprefix("Value error, "))
+            error.message = shortened(without_secrets(error.message.removeprefix("Value error, ")))
             if chosen := _CHOICE.search(error.message):
                 near = difflib.get_close_matches(chosen[1], re.findall("'([^']*)'", chosen[2]), n=1, cutoff=0.5)
                 error.message += f" Did you mean {near[0]!r}?" if near else ""
@@ -210,7 +211,7 @@ def _prepare(commands: Mapping[str, Any], above: str = "", extra: str | None = N
             for text in ("help", "short_help", "epilog"):
                 if found := getattr(each, text, None):
                     setattr(each, text, escape(found))
-        path, needed = f"{above}{name}", extra or _EXTRAS.get(name)
+        path, needed = f"{above}{name}", extra or _EXTRAS.get(f"{above}{name}")
         if path in EXAMPLES:
             example = f"Example: {' '.join(filter(None, ('pseudoris', path, EXAMPLES[path])))}"
             command.epilog = "\n  ".join(filter(None, (command.epilog, escape(example))))
@@ -286,8 +287,11 @@ def main() -> None:
         says_so = "same command again" in str(error)
         report("stopped", str(error) if says_so else f"{error}\nRun the same command again to continue.", "red")
         sys.exit(annotate.INCOMPLETE)
-    except (OSError, RuntimeError, MemoryError) as error:
-        if (told := told_by_limit(error)) is None:
+    except (OSError, RuntimeError, MemoryError, ImportError) as error:
+        told = told_by_limit(error)
+        if isinstance(error, OSError) and error.errno == errno.ENAMETOOLONG:
+            told = f"{error.filename}: the path is too long for the file system: name a shorter one"
+        if told is None:
             raise
         report("error", told, "red")
         sys.exit(USER_MUST_MEND)

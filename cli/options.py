@@ -16,6 +16,7 @@ from pseudoris.images.perceptual_hash import DEFAULT_MAX_DISTANCE
 from pseudoris.images.pixels import import_plugins
 from pseudoris.primitives.errors import ConfigError
 from pseudoris.primitives.uris import writable
+from pseudoris.schemas.config import ON_CPUS
 from pseudoris.schemas.run_records import HEADER_NAME, MANIFEST_FOLDER, PLAN_FOLDER, RECEIPTS_FOLDER
 from pseudoris.schemas.tables import SCHEMAS
 from pseudoris.store.exclusion_rules import Exclusions
@@ -78,6 +79,7 @@ def set_one(example: str) -> Any:
 
 
 Assignments = Annotated[list[str] | None, set_one("masks.points_per_side=16")]
+OnCpus = Annotated[bool, option("--on-cpus", "Compute on CPUs, slowly, whatever the preset says.")]
 AsJson = Annotated[bool, option("--json", "Print one JSON object.")]
 MovedSource = Annotated[
     list[str] | None,
@@ -151,13 +153,18 @@ def refuse_second_match(source: str, out: str) -> None:
         raise ConfigError(f"OUT {out!r} is {kind}, not of a run. {QUOTE}.")
 
 
-def words(assignments: list[str] | None, short: Mapping[str, object]) -> list[str]:
-    """Return the words of `--set`, then those of the short options, which win.
+def words(assignments: list[str] | None, short: Mapping[str, object], *, on_cpus: bool = False) -> list[str]:
+    """Return the words of `--set`, then those of the short options, which win. Those of `on_cpus` come first.
 
     `short` has the value of each option by its key; None or False if the option was not given.
     """
     given = {key: value for key, value in short.items() if value is not None and value is not False}
-    return [*(assignments or ()), *(f"{key}={'true' if value is True else value}" for key, value in given.items())]
+    of_cpus = ON_CPUS if on_cpus else ()
+    return [
+        *of_cpus,
+        *(assignments or ()),
+        *(f"{key}={'true' if value is True else value}" for key, value in given.items()),
+    ]
 
 
 def check_apart(run: RunLocation, destination: RunLocation, *, option: str) -> None:

@@ -13,6 +13,7 @@ from contextlib import contextmanager, suppress
 from datetime import datetime
 from pathlib import Path
 from typing import Any, BinaryIO, Final, Self, cast
+from urllib.parse import urlsplit
 
 import fsspec
 
@@ -31,13 +32,14 @@ from pseudoris.files.storage import (
     storage_errors,
 )
 from pseudoris.primitives.errors import ConfigError, PseudorisError
-from pseudoris.primitives.uris import client_error
+from pseudoris.primitives.uris import client_error, is_link_local
 from pseudoris.schemas.config import StorageConfig
 
 # Stores have different names for the modification time. The most common names come first.
 _TIMES: Final = ("LastModified", "mtime", "modified", "updated", "last_modified", "created")
 # Stored plans hold versions that are made of one of these times, so this list must never change.
 _VERSION_TIMES: Final = ("LastModified", "mtime", "modified", "updated", "created")
+_LINK_LOCAL: Final = "a link-local address, which is never asked"
 
 
 class FsspecStorage(Storage):
@@ -63,7 +65,7 @@ class FsspecStorage(Storage):
 
             waits = limits.connect_timeout_s, limits.read_timeout_s
             timeout = ClientTimeout(limits.patience_s, sock_connect=waits[0], sock_read=waits[1])
-            options = {"client_kwargs": {"timeout": timeout}}
+            options = {"client_kwargs": {"timeout": timeout}, "get_client": _web_client}
         try:
             # Listings are not cached, because a cached listing would hide what other processes write.
             with storage_errors("open", uri):
@@ -198,6 +200,20 @@ class FsspecStorage(Storage):
         return f"{self._root}/{path}" if path else self._root
 
 
+async def _web_client(**options: Any) -> Any:
+    from aiohttp import ClientSession, InvalidURL, TraceConfig
+
+    async def refuse_link_local(_: object, __: object, redirect: Any) -> None:
+        headers = redirect.response.headers
+        # A relative address stays with its host.
+        if is_link_local(urlsplit(headers.get("Location") or headers.get("URI", "")).hostname or ""):
+            raise InvalidURL(_LINK_LOCAL)
+
+    trace = TraceConfig()
+    trace.on_request_redirect.append(refuse_link_local)
+    return ClientSession(trace_configs=[trace], **options)
+
+
 @contextmanager
 def _web_refusals() -> Iterator[None]:
     """Convert FileNotFoundError of a web client, unless the server says that there is no such file."""
@@ -224,6 +240,8 @@ def _web_failure(error: OSError) -> OSError | None:
         return InsecureError(errno.EACCES, f"it is not served as https ({name}): check the url and the certificates")
     if is_unknown_host(cause):
         return InsecureError(errno.EACCES, f"there is no host of this name ({name}): check the url")
+    if isinstance(cause, aiohttp.InvalidURL) and str(cause) == _LINK_LOCAL:
+        return InsecureError(errno.EACCES, f"its server redirects to {_LINK_LOCAL}: check the url")
     if isinstance(cause, aiohttp.TooManyRedirects | aiohttp.InvalidURL):
         return OSError(errno.ELOOP, f"its url leads nowhere ({name})")
     if 400 <= status < 500:

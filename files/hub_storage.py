@@ -7,6 +7,7 @@ The Hub's client retries. Errors must not repeat the client's texts, which may h
 from __future__ import annotations
 
 import errno
+import hashlib
 import os
 import socket
 import ssl
@@ -14,9 +15,10 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
-from typing import Any, BinaryIO, Final, Self
+from typing import Any, BinaryIO, Final, Self, cast
 
 import httpx2
+from fsspec.spec import AbstractBufferedFile
 from huggingface_hub import HfApi, HfFileSystem, constants, get_token, parse_hf_uri
 from huggingface_hub.errors import (
     EntryNotFoundError,
@@ -26,17 +28,21 @@ from huggingface_hub.errors import (
     RepositoryNotFoundError,
     RevisionNotFoundError,
 )
+from huggingface_hub.hf_file_system import HfFileSystemFile
 
 from pseudoris.files.fsspec_storage import FsspecStorage
+from pseudoris.files.hub_client import bounded_answers
 from pseudoris.files.storage import StoredFile, refuse_change, storage_errors
 from pseudoris.primitives.errors import ConfigError
-from pseudoris.primitives.untrusted import told
+from pseudoris.primitives.untrusted import MAX_BYTES, told
 from pseudoris.primitives.uris import client_error, secret_in, writable
 from pseudoris.schemas.config import StorageConfig
 
 # Before a read, the client lists the file's folder. This lock lets one thread list it while the others wait.
 _LISTING: Final = threading.Lock()
 _ANSWERED: Final = threading.Event()
+# A file of which the bytes are not those that the Hub lists is fetched so often.
+_ATTEMPTS: Final = 3
 _LOG_IN: Final = "run `hf auth login`, or set HF_TOKEN, on each machine that reads it"
 
 
@@ -48,7 +54,8 @@ def hub_errors() -> Iterator[None]:
     if not (get_token() or "").isascii():
         raise ConfigError("HF_TOKEN is not a token: set it anew, or run `hf auth login`")
     try:
-        yield
+        with bounded_answers():
+            yield
         _ANSWERED.set()
     except (httpx2.UnsupportedProtocol, httpx2.LocalProtocolError, httpx2.InvalidURL, ValueError) as error:
         raise client_error(error, "hf://") from told(error)
@@ -68,6 +75,32 @@ def hub_errors() -> Iterator[None]:
         number = errno.ENOKEY if status in (401, 403, 404) else errno.EIO
         is_missing = isinstance(cause, EntryNotFoundError)
         raise OSError(errno.ENOENT if is_missing else number, f"the Hub answers {status}") from told(cause)
+
+
+class _ListedFile(HfFileSystemFile):
+    """A file that has the length, and if it is fetched whole the digest, that the listing says.
+
+    The client itself reads a whole file to the end that its server sets.
+    """
+
+    def read(self, length: int = -1) -> bytes:
+        return bytes(AbstractBufferedFile.read(self, length))
+
+    def _fetch_range(self, start: int, end: int) -> bytes:
+        if end - start > MAX_BYTES:
+            raise ConfigError(f"{self.path} has {end - start:,} bytes to read at once, at most {MAX_BYTES:,} are read")
+        for _ in range(_ATTEMPTS):
+            with hub_errors():
+                data = bytes(super()._fetch_range(start, end))
+            if len(data) == end - start and (len(data) < self.size or self._is_listed(data)):
+                return data
+        raise OSError(errno.EIO, f"the Hub sent other bytes than it lists, {_ATTEMPTS} times")
+
+    def _is_listed(self, data: bytes) -> bool:
+        if lfs := self.details.get("lfs"):
+            return bool(hashlib.sha256(data).hexdigest() == lfs["sha256"])
+        of_git = hashlib.sha1(b"blob %d\0" % len(data) + data, usedforsecurity=False)
+        return bool(of_git.hexdigest() == self.details["blob_id"])
 
 
 class HubStorage(FsspecStorage):
@@ -103,6 +136,11 @@ class HubStorage(FsspecStorage):
                 told = f"the Hub shows no dataset {found.id} to you. Check the name; if it is private, {_LOG_IN}"
                 raise ConfigError(told) from None
         return replace(found, revision=commit).to_uri()
+
+    def open(self, path: str, *, window_bytes: int = 0) -> BinaryIO:
+        """Return the file opened for ranged reading."""
+        with self._errors():
+            return cast("BinaryIO", _ListedFile(self._filesystem, self._at(path)))
 
     @contextmanager
     def open_version(self, path: str, expected: StoredFile, *, window_bytes: int = 0) -> Iterator[BinaryIO]:

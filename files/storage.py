@@ -63,6 +63,14 @@ class StoredFile:
     mtime_ns: int | None = None
     is_archived: bool = False
 
+    def __post_init__(self) -> None:
+        """Refuse a size that is none, which a faulty store may list; a ConfigError."""
+        if self.size_bytes is not None and not 0 <= self.size_bytes < 2**63:
+            raise ConfigError(
+                f"{shown_uri(self.path)} has {self.size_bytes:.9g} bytes by its store, which is no size: repair the "
+                "store, or remove the file"
+            )
+
 
 @dataclass(frozen=True, slots=True)
 class ListedFile:

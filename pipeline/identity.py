@@ -24,6 +24,7 @@ from pseudoris.primitives.errors import ConfigError, gather
 from pseudoris.schemas.config import ComputeConfig, FilterConfig, RunConfig, SourceConfig
 from pseudoris.schemas.run_records import Identity
 from pseudoris.store.runs.planned_run import package_versions
+from pseudoris.workers.checkpoints.folder_proof import prove_folder
 from pseudoris.workers.checkpoints.weight_files import is_awaited, is_unfetched, weights_digest
 from pseudoris.workers.stages import (
     NAME_CHECK,
@@ -41,23 +42,35 @@ from pseudoris.workers.stages import (
 # Only processes with models use these packages. All processes use the others: they check images and write tables.
 _MODEL_PACKAGES: Final = ("torch", "torchvision", "open_clip_torch", "segment-anything")
 PACKAGES: Final = ("pseudoris", *_MODEL_PACKAGES, "pyarrow", "pillow", "numpy", "scipy")
+# Drivers of Nvidia, of WSL and of AMD make one of these. Without any of them no process here gets a GPU.
+_GPU_FILES: Final = ("/dev/nvidiactl", "/dev/dxg", "/dev/kfd")
 # botocore reads the first variable. The second variable marks that a run has set the first one.
 _ENDPOINT_VARIABLE: Final = "AWS_ENDPOINT_URL"
 _ENDPOINT_MARK: Final = "PSEUDORIS_ANNOUNCED_ENDPOINT"
 
 
-def identity_before_ray(config: RunConfig, stored: Mapping[str, str] | None = None) -> Identity | None:
+def identity_before_ray(
+    config: RunConfig, stored: Mapping[str, str] | None = None, *, needs_gpu: bool = False
+) -> Identity | None:
     """Return the identity of this machine; None if an existing cluster or a GPU does the work.
 
     On a cluster, weights, packages and devices are those of the nodes. For a GPU all else is measured, so that what is
-    missing is told: only Ray's processes get a GPU. The kind of a CPU stays empty, see `cpu_measured_here`.
+    missing is told: only Ray's processes get a GPU. The kind of a CPU stays empty, see `cpu_measured_here`. If the run
+    `needs_gpu` now and this machine has none, that is told with it, and nothing is downloaded.
     """
     if joins_cluster(config.placement.address):
         config.masks.prior.check_is_set()
         return None
     import_plugins(config.images.decoder_plugins)
     is_gpu = config.compute.device == "cuda"
-    here = measure_identity(config, sees_device=config.compute.device == "none", stored=stored)
+    device = _check_gpu_files if is_gpu and needs_gpu else str
+    here = measure_identity(
+        config,
+        sees_device=config.compute.device == "none",
+        stored=stored,
+        device_here=device,
+        proves_folders=True,
+    )
     if config.compute.device == "cpu":
         # A model folder must fit into this machine's memory. For a GPU, the process that loads it checks this.
         for folder in filter(None, (stage.folder(config) for stage in with_check(STAGES, config))):
@@ -107,7 +120,7 @@ def identity_on_cluster(config: RunConfig, stored: Mapping[str, str] | None = No
 
     def measure() -> tuple[Identity, RunConfig, str]:
         decided, slower = decided_here(config)
-        return measure_identity(decided, stored=stored), decided, slower
+        return measure_identity(decided, stored=stored, proves_folders=True), decided, slower
 
     return on_model_node(config, measure)
 
@@ -127,18 +140,24 @@ def measure_identity(
     *,
     sees_device: bool = True,
     stored: Mapping[str, str] | None = None,
+    device_here: Callable[[], str] = str,
+    proves_folders: bool = False,
 ) -> Identity:
     """Return the identity of a run of `config` in this process, with the weights of `stages`.
 
-    Without `sees_device` the device stays empty. `stored` has the digests of stages that another run has computed.
+    With `proves_folders` model folders are first opened in a child, as each process of a run need not do again. Without
+    `sees_device` the device is what `device_here` returns: by default it stays empty. `stored` has the digests
+    of stages that another run has computed.
     """
     # The S3 endpoint is set here, because every process that loads weights measures its identity first.
     announce_endpoint(config.source)
     stored = stored or {}
     stages = [stage for stage in with_check(stages, config) if stage.name not in stored]
-    downloads = may_download(config, stages)
+    if proves_folders:
+        gather(*(partial(prove_folder, stage, config) for stage in stages))
+    downloads = may_download(config, stages) and _returns(device_here)
     digests = (partial(stage.weights_digest, config, downloads=downloads) for stage in stages)
-    *digest_of, device = gather(*digests, partial(device_kind, config.compute) if sees_device else str)
+    *digest_of, device = gather(*digests, partial(device_kind, config.compute) if sees_device else device_here)
     weights = {**stored, **dict(zip((stage.name for stage in stages), digest_of, strict=True))}
     _check_is_another(config, weights)
     fitted = config.filtering.fitted
@@ -160,6 +179,24 @@ def measure_identity(
         | (device_versions(config) if sees_device or config.compute.device == "cpu" else {}),
         folders=folders,
     )
+
+
+def _check_gpu_files() -> str:
+    """Refuse a machine that has no GPU, by its files: torch takes seconds to load, and weights are not here yet."""
+    if not any(map(os.path.exists, _GPU_FILES)):
+        raise ConfigError(
+            f"compute.device=cuda, but this machine has no GPU (none of {', '.join(_GPU_FILES)}): run where one is, "
+            "or compute on CPUs, slowly: --on-cpus"
+        )
+    return ""
+
+
+def _returns(look: Callable[[], str]) -> bool:
+    try:
+        look()
+    except ConfigError:
+        return False
+    return True
 
 
 def may_download(config: RunConfig, stages: Sequence[StageKind]) -> bool:

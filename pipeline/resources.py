@@ -179,15 +179,9 @@ def _refusal(nodes: Sequence[Mapping[str, float]], pools: Mapping[str, PoolConfi
         f"or num_gpus (--set placement.{next(iter(pools))}.num_cpus=0.5), or add nodes."
     )
     if any(pool.num_gpus for pool in pools.values()) and not any(node.get("GPU") for node in nodes):
-        # The message names all settings of a run on CPUs, because one of them alone would be refused.
-        settings = ["compute.device=cpu"] if config.compute.device == "cuda" else []
-        for name, pool in pools.items():
-            settings += [f"placement.{name}.num_gpus=0"] if pool.num_gpus else []
-            settings += [f"placement.{name}.num_cpus=1"] if pool.num_cpus > 1 else []
-        given = " ".join(f"--set {setting}" for setting in settings)
         remedy = (
             "Ray sees no GPU: add a node with a GPU, or repair the driver of an existing one (check with nvidia-smi). "
-            f"To compute on CPUs, slowly, give all of: {given}"
+            "To compute on CPUs, slowly: --on-cpus"
         )
     start = "the placement can never be scheduled. It asks for at least:"
     return "\n".join([start, *asked, "and the cluster has:", *existing, remedy])

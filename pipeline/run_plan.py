@@ -221,7 +221,7 @@ class RunPlan:
         if self.options.is_dry:
             missing = unfetched(self.config, stored)
             stored |= {name: header.identity.weights.get(name, "") if header else "not fetched" for name in missing}
-        here = identity_before_ray(self.config, stored)
+        here = identity_before_ray(self.config, stored, needs_gpu=not self.options.is_dry)
         if header is not None:
             # Only a process of the cluster knows the device, so the recorded device is assumed here.
             self._check(header, here or header.identity, header.identity.device_kind)

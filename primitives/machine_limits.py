@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import resource
 import shutil
 import traceback
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Final, NamedTuple
@@ -21,6 +22,9 @@ from pseudoris.primitives.errors import ConfigError
 _GIB: Final = 2**30
 _CGROUPS: Final = Path("/sys/fs/cgroup")
 _MEMORY_GROUPS: Final = ("memory.max", "memory/memory.limit_in_bytes")
+# With fewer bytes of addresses a Ray does not start, or ends without a word. Source: measured, 2 images, 2 cores: 8 GiB
+# are too few, 16 GiB suffice.
+_MIN_ADDRESSES: Final = 16 * 10**9
 # Name, limit, files of cgroup v2 and v1, the least for a Ray on this machine, and what raises it. Source: measured, 63
 # images with one actor: with 64 open files Ray ends the driver without a word, with 128 it works. Threads count as
 # processes: a Ray has 180 and 23 for each of its workers.
@@ -30,6 +34,8 @@ _COUNTS: Final = (
 )
 # These functions of the standard library fork. In all others EAGAIN means a full pipe, not a limit of processes.
 _FORKS: Final = frozenset({"_execute_child", "_posix_spawn", "_launch", "spawnv_passfds"})
+# What the loader of libraries, C++ and torch say when an allocation fails; they raise ImportError and RuntimeError.
+_NO_MEMORY: Final = re.compile("failed to map segment|annot allocate memory|can't allocate memory|std::bad_alloc")
 SHARED: Final = "/dev/shm"
 # Maps a folder to the bytes that should be free, and to the remedy. Ray keeps logs in the temporary folder.
 _FOLDERS: Final = {
@@ -61,16 +67,27 @@ def machine_limits(**folders: str) -> list[Limit]:
         is_low = value is not None and value < least
         text = "unlimited" if value is None else f"{value:,}"
         found.append(Limit(name, text, f"raise it ({remedy}), at least to {least:,}", is_low))
-    total = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    memory = _lowest(total, _MEMORY_GROUPS) or total
-    whose = " of the container" if memory < total else ""
-    found.append(Limit("memory", f"{memory / _GIB:.1f} GiB{whose}", "give more, or use fewer actors"))
+    found.append(memory_limit()[0])
     for name, folder in folders.items():
         if Path(folder).is_dir():
             least, remedy = _FOLDERS[name]
             free = shutil.disk_usage(folder).free
             found.append(Limit(f"free in {folder}", f"{free / _GIB:.2f} GiB", remedy, is_low=free < least))
     return found
+
+
+def memory_limit() -> tuple[Limit, int]:
+    """Return the limit of this process's memory, and its bytes: the machine's, its control group's or `ulimit -v`."""
+    total = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    memory = _lowest(total, _MEMORY_GROUPS) or total
+    whose, remedy, is_low = "", "give more, or use fewer actors", False
+    if memory < total:
+        whose, remedy = " of the container, or of this job's control group", "give it more, or use fewer actors"
+    addresses = _lowest(resource.getrlimit(resource.RLIMIT_AS)[0], ())
+    if addresses is not None and (addresses < memory or addresses < _MIN_ADDRESSES):
+        memory, whose, is_low = addresses, " of addresses", addresses < _MIN_ADDRESSES
+        remedy = "raise it (ulimit -v unlimited)"
+    return Limit("memory", f"{memory / _GIB:.1f} GiB{whose}", remedy, is_low), memory
 
 
 def check_limits(**folders: str) -> str:
@@ -95,19 +112,35 @@ def told_by_limit(error: BaseException) -> str | None:
         limit = files
     elif (number == errno.EAGAIN and not _FORKS.isdisjoint(calls[-1:])) or "start new thread" in str(error):
         limit = processes
-    elif number == errno.ENOMEM or isinstance(error, MemoryError):
+    elif number == errno.ENOMEM or isinstance(error, MemoryError) or _NO_MEMORY.search(str(error)):
         limit = memory
     else:
         return None
-    return f"{error}: this machine's limit is reached. {limit}: {limit.remedy}, then run the same command again"
+    said = str(error) or "no memory is left"
+    return f"{said}: this machine's limit is reached. {limit}: {limit.remedy}, then run the same command again"
+
+
+def group_files(group: str, groups: Path = _CGROUPS, own: Path = Path("/proc/self/cgroup")) -> Iterator[Path]:
+    """Yield where a limit stands: in this process's control group, and in those above it.
+
+    `group` is the file's name (cgroup v2), or its controller and name (v1); `own` names the groups of the process. In a
+    container its group is mostly the uppermost that is seen.
+    """
+    controller, _, name = group.rpartition("/")
+    for line in own.read_bytes().decode("utf-8", "surrogateescape").splitlines():
+        _, controllers, path = line.split(":", 2)
+        if controller in controllers.split(","):
+            place = groups / controller / path.lstrip("/")
+            yield from (each / name for each in (place, *place.parents) if each.is_relative_to(groups))
 
 
 def _lowest(limit: int, groups: Sequence[str]) -> int | None:
-    """Return the lower of a limit and of what the control groups of a container allow; None if there is none."""
+    """Return the lower of a limit and of what the process's control groups allow; None if there is none."""
     values = [limit]
-    for group in groups:
-        # A file that is missing, has no number, or cannot be opened for lack of a file descriptor sets no limit.
-        with suppress(OSError, ValueError):
-            values.append(int((_CGROUPS / group).read_bytes()))
+    # What is missing, has no number, or cannot be opened for lack of descriptors or memory, sets no limit.
+    with suppress(OSError, ValueError, MemoryError):
+        for file in (file for group in groups for file in group_files(group)):
+            with suppress(OSError, ValueError):
+                values.append(int(file.read_bytes()))
     # Values outside these bounds mean "no limit": cgroup v1 gives a number near 2**63, and `getrlimit` gives -1.
     return min((value for value in values if 0 <= value < 2**60), default=None)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import ipaddress
 import operator
 import os
 import re
+import socket
 import string
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
@@ -121,6 +123,24 @@ def make_folder(path: Path) -> None:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise ConfigError(f"{path} cannot be made: {error.strerror or error}. Name another folder") from error
+
+
+def ip_address_of(host: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
+    """Return the address that a url's host is, in any of the forms that resolvers accept; None for a name."""
+    address: ipaddress.IPv4Address | ipaddress.IPv6Address | None = None
+    with suppress(ValueError):
+        address = ipaddress.ip_address(host)
+    if address is None:
+        # `inet_aton` also reads `127.1`, `0x7f000001` and `2130706433`.
+        with suppress(OSError, ValueError):
+            address = ipaddress.IPv4Address(socket.inet_aton(host))
+    return getattr(address, "ipv4_mapped", None) or address
+
+
+def is_link_local(host: str) -> bool:
+    """Return whether a host is an address such as 169.254.169.254, where clouds give credentials to their machines."""
+    address = ip_address_of(host)
+    return address is not None and address.is_link_local
 
 
 def refuse_secrets(uri: str, allowed: Collection[str] = NO_FIELDS) -> str:

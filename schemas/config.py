@@ -122,6 +122,17 @@ class PlacementConfig(FrozenModel):
     repair: bool = Field(default=False, exclude_if=lambda is_repair: not is_repair)
 
 
+# What `--on-cpus` sets. All of it, because one of them alone would be refused.
+ON_CPUS: Final = (
+    "compute.device=cpu",
+    *(
+        f"placement.{pool}.{setting}"
+        for pool in ("fused", "propose", "caption", "filter")
+        for setting in ("num_gpus=0", "num_cpus=1")
+    ),
+)
+
+
 class FilterConfig(FrozenModel):
     """Distinctiveness-based filtering (paper section 3.3; method page section 4)."""
 

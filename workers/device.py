@@ -35,7 +35,7 @@ def prepare_device(compute: ComputeConfig) -> torch.device:
             why = "".join(f" ({str(each.message).partition('. ')[0]})" for each in told[:1])
             raise ConfigError(
                 f"compute.device=cuda, but torch sees no GPU{why}: fix the driver, or compute on CPUs, slowly: "
-                "--set compute.device=cpu --set placement.fused.num_gpus=0 --set placement.fused.num_cpus=1"
+                "--on-cpus"
             )
         # `benchmark` would choose kernels by timing, so that two runs would differ in bytes.
         torch.backends.cudnn.benchmark = False

@@ -110,6 +110,13 @@ def earlier_record(destination: RunLocation) -> Mapping[str, Any] | None:
         ) from None
 
 
+def holds(destination: RunLocation, export_format: str, digest: str) -> bool:
+    """Return whether the destination has the whole export of an `ExportRequest.digest`, with all its images."""
+    record = earlier_record(destination) or {}
+    facts = tuple(record.get(name) for name in ("format", "state", "request", "unread"))
+    return facts == (export_format, "whole", digest, None)
+
+
 def has_earlier(destination: RunLocation, export_format: str, folders: Sequence[str], *, is_overwriting: bool) -> bool:
     """Return whether there is an export that may be replaced; raise if it may not, or if there are other files."""
     found = earlier_record(destination)

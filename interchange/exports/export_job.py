@@ -360,7 +360,8 @@ class ExportJob:
         unread = tuple(islice(self.lacking.values(), MAX_NAMED))
         report = ExportReport(rows, files, size_bytes, self.dropped, [*notes, *self.unmatched], checks, unread)
         self.describe(report, tables or {})
-        begins = {"format": self.name, "state": "whole", "source": without_secrets(self.request.run.header.source)}
+        source = without_secrets(self.request.run.header.source)
+        begins = {"format": self.name, "state": "whole", "request": self.request.digest, "source": source}
         counts = {"rows": dict(rows), "dropped": dict(self.dropped)}
         told = {"unread": {"num": num, "images": unread}} if (num := report.num_unread) else {}
         mark(self.destination, {**begins, "num_images": self.request.num_images, **facts, **counts, **told})

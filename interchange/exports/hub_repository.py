@@ -1,26 +1,26 @@
 """A dataset on the Hugging Face Hub that `export --format hf --push` creates and fills. Called by `cli/export.py`.
 
-Its `_export.json` says which export it holds, and `whole` after every file is there. It names no place: DEST's own
-record holds SOURCE, which is private. A push that was killed continues: what the Hub already has is not sent again.
+Its `_export.json` says which export it holds, and `whole` after the Hub listed every file. It names no place: DEST's
+own record holds SOURCE, which is private. A push that was killed continues: what the Hub already has is not sent again.
 """
 
 from __future__ import annotations
 
 import errno
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Self
 
-from huggingface_hub import HfApi, constants
+from huggingface_hub import DatasetInfo, HfApi, constants
 from huggingface_hub.errors import HfHubHTTPError
 
 from pseudoris.files.hub_storage import HubStorage, hub_errors
 from pseudoris.files.location import local_path
 from pseudoris.files.storage import storage_errors
-from pseudoris.interchange.exports.destination import EXPORT_NAME, earlier_record, has_earlier
+from pseudoris.interchange.exports.destination import EXPORT_NAME, has_earlier, holds
 from pseudoris.interchange.exports.export_options import ExportRequest
 from pseudoris.primitives.errors import ConfigError
 from pseudoris.primitives.untrusted import printable_json
@@ -41,7 +41,7 @@ class HubRepository:
     Attributes:
         digest: `ExportRequest.digest` of the export that it is to hold.
         state: `empty`, `begun` (a push of this export was killed), or `whole` (nothing is left to do).
-        is_written: Whether DEST, `folder`, holds the export: then it is not written again. Its card may be edited.
+        folder: DEST, which holds the export, or will. Its card may be edited.
     """
 
     name: str
@@ -49,7 +49,6 @@ class HubRepository:
     digest: str
     state: str
     folder: Path
-    is_written: bool
 
     @classmethod
     def open(cls, name: str, request: ExportRequest, *, is_public: bool) -> Self:
@@ -71,24 +70,26 @@ class HubRepository:
             raise ConfigError(
                 f"--push reads the export from a disk, and DEST is {request.destination.root}: name a folder."
             )
-        record = earlier_record(request.destination) or {}
-        is_written = (record.get("state"), record.get("request")) == ("whole", request.digest)
-        if not is_written:
+        if not holds(request.destination, "hf", request.digest):
             has_earlier(request.destination, "hf", ["data"], is_overwriting=request.is_overwriting)
         with _explained(f"{constants.ENDPOINT}/datasets/{name}", "create"):
             page = HfApi().create_repo(name, repo_type="dataset", private=not is_public, exist_ok=True)
             name = page.repo_id
-            info = HfApi().dataset_info(name)
-            names = {each.rfilename for each in info.siblings or ()} - _OWN_FILES
+            info = HfApi().dataset_info(name, files_metadata=True)
+            listed = _listed(info)
             root = HubStorage.at(f"hf://datasets/{name}@{info.sha}")
-            marker = root.read(EXPORT_NAME) if EXPORT_NAME in names else b""
+            marker = root.read(EXPORT_NAME) if EXPORT_NAME in listed else b""
         states = {_record(request.digest, state): state for state in ("begun", "whole")}
-        if names and marker not in states:
+        if listed and marker not in states:
             raise ConfigError(
                 f"{page} exists and holds something else than this export. Give --push another name, or delete "
                 "it there."
             )
-        return cls(name, str(page), request.digest, states.get(marker, "empty"), folder, is_written)
+        state = states.get(marker, "empty")
+        if state == "whole" and _lacking(folder, listed):
+            # Files were deleted there, or the mark was set before they arrived.
+            state = "begun"
+        return cls(name, str(page), request.digest, state, folder)
 
     def upload(self) -> str:
         """Upload DEST, mark it as whole, and return a line on what stands there.
@@ -102,14 +103,31 @@ class HubRepository:
             HfApi().upload_folder(
                 repo_id=self.name, repo_type="dataset", folder_path=self.folder, allow_patterns=_FILES
             )
+            info = HfApi().dataset_info(self.name, files_metadata=True)
+            listed = _listed(info)
+            if lacking := _lacking(self.folder, listed):
+                raise OSError(errno.EIO, f"the Hub lists {len(listed):,} files, and lacks {', '.join(lacking[:3])}")
             self._mark("whole")
-            visibility = "private" if HfApi().dataset_info(self.name).private else "public"
-        num_files = sum(len(list(self.folder.glob(pattern))) for pattern in _FILES)
-        return f"{self.page}: {num_files:,} files, {visibility}"
+        visibility = "private" if info.private else "public"
+        return f"{self.page}: {len(listed.keys() - {EXPORT_NAME}):,} files, {visibility}"
 
     def _mark(self, state: str) -> None:
         data = _record(self.digest, state)
         HfApi().upload_file(repo_id=self.name, repo_type="dataset", path_in_repo=EXPORT_NAME, path_or_fileobj=data)
+
+
+def _listed(info: DatasetInfo) -> dict[str, int | None]:
+    """Return the files that the Hub lists of a dataset, with their sizes, without those that it puts there itself."""
+    return {each.rfilename: each.size for each in info.siblings or () if each.rfilename not in _OWN_FILES}
+
+
+def _lacking(folder: Path, listed: Mapping[str, int | None]) -> list[str]:
+    """Return the files of an export that are not listed, or with another size; the card may be edited on the Hub."""
+    paths = [path for pattern in _FILES for path in folder.glob(pattern)]
+    sizes = {path.relative_to(folder).as_posix(): path.stat().st_size for path in paths} or dict.fromkeys(_FILES[:2], 0)
+    return [
+        name for name, size in sizes.items() if name not in listed or ("/" in name and listed[name] not in (None, size))
+    ]
 
 
 def _record(digest: str, state: str) -> bytes:

@@ -94,7 +94,6 @@ def _write(job: ExportJob) -> ExportReport:
         tables={"default": (f"{_DATA_FOLDER}/{splits[0] if len(splits) == 1 else '*'}-*.parquet", schema)},
         checked="every PNG decodes to its mask",
         # By this digest a later push sees that DEST holds the whole export, and does not write it again.
-        request=job.request.digest,
     )
 
 

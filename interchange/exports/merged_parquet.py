@@ -74,6 +74,7 @@ def _write(job: ExportJob) -> ExportReport:
     receipts = request.run.receipts
     record = {
         "format": "parquet",
+        "request": request.digest,
         "source": without_secrets(request.run.header.source),
         "num_images": sum(receipt.counts.images for receipt in receipts),
         "num_planned_images": request.run.header.num_images,

@@ -73,6 +73,7 @@ class ImportRequest:
         split_by: The name in the brackets of `refs(…).p` or `grefs(…).json`, if `annotation` is a folder with several.
         captions: COCO only: file or url of captions by instance.
         prefix: Folder below `images` that the file names start in, "" for `images` itself.
+        skips_bad_masks: Whether a mask that does not fit its image is left out alone, and not with its image.
         num_workers: Shards at work at a time; decides no byte.
         exclusions: Images to leave out; of an existing run they must be the same, or none.
     """
@@ -86,6 +87,7 @@ class ImportRequest:
     captions: str | None = None
     prefix: str = ""
     orientation: Orientation = "upright"
+    skips_bad_masks: bool = False
     num_workers: int = 1
     exclusions: Exclusions = ()
 
@@ -103,6 +105,7 @@ class ImportRequest:
             "prefix": self.prefix,
             "orientation": self.orientation,
             **({"splits": sorted(set(self.chosen_splits))} if self.format in _SPLIT_INSIDE else {}),
+            **({"skips_bad_masks": True} if self.skips_bad_masks else {}),
         }
         # Weights and device are empty, because no model computes: boxes and run lengths are equal on every machine.
         return Identity(method=method, weights={}, device_kind="none", versions=package_versions(PACKAGES))

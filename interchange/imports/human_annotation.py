@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import PurePosixPath
@@ -165,12 +165,19 @@ _AS_STORED: Final = 1
 
 
 def annotate_image(
-    image: ShardImage, human: HumanImage, *, orientation: Orientation, limits: ImagesConfig
+    image: ShardImage,
+    human: HumanImage,
+    *,
+    orientation: Orientation,
+    limits: ImagesConfig,
+    on_bad_mask: Callable[[str], None] | None = None,
 ) -> ShardImage:
     """Return the image with the human's masks and expressions; quarantined if they do not fit the image.
 
     A mask without a pixel and its expressions are left out, as a proposer leaves them out. `stored` masks are turned by
     the image's EXIF orientation. An image that was quarantined as it was read stays so.
+
+    With `on_bad_mask`, which is told why, a mask that does not fit is left out alone, with what is said of it.
     """
     if image.failure or image.height is None or image.width is None:
         return image
@@ -188,9 +195,11 @@ def annotate_image(
                 f"the annotation says {stated[0]} x {stated[1]} pixels (height x width), the {orientation} image has "
                 f"{size[0]} x {size[1]}{hint}",
             )
-        found = [(mask, *_shape(mask, size, turn)) for mask in human.masks]
+        shape = partial(_shape, size=size, turn=turn, on_bad_mask=on_bad_mask)
+        found = [(mask, *shaped) for mask in human.masks if (shaped := shape(mask))]
     except ImageError as error:
         return image.quarantined(Failure(STAGE_IMPORT, error.reason, error.message))
+    bad = {mask.index for mask in human.masks} - {mask.index for mask, *_ in found}
     masks = tuple(
         MaskRecord(
             mask_id=mask_id(image.image_id, mask.index),
@@ -208,7 +217,7 @@ def annotate_image(
     for phrase in human.phrases:
         targets = tuple(mask_id(image.image_id, index) for index in phrase.targets if index in kept)
         # An expression whose masks all lack pixels is dropped. Otherwise it would become a no-target expression.
-        if targets or not phrase.targets:
+        if (targets or not phrase.targets) and bad.isdisjoint(phrase.targets):
             kind = ("none", "attribute", "group")[min(len(targets), 2)]
             of_human = partial(ExpressionRecord, samples=(), kept=True, source=SOURCE_HUMAN)
             # Of two objects one may have no pixel, and what is said of both is then said of the other one too.
@@ -216,7 +225,10 @@ def annotate_image(
     return replace(image, masks=masks, expressions=tuple(said.values()))
 
 
-def _shape(mask: HumanMask, size: tuple[int, int], turn: int) -> tuple[str, RleSummary]:
+def _shape(
+    mask: HumanMask, size: tuple[int, int], turn: int, on_bad_mask: Callable[[str], None] | None
+) -> tuple[str, RleSummary] | None:
+    """Return the upright run lengths; None for a bad mask after it was told."""
     where = f"annotation {mask.annotation_id}"
     try:
         given = mask.segmentation
@@ -225,10 +237,12 @@ def _shape(mask: HumanMask, size: tuple[int, int], turn: int) -> tuple[str, RleS
             return "", RleSummary(0, (0, 0, 0, 0))
         # The run lengths are checked first, because pycocotools could write outside of its memory.
         summary = summarise_rle(*size, counts)
-    except MaskSizeError as error:
-        raise ImageError("annotation_mismatch", f"{where}: {error}") from error
     except ValueError as error:
-        raise ImageError("annotation_damaged", f"{where}: {error}") from error
+        if on_bad_mask is not None:
+            on_bad_mask(f"{where}: {error}")
+            return None
+        reason = "annotation_mismatch" if isinstance(error, MaskSizeError) else "annotation_damaged"
+        raise ImageError(reason, f"{where}: {error}") from error
     if turn == _AS_STORED or not summary.area_px:
         return counts, summary
     upright = turn_upright(decode_mask(counts, *size), turn)

@@ -45,6 +45,7 @@ from pseudoris.store.sources import Source, SourceItem, open_source
 from pseudoris.store.sources.proven_shard import read_shard
 
 WITHOUT_PIXELS: Final = "masks without pixels (in this call)"
+BAD_MASKS: Final = "bad masks, and what is said of them (in this call)"
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,8 +76,9 @@ def import_annotation(
             "in tars or tables cannot be imported."
         )
     annotation = read_annotation(request)
-    # The counter is a list, because several threads add to it at the same time.
+    # The counters are lists, because several threads add to them at the same time.
     num_without_pixels: list[int] = []
+    bad: list[str] = []
     location.probe()
     with RunLock.held(location, on_wait=on_wait) as lock:
         if (begun := read_header(location)) is not None:
@@ -102,17 +104,24 @@ def import_annotation(
                     provers.put(prover)
                 started = time.perf_counter()
                 annotate = partial(annotate_image, orientation=request.orientation, limits=config.images)
-                done = tuple(annotate(each, humans[each.image_id]) for each in read.images)
-                done = tuple(replace(each, split=splits.get(each.image_id) or None) for each in done)
+                done, told = [], list[str]()
+                for each in read.images:
+                    skip = partial(_add, told, each.key) if request.skips_bad_masks else None
+                    human = annotate(each, humans[each.image_id], on_bad_mask=skip)
+                    done.append(replace(human, split=splits.get(each.image_id) or None))
                 sound = [each for each in done if each.failure is None]
-                num_without_pixels.append(sum(len(humans[each.image_id].masks) - len(each.masks) for each in sound))
-                return read.with_images(done).with_seconds(STAGE_IMPORT, time.perf_counter() - started)
+                num_left_out = sum(len(humans[each.image_id].masks) - len(each.masks) for each in sound)
+                num_without_pixels.append(num_left_out - len(told))
+                bad.extend(told)
+                return read.with_images(tuple(done)).with_seconds(STAGE_IMPORT, time.perf_counter() - started)
 
             written = write_run(
                 location, run, make, lock=lock, on_progress=on_progress, num_workers=request.num_workers
             )
     rules = planned_rules(run.header)
     left_out = Counter({WITHOUT_PIXELS: sum(num_without_pixels), **annotation.left_out})
+    if bad:
+        left_out[f"{BAD_MASKS}, such as {min(bad)}"] = len(bad)
     left_out.update({rule.dropped_phrase: rule.num_excluded or 0 for rule in rules})
     return ImportSummary(written.header, written.totals, written.num_shards_before, written.copies, +left_out)
 
@@ -127,6 +136,10 @@ def _splits_of(humans: Mapping[str, HumanImage]) -> dict[str, str]:
         if is_divided and max(map(len, found.values())) == 1
         else {}
     )
+
+
+def _add(told: list[str], key: str, why: str) -> None:
+    told.append(f"{key}, {why}")
 
 
 def _plan(

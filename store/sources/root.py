@@ -6,13 +6,11 @@ text, and must not lead out of their folder, to this machine or to a private net
 
 from __future__ import annotations
 
-import ipaddress
 import os
 import posixpath
 import re
-import socket
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import BinaryIO, Final
 from urllib.parse import urlsplit
@@ -21,7 +19,7 @@ from pseudoris.files.location import LOCAL_PROTOCOLS, local_path, storage_at
 from pseudoris.files.storage import Kind, Storage, StoredFile, listing_errors, shown_uri, transient_faults
 from pseudoris.primitives.errors import ConfigError, ImageError, RefusedError, TransientError
 from pseudoris.primitives.untrusted import without_secrets
-from pseudoris.primitives.uris import secret_in
+from pseudoris.primitives.uris import ip_address_of, secret_in
 from pseudoris.schemas.config import SourceConfig, StorageConfig
 
 
@@ -191,13 +189,6 @@ def _refuse_inner_host(uri: str) -> None:
         host = ""
     if not _HOST.fullmatch(host):
         raise ImageError("refused_uri", "the uri names no valid host: letters, digits, `.`, `-`, `_`, or an IP address")
-    address: ipaddress.IPv4Address | ipaddress.IPv6Address | None = None
-    with suppress(ValueError):
-        address = ipaddress.ip_address(host)
-    if address is None:
-        # `inet_aton` also reads `127.1`, `0x7f000001` and `2130706433`, which resolvers accept as addresses.
-        with suppress(OSError):
-            address = ipaddress.IPv4Address(socket.inet_aton(host))
-    address = getattr(address, "ipv4_mapped", None) or address
+    address = ip_address_of(host)
     if host == "localhost" or host.endswith(".localhost") or (address is not None and not address.is_global):
         raise ImageError("refused_uri", "the uri names a host of this machine or of a private network")

@@ -7,7 +7,7 @@ import hashlib
 import json
 import re
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from urllib.parse import parse_qs, unquote, urlencode, urlsplit
 
@@ -54,6 +54,9 @@ class Hub:
         failures: Each answers the next request of which the path holds its first text, by a status and headers.
         on_blob: Takes a large file that was sent; returns whether it is kept. If not, its sender gets no answer.
         large: How the names of large files end.
+        harms: Each changes the bytes of the next answer with a file's bytes, or makes it endless (None).
+        loses: Files that no commit keeps.
+        has_end: Whether listings end; if not, each page is empty, and has a new cursor.
     """
 
     url: str
@@ -63,6 +66,9 @@ class Hub:
     failures: list[tuple[str, int, dict[str, str]]] = field(default_factory=list)
     on_blob: Callable[[bytes], bool] = lambda data: True
     large: tuple[str, ...] = LARGE
+    harms: list[Callable[[bytes], bytes] | None] = field(default_factory=list)
+    has_end: bool = True
+    loses: set[str] = field(default_factory=set)
 
     def add(self, name: str, files: dict[str, bytes], **options: bool) -> Dataset:
         dataset = self.datasets.setdefault(name, Dataset(**options))
@@ -145,7 +151,7 @@ class _Handler(Answering):
     def _read(self, dataset: Dataset, name: str, files: dict[str, bytes], what: str, path: str, query: dict) -> None:
         sha = next(dataset.sha(number) for number, each in enumerate(dataset.commits) if each is files)
         if what in ("", "revision"):
-            siblings = [{"rfilename": each} for each in files]
+            siblings = [{"rfilename": each, "size": len(data)} for each, data in files.items()]
             self._json({"id": name, "sha": sha, "siblings": siblings, "private": dataset.is_private, "tags": []})
         elif what == "tree":
             self._tree(files, path, query)
@@ -178,6 +184,10 @@ class _Handler(Answering):
             paths = [prefix + name for name in names]
             entries = [_entry(path, files[path]) if path in files else _folder(path) for path in paths]
         first = int(query.get("cursor", ["0"])[0])
+        if not self.hub.has_end:
+            link = f"<{self.hub.url}{urlsplit(self.path).path}?cursor={first + 1}>"
+            self.answer(200, b"[]", {"Link": f'{link}; rel="next"'})
+            return
         query = {
             "recursive": "false",
             **{name: values[0] for name, values in query.items()},
@@ -218,6 +228,7 @@ class _Handler(Answering):
                 files[each["value"]["path"]] = base64.b64decode(each["value"]["content"])
             elif each["key"] == "lfsFile":
                 files[each["value"]["path"]] = self.hub.blobs[each["value"]["oid"]]
+        files = {path: data for path, data in files.items() if path not in self.hub.loses}
         dataset.commits.append(files)
         self._json({"commitUrl": f"{self.hub.url}/datasets/{name}/commit/{dataset.sha()}", "commitOid": dataset.sha()})
 
@@ -230,7 +241,15 @@ class _Handler(Answering):
                 self.answer(416)
                 return
             headers = {**headers, "Content-Range": f"bytes {first}-{last - 1}/{len(content)}"}
-        self.answer(206 if asked else 200, content[first:last], headers)
+        content = content[first:last]
+        harm = self.hub.harms.pop(0) if self.hub.harms else bytes
+        if harm is None:
+            self.answer(206 if asked else 200, content, {**headers, "Content-Length": str(10**13)})
+            with suppress(OSError):
+                while True:
+                    self.wfile.write(bytes(2**20))
+        else:
+            self.answer(206 if asked else 200, harm(content), headers)
 
     def _json(self, tree: object) -> None:
         self.answer(200, json.dumps(tree).encode(), {"Content-Type": "application/json"})

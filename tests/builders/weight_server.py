@@ -28,6 +28,8 @@ class WeightServer:
         # "circle" applies to all requests from then on.
         self.faults: list[tuple[str, int]] = []
         self.ignores_ranges = False
+        # Where every request is sent on to.
+        self.redirect = ""
         # What the hub answers to anything about a repository: its code for it, and its message.
         self.refusals: dict[str, tuple[int, str, str]] = {}
         # What was asked with GET: path and Range.
@@ -89,8 +91,9 @@ class _Handler(Answering):
 
     def _is_answered(self) -> bool:
         """Send a redirection or the hub's refusal, if there is one."""
-        if self.weights.faults[:1] == [("circle", 0)]:
-            self.answer(302, headers={"Location": self.weights.url + self.path})
+        is_circle = self.weights.faults[:1] == [("circle", 0)]
+        if place := self.weights.url + self.path if is_circle else self.weights.redirect:
+            self.answer(302, headers={"Location": place})
             return True
         refusal = self.weights.refusal(self.path)
         if refusal is not None:

@@ -17,6 +17,7 @@ from pseudoris.cli.main import app
 from pseudoris.files.location import RunLocation
 from pseudoris.interchange.exports import EXPORTS, ExportOptions
 from pseudoris.primitives.errors import ConfigError
+from pseudoris.store.runs.lock import RunLock
 from tests.builders.command import invoke, pseudoris_here
 from tests.interchange.exports.builders import build_run, jpeg
 from tests.store.builders import commit, start_run
@@ -43,6 +44,32 @@ def test_an_unfinished_run_is_refused_unless_what_there_is_is_wanted(out, tmp_pa
         invoke("export", out, tmp_path / "export")
     invoke("export", out, tmp_path / "export", "--partial")
     assert ds.dataset(tmp_path / "export" / "images").count_rows() == 8
+
+
+@pytest.mark.parametrize("name", sorted(EXPORTS))
+def test_the_same_command_on_a_whole_export_says_that_it_is_whole(pictures, tmp_path, name):
+    words = ("export", pictures, tmp_path / "to", "--format", name)
+    (exclusions := tmp_path / "held-out.txt").write_text("none.jpg")
+    invoke(*words)
+    before = {path: path.read_bytes() for path in (tmp_path / "to").rglob("*") if path.is_file()}
+    assert "to already holds this export, whole. To write it anew: --overwrite" in invoke(*words).output
+    assert {path: path.read_bytes() for path in (tmp_path / "to").rglob("*") if path.is_file()} == before
+    with pytest.raises(ConfigError, match="already has an export"):
+        invoke(*words, "--exclude", exclusions)
+    assert ": written and checked" in invoke(*words, "--overwrite").output
+
+
+@pytest.mark.slow
+def test_an_export_to_a_bucket_that_was_killed_behind_its_last_byte_is_whole(
+    pictures, s3_server, s3_bucket, monkeypatch
+):
+    monkeypatch.setenv("AWS_ENDPOINT_URL", s3_server.endpoint_url)
+    words = ("export", str(pictures), f"s3://{s3_bucket}/to", "--format", "coco")
+    pseudoris_here(*words, code=0)
+    # The killed owner's lock is still there.
+    lock = RunLock.acquire(RunLocation.open(f"s3://{s3_bucket}/to"))
+    assert "already holds this export, whole" in pseudoris_here(*words, code=0).stdout
+    lock.release()
 
 
 def test_excluded_images_are_left_out_and_counted(out, tmp_path):

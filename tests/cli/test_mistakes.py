@@ -111,3 +111,21 @@ def test_a_users_mistake_is_one_message_and_nothing_is_written(folder, words, me
     assert message in " ".join(failed.stderr.split())
     assert "secret@" not in failed.stderr
     assert sorted(filter(Path.is_file, folder.rglob("*"))) == before
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ("annotate cats out --preset {}", "unknown preset '"),
+        ("annotate cats out --preset=tiny --set {}", "is not of the form key=value"),
+        ("export cats out --format={}", "is not one of 'parquet'"),
+        ("export {} out", "the path is too long for the file system"),
+        ("export cats out --{}", "No such option: --"),
+    ],
+)
+def test_at_most_200_letters_of_a_word_are_repeated(folder, words, message):
+    given = [word.format("A" * 100_000) for word in words.split()]
+    said = pseudoris_here(*given, cwd=folder, code=2).stderr
+    assert message in " ".join(said.split())
+    assert "A" * 50 in said
+    assert said.count("A") < 220

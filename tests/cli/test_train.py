@@ -121,7 +121,9 @@ def test_a_student_counts_the_texts_that_clip_cuts(trained, tmp_path):
     imported(tmp_path / "long.json", folder / "images", tmp_path / "run", "coco", ["shards.embed_images=true"])
     words = setting(*chooser_words(folder / "candidates"))
     told = invoke("train", "student", tmp_path / "run", "--out", tmp_path / "out", "--steps", "1", *words).output
-    assert re.search(r"[1-9]\d* longer than CLIP's \d+ tokens, cut there", " ".join(told.split()))
+    said = re.search(r"([1-9]\d*) longer than CLIP's \d+ tokens, cut there", " ".join(told.split()))
+    assert said
+    assert json.loads((tmp_path / "out" / "summary.json").read_text())["num_cut_texts"] == int(said[1])
 
 
 def test_a_prediction_is_a_picture_with_the_text_below(trained):

@@ -11,12 +11,15 @@ import sys
 import time
 from dataclasses import replace
 from importlib.resources import files
+from pathlib import Path
 
 import pytest
 from huggingface_hub import constants
 
+from pseudoris.cli import options
 from pseudoris.files.location import RunLocation
 from pseudoris.schemas.config import WeightsConfig
+from pseudoris.schemas.config_layers import load_config, preset_names
 from pseudoris.workers.checkpoints import download, weight_cache
 from pseudoris.workers.checkpoints.model_folder import ModelFolder
 from tests.builders.command import pseudoris, pseudoris_here
@@ -162,7 +165,7 @@ def test_other_settings_than_those_of_a_run_are_refused_without_their_weights(se
         name = words[0].partition("=")[2]
         assert f"preset: 'tiny' in the run, '{name}' now, and with it " in refused.stderr
     assert "not available" not in refused.stderr
-    assert not server.requests
+    assert not [path for path, _ in server.requests if path.endswith((".pth", ".safetensors", ".bin"))]
 
 
 def test_check_tells_what_is_missing_and_what_is_wrong(server, cache):
@@ -200,7 +203,7 @@ def test_a_model_folder_is_got_checked_and_listed_by_its_commit(server, cache, t
 def test_a_branch_of_a_model_is_refused_with_the_remedy(server, command):
     shown = pseudoris_here("weights", command, "owner/model@main", code=1 if command == "check" else 2)
     assert "'main' is not a commit" in shown.stdout + shown.stderr
-    assert not server.requests
+    assert not [path for path, _ in server.requests if path.endswith((".pth", ".safetensors", ".bin"))]
 
 
 def test_a_gated_model_tells_what_the_gate_says(server):
@@ -230,32 +233,70 @@ def test_workers_of_a_local_run_find_checkpoints_in_the_cache_from_another_folde
     assert "checkpoints/mine.safetensors" in (tmp_path / "out" / "_run.json").read_text()
 
 
-WITHOUT_RUN = """
+@pytest.mark.slow
+@pytest.mark.skipif(any(map(os.path.exists, ("/dev/nvidiactl", "/dev/dxg", "/dev/kfd"))), reason="it has a GPU")
+def test_a_missing_gpu_is_told_with_the_missing_weights_before_anything_is_downloaded(server, cache, tmp_path):
+    (tmp_path / "a.png").write_bytes(png())
+    words = ("annotate", str(tmp_path / "a.png"), str(tmp_path / "out"), "--preset", "base", "--address", "local")
+    told = pseudoris_here(*words, code=2).stderr
+    assert "compute.device=cuda, but this machine has no GPU" in told
+    assert "or compute on CPUs, slowly: --on-cpus" in told
+    assert "To get them: pseudoris weights get base" in told
+    assert not [path for path, _ in server.requests if path.endswith((".pth", ".safetensors", ".bin"))]
+    told = pseudoris_here(*words, "--on-cpus").stderr
+    assert "no GPU" not in told
+    assert "To get them: pseudoris weights get base" in told
+
+
+@pytest.mark.parametrize("preset", preset_names())
+def test_one_option_computes_any_preset_on_cpus(preset):
+    for mode in ("fused", "staged"):
+        given = options.words([f"placement.mode={mode}", "compute.precision=float32"], {}, on_cpus=True)
+        config = load_config(preset, None, given)
+        assert config.compute.device == "cpu"
+        assert {(pool.num_gpus, pool.num_cpus) for pool in config.model_pools().values()} == {(0, 1)}
+    # What is set by name wins.
+    given = options.words(["placement.fused.num_cpus=4"], {}, on_cpus=True)
+    assert load_config(preset, None, given).placement.fused.num_cpus == 4
+
+
+WITHOUT = """
 import sys
 from importlib import util
-lacking = {"ray", "torch", "torchvision", "open_clip", "segment_anything", "psutil"}
+from pseudoris.primitives.extras import MODULES
+extras, *words = sys.argv[1:]
+lacking = {module for extra in extras.split(",") for module in MODULES[extra]}
 found = util.find_spec
 util.find_spec = lambda name, package=None: None if name in lacking else found(name, package)
 sys.modules.update(dict.fromkeys(lacking))
 from pseudoris.cli.main import main
-sys.argv = ["pseudoris", *sys.argv[1:]]
+sys.argv = ["pseudoris", *words]
 main()
 """
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("words", "code", "said"),
+    ("lacking", "words", "code", "said"),
     [
-        ("list", 0, "open, filter: "),
-        ("get tiny", 0, "builtin:tiny/sam.safetensors (nothing to download)"),
-        ("check tiny-composed", 0, "as it must be"),
-        ("check open_clip:RN50/cc12m", 1, "weights 'open_clip:RN50/cc12m' needs 'ray', which is not installed"),
+        ("run", "weights get tiny", 0, "builtin:tiny/sam.safetensors (nothing to download)"),
+        ("run", "weights check open_clip:RN50/cc12m", 1, "'open_clip:RN50/cc12m' needs 'ray', which is not installed"),
+        ("run,remote", "weights list", 0, "open, filter: "),
+        ("run,remote", "weights check tiny-composed", 0, "as it must be"),
+        ("run,remote", "weights check base", 1, "To get them: pseudoris weights get base"),
+        ("run,remote", "weights get base", 2, "`pseudoris weights get` needs 'aiohttp', which is not installed"),
+        ("run,remote", "doctor --preset tiny", 0, "Not checked here: device, memory, limits, versions of packages"),
+        ("run,remote", "doctor --preset tiny a.png", 0, "tiny/sam.safetensors sha256 "),
+        ("run", "doctor --preset base a.png", 1, "To get them: pseudoris weights get base"),
     ],
 )
-def test_a_login_node_needs_neither_torch_nor_ray(words, code, said, tmp_path):
-    command = [sys.executable, "-c", WITHOUT_RUN, "weights", *words.split()]
-    environment = {**os.environ, "PSEUDORIS_WEIGHTS": str(tmp_path)}
-    ended = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
-    assert ended.returncode == code, ended.stderr
-    assert said in ended.stdout + ended.stderr
+def test_a_login_node_needs_neither_torch_nor_ray_and_to_look_at_weights_only_the_core(
+    lacking, words, code, said, tmp_path
+):
+    command = [sys.executable, "-c", WITHOUT, lacking, *words.split()]
+    (tmp_path / "a.png").write_bytes(png())
+    search_path = os.pathsep.join(filter(None, [str(Path.cwd()), os.environ.get("PYTHONPATH")]))
+    environment = {**os.environ, "PSEUDORIS_WEIGHTS": str(tmp_path), "PYTHONPATH": search_path, "COLUMNS": "1000"}
+    ended = subprocess.run(command, capture_output=True, text=True, check=False, env=environment, cwd=tmp_path)
+    assert ended.returncode == code, ended.stdout + ended.stderr
+    assert said in " ".join((ended.stdout + ended.stderr).split())

@@ -59,6 +59,17 @@ def test_objects_come_in_the_order_of_their_keys_with_the_versions_that_plans_ho
     ]
 
 
+@pytest.mark.parametrize("size", [-5, 10**30])
+def test_a_size_that_is_none_is_refused(monkeypatch, size):
+    entry = {"name": "b/set/a.jpg", "type": "file", "size": size}
+    monkeypatch.setattr(Versions, "ls", lambda *_, **__: [entry])
+    monkeypatch.setattr(Versions, "info", lambda *_, **__: entry)
+    storage = FsspecStorage(Versions(OSError()), "b/set/")
+    for ask in (lambda: list(storage.walk(ALL_FILES.may_descend)), lambda: SourceRoot(storage).stat("a.jpg")):
+        with pytest.raises(ConfigError, match=r"a\.jpg has (-5|1e\+30) bytes by its store, which is no size: repair"):
+            ask()
+
+
 def test_denied_access_is_the_users_to_mend_before_a_run_and_transient_in_its_midst():
     root = SourceRoot(FsspecStorage(Bucket(PermissionError("no")), "b/set"))
     for before in (lambda: root.kind(""), lambda: list(root.storage.walk(ALL_FILES.may_descend))):
@@ -106,6 +117,8 @@ class _Answer(Answering):
     def do_GET(self) -> None:  # noqa: N802  # as http.server calls it
         if self.path.endswith("silence"):
             time.sleep(5)
+        elif self.path.endswith("metadata"):
+            self.answer(302, headers={"Location": "http://169.254.169.254/latest/meta-data"})
         else:
             self.send_error(int(self.path[1:]))
 
@@ -128,6 +141,7 @@ def web():
         ("{web}/silence", TransientError, r"it cannot be reached \((SocketTimeout|ServerTimeout|Timeout)Error\)"),
         ("{web}/503", TransientError, "its server answers 503"),
         ("{web}/404", ConfigError, "does not exist"),
+        ("{web}/metadata", ConfigError, "its server redirects to a link-local address, which is never asked"),
     ],
 )
 def test_a_web_source_that_cannot_be_reached_is_not_said_to_be_missing(web, url, expected, said):

@@ -11,7 +11,7 @@ from unittest.mock import Mock
 import pytest
 
 from pseudoris.primitives.errors import ConfigError, ImageError, MissingPartsError, gather
-from pseudoris.primitives.machine_limits import check_limits, told_by_limit
+from pseudoris.primitives.machine_limits import check_limits, group_files, told_by_limit
 from tests.builders.command import python_says
 
 
@@ -26,6 +26,8 @@ from tests.builders.command import python_says
         (RuntimeError("can't start new thread"), r"processes: .*\(ulimit -u"),
         (MemoryError(), r"memory: [\d.]+ GiB.*give more"),
         (OSError(errno.ENOMEM, "Cannot allocate memory"), r"memory: [\d.]+ GiB"),
+        (ImportError("libtorch.so: failed to map segment from shared object"), r"memory: [\d.]+ GiB"),
+        (RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried"), r"memory: [\d.]+ GiB"),
         (OSError(errno.ENOSPC, "No space left on device", "/out/part"), r"disk is full .*/out/part.*free space"),
         (OSError(errno.EDQUOT, "Disk quota exceeded", "/out/part"), r"disk is full .*/out/part.*free space"),
     ],
@@ -83,6 +85,40 @@ def test_what_is_in_force_is_told_with_the_free_space_of_folders(tmp_path):
     told = check_limits(temporary=str(tmp_path))
     assert f"free in {tmp_path}: " in told
     assert all(name in told for name in ("open files: ", "processes: ", "memory: "))
+
+
+def test_addresses_that_are_too_few_for_ray_are_named_before_it_starts_and_when_they_are_used_up():
+    code = """if True:
+    import resource
+    from pseudoris.primitives.errors import ConfigError
+    from pseudoris.primitives.machine_limits import check_limits, told_by_limit
+    resource.setrlimit(resource.RLIMIT_AS, (2**30, 2**30))
+    try:
+        check_limits()
+    except ConfigError as error:
+        print(error)
+    try:
+        bytes(2**30)
+    except MemoryError as error:
+        print(told_by_limit(error))
+    """
+    low, used_up = python_says(code).splitlines()
+    assert low == "memory: 1.0 GiB of addresses is too low for Ray on this machine: raise it (ulimit -v unlimited)"
+    assert used_up.startswith("no memory is left: this machine's limit is reached. memory: 1.0 GiB of addresses: raise")
+
+
+@pytest.mark.parametrize(
+    ("own", "group", "files"),
+    [
+        ("0::/slurm/job", "memory.max", ["slurm/job/memory.max", "slurm/memory.max", "memory.max"]),
+        ("4:cpu,memory:/job\n0::/", "memory/limit", ["memory/job/limit", "memory/limit", "limit"]),
+        ("4:cpu,cpuacct:/job\n0::/", "memory/limit", []),
+    ],
+)
+def test_the_limits_of_a_job_stand_in_its_group_and_in_those_above(tmp_path, own, group, files):
+    (tmp_path / "own").write_text(own)
+    found = group_files(group, tmp_path, tmp_path / "own")
+    assert [str(each.relative_to(tmp_path)) for each in found] == files
 
 
 def test_a_full_folder_is_refused_with_its_free_space(tmp_path, monkeypatch):

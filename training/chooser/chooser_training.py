@@ -243,12 +243,12 @@ def train_student(
     runs = (*request.runs, *filter(None, [request.human]))
     frozen = {*digests_of(learner.store.run), settings["towers_sha256"]}
     shared = begin_validation(images.all_images(), runs, frozen, held_out, folder, fabric)
-    trainer = Trainer(fabric, config.training, folder, json.dumps(settings), on_step, circularity=shared)
+    cut: dict[str, Any] = {"cut_texts": towers.cut_texts, "context_length": towers.context_length}
+    trainer = Trainer(fabric, config.training, folder, json.dumps(settings), on_step, circularity=shared, **cut)
     summary = trainer.fit(learner, feed)
     if config.answers_none and held_out is not None and fabric.is_global_zero:
         summary = _with_least_none(learner, held_out, folder, summary)
-    # The processes of a training share its texts: each counts its own.
-    return learner, replace(summary, num_cut_texts=len(towers.cut_texts), context_length=towers.context_length)
+    return learner, summary
 
 
 def _with_least_none(

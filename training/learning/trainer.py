@@ -10,7 +10,7 @@ import difflib
 import math
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from importlib import resources
 from pathlib import Path
@@ -176,7 +176,8 @@ class StepReport:
 class FitSummary:
     """How a training ended: its last figures, steps in all and of this call, its time; `circularity` is said first.
 
-    `num_cut_texts` counts the different texts of this call that were longer than `context_length` tokens.
+    `num_cut_texts` counts the different texts that this call read, in any of its processes, and that were longer than
+    `context_length` tokens; both are 0 for a learner that cuts none.
     """
 
     figures: Mapping[str, float]
@@ -216,6 +217,7 @@ class Trainer:
     `settings` is what the checkpoint records about itself, as JSON: enough to build the module again. `on_step` is
     called every `log_every` steps and after each validation, on the first process alone. `begin_with` is a checkpoint
     of an earlier training to start from; `steps_before` are its steps: curves continue there, drop-out draws differ.
+    `cut_texts` grows while this process reads texts: those that were longer than `context_length` tokens.
     """
 
     fabric: Fabric
@@ -226,6 +228,8 @@ class Trainer:
     begin_with: Mapping[str, Any] | None = None
     steps_before: int = 0
     circularity: Sequence[str] = ()
+    cut_texts: Set[str] = frozenset()
+    context_length: int = 0
     _validation_s: float = field(default=0.0, init=False)
     _writer: SummaryWriter | None = field(default=None, init=False)
 
@@ -254,6 +258,8 @@ class Trainer:
             validation_s=self._validation_s,
             num_parameters=sum(each.numel() for each in learner.module.parameters() if each.requires_grad),
             circularity=self.circularity,
+            num_cut_texts=len(_of_all_processes(self.cut_texts, self.fabric)),
+            context_length=self.context_length,
         )
         if self.fabric.is_global_zero:
             self.folder.write_json(SUMMARY_NAME, {name: getattr(summary, name) for name in summary.__slots__})
@@ -346,6 +352,14 @@ def trained_state(module: nn.Module) -> dict[str, torch.Tensor]:
     """Return the trained state of a module by name: parameters that need a gradient, and buffers."""
     frozen = {name for name, each in module.named_parameters() if not each.requires_grad}
     return {name: value for name, value in module.state_dict().items() if name not in frozen}
+
+
+def _of_all_processes(own: Set[str], fabric: Fabric) -> Set[str]:
+    """Return the texts that any process holds; every process makes this call."""
+    found: list[Set[str]] = [own] * fabric.world_size
+    if fabric.world_size > 1:
+        torch.distributed.all_gather_object(found, own)
+    return set[str]().union(*found)
 
 
 def begin_together(folder: TrainingFolder, settings: Mapping[str, Any], fabric: Fabric) -> None:

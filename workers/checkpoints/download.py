@@ -38,6 +38,7 @@ from huggingface_hub.utils._headers import build_hf_headers
 from tenacity import RetryCallState, Retrying, retry_if_exception, retry_if_exception_type, stop_after_attempt
 from tenacity.wait import wait_exponential_jitter
 
+from pseudoris.files.hub_client import bounded_answers, refuse_link_local
 from pseudoris.primitives.errors import ConfigError, TransientError
 from pseudoris.primitives.untrusted import file_sha256, open_linked, open_regular
 from pseudoris.workers.checkpoints.weight_cache import PINS_NAME, Pin, PublishedFile, WeightCache
@@ -150,7 +151,8 @@ def ask_hub(what: str, repo: str, ask: Callable[[], T]) -> T:
         reraise=True,
     )
     try:
-        return retrying(ask)
+        with bounded_answers():
+            return retrying(ask)
     except EntryNotFoundError:
         raise
     except (httpx2.HTTPError, OfflineModeIsEnabled) as error:
@@ -299,13 +301,14 @@ class _Transfer:
         if self.offset and self.offset == self._size_bytes:
             return
         timeout = httpx2.Timeout(_READ_TIMEOUT_S, connect=_CONNECT_TIMEOUT_S)
+        hooks = {"request": [refuse_link_local]}
         # The server is asked not to compress, because byte offsets would not fit a compressed file.
         headers = {**self._remote.headers, "Accept-Encoding": "identity"}
         if self.offset:
             headers["Range"] = f"bytes={self.offset}-"
         try:
             with (
-                httpx2.Client(follow_redirects=True, timeout=timeout) as client,
+                httpx2.Client(follow_redirects=True, timeout=timeout, event_hooks=hooks) as client,
                 client.stream("GET", self._remote.url, headers=headers) as response,
             ):
                 self._receive(response)

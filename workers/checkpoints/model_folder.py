@@ -13,22 +13,22 @@ import os
 import re
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import partial
 from importlib import metadata
 from math import prod
 from pathlib import Path
-from typing import Any, Final
-
-from huggingface_hub import constants, try_to_load_from_cache
+from typing import TYPE_CHECKING, Any, Final
 
 from pseudoris.primitives.errors import ConfigError
 from pseudoris.primitives.extras import install
 from pseudoris.primitives.untrusted import file_sha256, open_linked, parse_json, read_regular
-from pseudoris.workers.checkpoints.download import HUB_TIMEOUT_S, OnProgress, ask_hub, check_reachable, fetch
 from pseudoris.workers.checkpoints.weight_cache import PublishedFile, WeightCache, user_cache
 from pseudoris.workers.checkpoints.weight_headers import check_weight_header
+
+if TYPE_CHECKING:
+    from pseudoris.workers.checkpoints.download import OnProgress
 
 CONFIG_NAME: Final = "config.json"
 INDEX_NAME: Final = "model.safetensors.index.json"
@@ -196,8 +196,10 @@ def fetch_folder(
     `on_progress` gives, by a file's name in the cache, what is told of its download. `config.json` comes last: a folder
     with it is whole. Raises as `fetch`, and if the repository has no such commit, is gated, or has no safetensors.
     """
-    # `HfApi` is imported here, because it loads all clients of the hub, which takes 0.2 s.
-    from huggingface_hub import HfApi
+    # These are imported here, because they load all clients of the hub, which only a download needs.
+    from huggingface_hub import HfApi, constants
+
+    from pseudoris.workers.checkpoints.download import HUB_TIMEOUT_S, ask_hub, check_reachable, fetch
 
     repo, commit = hub_model(uri) or ("", "")
 
@@ -237,9 +239,12 @@ def _located(uri: str, cache: WeightCache) -> tuple[Path, dict[str, str]]:
     if (cache.path(uri) / CONFIG_NAME).exists():
         pins = {name: pin.sha256 for name, pin in cache.pins().items() if name.startswith(f"{uri}/")}
         return cache.path(uri), {name.removeprefix(f"{uri}/"): sha256 for name, sha256 in pins.items()}
-    of_hub = try_to_load_from_cache(model[0], CONFIG_NAME, revision=model[1])
-    if isinstance(of_hub, str):
-        return Path(of_hub).parent, {}
+    with suppress(ImportError):
+        from huggingface_hub import try_to_load_from_cache
+
+        of_hub = try_to_load_from_cache(model[0], CONFIG_NAME, revision=model[1])
+        if isinstance(of_hub, str):
+            return Path(of_hub).parent, {}
     raise ConfigError(f"model '{uri}' is not on this machine. To get it: pseudoris weights get {uri}")
 
 
@@ -293,7 +298,12 @@ def _over(digests: Mapping[str, str]) -> str:
     return hashlib.sha256("".join(f"{name} {digests[name]}\n" for name in sorted(digests)).encode()).hexdigest()
 
 
-@functools.lru_cache(maxsize=256)
-def _cached_sha256(path: Path, *_: int) -> str:
-    """The sha256 of a file of one stamp: a run asks twice, and shards have gigabytes."""
-    return file_sha256(path)
+# By path and stamp: a run asks for digests twice, and shards have gigabytes.
+KNOWN_SHA256: Final = dict[tuple[str | int, ...], str]()
+
+
+def _cached_sha256(path: Path, *stamp: int) -> str:
+    key: tuple[str | int, ...] = (str(path), *stamp)
+    if key not in KNOWN_SHA256:
+        KNOWN_SHA256[key] = file_sha256(path)
+    return KNOWN_SHA256[key]

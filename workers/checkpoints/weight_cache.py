@@ -17,8 +17,6 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO, Final
 
-from filelock import FileLock, Timeout
-
 from pseudoris.primitives.errors import ConfigError
 from pseudoris.primitives.extras import require_extra
 from pseudoris.primitives.untrusted import open_regular, parse_json
@@ -59,19 +57,22 @@ class PublishedFile:
         first = self.files[self.name]
         if not self.repo:
             return first
-        # huggingface_hub is imported here and below, because it loads a web client, which only a missing file needs.
-        from huggingface_hub import hf_hub_url
+        # huggingface_hub is imported here and below, because it loads a web client, and the core lacks it.
+        with suppress(ImportError):
+            from huggingface_hub import hf_hub_url
 
-        return hf_hub_url(self.repo, first, revision=self.revision)
+            return hf_hub_url(self.repo, first, revision=self.revision)
+        return f"https://huggingface.co/{self.repo}/resolve/{self.revision or 'main'}/{first}"
 
     def hub_copy(self) -> Path | None:
         """Return the file in the cache of the hub's own library, None if it is not there."""
-        from huggingface_hub import try_to_load_from_cache
+        with suppress(ImportError):
+            from huggingface_hub import try_to_load_from_cache
 
-        for filename in self.files.values() if self.repo else ():
-            found = try_to_load_from_cache(self.repo, filename, revision=self.revision)
-            if isinstance(found, str):
-                return Path(found)
+            for filename in self.files.values() if self.repo else ():
+                found = try_to_load_from_cache(self.repo, filename, revision=self.revision)
+                if isinstance(found, str):
+                    return Path(found)
         return None
 
     def name_at(self, path: Path) -> str:
@@ -267,6 +268,8 @@ class WeightCache:
     @contextmanager
     def lock(self, name: str) -> Iterator[None]:
         """Hold a file's lock for the block; another process that writes the file waits, and then finds it."""
+        from filelock import FileLock, Timeout
+
         path = self.make_folder(f"{_LOCKS_FOLDER}/{name.replace('/', '--')}.lock")
         lock = FileLock(path)
         try:

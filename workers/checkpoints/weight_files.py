@@ -2,7 +2,8 @@
 
 A uri names a local file, a model folder, an fsspec url, a hub tag, a shipped file, or random weights. Called by
 `pipeline`, `workers/stages.py` and engines for digests, by `tensor_files.py` for loading, by `training`, and by the
-commands `weights` and `doctor`. Imports no torch. No file may be used before its digest is compared, if one is known.
+commands `weights` and `doctor`. Imports no torch, and no client of the hub until one is needed. No file may be used
+before its digest is compared, if one is known.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from importlib.resources import as_file, files
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from pseudoris.files.filesystems import client_errors, filesystem_at, open_location
 from pseudoris.primitives.errors import ConfigError
@@ -24,7 +25,6 @@ from pseudoris.primitives.untrusted import file_sha256
 from pseudoris.primitives.uris import BUILTIN_PREFIX, named_path
 from pseudoris.schemas.config import WeightsConfig
 from pseudoris.schemas.config_layers import load_config, preset_names
-from pseudoris.workers.checkpoints.download import OnProgress, UnreachableError, fetch, located, unreachable_reason
 from pseudoris.workers.checkpoints.model_folder import (
     ModelFolder,
     check_installed,
@@ -45,6 +45,9 @@ from pseudoris.workers.checkpoints.weight_cache import (
     user_cache,
 )
 from pseudoris.workers.checkpoints.weight_headers import check_weight_header
+
+if TYPE_CHECKING:
+    from pseudoris.workers.checkpoints.download import OnProgress
 
 logger = logging.getLogger(__name__)
 
@@ -129,6 +132,8 @@ def local_file(weights: WeightsConfig) -> Path:
         return found
     if not weights.uri.startswith(OPEN_CLIP_PREFIX):
         raise MissingWeightsError(weights)
+    from pseudoris.workers.checkpoints.download import fetch
+
     # The download is logged, because a run would otherwise be silent for minutes.
     logger.warning("downloading the weights '%s' to %s", weights.uri, user_cache().folder)
     with _asking(weights):
@@ -190,6 +195,8 @@ def is_unfetched(weights: WeightsConfig) -> bool:
         return False
     if "://" in weights.uri:
         return not _present_copy(weights).is_file()
+    from pseudoris.workers.checkpoints.download import located
+
     with _asking(weights):
         located(open_clip_file(weights), user_cache())
     return True
@@ -198,6 +205,8 @@ def is_unfetched(weights: WeightsConfig) -> bool:
 @contextmanager
 def _asking(weights: WeightsConfig) -> Iterator[None]:
     """Convert what the store of a url, or the hub, raises."""
+    from pseudoris.workers.checkpoints.download import UnreachableError
+
     try:
         yield
     except UnreachableError as error:
@@ -275,6 +284,8 @@ def expected_sha256(weights: WeightsConfig, path: Path) -> str | None:
 
 def ask_early(weights: Iterable[WeightsConfig]) -> None:
     """Ask the servers of all files that are missing here, at the same time: `fetch` then knows their answers."""
+    from pseudoris.workers.checkpoints.download import unreachable_reason
+
     missing = (published_file(each) for each in weights if not any(found_files(each)))
     with ThreadPoolExecutor() as pool:
         list(pool.map(unreachable_reason, {each.url for each in missing if each is not None}))
@@ -285,6 +296,8 @@ def get_weights(weights: WeightsConfig, to: Path | None, on_progress: Callable[[
 
     `on_progress` gives, by a file's name in the cache, what is told of its download. Raises as `fetch`.
     """
+    from pseudoris.workers.checkpoints.download import UnreachableError, fetch
+
     cache = user_cache() if to is None else WeightCache(named_path(to), is_named=True)
     is_folder, published = names_folder(weights.uri), published_file(weights)
     if is_folder and hub_model(weights.uri) is not None:

@@ -19,9 +19,8 @@ from itertools import islice
 from pathlib import Path
 from typing import IO, Any, Final
 
-from safetensors import safe_open
-
 from pseudoris.primitives.errors import ConfigError
+from pseudoris.primitives.extras import require_extra
 from pseudoris.primitives.untrusted import open_linked
 
 # torch accepts these instructions of a pickle, and these names in it. Source: torch 2.14, _weights_only_unpickler.py.
@@ -77,6 +76,9 @@ def check_header(path: Path) -> None:
         with open_linked(path) as file:
             start = file.peek(64)[:64]
             if path.suffix == ".safetensors":
+                require_extra("remote", "the header of a .safetensors file")
+                from safetensors import safe_open
+
                 with safe_open(path, framework="numpy"):
                     return
             if start.startswith(_ARCHIVE):

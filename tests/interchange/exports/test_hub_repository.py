@@ -102,6 +102,21 @@ def test_the_same_command_again_does_nothing(hub, built_run, place):
     assert len(hub.datasets["me/set"].commits) == num_commits
 
 
+def test_files_that_the_hub_does_not_list_are_no_part_of_the_report_and_are_sent_again(hub, built_run, place):
+    hub.loses = {"croissant.json", "data/train-00000.parquet"}
+    ended = push(built_run, place)
+    assert ended.returncode == 3
+    assert re.search(r"the Hub lists 2 files, and lacks croissant\.json, data/train-00000\.parquet", ended.stderr)
+    hub.loses = set()
+    assert "me/set: 3 files, private" in push(built_run, place).stdout
+    dataset = hub.datasets["me/set"]
+    dataset.commits.append({path: data for path, data in dataset.commits[-1].items() if "data/" not in path})
+    assert "me/set: 3 files, private" in push(built_run, place).stdout
+    # The card may be edited there.
+    dataset.commits.append({**dataset.commits[-1], "README.md": b"Our own words."})
+    assert "already holds this export" in push(built_run, place).stdout
+
+
 def test_a_card_that_was_edited_before_the_push_is_what_is_pushed(hub, built_run, place):
     pseudoris_here("export", built_run.location.root, place.root, "--format", "hf", "--license", "cc-by-4.0", code=0)
     card = Path(place.root) / "README.md"

@@ -8,10 +8,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from pseudoris.files.location import RunLocation
 from pseudoris.interchange.imports.coco_annotation import read_coco
+from pseudoris.interchange.imports.human_annotation import HumanImage, HumanMask, HumanPhrase, annotate_image
 from pseudoris.interchange.imports.reason_annotation import filled, read_reason
 from pseudoris.primitives import rle
 from pseudoris.primitives.errors import ConfigError
+from pseudoris.schemas.config import ImagesConfig
+from pseudoris.schemas.shard import ShardImage
 from pseudoris.store.checks.verification import verify_run
 from pseudoris.store.tables.open_run import OpenRun
 from tests.builders.human import HEIGHT, WIDTH, document, image_row, object_row, texts_of
@@ -299,3 +303,38 @@ def test_a_file_in_windows_code_page_is_read():
 def test_what_is_not_reasonseg_is_refused_with_its_place(data, message):
     with pytest.raises(ConfigError, match=message):
         read_reason({"train/a.json": data})
+
+
+def test_a_bad_mask_is_left_out_alone_with_what_is_said_of_it_if_the_import_is_told_to_skip_it(tmp_path):
+    rows = [
+        object_row(5, 1, caption="a box"),
+        object_row(6, 1, segmentation=[[1, 2, 3]], caption="a thing"),
+        object_row(7, 1, segmentation={"size": [3, 3], "counts": [9]}),
+    ]
+    write_files(
+        tmp_path, {"objects.json": document([image_row(1, "a.png")], rows), "images/a.png": jpeg(HEIGHT, WIDTH)}
+    )
+    place = RunLocation.open(str(tmp_path / "lost"))
+    lost = import_small(tmp_path / "objects.json", tmp_path / "images", place, format="coco")
+    assert lost.totals.reasons == {"annotation_damaged": 1}
+    place = RunLocation.open(str(tmp_path / "kept"))
+    options = {"format": "coco", "skips_bad_masks": True}
+    kept = import_small(tmp_path / "objects.json", tmp_path / "images", place, **options)
+    (told,) = kept.left_out
+    assert told.startswith("bad masks, and what is said of them (in this call), such as a.png, annotation 6: ")
+    assert kept.left_out == {told: 2}
+    assert (kept.totals.masks, kept.totals.expressions, kept.totals.quarantined) == (1, 1, 0)
+    assert verify_run(place).is_clean
+    # It decides bytes, so another call of the same run must have it too.
+    with pytest.raises(ConfigError, match="skips_bad_masks"):
+        import_small(tmp_path / "objects.json", tmp_path / "images", place, format="coco")
+
+
+def test_what_is_said_of_a_bad_and_of_a_good_mask_together_is_left_out():
+    masks = (HumanMask(0, 1, [[1.0, 1.0, 5.0, 1.0, 5.0, 5.0]]), HumanMask(1, 2, "polygon"))
+    phrases = (HumanPhrase((0,), "a box"), HumanPhrase((0, 1), "two boxes"), HumanPhrase((), "a dog"))
+    human = HumanImage("a.png", None, masks, phrases)
+    image, told = ShardImage(0, "00ab", "a.png", jpeg(8, 8), "0" * 64, 8, 8), []
+    done = annotate_image(image, human, orientation="upright", limits=ImagesConfig(), on_bad_mask=told.append)
+    assert [each.text for each in done.expressions] == ["a box", "a dog"]
+    assert [each.partition(":")[0] for each in told] == ["annotation 2"]

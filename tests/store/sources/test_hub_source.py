@@ -201,6 +201,58 @@ def test_a_hub_that_is_busy_is_asked_again_and_one_that_is_down_never_costs_an_i
         opened("hf://datasets/me/photos")
 
 
+def read_first(source) -> bytes:
+    file = next(source.files())[0]
+    with source.root.open(file.path, file) as stream:
+        return stream.read()
+
+
+def wrong(data: bytes) -> bytes:
+    return bytes([data[0] ^ 1]) + data[1:]
+
+
+@pytest.mark.parametrize("place", ["photos/3.png", "plain/3.txt"])
+def test_a_body_with_a_wrong_bit_is_asked_for_again_and_is_never_the_images_fault(hub, place):
+    hub.add("me/photos", {"plain/3.txt": png(seed=3)})
+    source = open_source(f"hf://datasets/me/photos/{place}", SourceConfig(format="files"))
+    hub.harms = [wrong, lambda data: data[:-1]]
+    assert read_first(source) == png(seed=3)
+    hub.harms = [wrong] * 3
+    with pytest.raises(TransientError, match="the Hub sent other bytes than it lists, 3 times"):
+        read_first(source)
+
+
+def test_an_answer_without_end_is_broken_off_at_the_bytes_that_were_asked_for(hub):
+    source = opened("hf://datasets/me/photos/photos/3.png")
+    hub.harms = [None]
+    with pytest.raises(TransientError, match=r"the Hub sends more than the [0-9,]{3,6} bytes that were asked for"):
+        read_first(source)
+
+
+def test_a_listing_whose_pages_never_end_is_refused(hub):
+    hub.has_end = False
+    with pytest.raises(ConfigError, match="lists a folder in more than 1,000 pages, which is not the Hub"):
+        keys("hf://datasets/me/photos/photos")
+    assert len(hub.requests) < 1_100
+
+
+def test_a_pause_that_a_server_asks_for_has_a_bound(hub, monkeypatch):
+    pauses = []
+    monkeypatch.setattr(time, "sleep", pauses.append)
+    limit = {"RateLimit": '"api";r=0;t=99999999', "RateLimit-Policy": '"fixed window";"api";q=500;w=300'}
+    hub.failures = [("/tree/", 429, {"Retry-After": "1000000000"}), ("/tree/", 429, limit)]
+    assert len(keys("hf://datasets/me/photos/photos")) == 9
+    assert [pause for pause in pauses if pause > 5] == [301, 301]
+
+
+@pytest.mark.parametrize("host", ["169.254.169.254", "0xa9fea9fe", "[fe80::1]"])
+def test_a_redirect_to_an_address_where_clouds_give_credentials_is_refused(hub, host):
+    source = opened("hf://datasets/me/photos/photos/3.png")
+    hub.failures = [("/resolve/", 302, {"Location": f"http://{host}/latest/meta-data"})]
+    with pytest.raises(ConfigError, match=r"a server redirects to .*, a link-local address, which is never asked"):
+        read_first(source)
+
+
 @pytest.mark.parametrize("words", [("annotate", "--preset=tiny", "photos"), ("export", "out")])
 def test_a_command_that_would_write_to_a_dataset_is_refused_before_a_request(hub, words):
     ended = pseudoris_here(*words, "hf://datasets/me/none")

@@ -121,6 +121,22 @@ def test_all_processes_end_where_the_loss_of_one_is_no_number(tmp_path, monkeypa
         assert "the loss of step 0 is nan. Lower training.peak_rate" in (tmp_path / f"rank-{rank}").read_text()
 
 
+def test_texts_that_any_process_cut_are_counted_once_in_the_summary(tmp_path, monkeypatch) -> None:
+    monkeypatch.setenv("MASTER_PORT", str(free_ports(1)[0]))
+    TrainingFolder(tmp_path).begin({})
+    config = TrainingConfig(num_steps=4, num_warmup_steps=0, num_devices=2)
+
+    def fit(each: Fabric) -> None:
+        cut = {"a long text", f"a long text of process {each.global_rank}"}
+        trainer = Trainer(each, config, TrainingFolder(tmp_path), settings="{}", cut_texts=cut, context_length=77)
+        trainer.fit(Line(), Ones())
+
+    Fabric(accelerator="cpu", devices=2, strategy="ddp_fork").launch(fit)
+
+    summary = json.loads((tmp_path / "summary.json").read_text())
+    assert (summary["num_cut_texts"], summary["context_length"]) == (3, 77)
+
+
 def test_the_rate_warms_up_and_falls_to_a_fiftieth():
     config = TrainingConfig(num_steps=100, num_warmup_steps=10, peak_rate=1.0)
     rates = [rate_at(step, config) for step in range(100)]

@@ -316,6 +316,12 @@ def test_a_refusal_and_redirects_in_a_circle_are_told_at_once(server, target, fa
     assert len(server.requests) <= most
 
 
+def test_a_redirect_to_an_address_where_clouds_give_credentials_is_refused(server, target):
+    server.redirect = "http://169.254.169.254/latest/meta-data"
+    with pytest.raises(ConfigError, match=r"a server redirects to 169\.254\.169\.254, a link-local address"):
+        fetched(server, target)
+
+
 def test_a_file_larger_than_the_disk_is_refused_before_it_fills_it(server, target, monkeypatch):
     monkeypatch.setattr("shutil.disk_usage", lambda _: type("Usage", (), {"free": 1_000}))
     with pytest.raises(ConfigError, match=r"needs 300,000 bytes, and .* has 1,000 free"):
