@@ -7,12 +7,15 @@ was chosen for an image travels as `levels`: the samples that become 0 and 255. 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, TiffImagePlugin
+
+from pseudoris.primitives.run_lengths import Box
 
 Levels = tuple[float, ...]  # the samples that become 0 and 255; empty where nothing is chosen
 
@@ -21,10 +24,10 @@ STORED: Final = "stored"
 _DEPTHS: Final = (8, 10, 12, 14, 16)
 # TIFF's tag SMaxSampleValue. Source: TIFF 6.0, section 19.
 _MAX_SAMPLE: Final = 341
+_TIFF_WHITE_IS_ZERO: Final = 0
+_BIG_END: Final = b"MM"
 # Colour of 16 bits whose high bytes stay below this holds 14 bits or fewer.
 _DARK: Final = 64
-# This many samples are mapped at once by a window, because float64 takes eight times their memory.
-_SAMPLES_AT_ONCE: Final = 2**20
 
 NOTE_DARK: Final = "16-bit colour whose high bytes are all below 64: it holds fewer bits, and is dark"
 NOTE_CLIPPED: Final = "grey samples above images.bits were made white"
@@ -49,12 +52,18 @@ class DeepSamples:
         """Whether samples without a range of their own can be mapped."""
         return self.window is not None or bool(self.levels)
 
-    def grey(self, samples: NDArray[np.uint16], tags: Any, transparent: int | None) -> NDArray[np.uint8]:
-        """Return unsigned samples (H, W) of 16 bits as 8 bits; `transparent` decides nothing."""
+    def grey(self, image: Image.Image) -> Callable[[Box], NDArray[np.uint8]]:
+        """Choose levels for a loaded image of unsigned grey of 16 bits; a transparent value decides nothing.
+
+        What is returned makes 8 bits (h, w, 1) of a box of it, white where it is transparent.
+        """
+        tags, clear = getattr(image, "tag_v2", None) or {}, image.info.get("transparency")
+        clear = clear if isinstance(clear, int) else -1  # no sample's value
         if not self.levels and self.bits != STORED:
-            found = samples if transparent is None else samples[samples != transparent]
-            most = int(found.max(initial=0))
-            stated = _first_number((tags or {}).get(_MAX_SAMPLE))
+            boxes = ((0, top, image.width, min(top + 64, image.height)) for top in range(0, image.height, 64))
+            bands = (np.asarray(image.crop(box)) for box in boxes)
+            most = max(int(band.max(initial=0, where=band != clear)) for band in bands)
+            stated = _first_number(tags.get(_MAX_SAMPLE))
             if self.bits == AUTO:
                 # A value that some samples exceed states nothing.
                 least = max(most, stated) if stated < 2**16 else most
@@ -64,30 +73,39 @@ class DeepSamples:
                 self.note = NOTE_CLIPPED if most >= 2**bits else None
             self.levels = (0.0, 2.0**bits - 1) if bits < 16 else ()
         high = int(self.levels[1]) if self.levels else 2**16 - 1
-        table = (np.arange(2**16, dtype=np.uint32) * 255 + high // 2) // high
-        return np.minimum(table, 255).astype(np.uint8)[samples]
+        # If 0 is white in a TIFF, Pillow inverts 8-bit images only, so 16-bit images are inverted here.
+        is_inverted = tags.get(TiffImagePlugin.PHOTOMETRIC_INTERPRETATION) == _TIFF_WHITE_IS_ZERO
 
-    def windowed(self, image: Image.Image, stored: np.dtype[Any] | None) -> NDArray[np.uint8]:
-        """Return signed, floating-point or 32-bit grey (H, W) as 8 bits, linearly between the ends of the window.
+        def part(box: Box) -> NDArray[np.uint8]:
+            samples = np.asarray(image.crop(box))
+            grey = np.minimum((samples.astype(np.uint32) * 255 + high // 2) // high, 255).astype(np.uint8)
+            grey = 255 - grey if is_inverted else grey
+            grey[samples == clear] = 255
+            return grey[:, :, None]
 
-        What lies outside becomes 0 or 255, also infinity; what is no number becomes 0. `stored` is the type of a TIFF's
-        samples: Pillow gives the wrong order of bytes where the big end is first, and signs what has no sign.
+        return part
+
+    def windowed(self, image: Image.Image, kind: str | None) -> Callable[[Box], NDArray[np.uint8]]:
+        """Return what makes 8 bits (h, w, 1) of a box of a loaded image of signed, floating-point or 32-bit grey.
+
+        It maps linearly between the ends of the window. What lies outside becomes 0 or 255, also infinity; what is no
+        number becomes 0. `kind` is that of a TIFF's samples: Pillow gives the wrong order of bytes where the big end is
+        first, and signs what has no sign.
         """
-        if not self.levels and self.window is not None:
-            self.levels = tuple(self.window)
-        low, high = self.levels
-        samples = np.asarray(image)
-        grey = np.empty(samples.shape, np.uint8)
-        step = max(1, _SAMPLES_AT_ONCE // max(samples.shape[1], 1))
-        for top in range(0, len(samples), step):
-            rows = samples[top : top + step]
+        tags: Any = getattr(image, "tag_v2", None)
+        stored = None if kind is None else np.dtype((">" if tags.prefix == _BIG_END else "<") + kind)
+        self.levels = low, high = self.levels or self.window or ()
+
+        def part(box: Box) -> NDArray[np.uint8]:
+            samples = np.asarray(image.crop(box))
             if stored is not None:
                 native = stored.newbyteorder("=")
-                rows = rows.astype(native) if native.itemsize == 2 else rows.view(native)
-                rows = rows if stored.isnative else rows.byteswap()
-            shares = (np.nan_to_num(rows.astype(np.float64), nan=low, posinf=high, neginf=low) - low) / (high - low)
-            grey[top : top + step] = np.rint(np.clip(shares, 0, 1) * 255)
-        return grey
+                samples = samples.astype(native) if native.itemsize == 2 else samples.view(native)
+                samples = samples if stored.isnative else samples.byteswap()
+            shares = (np.nan_to_num(samples.astype(np.float64), nan=low, posinf=high, neginf=low) - low) / (high - low)
+            return np.rint(np.clip(shares, 0, 1) * 255).astype(np.uint8)[:, :, None]
+
+        return part
 
     def look_at_colour(self, image: Image.Image) -> None:
         """Note a picture of 16-bit colour, loaded as its high bytes, that holds fewer bits; it is not stretched."""

@@ -13,6 +13,8 @@ from PIL import Image
 if TYPE_CHECKING:
     import numpy as np
 
+    from pseudoris.images.pixels import Picture
+
 HASH_HEX_DIGITS: Final = 16
 HASH_BITS: Final = 64
 # Images within 6 bits count as copies: 99.9 % of those encoded again or resized are, 85 % of those cropped by 2 % a
@@ -28,7 +30,7 @@ def load_transform() -> None:
     import scipy.fftpack  # noqa: F401
 
 
-def perceptual_hash(pixels: np.ndarray) -> str:
+def perceptual_hash(pixels: np.ndarray | Picture) -> str:
     """Return `imagehash.phash` of (H, W, 3) uint8 RGB upright pixels with its defaults, 16 lower-case hex digits.
 
     It is the sign of the 8 × 8 lowest frequencies of the image at 32 × 32 pixels, against their median.
@@ -36,12 +38,13 @@ def perceptual_hash(pixels: np.ndarray) -> str:
     import numpy as np
     from scipy.fftpack import dct
 
-    # Grey is made in bands, because Pillow copies colour to four bytes a pixel.
+    # Bands are made narrow one by one, as `resize` does before it makes them low: a whole grey image is never there.
     height, width = pixels.shape[:2]
-    grey = np.empty((height, width), np.uint8)
+    narrow = np.empty((height, _SIDE), np.uint8)
     step = max(1, _PIXELS_AT_ONCE // width)
     for top in range(0, height, step):
-        grey[top : top + step] = np.asarray(Image.fromarray(pixels[top : top + step]).convert("L"))
-    small = Image.fromarray(grey).resize((_SIDE, _SIDE), Image.Resampling.LANCZOS)
+        grey = Image.fromarray(pixels[top : top + step, :]).convert("L")
+        narrow[top : top + step] = np.asarray(grey.resize((_SIDE, grey.height), Image.Resampling.LANCZOS))
+    small = Image.fromarray(narrow).resize((_SIDE, _SIDE), Image.Resampling.LANCZOS)
     low = dct(dct(np.asarray(small), axis=0), axis=1)[:_FREQUENCIES, :_FREQUENCIES]
     return np.packbits(low > np.median(low)).tobytes().hex()

@@ -15,9 +15,10 @@ import struct
 import sys
 import zlib
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
-from typing import TYPE_CHECKING, Final, NamedTuple
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
 from PIL import GifImagePlugin, Image, TiffImagePlugin, UnidentifiedImageError
@@ -35,6 +36,7 @@ from pseudoris.images.layouts import KEYED, WINDOWED, Layout, check_layout
 from pseudoris.images.levels import NOTE_CLIPPED, NOTE_DARK, DeepSamples, Levels
 from pseudoris.primitives.errors import ConfigError, ImageError, too_many_bytes
 from pseudoris.primitives.extras import install
+from pseudoris.primitives.run_lengths import Box
 from pseudoris.primitives.untrusted import HEIF_PLUGIN, IMAGE_FORMATS
 
 if TYPE_CHECKING:
@@ -43,11 +45,8 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 _EXIF_ORIENTATION: Final = 0x0112
-_TIFF_WHITE_IS_ZERO: Final = 0
-_BIG_END: Final = b"MM"
 # Pillow raises a bare OSError for a failed allocation inside a decoder, recognisable only by its text.
 _PILLOW_OUT_OF_MEMORY: Final = "out of memory"
-
 _EXIF_FAULTS: Final = (AttributeError, LookupError, OSError, SyntaxError, TypeError, ValueError, struct.error)
 _HEADER_FAULTS: Final = (*_EXIF_FAULTS, ArithmeticError)
 _JPEG_BEGIN: Final = b"\xff\xd8\xff"
@@ -56,7 +55,6 @@ _PNG_METADATA: Final = (b"eXIf", b"tEXt", b"zTXt", b"iTXt")
 # The images table stores this note for a damaged file that could still be read.
 NOTE_NO_END_MARKER: Final = "the JPEG lacks its end marker; all its pixels are there"
 NOTES: Final = frozenset({NOTE_NO_END_MARKER, NOTE_DARK, NOTE_CLIPPED})
-
 _CUT_SHORT: Final = "the JPEG is cut short: its decoder stopped before the end of the image"
 
 # Pillow's own limit is off: `images.max_pixels`, which may be higher, is checked before any pixel is decoded.
@@ -65,20 +63,48 @@ Image.MAX_IMAGE_PIXELS = None
 TiffImagePlugin.READ_LIBTIFF = True
 
 
-class Decoded(NamedTuple):
-    """An image: upright RGB (H, W, 3) uint8, what is wrong with its file, and what its deep samples were mapped by."""
+@dataclass(frozen=True, slots=True)
+class Picture:
+    """A decoded image, like its upright RGB array (H, W, 3) uint8: slices of rows and columns are made when asked for.
 
-    pixels: np.ndarray
-    note: str | None
-    levels: Levels
+    `part` makes the pixels (h, w, 3), or grey (h, w, 1), of a box in the file's frame, which is of (width, height)
+    `size`. `note` says what is wrong with the file, `levels` what its deep samples were mapped by.
+    """
+
+    size: tuple[int, int]
+    part: Callable[[Box], np.ndarray]
+    orientation: int = 1
+    note: str | None = None
+    levels: Levels = ()
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Its upright (H, W, 3)."""
+        return (*(self.size if self.orientation >= 5 else self.size[::-1]), 3)
+
+    def __getitem__(self, part: tuple[slice, slice]) -> np.ndarray:
+        (y0, y1, _), (x0, x1, _) = map(slice.indices, part, self.shape)
+        height, width, _ = self.shape
+        stored = pixels = np.empty((y1 - y0, x1 - x0, 3), np.uint8)
+        if self.orientation in (3, 4, 7, 8):
+            stored, y0, y1 = stored[::-1], height - y1, height - y0
+        if self.orientation in (2, 3, 6, 7):
+            stored, x0, x1 = stored[:, ::-1], width - x1, width - x0
+        if self.orientation >= 5:
+            stored, x0, y0, x1, y1 = stored.swapaxes(0, 1), y0, x0, y1, x1
+        # Bands have about 2**16 pixels: conversion and export copy their input.
+        step = max(1, 2**16 // (x1 - x0))
+        for top in range(y0, y1, step):
+            stored[top - y0 : top - y0 + step] = self.part((x0, top, x1, min(top + step, y1)))
+        return pixels
 
 
 def decode_upright(data: bytes, limits: ImagesConfig) -> np.ndarray:
-    """Return the pixels of `decode_with_note`, which takes and raises the same."""
-    return decode_with_note(data, limits).pixels
+    """Return all pixels of `decode_with_note`, which takes and raises the same."""
+    return decode_with_note(data, limits)[:, :]
 
 
-def decode_with_note(data: bytes, limits: ImagesConfig) -> Decoded:
+def decode_with_note(data: bytes, limits: ImagesConfig) -> Picture:
     """Return the first frame or page as (H, W, 3) uint8 RGB in [0, 255], turned upright by its EXIF orientation.
 
     Only the layouts of `layouts.LAYOUTS` are read. Transparency, and what the first frame of a GIF leaves out, is
@@ -117,7 +143,7 @@ def decode_proven(data: bytes, levels: Levels = ()) -> np.ndarray:
     the bytes do not decode this time; MemoryError if the machine ran out of memory.
     """
     with _open_as(data, registered_formats()) as image:
-        return _decode(image, data, DeepSamples(levels=levels), is_proven=True).pixels
+        return _decode(image, data, DeepSamples(levels=levels), is_proven=True)[:, :]
 
 
 def exif_orientation(data: bytes, plugins: Sequence[str] = ()) -> int:
@@ -213,7 +239,7 @@ def _open_as(data: bytes, formats: Sequence[str]) -> Image.Image:
     return image
 
 
-def _decode(image: Image.Image, data: bytes, deep: DeepSamples, *, is_proven: bool = False) -> Decoded:
+def _decode(image: Image.Image, data: bytes, deep: DeepSamples, *, is_proven: bool = False) -> Picture:
     note = None
     try:
         layout = check_layout(data, image, has_window=deep.has_window)
@@ -221,42 +247,45 @@ def _decode(image: Image.Image, data: bytes, deep: DeepSamples, *, is_proven: bo
             check_integrity(data, image)
         is_jpeg = layout is not None and layout.format == "JPEG"
         if is_jpeg and not has_end_marker(data):
-            pixels, note = _pixels_without_end(data, layout, is_proven=is_proven), NOTE_NO_END_MARKER
+            picture, note = _picture_without_end(data, layout, is_proven=is_proven), NOTE_NO_END_MARKER
         else:
-            pixels = _pixels(image, layout, deep)
+            picture = _picture(image, layout, deep)
+            last = picture[-1:, -1:]  # raises for what cannot become RGB, such as a hostile palette
             # Lost data is 128, 64 where Pillow converts CMYK. It may also be real, so a file that ends so is checked.
             grey = 64 if layout is not None and layout.samples == "cmyk" else 128
-            is_suspect = is_jpeg and not is_proven and (pixels[-1, -1] == grey).all()
-            if is_suspect and not _all_show(pixels, possible_ends(data)[0], layout):
+            is_suspect = is_jpeg and not is_proven and (last == grey).all()
+            if is_suspect and not _all_show(picture, possible_ends(data)[0], layout):
                 raise ImageError("corrupt", _CUT_SHORT)
     except ImageError:
         raise
     except Exception as error:  # the image boundary again
         raise _as_image_error(error, f"the {image.format} decoder stopped before the end of the image") from error
-    return Decoded(turn_upright(pixels, _orientation(image)), note or deep.note, deep.levels)
+    return replace(picture, orientation=_orientation(image), note=note or deep.note, levels=deep.levels)
 
 
-def _pixels_without_end(data: bytes, layout: Layout | None, *, is_proven: bool) -> np.ndarray:
-    """Return the pixels of a JPEG that lacks its end marker. Raises: ImageError: some of them may be lost."""
+def _picture_without_end(data: bytes, layout: Layout | None, *, is_proven: bool) -> Picture:
+    """Return a JPEG that lacks its end marker. Raises: ImageError: some of its pixels may be lost."""
     ends, shorter = possible_ends(data)
     if not ends:
         raise ImageError("corrupt", _CUT_SHORT)
-    pixels = _jpeg_pixels(ends[0], layout)
+    picture = _jpeg(ends[0], layout)
     if not is_proven:
-        if not _all_show(pixels, ends[1:], layout):
+        if not _all_show(picture, ends[1:], layout):
             raise ImageError("corrupt", _CUT_SHORT)
-        if _all_show(pixels, shorter, layout):
+        if _all_show(picture, shorter, layout):
             raise ImageError("corrupt", "the JPEG lacks its end marker, and other bytes stand behind its data")
-    return pixels
+    return picture
 
 
-def _all_show(pixels: np.ndarray, jpegs: Sequence[bytes], layout: Layout | None) -> bool:
-    return len(jpegs) > 0 and all(np.array_equal(pixels, _jpeg_pixels(each, layout)) for each in jpegs)
+def _all_show(picture: Picture, jpegs: Sequence[bytes], layout: Layout | None) -> bool:
+    bands = [slice(top, top + 64) for top in range(0, picture.shape[0], 64)]
+    others = (_jpeg(each, layout) for each in jpegs)
+    return len(jpegs) > 0 and all(np.array_equal(picture[at, :], each[at, :]) for each in others for at in bands)
 
 
-def _jpeg_pixels(data: bytes, layout: Layout | None) -> np.ndarray:
+def _jpeg(data: bytes, layout: Layout | None) -> Picture:
     with Image.open(io.BytesIO(data), formats=("JPEG",)) as image:
-        return _pixels(image, layout, DeepSamples())
+        return _picture(image, layout, DeepSamples())
 
 
 def _as_image_error(error: Exception, message: str) -> ImageError:
@@ -266,17 +295,15 @@ def _as_image_error(error: Exception, message: str) -> ImageError:
     return ImageError("corrupt", message)
 
 
-def _pixels(image: Image.Image, layout: Layout | None, deep: DeepSamples) -> np.ndarray:
-    """Return (H, W, 3) uint8 RGB as the file stores it; decodes the image."""
+def _picture(image: Image.Image, layout: Layout | None, deep: DeepSamples) -> Picture:
+    """Return an image as the file stores it; decodes it."""
     tile = image.tile[0] if isinstance(image, GifImagePlugin.GifImageFile) else None
     image.load()
     if image.mode.startswith("I;16"):
-        return _grey_16_to_rgb(image, deep)
+        return Picture(image.size, deep.grey(image))
     if image.mode in ("I", "F") and deep.has_window:
-        stored = None
-        if layout is not None and isinstance(image, TiffImagePlugin.TiffImageFile):
-            stored = np.dtype((">" if image.tag_v2.prefix == _BIG_END else "<") + WINDOWED[layout])
-        return np.repeat(deep.windowed(image, stored)[:, :, None], 3, axis=2)
+        is_tiff = isinstance(image, TiffImagePlugin.TiffImageFile)
+        return Picture(image.size, deep.windowed(image, WINDOWED[layout] if layout and is_tiff else None))
     if image.mode in ("I", "F"):
         raise ImageError(
             "unsupported_pixels",
@@ -289,38 +316,18 @@ def _pixels(image: Image.Image, layout: Layout | None, deep: DeepSamples) -> np.
         # Pillow scales grey of 2 and 4 bits to 8 bits but not the transparent value, which is scaled here.
         most = 2**layout.bits - 1
         image.info["transparency"] = (image.info["transparency"] & most) * 255 // most
-    rgb = _in_bands(image)
-    if tile is None or tile.extents is None or image.has_transparency_data:
-        return rgb
-    x0, y0, x1, y1 = tile.extents
-    screen = np.full_like(rgb, 255)
-    screen[y0:y1, x0:x1] = rgb[y0:y1, x0:x1]
-    return screen
+    if tile is not None and tile.extents is not None and not image.has_transparency_data:
+        frame, image = image.crop(tile.extents), Image.new("RGB", image.size, (255, 255, 255))
+        image.paste(frame, tile.extents[:2])
+    return Picture(image.size, lambda box: _on_white(image.crop(box)))
 
 
-def _in_bands(image: Image.Image) -> np.ndarray:
-    """Return a loaded image as RGB, on white. Bands have about 2**16 pixels: conversion and export copy their input."""
-    rgb = np.empty((image.height, image.width, 3), np.uint8)
-    step = max(1, 2**16 // image.width)
-    for top in range(0, image.height, step):
-        band = image.crop((0, top, image.width, min(top + step, image.height)))
-        if image.has_transparency_data:
-            layer = band.convert("RGBA")
-            band = Image.new("RGB", band.size, (255, 255, 255))
-            band.paste(layer, mask=layer.getchannel("A"))
-        rgb[top : top + step] = np.asarray(band if band.mode == "RGB" else band.convert("RGB"))
-    return rgb
-
-
-def _grey_16_to_rgb(image: Image.Image, deep: DeepSamples) -> np.ndarray:
-    samples, tags, clear = np.asarray(image), getattr(image, "tag_v2", None), image.info.get("transparency")
-    grey = deep.grey(samples, tags, clear if isinstance(clear, int) else None)
-    # If 0 is white in a TIFF, Pillow inverts 8-bit images only, so 16-bit images are inverted here.
-    if tags is not None and tags.get(TiffImagePlugin.PHOTOMETRIC_INTERPRETATION) == _TIFF_WHITE_IS_ZERO:
-        grey = 255 - grey
-    if isinstance(clear, int):
-        grey[samples == clear] = 255
-    return np.repeat(grey[:, :, None], 3, axis=2)
+def _on_white(part: Image.Image) -> np.ndarray:
+    if part.has_transparency_data:
+        layer = part.convert("RGBA")
+        part = Image.new("RGB", part.size, (255, 255, 255))
+        part.paste(layer, mask=layer.getchannel("A"))
+    return np.asarray(part if part.mode == "RGB" else part.convert("RGB"))
 
 
 def _header_orientation(image: Image.Image, data: bytes) -> int:

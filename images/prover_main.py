@@ -35,7 +35,7 @@ from PIL import Image
 
 from pseudoris.images.child_process import reserve_stdout
 from pseudoris.images.perceptual_hash import load_transform, perceptual_hash
-from pseudoris.images.pixels import decode_with_note, import_plugins
+from pseudoris.images.pixels import Picture, decode_with_note, import_plugins
 from pseudoris.images.tiles import TileForm, png_of
 from pseudoris.primitives.errors import ConfigError, ImageError
 from pseudoris.primitives.untrusted import parse_json
@@ -72,20 +72,20 @@ def main() -> None:
         number += 1
         grown_bytes = _address_space_bytes() - start_bytes
         signal.setitimer(signal.ITIMER_REAL, limits.decoder_timeout_s + _ORPHAN_GRACE_S)
-        answer, pixels = _prove(data, limits)
+        answer, picture = _prove(data, limits)
         signal.setitimer(signal.ITIMER_REAL, 0)
         _write(answers, {**answer, "number": number, "grown_bytes": grown_bytes})
-        if pixels is not None and form:
-            _write_pictures(answers, pixels, form)
+        if picture is not None and form:
+            _write_pictures(answers, picture, form)
 
 
-def _prove(data: bytes, limits: ImagesConfig) -> tuple[dict[str, Any], np.ndarray | None]:
+def _prove(data: bytes, limits: ImagesConfig) -> tuple[dict[str, Any], Picture | None]:
     try:
-        pixels, note, levels = decode_with_note(data, limits)
-        answer: dict[str, Any] = {"size": pixels.shape[:2], "note": note, "levels": levels}
+        picture = decode_with_note(data, limits)
+        answer: dict[str, Any] = {"size": picture.shape[:2], "note": picture.note, "levels": picture.levels}
         if limits.phash:
-            answer["phash"] = perceptual_hash(pixels)
-        return answer, pixels
+            answer["phash"] = perceptual_hash(picture)
+        return answer, picture
     except ImageError as error:
         return {"reason": error.reason, "message": error.message}, None
     except MemoryError:
@@ -93,20 +93,20 @@ def _prove(data: bytes, limits: ImagesConfig) -> tuple[dict[str, Any], np.ndarra
         os._exit(EXIT_OUT_OF_MEMORY)
 
 
-def _write_pictures(answers: BinaryIO, pixels: np.ndarray, form: Sequence[str]) -> None:
+def _write_pictures(answers: BinaryIO, picture: Picture, form: Sequence[str]) -> None:
     # No alarm runs: the parent may take long to store a tile. If it dies, the pipe breaks, and this process ends.
     kind, side, amount = form[0], int(form[1]), int(form[2])
     try:
         if kind == TILES:
-            for x0, y0, x1, y1 in TileForm(side, amount).boxes(pixels.shape[:2]):
-                _write(answers, png_of(pixels[y0:y1, x0:x1]))
+            for x0, y0, x1, y1 in TileForm(side, amount).boxes(picture.shape[:2]):
+                _write(answers, png_of(picture[y0:y1, x0:x1]))
         else:
-            _write(answers, _picture(pixels, kind, side, amount))
+            _write(answers, _encoded(picture[:, :], kind, side, amount))
     except MemoryError:
         os._exit(EXIT_OUT_OF_MEMORY)
 
 
-def _picture(pixels: np.ndarray, image_format: str, max_side_px: int, quality: int) -> bytes:
+def _encoded(pixels: np.ndarray, image_format: str, max_side_px: int, quality: int) -> bytes:
     picture = Image.fromarray(pixels)
     picture.thumbnail((max_side_px, max_side_px), Image.Resampling.LANCZOS)
     encoded = io.BytesIO()

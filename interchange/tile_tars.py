@@ -44,7 +44,7 @@ from pseudoris.store.sources.source import Source
 
 RECORD_NAME: Final = ".tiles.json"
 RECORDS_FOLDER: Final = ".tiles"
-# Limits of this command, where the settings have lower ones: a picture is decoded alone, with 7 bytes for each pixel,
+# Limits of this command, where the settings have lower ones: a picture is decoded alone, with 4 bytes for each pixel,
 # and no object store holds its bytes.
 _LIMITS: Final = {
     "max_pixels": 1_000_000_000,

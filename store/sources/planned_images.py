@@ -105,9 +105,9 @@ def _read_ranges(stream: BinaryIO, entries: Sequence[PlanEntry], config: RunConf
     for span in _spans(wanted):
         start = span[0].offset_bytes or 0
         stream.seek(start)
-        data = memoryview(stream.read(_end(span[-1]) - start))
+        data = stream.read(_end(span[-1]) - start)
         for entry in span:
-            image = bytes(data[(entry.offset_bytes or 0) - start : _end(entry) - start])
+            image = data[(entry.offset_bytes or 0) - start : _end(entry) - start]
             is_short = len(image) < (entry.size_bytes or 0)
             outcomes[entry.position] = ImageError("changed", "it ends before its planned size") if is_short else image
     return outcomes

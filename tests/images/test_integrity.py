@@ -151,10 +151,11 @@ FILES = {
 @pytest.mark.parametrize("name", FILES)
 def test_without_its_end_marker_every_pixel_is_the_same_and_noted(name):
     whole = FILES[name]
-    assert decode_with_note(whole, LIMITS)[1] is None
+    assert decode_with_note(whole, LIMITS).note is None
     for cut in (whole[:-2], whole[:-1], whole[:-2] + bytes(300)):
-        pixels, note, _ = decode_with_note(cut, LIMITS)
-        assert note == NOTE_NO_END_MARKER
+        picture = decode_with_note(cut, LIMITS)
+        pixels = picture[:, :]
+        assert picture.note == NOTE_NO_END_MARKER
         np.testing.assert_array_equal(pixels, decode_upright(whole, LIMITS))
         np.testing.assert_array_equal(pixels, decode_proven(cut))
 
@@ -191,8 +192,9 @@ def test_fill_bytes_before_the_end_marker_of_a_grey_corner_are_no_loss():
 def test_a_zero_may_be_the_last_byte_of_the_data():
     whole = encode(Image.new("RGB", (64, 64), (128, 128, 128)), "JPEG")
     assert whole.endswith(b"\0\xff\xd9")
-    pixels, note, _ = decode_with_note(whole[:-2], LIMITS)
-    assert note == NOTE_NO_END_MARKER
+    picture = decode_with_note(whole[:-2], LIMITS)
+    pixels = picture[:, :]
+    assert picture.note == NOTE_NO_END_MARKER
     np.testing.assert_array_equal(pixels, decode_upright(whole, LIMITS))
 
 

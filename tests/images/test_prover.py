@@ -117,8 +117,8 @@ def test_a_decoder_that_hangs_is_timed_out():
 @pytest.mark.slow
 def test_the_memory_limit_holds_for_a_real_decoder():
     # Just beyond the smallest limit.
-    pixels = 9_600
-    data = build.encode(Image.new("L", (pixels, pixels)), "PNG", compress_level=1)
+    pixels = 8_400
+    data = build.encode(Image.new("RGB", (pixels, pixels)), "PNG", compress_level=1)
     with Prover(ImagesConfig(decoder_memory_bytes=2**28, max_pixels=pixels**2)) as prover:
         with pytest.raises(ImageError, match=r"exceeded images\.decoder_memory_bytes = 268435456") as caught:
             prover.prove(data)

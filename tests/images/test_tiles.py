@@ -96,6 +96,20 @@ def test_a_picture_that_is_turned_by_exif_is_cut_upright():
         assert np.array_equal(assembled(prover, data), decode_upright(data, ImagesConfig()))
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize(("mode", "orientation"), [("RGB", 1), ("RGB", 6), ("I;16", 1)])
+def test_a_picture_is_cut_within_four_bytes_a_pixel_and_some(mode, orientation):
+    file, exif = io.BytesIO(), Image.Exif()
+    exif[0x0112] = orientation
+    Image.new(mode, (8000, 6000)).save(file, "PNG", compress_level=1, exif=exif)
+    limits = ImagesConfig(phash=True, decoder_memory_bytes=2**28)
+    assert limits.decoder_memory_bytes < 6 * 8000 * 6000
+    with Prover(limits, form=TileForm(1500, 0)) as prover:
+        proof, tiles = prover.cut(file.getvalue())
+        assert proof.size == ((6000, 8000) if orientation == 1 else (8000, 6000))
+        assert len(list(tiles)) == 24
+
+
 def assembled(prover, data):
     proof, tiles = prover.cut(data)
     whole, is_there = np.zeros((*proof.size, 3), np.uint8), np.zeros(proof.size, bool)
