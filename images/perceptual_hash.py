@@ -38,13 +38,15 @@ def perceptual_hash(pixels: np.ndarray | Picture) -> str:
     import numpy as np
     from scipy.fftpack import dct
 
-    # Bands are made narrow one by one, as `resize` does before it makes them low: a whole grey image is never there.
+    # Bands are made narrow one by one, as `resize` does first: so no whole grey image is there. With a picture taller
+    # than wide some versions of Pillow begin with the height, which changes bits: that one stays as wide as it is.
     height, width = pixels.shape[:2]
-    narrow = np.empty((height, _SIDE), np.uint8)
+    side = width if height > width else _SIDE
+    narrow = np.empty((height, side), np.uint8)
     step = max(1, _PIXELS_AT_ONCE // width)
     for top in range(0, height, step):
         grey = Image.fromarray(pixels[top : top + step, :]).convert("L")
-        narrow[top : top + step] = np.asarray(grey.resize((_SIDE, grey.height), Image.Resampling.LANCZOS))
+        narrow[top : top + step] = np.asarray(grey.resize((side, grey.height), Image.Resampling.LANCZOS))
     small = Image.fromarray(narrow).resize((_SIDE, _SIDE), Image.Resampling.LANCZOS)
     low = dct(dct(np.asarray(small), axis=0), axis=1)[:_FREQUENCIES, :_FREQUENCIES]
     return np.packbits(low > np.median(low)).tobytes().hex()
