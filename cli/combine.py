@@ -74,10 +74,10 @@ def combine(
     drawn = HoldOut.parse(hold_out or (), group)
     write = partial(combine_runs, given, target, is_partial=is_partial, unique=unique, moved=moved_places(source))
     write = partial(write, hold_out=drawn, num_threads=threads, allow_mixed=allow_mixed, is_repair=repair)
-    _print(out, write_with_bar(target, write, before="reading the runs", during="combining images"))
+    _print(out, write_with_bar(target, write, before="reading the runs", during="combining images"), drawn)
 
 
-def _print(out: str, found: CombineSummary) -> None:
+def _print(out: str, found: CombineSummary, drawn: HoldOut | None) -> None:
     totals = found.totals
     table = facts_table(f"{out}: complete")
     for name, number in found.images.items():
@@ -95,6 +95,11 @@ def _print(out: str, found: CombineSummary) -> None:
     table.add_row("shards", f"{totals.shards:,}{earlier}")
     table.add_row("output", format_bytes(totals.output_bytes))
     stdout.print(table, soft_wrap=True)
+    asked = drawn.shares if drawn else {}
+    if empty := [name for name, share in asked.items() if share and not found.splits.get(name)]:
+        report(
+            "warning", f"no image was drawn for {', '.join(empty)}: copies, tiles and groups stay together", "yellow"
+        )
     for line in found.notes:
         report("note", line, "yellow")
     stdout.print(next_lines(out), soft_wrap=True)

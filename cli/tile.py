@@ -77,4 +77,6 @@ def _print(dest: str, found: TileSummary) -> None:
         stdout.print(path_lines("left out", found.examples), soft_wrap=True)
     for line in found.notes:
         report("note", line, "yellow")
-    stdout.print(path_lines("next", {"annotate": command("annotate", dest, "OUT")}), soft_wrap=True)
+    stdout.print(
+        path_lines("next", {"annotate": command("annotate", dest, "OUT", "--preset", "PRESET")}), soft_wrap=True
+    )

@@ -146,6 +146,7 @@ def tile(
         num_excluded=listed.total,
         notes=[*source.left_out.notices(), *telling],
     )
+    on_progress(0, len(tars))
     limits = {name: max(least, getattr(config.images, name)) for name, least in _LIMITS.items()}
     images = config.images.model_copy(update=limits)
     with Prover(images.hashed(), form=form) as prover:

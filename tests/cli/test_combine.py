@@ -62,6 +62,11 @@ def test_a_run_of_which_all_is_left_out_has_its_row_and_its_images_may_have_move
     assert re.search(r"from copy +0 images +\n", shown)
 
 
+def test_a_split_that_gets_no_image_is_named(two, tmp_path):
+    shown = invoke("combine", two / "v1", tmp_path / "out", "--hold-out", "val=0.000001").output
+    assert "warning no image was drawn for val" in shown
+
+
 def test_shares_that_the_draw_gives_are_said(two, tmp_path):
     shown = invoke("combine", two / "v1", two / "v2", tmp_path / "out", "--hold-out", "val=0.4").output
     splits = re.search(r"splits +train (\d+) \(.*%\), val (\d+) \(.*%\)", shown)
