@@ -181,9 +181,13 @@ def measure_identity(
     )
 
 
+def has_gpu_files() -> bool:
+    """Return whether a driver of GPUs is here. Torch, which knows better, takes seconds to load."""
+    return any(map(os.path.exists, _GPU_FILES))
+
+
 def _check_gpu_files() -> str:
-    """Refuse a machine that has no GPU, by its files: torch takes seconds to load, and weights are not here yet."""
-    if not any(map(os.path.exists, _GPU_FILES)):
+    if not has_gpu_files():
         raise ConfigError(
             f"compute.device=cuda, but this machine has no GPU (none of {', '.join(_GPU_FILES)}): run where one is, "
             "or compute on CPUs, slowly: --on-cpus"

@@ -44,6 +44,7 @@ def session(monkeypatch, tmp_path):
     monkeypatch.setattr(run_plan, "node_resources", lambda: [node])
     monkeypatch.setattr(identity, "on_model_node", lambda config, measure: measure())
     monkeypatch.setattr(identity, "joins_cluster", lambda address: False)
+    monkeypatch.setattr(identity, "has_gpu_files", lambda: True)
     monkeypatch.setattr("torch.cuda.is_available", lambda: True)
     monkeypatch.setattr(static_proof, "fault_of_fixed_shapes", lambda *_, is_short: "")
 

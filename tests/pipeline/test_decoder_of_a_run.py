@@ -58,7 +58,7 @@ def session(monkeypatch, source, tmp_path):
     monkeypatch.setattr(
         run_plan, "node_resources", lambda: [lone_node() | {"GPU": 1.0, "object_store_memory": 2.0**30}]
     )
-    monkeypatch.setattr(run_plan, "identity_before_ray", lambda config, stored: None)
+    monkeypatch.setattr(run_plan, "identity_before_ray", lambda config, stored, **_: None)
     monkeypatch.setattr(run_plan, "identity_on_cluster", measure)
     monkeypatch.setattr(decoder_choice, "triton_version", lambda: ("3.5.1", ""))
     monkeypatch.setattr(static_proof, "fault_of_fixed_shapes", lambda *_, is_short: faults[0])

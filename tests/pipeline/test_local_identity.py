@@ -38,7 +38,7 @@ def measured(monkeypatch):
     """Measure the identity of the run, with the method of the configuration."""
     answer = {}
 
-    def measure(config, *, sees_device, stored):
+    def measure(config, *, sees_device, stored, **_):
         return HERE.model_copy(update={"method": config.method(), "device_kind": "another", **answer})
 
     monkeypatch.setattr(identity, "measure_identity", measure)
