@@ -115,7 +115,7 @@ def _read_groups(path: Path) -> tuple[bytes, dict[str, str]]:
         keys, groups = (table[name].cast(pa.string()).to_pylist() for name in _COLUMNS)
     except (pa.ArrowException, KeyError, OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"{where} has no columns key and group that can be read ({error}): write it again") from error
-    return data, {key: group for key, group in zip(keys, groups, strict=True) if key is not None and group is not None}
+    return data, {key: group for key, group in zip(keys, groups, strict=True) if key and group}
 
 
 def unknown_split(location: RunLocation, splits: SplitRecord, name: str, remedy: str) -> ConfigError:

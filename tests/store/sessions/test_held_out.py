@@ -250,3 +250,8 @@ def test_shares_with_train_are_those_of_the_others():
     assert set(drawn) == {"train", "testA"}
     assert abs(drawn["testA"] - 75) < 30
     assert set(SPLITS) > set(drawn)
+
+
+def test_an_empty_cell_of_a_csv_is_no_group(tmp_path):
+    (tmp_path / "groups.csv").write_text("key,group\na.png,\nb.png,1\n", encoding="utf-8")
+    assert HoldOut.of({"val": 0.5}, tmp_path / "groups.csv").groups == {"b.png": "1"}
