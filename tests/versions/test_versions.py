@@ -210,7 +210,7 @@ def test_its_half_is_resumed_and_every_reader_takes_parts_of_both_versions(kept,
     ]
     assert {tuple(sorted(each["image_id"].to_pylist())) for each in tables} == {tuple(sorted(ids))}
     versions = {pq.read_schema(part).metadata[b"pseudoris.version"] for part in Path(glob).parent.iterdir()}
-    assert versions == {b"5", b"6"}
+    assert versions == {b"6" if kept.name == "0.7.0" else b"5", b"6"}
     assert [each["phash"].null_count for each in (tables[0], tables[1], tables[3])] == [len(ids)] * 3
 
 
