@@ -81,8 +81,7 @@ def _after(response: httpx2.Response) -> None:
     for name in {"retry-after", "ratelimit"} & response.headers.keys():
         response.headers[name] = re.sub(r"\d{3,}", _pause, response.headers[name])
     asked = _RANGE.fullmatch(response.request.headers.get("Range", ""))
-    is_file = asked is not None and response.is_success
-    limit = int(asked[2]) - int(asked[1]) + 1 if asked is not None and is_file else _MAX_ANSWER_BYTES
+    limit = int(asked[2]) - int(asked[1]) + 1 if asked is not None and response.is_success else _MAX_ANSWER_BYTES
     if response.headers.get("Content-Encoding", "identity") != "identity":
         raise OSError(errno.EIO, "the Hub, or a proxy in between, compresses its answers although it was asked not to")
     if isinstance(response.stream, httpx2.SyncByteStream):

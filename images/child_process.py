@@ -6,15 +6,18 @@ Called by `prover.py` and by `workers`. A child must end when its standard input
 from __future__ import annotations
 
 import os
+import resource
 import signal
 import subprocess
 import sys
 from collections.abc import Mapping
 from contextlib import suppress
+from pathlib import Path
 from typing import BinaryIO, Final
 
 # Only another process, or a machine without free memory, sends these signals. No image causes them.
 EXTERNAL_SIGNALS: Final = frozenset({signal.SIGKILL, signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT})
+_STATM: Final = Path("/proc/self/statm")
 
 
 def start_child(
@@ -59,6 +62,27 @@ def end_child(child: subprocess.Popen[bytes], *, timeout_s: float, is_hung: bool
 def is_external_signal(status: int) -> bool:
     """Return whether an exit status (a signal as a negative number) is a signal that only comes from outside."""
     return -status in EXTERNAL_SIGNALS
+
+
+def address_space_bytes() -> int:
+    """Return the size of this process's address space; 0 if the system does not report it."""
+    try:
+        return int(_STATM.read_bytes().split()[0]) * resource.getpagesize()
+    except FileNotFoundError:
+        return 0
+
+
+def limit_memory(start_bytes: int, extra_bytes: int) -> None:
+    """Let this child's address space grow to `extra_bytes` above `start_bytes`, as `address_space_bytes` gave them."""
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # no core files: a hostile folder must not fill the disk with them
+    if start_bytes:  # only Linux reports a process's size and enforces the limit
+        lower_limit(resource.RLIMIT_AS, start_bytes + extra_bytes)
+
+
+def lower_limit(limit: int, wanted: int) -> None:
+    """Set the soft limit of a resource of this process to `wanted`, or to the hard limit if that is lower."""
+    _, hard = resource.getrlimit(limit)
+    resource.setrlimit(limit, (wanted if hard == resource.RLIM_INFINITY else min(wanted, hard), hard))
 
 
 def reserve_stdout() -> tuple[BinaryIO, BinaryIO]:

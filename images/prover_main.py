@@ -21,19 +21,17 @@ from __future__ import annotations
 import io
 import json
 import os
-import resource
 import signal
 import struct
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, BinaryIO, Final, cast
 
 import numpy as np
 from PIL import Image
 
-from pseudoris.images.child_process import reserve_stdout
+from pseudoris.images.child_process import address_space_bytes, limit_memory, reserve_stdout
 from pseudoris.images.perceptual_hash import load_transform, perceptual_hash
 from pseudoris.images.pixels import Picture, decode_with_note, import_plugins
 from pseudoris.images.tiles import TileForm, png_of
@@ -48,7 +46,6 @@ TILES: Final = "TILES"
 EXIT_OUT_OF_MEMORY: Final = 86
 # An alarm ends a child this many seconds after the time limit, if its parent has died and cannot end it.
 _ORPHAN_GRACE_S: Final = 10.0
-_STATM: Final = Path("/proc/self/statm")
 
 
 def main() -> None:
@@ -64,13 +61,13 @@ def main() -> None:
     except ConfigError as error:
         _write(answers, {"config_error": str(error)})
         return
-    start_bytes = _address_space_bytes()
-    _limit_memory(start_bytes, limits.decoder_memory_bytes)
+    start_bytes = address_space_bytes()
+    limit_memory(start_bytes, limits.decoder_memory_bytes)
     _write(answers, {"ready": True})
     number = 0
     while (data := _read(requests)) is not None:
         number += 1
-        grown_bytes = _address_space_bytes() - start_bytes
+        grown_bytes = address_space_bytes() - start_bytes
         signal.setitimer(signal.ITIMER_REAL, limits.decoder_timeout_s + _ORPHAN_GRACE_S)
         answer, picture = _prove(data, limits)
         signal.setitimer(signal.ITIMER_REAL, 0)
@@ -112,24 +109,6 @@ def _encoded(pixels: np.ndarray, image_format: str, max_side_px: int, quality: i
     encoded = io.BytesIO()
     picture.save(encoded, image_format, quality=quality)
     return encoded.getvalue()
-
-
-def _address_space_bytes() -> int:
-    """Return the size of this process's address space; 0 if the system does not report it."""
-    try:
-        return int(_STATM.read_bytes().split()[0]) * resource.getpagesize()
-    except FileNotFoundError:
-        return 0
-
-
-def _limit_memory(start_bytes: int, extra_bytes: int) -> None:
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # no core files: a hostile folder must not fill the disk with them
-    if not start_bytes:
-        return  # only Linux reports a process's size and enforces the limit
-    _, hard = resource.getrlimit(resource.RLIMIT_AS)
-    wanted = start_bytes + extra_bytes
-    soft = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
-    resource.setrlimit(resource.RLIMIT_AS, (soft, hard))
 
 
 def _read(stream: BinaryIO) -> bytes | None:

@@ -61,7 +61,6 @@ ALLOWED = {
         "workers/checkpoints/model_configs.py",
         "(folder / f'{architecture}.json').read_text",
     ): "a model config of open_clip's package",
-    ("workers/checkpoints/folder_proof.py", "Path('/proc/self/statm').read_bytes"): "the kernel's file of this process",
     ("workers/checkpoints/model_configs.py", "path.read_text"): "a model config that the user names, of bounded size",
     ("workers/checkpoints/model_configs.py", "text.read_text"): "a model config of this package",
     ("workers/checkpoints/tensor_files.py", "load_file"): "a file that is open as a regular one meanwhile",

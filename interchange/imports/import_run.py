@@ -131,11 +131,9 @@ def _splits_of(humans: Mapping[str, HumanImage]) -> dict[str, str]:
     found = {key: {each.split or "" for each in human.phrases} or {""} for key, human in humans.items()}
     names = set[str]().union(*found.values()) - {""}
     is_divided = TRAIN in names and len(names) > 1 and names <= {*SPLITS}
-    return (
-        {key: next(iter(own)) for key, own in found.items()}
-        if is_divided and max(map(len, found.values())) == 1
-        else {}
-    )
+    if not is_divided or any(len(own) > 1 for own in found.values()):
+        return {}
+    return {key: split for key, (split,) in found.items()}
 
 
 def _add(told: list[str], key: str, why: str) -> None:

@@ -10,11 +10,16 @@ import json
 import resource
 import signal
 import subprocess
-import sys
-from pathlib import Path
 from typing import Final
 
-from pseudoris.images.child_process import end_child, reserve_stdout, start_child
+from pseudoris.images.child_process import (
+    address_space_bytes,
+    end_child,
+    limit_memory,
+    lower_limit,
+    reserve_stdout,
+    start_child,
+)
 from pseudoris.primitives.errors import ConfigError
 from pseudoris.primitives.untrusted import mask_logs, parse_json
 from pseudoris.primitives.uris import RECORDED
@@ -52,15 +57,9 @@ def prove_folder(kind: StageKind, config: RunConfig) -> None:
 
 
 def _bound() -> None:
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    limit_memory(address_space_bytes(), _MAX_BYTES)
     used = resource.getrusage(resource.RUSAGE_SELF)
-    limits = [(resource.RLIMIT_CPU, int(used.ru_utime + used.ru_stime) + _MAX_CPU_S)]
-    if sys.platform == "linux":
-        pages = int(Path("/proc/self/statm").read_bytes().split()[0])
-        limits.append((resource.RLIMIT_AS, pages * resource.getpagesize() + _MAX_BYTES))
-    for limit, wanted in limits:
-        _, hard = resource.getrlimit(limit)
-        resource.setrlimit(limit, (wanted if hard == resource.RLIM_INFINITY else min(wanted, hard), hard))
+    lower_limit(resource.RLIMIT_CPU, int(used.ru_utime + used.ru_stime) + _MAX_CPU_S)
 
 
 def main() -> None:
