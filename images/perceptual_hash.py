@@ -22,7 +22,7 @@ HASH_BITS: Final = 64
 DEFAULT_MAX_DISTANCE: Final = 6
 _SIDE: Final = 32
 _FREQUENCIES: Final = 8
-_PIXELS_AT_ONCE: Final = 2**22
+_PIXELS_AT_ONCE: Final = 2**20
 
 
 def load_transform() -> None:
