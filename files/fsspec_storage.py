@@ -174,7 +174,7 @@ class FsspecStorage(Storage):
         folder = "/".join(parts)
         with listing_errors("list", self.uri(folder), faults=self.faults):
             named = self._below(folder)
-        if mark is not None and parts and mark.name in dict(named) and mark.closes(folder):
+        if mark is not None and parts and not dict(named).keys().isdisjoint(mark.names) and mark.closes(folder):
             return
         # A folder is sorted by its name with a slash, because the keys of its files have that slash.
         for name, entry in sorted(named, key=lambda each: path_key(each[0]) + "/" * (each[1]["type"] != "file")):

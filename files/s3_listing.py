@@ -38,12 +38,12 @@ def walk_bucket(
 
     `prefix` has no slash at its end, and is empty for the whole bucket; `exclude` is the uri of a folder that is not
     listed; `may_descend` and `mark` are as for `Storage.walk`. `mark` is asked after the listing, once for each folder
-    that holds its file.
+    that holds one of its files.
     """
     marked: list[str] = []
     records = _records(bucket, prefix, may_descend, exclude)
     if mark is not None:
-        records = _noting(records, mark.name, marked)
+        records = _noting(records, mark.names, marked)
     closed: tuple[str, ...] | None = None
     for _, path, size_bytes, etag, is_archived in sorted_externally(records):
         if closed is None:
@@ -53,11 +53,12 @@ def walk_bucket(
             yield StoredFile(path, size_bytes, etag=etag, is_archived=is_archived)
 
 
-def _noting(records: Iterator[_Record], name: str, folders: list[str]) -> Iterator[_Record]:
-    """Yield the records; append the folders below the root that hold a file `name`."""
+def _noting(records: Iterator[_Record], names: tuple[str, ...], folders: list[str]) -> Iterator[_Record]:
+    """Yield the records; append the folders below the root that hold a file of one of the `names`."""
     for record in records:
-        if record[1].endswith(f"/{name}"):
-            folders.append(record[1].rpartition("/")[0])
+        folder, _, name = record[1].rpartition("/")
+        if folder and name in names:
+            folders.append(folder)
         yield record
 
 

@@ -35,13 +35,13 @@ MayDescend = Callable[[tuple[str, ...]], bool]
 
 @dataclass(frozen=True, slots=True)
 class Mark:
-    """A file `name` that may close the folder that holds it: a listing then leaves out the folder with all below it.
+    """Files `names` that may close the folder that holds one: a listing then leaves out the folder with all below it.
 
-    `closes` takes the path of a folder below the root. It returns whether the folder holds the file, and is closed by
-    it.
+    `closes` takes the path of a folder below the root. It returns whether the folder holds such a file, and is closed
+    by it.
     """
 
-    name: str
+    names: tuple[str, ...]
     closes: Callable[[str], bool]
 
 

@@ -37,12 +37,11 @@ from pseudoris.schemas.run_records import PlanEntry
 from pseudoris.store.exclusion_rules import ExclusionMatcher, Exclusions, with_counts
 from pseudoris.store.runs.plan import assign_shards
 from pseudoris.store.runs.stored_exclusions import ExcludedItems
-from pseudoris.store.sources.items import UNTILED_NAME
+from pseudoris.store.sources.items import TILES_NAME, UNTILED_NAME
 from pseudoris.store.sources.planned_images import Outcome
 from pseudoris.store.sources.proven_shard import read_settled
 from pseudoris.store.sources.source import Source
 
-RECORD_NAME: Final = ".tiles.json"
 RECORDS_FOLDER: Final = ".tiles"
 # Limits of this command, where the settings have lower ones: a picture is decoded alone, with 4 bytes for each pixel,
 # and no object store holds its bytes.
@@ -134,7 +133,7 @@ def tile(
     tars = [_tar_name(entries) for entries in _groups(source, listed)]
     listed.check_left(len(tars))
     stored = {file.name for file in target.list("")}
-    if strangers := sorted(stored - {*tars, RECORD_NAME}):
+    if strangers := sorted(stored - {*tars, TILES_NAME}):
         raise ConfigError(
             f"{target.uri(strangers[0])} is not of the pictures that {source.name} lists now: SOURCE has changed. Name "
             "an empty place for the tiles of what it lists now"
@@ -165,18 +164,18 @@ def tile(
 def _claim(target: RunLocation, made_of: dict[str, object]) -> None:
     """Accept a place that is empty, or that this command began with the same SOURCE and settings."""
     data = json.dumps(made_of, indent=2).encode() + b"\n"
-    found = target.read_if_there(RECORD_NAME)
+    found = target.read_if_there(TILES_NAME)
     if found is None:
         first = next((file.name for file in target.list("")), None) or next(
             (name for name, _ in target.list_obstacles("")), None
         )
         if first is not None:
             raise ConfigError(f"{target.uri(first)} is no file of `pseudoris tile`: name an empty place for the tiles")
-        target.create_once(RECORD_NAME, data)
+        target.create_once(TILES_NAME, data)
     elif found != data:
         raise ConfigError(
             f"{target.root} was begun with another SOURCE, --size, --overlap, --exclude, --only or images.*: "
-            f"{target.uri(RECORD_NAME)} has them. Give the same ones, or name another place"
+            f"{target.uri(TILES_NAME)} has them. Give the same ones, or name another place"
         )
     else:
         # Unfinished files of a killed call may take gigabytes, and no listing shows them.

@@ -115,7 +115,13 @@ def _read_groups(path: Path) -> tuple[bytes, dict[str, str]]:
         keys, groups = (table[name].cast(pa.string()).to_pylist() for name in _COLUMNS)
     except (pa.ArrowException, KeyError, OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"{where} has no columns key and group that can be read ({error}): write it again") from error
-    return data, {key: group for key, group in zip(keys, groups, strict=True) if key and group}
+    found = dict[str, str]()
+    for key, group in zip(keys, groups, strict=True):
+        if key and group and found.setdefault(key, group) != group:
+            raise ConfigError(f"{where} has {key!r} in {found[key]!r} and in {group!r}: give each key one group")
+    if not found:
+        raise ConfigError(f"{where} has no row of a key and a group: write them, or leave --group out")
+    return data, found
 
 
 def unknown_split(location: RunLocation, splits: SplitRecord, name: str, remedy: str) -> ConfigError:

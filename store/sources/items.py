@@ -61,7 +61,8 @@ _SHOWN: Final = 8
 _MAX_EXTENSIONS: Final = 200
 _MAX_LETTERS: Final = 9
 _OTHER: Final = "of other extensions"
-# In a DEST of `pseudoris tile`, key and reason of each picture that it could not read.
+# In a DEST of `pseudoris tile`, what it was made of, and key and reason of each picture that it could not read.
+TILES_NAME: Final = ".tiles.json"
 UNTILED_NAME: Final = ".tiles/left_out.json"
 
 

@@ -1,7 +1,7 @@
 """Opens SOURCE and lists its images: folders, urls, globs, tars, tables. Called by most rooms, for plans and readers.
 
 Two listings of an unchanged SOURCE must be equal, in the order of keys: plans and ids depend on it. A folder that holds
-a run is left out.
+a run is left out, and one of tiles is, unless a glob of SOURCE names its files.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from pseudoris.schemas.config import SourceConfig, StorageConfig
 from pseudoris.schemas.run_records import HEADER_NAME, is_header
 from pseudoris.schemas.tables import SCHEMAS
 from pseudoris.store.sources.containers import RowGroup, count_rows, list_members, rows_of
-from pseudoris.store.sources.items import UNTILED_NAME, LeftOut, SourceItem
+from pseudoris.store.sources.items import TILES_NAME, UNTILED_NAME, LeftOut, SourceItem
 from pseudoris.store.sources.patterns import ALL_FILES, GLOB, MAGIC, GlobPattern, expand_braces, split_root
 from pseudoris.store.sources.root import REMOTE_SCHEMES, SourceRoot, root_at
 
@@ -170,17 +170,22 @@ class Source:
                 yield StoredFile(path, None)
 
     def _globbed_files(self, pattern: GlobPattern) -> Iterator[tuple[StoredFile, bool]]:
-        walk = self.root.storage.walk(pattern.may_descend, self.exclude, Mark(HEADER_NAME, self._is_run))
+        names = (HEADER_NAME, *([TILES_NAME] if pattern == ALL_FILES else []))
+        walk = self.root.storage.walk(
+            pattern.may_descend, self.exclude, Mark(names, lambda folder: self._is_made(folder, names))
+        )
         return zip(filter(lambda file: pattern.matches(tuple(file.path.split("/"))), walk), repeat(False))
 
-    def _is_run(self, folder: str) -> bool:
-        """Return whether a folder below the root holds a run, which is not input; the first time, tell the user."""
-        if not _holds_run(self.root, folder):
-            return False
-        if (uri := self.root.describe(folder)) not in _TOLD:
+    def _is_made(self, folder: str, names: tuple[str, ...]) -> bool:
+        """Return whether a folder below the root holds a run or tiles, no input; the first time, tell the user."""
+        held = "a run of pseudoris" if _holds_run(self.root, folder) else ""
+        with suppress(PseudorisError):
+            if TILES_NAME in names and self.root.kind(f"{folder}/{TILES_NAME}") == "file":
+                held = "tiles, which are a SOURCE of their own"
+        if held and (uri := self.root.describe(folder)) not in _TOLD:
             _TOLD.add(uri)
-            logger.warning("%s holds a run of pseudoris. It is skipped; its images are not listed.", uri)
-        return True
+            logger.warning("%s holds %s. It is skipped; its images are not listed.", uri, held)
+        return bool(held)
 
 
 def open_source(

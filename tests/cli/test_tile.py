@@ -122,6 +122,15 @@ def test_the_same_command_continues_and_another_is_refused(kind, tmp_path, reque
     assert "SOURCE has changed" in pseudoris_here("tile", str(source), dest, *SIZE, code=2).stderr
 
 
+def test_tiles_below_source_are_no_pictures_of_another_command(tmp_path):
+    source = write_files(tmp_path / "photos", {"a.png": png(90, 90)})
+    invoke("tile", source, source / "tiles", *SIZE)
+    invoke("tile", source, source / "more", *SIZE)
+    assert pictures_of(source / "more").keys() == {"a.png"}
+    counted = pseudoris_here("annotate", str(source), str(tmp_path / "out"), "--preset", "tiny", "--dry-run", code=0)
+    assert re.search(r"images +1\b", counted.stdout), counted.stdout
+
+
 def test_killed_at_any_write_the_same_command_gives_the_same_tars(tmp_path, monkeypatch):
     source = write_files(tmp_path / "in", {f"{name}.tar": tar_bytes([("a.png", png(90, 90))]) for name in "abc"})
     invoke("tile", source, tmp_path / "due", *SIZE)

@@ -245,6 +245,20 @@ def test_a_file_of_groups_that_says_nothing_of_the_images_is_refused(run, place,
         HoldOut.of({"val": 0.5}, tmp_path / "groups.csv")
 
 
+@pytest.mark.parametrize(
+    ("rows", "said"),
+    [
+        ("a.png,1\nb.png,1\na.png,2\n", r"groups.csv has 'a.png' in '1' and in '2': give each key one group"),
+        ("", r"groups.csv has no row of a key and a group: write them, or leave --group out"),
+        ("a.png,\n", r"groups.csv has no row of a key and a group"),
+    ],
+)
+def test_a_file_of_groups_that_says_two_things_of_a_key_or_nothing_is_refused(rows, said, tmp_path):
+    (tmp_path / "groups.csv").write_text(f"key,group\n{rows}", encoding="utf-8")
+    with pytest.raises(ConfigError, match=f"--group .*{said}"):
+        HoldOut.parse(["val=0.5"], str(tmp_path / "groups.csv"))
+
+
 def test_shares_with_train_are_those_of_the_others():
     drawn = Counter(HoldOut.of({"train": 0.7, "testA": 0.3}).drawn(sha256_hex(bytes([n, n]))) for n in range(250))
     assert set(drawn) == {"train", "testA"}
@@ -253,5 +267,5 @@ def test_shares_with_train_are_those_of_the_others():
 
 
 def test_an_empty_cell_of_a_csv_is_no_group(tmp_path):
-    (tmp_path / "groups.csv").write_text("key,group\na.png,\nb.png,1\n", encoding="utf-8")
+    (tmp_path / "groups.csv").write_text("key,group\na.png,\nb.png,1\nb.png,1\n", encoding="utf-8")
     assert HoldOut.of({"val": 0.5}, tmp_path / "groups.csv").groups == {"b.png": "1"}

@@ -44,6 +44,27 @@ def test_a_run_below_source_is_skipped_with_a_notice(tmp_path, caplog):
     assert keys(tmp_path / "b" / "out" / "gallery") == ["d.webp"]
 
 
+@pytest.mark.parametrize("kind", ["disk", "s3", "fsspec"])
+def test_tiles_below_source_are_skipped_with_a_notice_but_for_a_glob(kind, tmp_path, request, caplog):
+    place = str(tmp_path) if kind == "disk" else f"memory://tiles-{uuid.uuid4().hex}/set"
+    if kind == "s3":
+        request.getfixturevalue("monkeypatch").setenv(
+            "AWS_ENDPOINT_URL", request.getfixturevalue("s3_server").endpoint_url
+        )
+        place = f"s3://{request.getfixturevalue('s3_bucket')}/set"
+    storage = storage_at(place)
+    for path in ("a.jpg", "deep/b.jpg", "deep/tiles/.tiles.json", "tiles.json/c.jpg"):
+        storage.put(path, b"x")
+    storage.put("deep/tiles/tiles-000000-1.tar", tar_bytes([("d.png", png())]))
+    assert keys(place) == ["a.jpg", "deep/b.jpg", "tiles.json/c.jpg"]
+    (told,) = (record.getMessage() for record in caplog.records)
+    assert told.endswith(
+        "/deep/tiles holds tiles, which are a SOURCE of their own. It is skipped; its images are not listed."
+    )
+    assert keys(f"{place}/deep/tiles") == ["tiles-000000-1.tar!d.png"]
+    assert keys(f"{place}/*/tiles/*.tar") == ["deep/tiles/tiles-000000-1.tar!d.png"]
+
+
 def test_hidden_names_are_not_listed_unless_spelled_out(tmp_path):
     fill(tmp_path, "a.jpg", ".b.jpg", ".git/c.jpg", "._a.jpg")
     assert keys(tmp_path) == ["a.jpg"]
