@@ -48,7 +48,7 @@ WITHOUT_PIXELS: Final = "masks without pixels (in this call)"
 BAD_MASKS: Final = "bad masks, and what is said of them (in this call)"
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class ImportSummary(WrittenRun):
     """The state of a run after an import.
 
@@ -123,7 +123,7 @@ def import_annotation(
     if bad:
         left_out[f"{BAD_MASKS}, such as {min(bad)}"] = len(bad)
     left_out.update({rule.dropped_phrase: rule.num_excluded or 0 for rule in rules})
-    return ImportSummary(written.header, written.totals, written.num_shards_before, written.copies, +left_out)
+    return ImportSummary(**vars(written), left_out=+left_out)
 
 
 def _splits_of(humans: Mapping[str, HumanImage]) -> dict[str, str]:

@@ -106,9 +106,10 @@ class Combination:
                 same = cls(taken(held), unique, hold_out)
                 if begun.identity.method != same.method:
                     return same
+                same = replace(same, begun=begun)
                 with suppress(ConfigError):
-                    return replace(same, begun=begun, listed=read_left_out(target, begun))
-                return replace(same, begun=begun)
+                    same = replace(same, listed=read_left_out(target, begun))
+                return same
         pins = []
         for parent in parents:
             pinned = parent.pin(is_partial=is_partial)
