@@ -14,7 +14,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import chain, combinations
-from typing import Any, Final, Literal, NamedTuple
+from typing import Final, Literal, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -116,15 +116,15 @@ class CopyCounts:
 
 
 class NearHashes:
-    """Finds a perceptual hash within `DEFAULT_MAX_DISTANCE` bits among those that were added, exactly."""
+    """Finds the perceptual hashes within `DEFAULT_MAX_DISTANCE` bits of one, exactly."""
 
     def __init__(self, hashes: Iterable[int]) -> None:
-        """Find which of the `hashes`, all that will be added or asked for, are near; no loop goes over all pairs."""
-        self._keys: dict[int, Any] = {}
+        """Find which of the `hashes`, all that will be asked for, are near; no loop goes over all pairs."""
         self._near: defaultdict[int, set[int]] = defaultdict(set)
         values = np.unique(np.fromiter(hashes, np.uint64))
+        edges = [1 << HASH_BITS * band // _BANDS for band in range(_BANDS + 1)]
         for shared in combinations(range(_BANDS), _BANDS - DEFAULT_MAX_DISTANCE):
-            mask = np.uint64(sum(_bits_of(band) for band in shared))
+            mask = np.uint64(sum(edges[band + 1] - edges[band] for band in shared))
             ordered = values[np.argsort(values & mask, kind="stable")]
             bands, at, step = ordered & mask, np.arange(len(ordered)), 0
             # Equal bands stand together: each step compares what is one place further apart, while bands are equal.
@@ -136,16 +136,6 @@ class NearHashes:
                     self._near[pair[0]].add(pair[1])
                     self._near[pair[1]].add(pair[0])
 
-    def add(self, bits: int, key: Any) -> None:
-        """Add a hash with a key, unless it is there."""
-        self._keys.setdefault(bits, key)
-
-    def nearest(self, bits: int) -> tuple[Any, int] | None:
-        """Return the key of the nearest hash that was added, and the distance; None if none is near."""
-        others = (other for other in self.near(bits) if other in self._keys)
-        found = min((((bits ^ other).bit_count(), other) for other in others), default=None)
-        return None if found is None else (self._keys[found[1]], found[0])
-
     def near(self, bits: int) -> tuple[int, ...]:
         """Return a hash, and those near it."""
         return bits, *self._near.get(bits, ())
@@ -155,12 +145,6 @@ def hash_bits(phash: str | None) -> int | None:
     """Return a perceptual hash as a number; None for none, or for one that pictures of one colour share."""
     bits = None if phash is None else int(phash, 16)
     return None if bits in _FLAT else bits
-
-
-def _bits_of(band: int) -> int:
-    """Return the bits of one of the bands, which divide a hash."""
-    first, end = (HASH_BITS * edge // _BANDS for edge in (band, band + 1))
-    return (1 << end) - (1 << first)
 
 
 @dataclass(slots=True)
@@ -179,7 +163,7 @@ class LeftOutImages:
 
         With `hashes`, those of all images, near copies too.
         """
-        first = dict[bytes, str]()
+        first, kept = dict[bytes, str](), dict[int, str]()
         judged: dict[tuple[int, str], tuple[str, str, int | None] | None] = {}
         for image in images:
             picture = image.run, image.picture
@@ -190,14 +174,16 @@ class LeftOutImages:
                     copy = first[digest], "bytes", None
                 elif hashes is not None:
                     self.num_unknown += image.phash is None and not image.is_quarantined
-                    if bits is not None and (near := hashes.nearest(bits)):
-                        copy = near[0], "similar", near[1]
+                    near = [] if bits is None else [each for each in hashes.near(bits) if each in kept]
+                    if bits is not None and near:
+                        distance, nearest = min(((bits ^ each).bit_count(), each) for each in near)
+                        copy = kept[nearest], "similar", distance
                 if copy is None:
                     if image.is_quarantined:
                         continue
                     first[digest] = image.key
-                    if hashes is not None and bits is not None:
-                        hashes.add(bits, image.key)
+                    if bits is not None:
+                        kept[bits] = image.key
                 judged[picture] = copy
             if (of := judged.get(picture)) is not None:
                 self.add(LeftOutImage(image.key, image.run, image.shard, *of))
