@@ -243,7 +243,7 @@ def pictures_of(
         if images is not None and lacking:
             # If SOURCE is gone, so are the other images of the shard.
             with suppress(ConfigError):
-                hashes.update(images.phashes(shard, lacking))
+                hashes |= images.phashes(shard, lacking)
         if has_splits:
             # Made at its use: a condition loads pandas. Parts without a split are skipped by their statistics.
             said = shard.table(EXPRESSIONS, ("image_id", "split"), RowFilter(pc.field("split").is_valid(), ("split",)))
