@@ -173,6 +173,5 @@ def _plan(
 
     identity = request.identity(annotation.digests)
     wanted = RunRequest("import", source.name, identity, request.config, exclusions=request.exclusions, lock=lock)
-    wanted = replace(wanted, splits=_splits_of(humans))
-    run = plan_run(location, wanted, listed)
+    run = plan_run(location, replace(wanted, splits=_splits_of(humans)), listed)
     return run, {image_id(key): human for key, human in humans.items()}
