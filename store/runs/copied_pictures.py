@@ -67,10 +67,9 @@ class LeftOutImage(NamedTuple):
 
 
 class Picture(NamedTuple):
-    """An image of a run: what it is a tile of, or itself; sha256 and perceptual hash of that, None if not known.
+    """An image by its new key: what it is a tile of, or itself; sha256 and perceptual hash of that, if known.
 
-    Keys are those of the run that is made. One that is quarantined has no annotation, so it stands for no other. Where
-    splits matter, the id is that in its own run, and `splits` are those that it is in there.
+    A quarantined one has no annotation, so it stands for no other. `image_id` and `splits` are those in its own run.
     """
 
     key: str
@@ -95,9 +94,9 @@ class CopyCounts:
 
     Attributes:
         num_images: Images that are not quarantined; no other is counted.
-        num_bytes: Of these, those with the bytes of an earlier one; None if the run is too large to compare.
-        num_near: Those with other bytes, whose perceptual hash is near that of an earlier one; None if unknown of all.
-        num_unknown: Images without a perceptual hash, of which it is unknown whether they are near copies.
+        num_bytes: Those with the bytes of an earlier one; None if the run is too large to compare.
+        num_near: Those with other bytes and a hash near that of an earlier one; None if unknown of all.
+        num_unknown: Those without a perceptual hash, which may be near copies.
     """
 
     num_images: int
@@ -116,10 +115,9 @@ class CopyCounts:
 
 
 class NearHashes:
-    """Finds the perceptual hashes within `DEFAULT_MAX_DISTANCE` bits of one, exactly."""
+    """Finds those of some perceptual hashes that are within `DEFAULT_MAX_DISTANCE` bits, exactly."""
 
     def __init__(self, hashes: Iterable[int]) -> None:
-        """Find which of the `hashes`, all that will be asked for, are near; no loop goes over all pairs."""
         self._near: defaultdict[int, set[int]] = defaultdict(set)
         values = np.unique(np.fromiter(hashes, np.uint64))
         edges = [1 << HASH_BITS * band // _BANDS for band in range(_BANDS + 1)]
@@ -149,9 +147,9 @@ def hash_bits(phash: str | None) -> int | None:
 
 @dataclass(slots=True)
 class LeftOutImages:
-    """The images of some runs that are not taken: `rows` of the list, and `keys`, each with the number of its run.
+    """The images of some runs that are not taken: `rows` of the list, and (run, key) of those that the runs have.
 
-    What a run had left out before has a row alone. `num_unknown` pictures have no hash to compare.
+    `num_unknown` pictures have no hash to compare.
     """
 
     rows: list[LeftOutImage] = field(default_factory=list)
@@ -159,10 +157,7 @@ class LeftOutImages:
     num_unknown: int = 0
 
     def add_copies(self, images: Sequence[Picture], hashes: NearHashes | None = None) -> None:
-        """Add the copies among `images`; one that could not be read has no bytes, and stays.
-
-        With `hashes`, those of all images, near copies too.
-        """
+        """Add the copies among `images`, with the `hashes` of all of them near copies too; one without bytes stays."""
         first, kept = dict[bytes, str](), dict[int, str]()
         judged: dict[tuple[int, str], tuple[str, str, int | None] | None] = {}
         for image in images:
@@ -230,8 +225,7 @@ def pictures_of(
 ) -> Iterator[Picture]:
     """Yield the images of the run with this number, whose keys get the `prefix`; their splits if `has_splits`.
 
-    With `images`, a hash that the tables lack is computed; of what cannot be read there is none. ConfigError if a part
-    is missing or damaged.
+    With `images`, a hash that the tables lack is computed, if it can be. ConfigError if a part is missing or damaged.
     """
 
     def read(shard: CommittedShard) -> list[Picture]:

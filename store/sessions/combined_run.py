@@ -82,11 +82,9 @@ def combine(
     """Write the images of all `runs`, by name and place, as one run to `target`; or continue that.
 
     A name "" leaves the keys as they are. If it is killed, the same call continues; two processes may combine at once.
-    With `is_partial` what is committed of an unfinished run is taken. With `unique` no copy of an earlier picture is:
-    none of its bytes, or also none within a few bits of its perceptual hash; `_left_out.parquet` lists them. With
-    `hold_out` each picture is in a split, and those that belong together are in one. `moved` says where the images are
-    now, by name, for pictures that have to be read. `on_wait` is told who holds the new run, and of an edited data
-    card.
+    With `is_partial` what is committed of an unfinished run is taken. `unique` leaves out copies of earlier pictures,
+    `hold_out` draws splits; `moved` says by name where the pictures are now that they read. `on_wait` is told who
+    holds the new run, and of an edited data card.
 
     Raises:
         ConfigError: A run is unfinished, damaged, of PPT's pairs, or is in `target` or holds it; two runs of one name
