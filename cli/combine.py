@@ -10,7 +10,7 @@ from typing import Annotated
 
 from pseudoris.cli import options
 from pseudoris.cli.console import report, stdout
-from pseudoris.cli.formats import add_clauses, facts_table, format_bytes, kept_text, next_lines
+from pseudoris.cli.formats import add_clauses, add_written, facts_table, next_lines
 from pseudoris.cli.options import argument, option
 from pseudoris.cli.progress import write_with_bar
 from pseudoris.files.location import RunLocation
@@ -78,7 +78,6 @@ def combine(
 
 
 def _print(out: str, found: CombineSummary, drawn: HoldOut | None) -> None:
-    totals = found.totals
     table = facts_table(f"{out}: complete")
     for name, number in found.images.items():
         table.add_row(f"from {name}" if name else "from", f"{number:,} images")
@@ -88,12 +87,7 @@ def _print(out: str, found: CombineSummary, drawn: HoldOut | None) -> None:
     if total := sum(found.splits.values()):
         shares = (f"{name or 'no split'} {num:,} ({num / total:.1%})" for name, num in found.splits.items())
         table.add_row("splits", ", ".join(shares))
-    table.add_row("images, masks", f"{totals.images:,}, {totals.masks:,}")
-    table.add_row("kept expressions", kept_text(totals))
-    table.add_row("copies", f"{found.copies}")
-    earlier = f", {found.num_shards_before:,} of them by an earlier call" if found.num_shards_before else ""
-    table.add_row("shards", f"{totals.shards:,}{earlier}")
-    table.add_row("output", format_bytes(totals.output_bytes))
+    add_written(table, found)
     stdout.print(table, soft_wrap=True)
     asked = drawn.shares if drawn else {}
     if empty := [name for name, share in asked.items() if share and not found.splits.get(name)]:

@@ -11,6 +11,7 @@ import shutil
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from rich.console import RenderableType
 from rich.table import Table
@@ -19,6 +20,9 @@ from rich.text import Text
 from pseudoris.primitives.untrusted import printable
 from pseudoris.store.runs.receipts import RunTotals
 from pseudoris.store.tables.kept_clauses import KeptClause
+
+if TYPE_CHECKING:
+    from pseudoris.store.sessions.thread_executor import WrittenRun
 
 _BINARY_UNITS = ("B", "KiB", "MiB", "GiB", "TiB", "PiB")
 
@@ -80,6 +84,17 @@ def add_clauses(table: Table, clauses: Iterable[KeptClause]) -> None:
     """Add what a run keeps to a table of facts, a row for each clause."""
     for number, clause in enumerate(clauses):
         table.add_row("" if number else "keeps", Text(printable(f"{clause.words}.")))
+
+
+def add_written(table: Table, found: WrittenRun) -> None:
+    """Add what a run that was made out of others holds to a table of facts."""
+    totals = found.totals
+    table.add_row("images, masks", f"{totals.images:,}, {totals.masks:,}")
+    table.add_row("kept expressions", kept_text(totals))
+    table.add_row("copies", f"{found.copies}")
+    earlier = f", {found.num_shards_before:,} of them by an earlier call" if found.num_shards_before else ""
+    table.add_row("shards", f"{totals.shards:,}{earlier}")
+    table.add_row("output", format_bytes(totals.output_bytes))
 
 
 def columns_table(

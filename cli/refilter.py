@@ -12,7 +12,7 @@ from typing import Annotated
 
 from pseudoris.cli import options
 from pseudoris.cli.console import report, stdout
-from pseudoris.cli.formats import add_clauses, facts_table, format_bytes, kept_text, next_lines
+from pseudoris.cli.formats import add_clauses, add_written, facts_table, next_lines
 from pseudoris.cli.options import argument, option
 from pseudoris.cli.progress import write_with_bar
 from pseudoris.files.location import RunLocation
@@ -21,6 +21,7 @@ from pseudoris.schemas.config_layers import validate
 from pseudoris.schemas.fitted import FittedConfig
 from pseudoris.schemas.keep_rule import COMPOSED_KINDS, SCORE_COLUMNS, LoneMasks, parse_conditions
 from pseudoris.store.runs.header import check_alike, require_header
+from pseudoris.store.runs.planned_run import ACCEPTED
 from pseudoris.store.sessions.refiltered_run import RefilterSummary, RuleChange
 from pseudoris.store.sessions.refiltered_run import refilter as run_refilter
 from pseudoris.store.sessions.thread_executor import DEFAULT_THREADS
@@ -131,18 +132,11 @@ def _fitted(parent: RunLocation, file: Path) -> FittedConfig:
 
 
 def _print(new: str, found: RefilterSummary) -> None:
-    totals = found.totals
     table = facts_table(f"{new}: complete")
     add_clauses(table, found.clauses)
-    before = f"the parent kept {found.num_kept_before:,}"
-    kept = kept_text(totals)
-    table.add_row("kept expressions", f"{kept}; {before}")
-    table.add_row("images, masks", f"{totals.images:,}, {totals.masks:,}: as in the parent")
-    table.add_row("copies", f"{found.copies}")
-    earlier = f", {found.num_shards_before:,} of them by an earlier call" if found.num_shards_before else ""
-    table.add_row("shards", f"{totals.shards:,}{earlier}")
-    table.add_row("output", format_bytes(totals.output_bytes))
+    table.add_row("the parent", f"kept {found.num_kept_before:,} expressions of the same images and masks")
+    add_written(table, found)
     stdout.print(table, soft_wrap=True)
     for line in found.accepted:
-        report("note", f"not byte-reproducible (accepted by --allow-mixed): {line}", "yellow")
+        report("note", f"{ACCEPTED}{line}", "yellow")
     stdout.print(next_lines(new), soft_wrap=True)

@@ -71,7 +71,7 @@ def stats(
         "totals": dataclasses.asdict(found.totals),
         "copies": dataclasses.asdict(found.copies),
         "warning": found.warning,
-        "keeps": [clause.as_dict() for clause in found.clauses],
+        "keeps": [dataclasses.asdict(clause) for clause in found.clauses],
         "distributions": distributions,
         "groups": groups,
         "top": [{"text": text, "count": count} for text, count in found.top],

@@ -70,7 +70,7 @@ def moved_places(texts: Sequence[str] | None) -> str | Mapping[str, str] | None:
 
 
 def places_by_run(names: Sequence[str], source: str | Mapping[str, str] | None) -> tuple[Mapping[str, str], ...]:
-    """Return where the images of each run that `combine` is given are now, by the names of the runs within it.
+    """Return where the images of each run are now, by the names of the runs within it.
 
     A path without a name is that of the only run. ConfigError for a name of no run, or a path that lacks one.
     """

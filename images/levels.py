@@ -88,9 +88,8 @@ class DeepSamples:
     def windowed(self, image: Image.Image, kind: str | None) -> Callable[[Box], NDArray[np.uint8]]:
         """Return what makes 8 bits (h, w, 1) of a box of a loaded image of signed, floating-point or 32-bit grey.
 
-        It maps linearly between the ends of the window. What lies outside becomes 0 or 255, also infinity; what is no
-        number becomes 0. `kind` is that of a TIFF's samples: Pillow gives the wrong order of bytes where the big end is
-        first, and signs what has no sign.
+        It maps linearly between the ends of the window; what lies outside becomes 0 or 255, no number 0. `kind` is that
+        of a TIFF's samples: Pillow swaps bytes where the big end is first, and signs what has no sign.
         """
         tags: Any = getattr(image, "tag_v2", None)
         stored = None if kind is None else np.dtype((">" if tags.prefix == _BIG_END else "<") + kind)

@@ -131,10 +131,9 @@ class Prover:
         return Proof((height, width), answer["note"], answer.get("phash"), tuple(answer["levels"]))
 
     def cut(self, data: bytes) -> tuple[Proof, Iterator[tuple[Box, bytes]]]:
-        """Return what `prove` does, and the tiles of the image by the `form` that was given: box and PNG of each.
+        """Return what `prove` does, and box and PNG of each of `TileForm.boxes`; the image is decoded once.
 
-        The image is decoded once. The tiles are those of `TileForm.boxes`, and must be taken before another image is
-        asked for, or not at all. Both raise like `prove`.
+        Tiles must be taken before another image is asked for, or not at all. Both raise like `prove`.
         """
         proof = self.prove(data)
         return proof, self._pictures(data, proof.size)
@@ -149,8 +148,11 @@ class Prover:
         boxes, num_taken, deaths = self._boxes(size), 0, 0
         while num_taken < len(boxes):
             try:
-                place = len(boxes) - self._num_due
-                encoded = self._next_picture(boxes[place])
+                place, deadline = len(boxes) - self._num_due, time.monotonic() + self._limits.decoder_timeout_s
+                x0, y0, x1, y1 = boxes[place]
+                max_bytes = _MAX_ANSWER_BYTES + 4 * (x1 - x0) * (y1 - y0)
+                encoded = _receive_frame(self._running_child(), deadline, max_bytes)
+                self._num_due -= 1
             except (_ProverDiedError, _TimedOutError) as death:
                 error, deaths = self._reap(death), deaths + 1
                 if deaths == 2:
@@ -161,12 +163,6 @@ class Prover:
             if place == num_taken:
                 num_taken += 1
                 yield boxes[place], encoded
-
-    def _next_picture(self, box: Box) -> bytes:
-        max_bytes = _MAX_ANSWER_BYTES + 4 * (box[2] - box[0]) * (box[3] - box[1])
-        encoded = _receive_frame(self._running_child(), time.monotonic() + self._limits.decoder_timeout_s, max_bytes)
-        self._num_due -= 1
-        return encoded
 
     def _boxes(self, size: tuple[int, int]) -> list[Box]:
         return [] if self._form is None else self._form.boxes(size)

@@ -5,7 +5,15 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Final, Literal, Self, TypeVar
 
-from pydantic import AfterValidator, Field, JsonValue, ValidationError, field_validator, model_validator
+from pydantic import (
+    AfterValidator,
+    Field,
+    JsonValue,
+    ValidationError,
+    ValidatorFunctionWrapHandler,
+    field_validator,
+    model_validator,
+)
 
 from pseudoris.primitives.errors import ConfigError
 from pseudoris.primitives.untrusted import EXTENSIONS
@@ -108,18 +116,15 @@ class ImagesConfig(FrozenModel):
             return bits
         raise ValueError("give auto, stored, or a number of bits from 8 to 16")
 
-    @field_validator("window", mode="before")
+    @field_validator("window", mode="wrap")
     @classmethod
-    def _has_two_ends(cls, window: object) -> object:
-        if window is None or (isinstance(window, list | tuple) and len(window) == 2):
-            return window
-        raise ValueError("give [LOW, HIGH]: what becomes black, and what becomes white")
-
-    @model_validator(mode="after")
-    def _has_a_window(self) -> Self:
-        if self.window is not None and not self.window[0] < self.window[1]:
-            raise ValueError(f"window {list(self.window)} is empty: give [LOW, HIGH] with LOW below HIGH")
-        return self
+    def _has_two_ends(cls, given: object, read: ValidatorFunctionWrapHandler) -> tuple[float, float] | None:
+        if given is not None and not (isinstance(given, list | tuple) and len(given) == 2):
+            raise ValueError("give [LOW, HIGH]: what becomes black, and what becomes white")
+        window: tuple[float, float] | None = read(given)
+        if window is not None and not window[0] < window[1]:
+            raise ValueError(f"window {list(window)} is empty: give [LOW, HIGH] with LOW below HIGH")
+        return window
 
     def hashed(self, *, is_needed: bool = True) -> Self:
         """Return them with perceptual hashes, if these are needed though no table shall have them."""

@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field, JsonValue
 
+from pseudoris.images.perceptual_hash import HASH_HEX_DIGITS
 from pseudoris.images.tiles import Tile
 from pseudoris.primitives.errors import ImageError
 from pseudoris.schemas.frozen import FrozenModel, Sha256
@@ -310,11 +311,14 @@ class ExclusionMatcher:
         missed = [number for number, found in named if not found]
         return min([*missed, *self._listed.numbers(key)], default=None), [each for _, found in named for each in found]
 
-    def by_content(self, sha256: str | None, phash: str | None = None) -> int | None:
-        """Return the number of the first rule by content that excludes an image or None; hashes are hex digits."""
-        found = [self._digests[sha256]] if sha256 in self._digests else []
-        if phash is not None:
-            bits = np.uint64(int(phash, 16))
+    def by_content(self, *marks: str | None) -> int | None:
+        """Return the number of the first rule by content that excludes an image or None.
+
+        Its `marks` are sha256 and perceptual hashes, of itself and of what it is a tile of, in hex digits.
+        """
+        found = [self._digests[mark] for mark in marks if mark in self._digests]
+        for mark in (each for each in marks if each is not None and len(each) == HASH_HEX_DIGITS):
+            bits = np.uint64(int(mark, 16))
             found += [number for number, most, listed in self._hashes if np.bitwise_count(listed ^ bits).min() <= most]
         return min(found, default=None)
 
@@ -329,14 +333,13 @@ class ExclusionMatcher:
         number, named = self.matched(key)
         if wanted is not None:
             wanted.update(named)
-        for digest in (sha256, picture_sha256):
-            if number is None and digest is not None:
-                number = self.by_content(digest)
+        if number is None:
+            number = self.by_content(sha256, picture_sha256)
         return None if number is None else self._rules[number]
 
-    def check(self, sha256: str, phash: str | None = None) -> None:
+    def check(self, *marks: str | None) -> None:
         """Raises `ImageError` (excluded) for an image that a rule by content excludes; as `by_content`."""
-        number = self.by_content(sha256, phash)
+        number = self.by_content(*marks)
         if number is not None:
             raise ImageError(EXCLUDED, self._rules[number].reason)
 

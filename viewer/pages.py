@@ -11,7 +11,7 @@ import base64
 import hashlib
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from functools import cache
 from importlib.resources import files
 from typing import Any, Final
@@ -109,23 +109,12 @@ def _visible(value: object) -> object:
     return visible(value)
 
 
-def thumbnail(data: bytes, prover: Prover) -> bytes | None:
-    """Return a picture of the encoded image in the prover's form; None if it cannot be read.
-
-    The image was decoded when it was annotated, so a failure means that a plug-in is missing, or that the run was
-    changed. It may come from a stranger, so the prover's child process decodes it.
-    """
-    try:
-        return prover.picture(data)
-    except ImageError:
-        return None
-
-
 @contextmanager
 def run_pictures(form: PictureForm) -> Iterator[Callable[[bytes, ImagesConfig], bytes | None]]:
-    """Give a function that makes small pictures, as `thumbnail`, of images by the settings of their runs.
+    """Give a function that makes small pictures of images by the settings of their runs; None if one cannot be read.
 
-    One child process lives at a time: images of a run come together.
+    Then a plug-in is missing, which the user imports, or the run was changed. Images and settings may be a stranger's:
+    a child process decodes, within default limits. One lives at a time: images of a run come together.
     """
     with ExitStack() as stack:
         provers: dict[ImagesConfig, Prover] = {}
@@ -134,15 +123,10 @@ def run_pictures(form: PictureForm) -> Iterator[Callable[[bytes, ImagesConfig], 
             if images not in provers:
                 provers.clear()
                 stack.close()
-                provers[images] = stack.enter_context(page_prover(form, images))
-            return thumbnail(data, provers[images])
+                limits = images.to_show(loaded_plugins(images.decoder_plugins))
+                provers[images] = stack.enter_context(Prover(limits, form=form))
+            with suppress(ImageError):
+                return provers[images].picture(data)
+            return None
 
         yield small
-
-
-def page_prover(form: PictureForm, images: ImagesConfig) -> Prover:
-    """Return what decodes pictures of a run with the settings `images`, by those plug-ins that the user has imported.
-
-    Its limits are the defaults: the settings of a run are a stranger's as well.
-    """
-    return Prover(images.to_show(loaded_plugins(images.decoder_plugins)), form=form)

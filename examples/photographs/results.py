@@ -25,7 +25,7 @@ from pseudoris.store.tables.open_run import OpenRun
 from pseudoris.viewer.gallery_page import THUMBNAIL
 from pseudoris.viewer.gallery_sample import read_summary
 from pseudoris.viewer.outlines import frame_size, outline_of
-from pseudoris.viewer.pages import iter_page, page_prover, thumbnail
+from pseudoris.viewer.pages import iter_page, run_pictures
 
 # A rater whose name begins so is no person.
 SIMULATED: Final = "simulated"
@@ -130,10 +130,10 @@ def _examples(audit: AuditFolder, answers: Sequence[RaterAnswers], settings: Ima
     columns = ["image_id", "key", "height", "width"]
     images = {row["image_id"]: row for row in audit.images.select(columns).to_pylist()}
     pictures, masks, keys = audit.pictures(), audit.masks(), read_record(audit.path.parent, "keys")
-    with page_prover(THUMBNAIL, settings) as prover:
+    with run_pictures(THUMBNAIL) as small_of:
         for row, verdicts in (*wrong[: _NUM_EXAMPLES - num_right], *right[:num_right]):
             image, data = images[row["image_id"]], pictures[row["image_id"]]
-            small = thumbnail(data, prover) if data else None
+            small = small_of(data, settings) if data else None
             yield {
                 "name": _shown(keys.get(image["key"].partition(".")[0], image["key"])),
                 "text": row["text"],

@@ -18,11 +18,11 @@ from pseudoris.files.location import RunLocation
 from pseudoris.images.pixels import decode_upright, import_plugins, is_plain_jpeg, loaded_plugins
 from pseudoris.interchange.dataset.torch_names import HAS_TORCH, Tensor, as_tensor
 from pseudoris.primitives.errors import ConfigError, ImageError
-from pseudoris.primitives.uris import place
+from pseudoris.primitives.uris import places
 from pseudoris.schemas.config import ImagesConfig, RunConfig
 from pseudoris.schemas.run_records import RunHeader
 from pseudoris.store.sources.planned_images import Outcome
-from pseudoris.store.tables.image_bytes import MOVED, PlannedImages, is_named
+from pseudoris.store.tables.image_bytes import MOVED, PlannedImages
 
 _COLUMNS: Final = ("image_id", "key", "sha256", "height", "width")
 
@@ -41,12 +41,6 @@ class ShardImages:
     outcomes: list[Outcome | None]
 
 
-def is_name(given: str, header: RunHeader) -> bool:
-    """Return whether a key of `source` is the name of a run, here or elsewhere, and no place of images."""
-    is_place = "://" in given or Path(given).is_absolute() or any(given == each.source for each in header.runs)
-    return is_named(given, header) or not is_place
-
-
 class ImageBytes:
     """Reads encoded images and decodes them as annotation did. Can be pickled; each process opens its storage."""
 
@@ -59,21 +53,12 @@ class ImageBytes:
         endpoint_url: str | None = None,
         is_random_access: bool = False,
     ) -> None:
-        """Wire it; `source` says where the images are now, or maps the header's SOURCE to that place.
-
-        Of a combined run it maps the name of each run, or its SOURCE; ConfigError for a name that none of them has.
+        """Wire it; `source` is as of `PlannedImages`.
 
         `endpoint_url` is the S3 store of the images, if the run names none. With random access, images of SOURCE are
         read one by one, as they are decoded, and the plans of all shards are kept.
         """
-        moved: str | dict[str, str] | None = None
-        if isinstance(source, Mapping):
-            moved = {each.name: place(source[each.source], "source") for each in header.runs if each.source in source}
-            # `PlannedImages` refuses a name of none of the runs. A place that none had may be another run's.
-            names = source if any(each.name for each in header.runs) else ()
-            moved |= {name: place(source[name], "source") for name in names if is_name(name, header)}
-        elif source is not None:
-            moved = place(source, "source")
+        moved = places(source, "source")
 
         def asked(config: RunConfig) -> RunConfig:
             if endpoint_url is None or config.source.endpoint_url is not None:
@@ -82,7 +67,7 @@ class ImageBytes:
             return config.model_copy(update={"source": own})
 
         self._header = header.with_configs(asked)
-        self._source = (moved.get("") if isinstance(moved, dict) else moved) or header.source
+        self._source = moved if isinstance(moved, str) else (moved or {}).get(header.source, header.source)
         self._is_random_access = is_random_access
         self._planned = PlannedImages(location, self._header, source=moved, is_random_access=is_random_access)
         # The names of the decoder plug-ins are kept, because a spawned worker of a loader must import them again.

@@ -27,7 +27,6 @@ from pseudoris.interchange.human_refs import HumanAnnotation
 from pseudoris.primitives.errors import ConfigError, check_number
 from pseudoris.primitives.uris import writable
 from pseudoris.store.exclusion_rules import Exclusions
-from pseudoris.store.runs.header import read_header
 from pseudoris.store.runs.held_out_pictures import unknown_split
 from pseudoris.store.tables.open_run import OpenRun
 
@@ -77,8 +76,8 @@ def export_request(
     """
     chosen = find_export(export_format)
     run = RunLocation.open_to_read(out)
-    header = read_header(run)
-    splits = None if header is None else header.splits
+    opened = OpenRun.at(run)
+    splits = opened.header.splits
     if splits is not None and options.split is not None and options.split not in filter(None, splits.images):
         raise unknown_split(run, splits, options.split, "give --split")
     if splits is not None and options.split is None and chosen.has_one_split:
@@ -98,7 +97,6 @@ def export_request(
             known = ", ".join(readers)
             raise ConfigError(f"--format {chosen.name} does not use {flag}, which belongs to {known}. Leave it out.")
     target = RunLocation.open(writable(destination))
-    opened = OpenRun.at(run)
     if target.root == run.root or target.root.startswith(f"{run.root}/"):
         raise ConfigError(f"DEST {destination!r} is inside the run. Name a place outside it.")
     if not opened.receipts:

@@ -226,13 +226,10 @@ class ExportJob:
         self.single_files[path] = sha256_hex(data)
 
     def images(self, folder: str | None = None, split: str | None = None) -> Iterator[ExportImage]:
-        """Yield each image with its file and the masks and expressions that the rule takes, in plan order.
+        """Yield each image, of a `split` alone, with the masks and expressions that the rule takes, in plan order.
 
-        With `split` the images of that one alone; a format that has a file for each asks for one after the other.
-
-        The file is written to `folder`; None leaves that to the caller. An image that is missing, changed or does not
-        decode is left out. If nothing is left, it is a ConfigError. Memory is bounded by one shard, with its encoded
-        images.
+        Its file is written to `folder`; None leaves that to the caller. One that is missing, changed or does not decode
+        is left out. ConfigError if nothing is left of all splits, asked for in order. Memory is bounded by one shard.
         """
         request, rule = self.request, self.rule
         take, excluded = Selection(rule, self.dropped), request.excluded_images

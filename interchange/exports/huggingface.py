@@ -70,8 +70,7 @@ def _write(job: ExportJob) -> ExportReport:
     splits, layout = job.splits, job.options.layout or "masks"
     for split in splits:
         if not _SPLIT.fullmatch(split):
-            allowed = "`datasets` allows only letters, digits and _ in the name of a split"
-            raise ConfigError(f"--split {split!r}: {allowed}.")
+            raise ConfigError(f"--split {split!r}: `datasets` allows only letters, digits and _ in a split's name.")
     if layout not in FEATURES:
         raise ConfigError(f"--layout {layout!r} is not {' or '.join(FEATURES)}.")
     job.claim(_DATA_FOLDER)
@@ -79,9 +78,10 @@ def _write(job: ExportJob) -> ExportReport:
     # `datasets` reads the features from this key of the schema's metadata.
     metadata = {"huggingface": json.dumps({"info": {"features": features}})}
     schema = pa.schema([(name, _arrow_type(feature)) for name, feature in features.items()], metadata=metadata)
-    files: dict[str, list[tuple[str, int, int]]] = {}
-    for split in splits:
-        files[split] = [*job.parquet_files(f"{_DATA_FOLDER}/{split}", schema, _row_groups(job, schema, split))]
+    files = {
+        split: [*job.parquet_files(f"{_DATA_FOLDER}/{split}", schema, _row_groups(job, schema, split))]
+        for split in splits
+    }
     images = {split: sum(rows for _, rows, _ in written) for split, written in files.items()}
     counts = {"masks": job.written.num_masks, "expressions": job.written.num_texts}
     text = card(job.request, images, counts, job.dropped, sha256=job.content_sha256)
@@ -93,7 +93,6 @@ def _write(job: ExportJob) -> ExportReport:
         notes=() if job.options.license else (to_fill,),
         tables={"default": (f"{_DATA_FOLDER}/{splits[0] if len(splits) == 1 else '*'}-*.parquet", schema)},
         checked="every PNG decodes to its mask",
-        # By this digest a later push sees that DEST holds the whole export, and does not write it again.
     )
 
 

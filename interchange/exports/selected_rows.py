@@ -223,13 +223,10 @@ class ExcludedImages:
         if not self._matcher.has_hashes:
             return found
         rest = [row for row in rows if row["image_id"] not in found and row["status"] != STATUS_QUARANTINED]
-        hashes = {row["key"]: row["phash"] for row in rest}
-        if lacking := [row for row in rest if row["phash"] is None]:
-            hashes.update(self._planned.phashes(shard, lacking))
+        hashes = self._planned.phashes(shard, rest)
         unchecked = (row["image_id"] for row in rest if hashes[row["key"]] is None)
         for row in (row for row in rest if hashes[row["key"]] is not None):
-            images = (row["sha256"], hashes[row["key"]]), (row["picture_sha256"], row["picture_phash"])
-            numbers = (self._matcher.by_content(*each) for each in images)
-            if (number := next((each for each in numbers if each is not None), None)) is not None:
+            marks = row["sha256"], hashes[row["key"]], row["picture_sha256"], row["picture_phash"]
+            if (number := self._matcher.by_content(*marks)) is not None:
                 found[row["image_id"]] = self._rules[number].dropped_phrase
         return found | dict.fromkeys(sorted(unchecked), UNCHECKED)

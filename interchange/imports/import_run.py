@@ -48,7 +48,7 @@ WITHOUT_PIXELS: Final = "masks without pixels (in this call)"
 BAD_MASKS: Final = "bad masks, and what is said of them (in this call)"
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class ImportSummary(WrittenRun):
     """The state of a run after an import.
 
@@ -123,7 +123,7 @@ def import_annotation(
     if bad:
         left_out[f"{BAD_MASKS}, such as {min(bad)}"] = len(bad)
     left_out.update({rule.dropped_phrase: rule.num_excluded or 0 for rule in rules})
-    return ImportSummary(written.header, written.totals, written.num_shards_before, written.copies, +left_out)
+    return ImportSummary(**vars(written), left_out=+left_out)
 
 
 def _splits_of(humans: Mapping[str, HumanImage]) -> dict[str, str]:
@@ -173,6 +173,5 @@ def _plan(
 
     identity = request.identity(annotation.digests)
     wanted = RunRequest("import", source.name, identity, request.config, exclusions=request.exclusions, lock=lock)
-    wanted = replace(wanted, splits=_splits_of(humans))
-    run = plan_run(location, wanted, listed)
+    run = plan_run(location, replace(wanted, splits=_splits_of(humans)), listed)
     return run, {image_id(key): human for key, human in humans.items()}

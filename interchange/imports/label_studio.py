@@ -244,8 +244,7 @@ def correct_run(
     _, written = derive_run(
         location, parent, wanted, rewrite, num_workers=workers, on_progress=on_progress, on_wait=on_wait
     )
-    known = written.header, written.totals, written.num_shards_before, written.copies
-    return ImportSummary(*known, +left_out, +num_tasks)
+    return ImportSummary(**vars(written), left_out=+left_out, num_tasks=+num_tasks)
 
 
 def _correction(

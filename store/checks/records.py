@@ -14,7 +14,7 @@ from pseudoris.store.checks.content import Problem
 from pseudoris.store.exclusion_rules import plan_files
 from pseudoris.store.reports.data_card import BESIDE_NAME, CARD_NAME, CITATION_NAME, is_generated
 from pseudoris.store.runs.attempts import ATTEMPT_NAME, ATTEMPTS_FOLDER
-from pseudoris.store.runs.copied_pictures import LEFT_OUT_NAME, read_left_out
+from pseudoris.store.runs.copied_pictures import LEFT_OUT_NAME
 from pseudoris.store.runs.garbage import is_driven, list_unfinished
 from pseudoris.store.runs.header import EXTENSION_NAME
 from pseudoris.store.runs.lock import CLAIM_NAME, LOCK_FOLDER
@@ -76,14 +76,6 @@ class Manifests:
         if is_listed and ours != receipt:
             detail = f"{self._path} shows another receipt of the shard: delete the manifest, the receipts are complete"
             yield Problem(receipt.shard, "manifest", detail)
-
-
-def left_out_problems(location: RunLocation, header: RunHeader) -> Iterator[Problem]:
-    """Yield a problem if the list of copies is not the one that the header names."""
-    try:
-        read_left_out(location, header)
-    except ConfigError as error:
-        yield Problem(None, "left_out", str(error))
 
 
 def card_notices(location: RunLocation) -> Iterator[str]:

@@ -16,14 +16,9 @@ from pseudoris.schemas.ids import image_id
 from pseudoris.schemas.keep_rule import KeepRule
 from pseudoris.schemas.run_records import PLAN_FOLDER, RECEIPTS_FOLDER, PlanEntry, Receipt, RunHeader
 from pseudoris.store.checks.content import Problem, examples
-from pseudoris.store.checks.records import (
-    Manifests,
-    card_notices,
-    junk_notices,
-    left_out_problems,
-    replaced_receipt_problems,
-)
+from pseudoris.store.checks.records import Manifests, card_notices, junk_notices, replaced_receipt_problems
 from pseudoris.store.checks.shard_parts import verify_shard
+from pseudoris.store.runs.copied_pictures import read_left_out
 from pseudoris.store.runs.garbage import NamedParts, stray_files
 from pseudoris.store.runs.header import EXTENSION_NAME, require_header
 from pseudoris.store.runs.plan import iter_plan_part, shards_of_parts
@@ -300,11 +295,11 @@ def verify_run(
                 f"{location.uri(f'{PLAN_FOLDER}/{name}')} is {what}, not a header of the plan: restore the file"
             )
     walk = VerifyWalk(location, header, sample)
-    walk.add(left_out_problems(location, header))
-    try:
-        stored_exclusions(location, header)
-    except ConfigError as error:
-        walk.add([Problem(None, "exclusions", str(error))])
+    for named, read in (("left_out", read_left_out), ("exclusions", stored_exclusions)):
+        try:
+            read(location, header)
+        except ConfigError as error:
+            walk.add([Problem(None, named, str(error))])
     for problems in check(location, walk.shards(progress), quick):
         walk.add(problems)
     return walk.report(root, quick=quick)

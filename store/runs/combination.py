@@ -58,8 +58,7 @@ class TakenRun(NamedTuple):
 class Combination:
     """The runs that `combine` takes, in order; those of one name share no key.
 
-    `begun` is the header of a run that was begun so, `listed` its list of what is left out, if that is as the header
-    says.
+    `begun` is the header of a run that was begun so, `listed` its list of what is left out, if that is sound.
     """
 
     taken: tuple[TakenRun, ...]
@@ -79,9 +78,7 @@ class Combination:
         hold_out: HoldOut | None = None,
         source: str | Mapping[str, str] | None = None,
     ) -> Self:
-        """Open runs by name and place; what the run at `target` has pinned of them counts, if it was begun from them.
-
-        With `unique`, copies are left out, with `hold_out` splits are drawn; `source` says where the images are now.
+        """Open runs by name and place, as the run at `target` has pinned them if it was begun from them.
 
         ConfigError if none is given, or one is no run, is not complete (unless `is_partial`), or holds `target` or is
         in it.
@@ -106,9 +103,10 @@ class Combination:
                 same = cls(taken(held), unique, hold_out)
                 if begun.identity.method != same.method:
                     return same
+                same = replace(same, begun=begun)
                 with suppress(ConfigError):
-                    return replace(same, begun=begun, listed=read_left_out(target, begun))
-                return replace(same, begun=begun)
+                    same = replace(same, listed=read_left_out(target, begun))
+                return same
         pins = []
         for parent in parents:
             pinned = parent.pin(is_partial=is_partial)
@@ -188,9 +186,8 @@ class Combination:
     def chosen(self) -> tuple[LeftOutImages, Splits | None]:
         """The images that are not taken, and the splits of all others; None if none are drawn and no run has any.
 
-        Left out are those that the runs had left out, then their copies if they are asked for, then what no split may
-        have; as the target lists them if it does. ConfigError if a list of a parent is lost, or if the target's is, or
-        pictures are, and another comes out.
+        Left out is what the runs had left out, then copies, then what no split may have; or what the target lists.
+        ConfigError if the list of a parent is lost, or if another comes out than the target had.
         """
         left_out, splits, begun = LeftOutImages(), None, self.begun
         has_splits = self.hold_out is not None or any(each.parent.header.splits for each in self.taken)
@@ -229,7 +226,7 @@ class Combination:
             yield from pictures_of(shards, run=at, prefix=key_prefix(each.name), images=reading, has_splits=has_splits)
 
     def left_out_list(self) -> bytes:
-        """Return the list of the images that are left out."""
+        """Return `LEFT_OUT_NAME` of the new run."""
         return self.chosen[0].file()[1]
 
     def changed(self) -> Iterator[str]:

@@ -147,13 +147,9 @@ def make_receipt(
         digest = sha256_hex(data)
         name = part_name(shard.shard, shard.generation, digest)
         parts[table] = PartRecord(name=name, rows=rows[table], size_bytes=len(data), sha256=digest)
-    counted = counted_images(shard)
-    return Receipt(
+    receipt = Receipt(
         shard=shard.shard,
         generation=shard.generation,
-        masks_left=counted["masks_left"],
-        emptied=counted["emptied"],
-        notes=counted["notes"],
         parts=parts,
         counts=counts,
         seconds=dict(shard.seconds),
@@ -167,6 +163,7 @@ def make_receipt(
         source=provenance.source,
         nodes=shard.nodes,
     )
+    return receipt.model_copy(update=counted_images(shard))
 
 
 def counted_images(shard: Shard, base: Receipt | None = None) -> dict[str, dict[str, int]]:

@@ -14,7 +14,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import chain, combinations
-from typing import Any, Final, Literal, NamedTuple
+from typing import Final, Literal, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -67,10 +67,9 @@ class LeftOutImage(NamedTuple):
 
 
 class Picture(NamedTuple):
-    """An image of a run: what it is a tile of, or itself; sha256 and perceptual hash of that, None if not known.
+    """An image by its new key: what it is a tile of, or itself; sha256 and perceptual hash of that, if known.
 
-    Keys are those of the run that is made. One that is quarantined has no annotation, so it stands for no other. Where
-    splits matter, the id is that in its own run, and `splits` are those that it is in there.
+    A quarantined one has no annotation, so it stands for no other. `image_id` and `splits` are those in its own run.
     """
 
     key: str
@@ -95,9 +94,9 @@ class CopyCounts:
 
     Attributes:
         num_images: Images that are not quarantined; no other is counted.
-        num_bytes: Of these, those with the bytes of an earlier one; None if the run is too large to compare.
-        num_near: Those with other bytes, whose perceptual hash is near that of an earlier one; None if unknown of all.
-        num_unknown: Images without a perceptual hash, of which it is unknown whether they are near copies.
+        num_bytes: Those with the bytes of an earlier one; None if the run is too large to compare.
+        num_near: Those with other bytes and a hash near that of an earlier one; None if unknown of all.
+        num_unknown: Those without a perceptual hash, which may be near copies.
     """
 
     num_images: int
@@ -116,15 +115,14 @@ class CopyCounts:
 
 
 class NearHashes:
-    """Finds a perceptual hash within `DEFAULT_MAX_DISTANCE` bits among those that were added, exactly."""
+    """Finds those of some perceptual hashes that are within `DEFAULT_MAX_DISTANCE` bits, exactly."""
 
     def __init__(self, hashes: Iterable[int]) -> None:
-        """Find which of the `hashes`, all that will be added or asked for, are near; no loop goes over all pairs."""
-        self._keys: dict[int, Any] = {}
         self._near: defaultdict[int, set[int]] = defaultdict(set)
         values = np.unique(np.fromiter(hashes, np.uint64))
+        edges = [1 << HASH_BITS * band // _BANDS for band in range(_BANDS + 1)]
         for shared in combinations(range(_BANDS), _BANDS - DEFAULT_MAX_DISTANCE):
-            mask = np.uint64(sum(_bits_of(band) for band in shared))
+            mask = np.uint64(sum(edges[band + 1] - edges[band] for band in shared))
             ordered = values[np.argsort(values & mask, kind="stable")]
             bands, at, step = ordered & mask, np.arange(len(ordered)), 0
             # Equal bands stand together: each step compares what is one place further apart, while bands are equal.
@@ -135,16 +133,6 @@ class NearHashes:
                 for pair in zip(one[is_near].tolist(), other[is_near].tolist(), strict=True):
                     self._near[pair[0]].add(pair[1])
                     self._near[pair[1]].add(pair[0])
-
-    def add(self, bits: int, key: Any) -> None:
-        """Add a hash with a key, unless it is there."""
-        self._keys.setdefault(bits, key)
-
-    def nearest(self, bits: int) -> tuple[Any, int] | None:
-        """Return the key of the nearest hash that was added, and the distance; None if none is near."""
-        others = (other for other in self.near(bits) if other in self._keys)
-        found = min((((bits ^ other).bit_count(), other) for other in others), default=None)
-        return None if found is None else (self._keys[found[1]], found[0])
 
     def near(self, bits: int) -> tuple[int, ...]:
         """Return a hash, and those near it."""
@@ -157,17 +145,11 @@ def hash_bits(phash: str | None) -> int | None:
     return None if bits in _FLAT else bits
 
 
-def _bits_of(band: int) -> int:
-    """Return the bits of one of the bands, which divide a hash."""
-    first, end = (HASH_BITS * edge // _BANDS for edge in (band, band + 1))
-    return (1 << end) - (1 << first)
-
-
 @dataclass(slots=True)
 class LeftOutImages:
-    """The images of some runs that are not taken: `rows` of the list, and `keys`, each with the number of its run.
+    """The images of some runs that are not taken: `rows` of the list, and (run, key) of those that the runs have.
 
-    What a run had left out before has a row alone. `num_unknown` pictures have no hash to compare.
+    `num_unknown` pictures have no hash to compare.
     """
 
     rows: list[LeftOutImage] = field(default_factory=list)
@@ -175,11 +157,8 @@ class LeftOutImages:
     num_unknown: int = 0
 
     def add_copies(self, images: Sequence[Picture], hashes: NearHashes | None = None) -> None:
-        """Add the copies among `images`; one that could not be read has no bytes, and stays.
-
-        With `hashes`, those of all images, near copies too.
-        """
-        first = dict[bytes, str]()
+        """Add the copies among `images`, with the `hashes` of all of them near copies too; one without bytes stays."""
+        first, kept = dict[bytes, str](), dict[int, str]()
         judged: dict[tuple[int, str], tuple[str, str, int | None] | None] = {}
         for image in images:
             picture = image.run, image.picture
@@ -190,14 +169,16 @@ class LeftOutImages:
                     copy = first[digest], "bytes", None
                 elif hashes is not None:
                     self.num_unknown += image.phash is None and not image.is_quarantined
-                    if bits is not None and (near := hashes.nearest(bits)):
-                        copy = near[0], "similar", near[1]
+                    near = [] if bits is None else [each for each in hashes.near(bits) if each in kept]
+                    if bits is not None and near:
+                        distance, nearest = min(((bits ^ each).bit_count(), each) for each in near)
+                        copy = kept[nearest], "similar", distance
                 if copy is None:
                     if image.is_quarantined:
                         continue
                     first[digest] = image.key
-                    if hashes is not None and bits is not None:
-                        hashes.add(bits, image.key)
+                    if bits is not None:
+                        kept[bits] = image.key
                 judged[picture] = copy
             if (of := judged.get(picture)) is not None:
                 self.add(LeftOutImage(image.key, image.run, image.shard, *of))
@@ -244,8 +225,7 @@ def pictures_of(
 ) -> Iterator[Picture]:
     """Yield the images of the run with this number, whose keys get the `prefix`; their splits if `has_splits`.
 
-    With `images`, a hash that the tables lack is computed; of what cannot be read there is none. ConfigError if a part
-    is missing or damaged.
+    With `images`, a hash that the tables lack is computed, if it can be. ConfigError if a part is missing or damaged.
     """
 
     def read(shard: CommittedShard) -> list[Picture]:
@@ -257,7 +237,7 @@ def pictures_of(
         if images is not None and lacking:
             # If SOURCE is gone, so are the other images of the shard.
             with suppress(ConfigError):
-                hashes.update(images.phashes(shard, lacking))
+                hashes |= images.phashes(shard, lacking)
         if has_splits:
             # Made at its use: a condition loads pandas. Parts without a split are skipped by their statistics.
             said = shard.table(EXPRESSIONS, ("image_id", "split"), RowFilter(pc.field("split").is_valid(), ("split",)))

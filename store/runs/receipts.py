@@ -276,12 +276,10 @@ class Totals:
 
     def sum(self) -> RunTotals:
         """Return the totals so far."""
-        reasons, left, emptied, notes = (
-            {key: count for key, count in counter.most_common() if count} for counter in self._by_name.values()
-        )
-        return RunTotals(
-            **self._counts, reasons=reasons, masks_left=left, emptied=emptied, notes=notes, seconds=dict(self._seconds)
-        )
+        found: dict[str, Any] = {**self._counts, "seconds": dict(self._seconds)}
+        for name, counter in self._by_name.items():
+            found[name] = {key: count for key, count in counter.most_common() if count}
+        return RunTotals(**found)
 
 
 def _asked(run: CombinedRun) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from typing import Final
 
@@ -23,15 +23,13 @@ from pseudoris.schemas.ids import IMAGE_ID_HEX_DIGITS, image_id
 from pseudoris.schemas.run_records import Identity, PlanEntry, RunHeader, ShardCounts
 from pseudoris.schemas.tables import EXPRESSIONS, IMAGES
 from pseudoris.store.runs.combination import Combination
-from pseudoris.store.runs.copied_pictures import CopyCounts, Unique
+from pseudoris.store.runs.copied_pictures import Unique
 from pseudoris.store.runs.held_out_pictures import HoldOut
 from pseudoris.store.runs.manifest import cached_receipts
 from pseudoris.store.runs.parents import DerivedShard
 from pseudoris.store.runs.plan import read_shard_plan
-from pseudoris.store.runs.planned_run import RunRequest, package_versions
-from pseudoris.store.runs.receipts import RunTotals
-from pseudoris.store.sessions.thread_executor import DEFAULT_THREADS, OnProgress, derive_run
-from pseudoris.store.tables.kept_clauses import KeptClause, kept_clauses
+from pseudoris.store.runs.planned_run import ACCEPTED, RunRequest, package_versions
+from pseudoris.store.sessions.thread_executor import DEFAULT_THREADS, OnProgress, WrittenRun, derive_run
 from pseudoris.store.tables.shard_tables import table_bytes, table_counts, texts_in_splits
 
 logger = logging.getLogger(__name__)
@@ -42,31 +40,29 @@ _IDS: Final = ("image_id", "mask_id", "target_mask_ids", "rival_mask_id", "groun
 _WRITERS: Final = ("pseudoris", "pyarrow")
 
 
-@dataclass(frozen=True, slots=True)
-class CombineSummary:
+@dataclass(frozen=True)
+class CombineSummary(WrittenRun):
     """The result of `combine`; the new run is complete.
 
     Attributes:
         out: Path or url of the new run's folder.
         images: Images by the name of the run that they are from.
-        clauses: What it keeps, of each run's expressions by that run's rule.
-        num_shards_before: Shards that an earlier call committed.
-        totals: Sums over all of its shards.
-        copies: How many of its images are copies of others.
-        num_left_out: Images that are copies of others, or alike to images of two splits, and were not taken.
-        splits: Images by split, "" for those in none; empty if the run has no splits.
         notes: What the user should know, a sentence each.
     """
 
     out: str
     images: Mapping[str, int]
-    clauses: tuple[KeptClause, ...]
-    num_shards_before: int
-    totals: RunTotals
-    copies: CopyCounts | None
-    num_left_out: int = 0
-    splits: Mapping[str, int] = field(default_factory=dict)
-    notes: tuple[str, ...] = ()
+    notes: tuple[str, ...]
+
+    @property
+    def num_left_out(self) -> int:
+        """Images that are copies of others, or alike to images of two splits, and were not taken."""
+        return self.header.left_out.rows if self.header.left_out else 0
+
+    @property
+    def splits(self) -> Mapping[str, int]:
+        """Images by split, "" for those in none; empty if the run has no splits."""
+        return self.header.splits.images if self.header.splits else {}
 
 
 def combine(
@@ -86,11 +82,9 @@ def combine(
     """Write the images of all `runs`, by name and place, as one run to `target`; or continue that.
 
     A name "" leaves the keys as they are. If it is killed, the same call continues; two processes may combine at once.
-    With `is_partial` what is committed of an unfinished run is taken. With `unique` no copy of an earlier picture is:
-    none of its bytes, or also none within a few bits of its perceptual hash; `_left_out.parquet` lists them. With
-    `hold_out` each picture is in a split, and those that belong together are in one. `moved` says where the images are
-    now, by name, for pictures that have to be read. `on_wait` is told who holds the new run, and of an edited data
-    card.
+    With `is_partial` what is committed of an unfinished run is taken. `unique` leaves out copies of earlier pictures,
+    `hold_out` draws splits; `moved` says by name where the pictures are now that they read. `on_wait` is told who
+    holds the new run, and of an edited data card.
 
     Raises:
         ConfigError: A run is unfinished, damaged, of PPT's pairs, or is in `target` or holds it; two runs of one name
@@ -107,21 +101,14 @@ def combine(
         on_progress=on_progress,
         on_wait=on_wait,
     )
-    notes = [f"not byte-reproducible (accepted by --allow-mixed): {line}" for line in planned.mixed]
+    notes = [f"{ACCEPTED}{line}" for line in planned.mixed]
     if source.listed is None and (num_unknown := source.chosen[0].num_unknown):
-        notes.append(_unknown(num_unknown))
+        notes.append(
+            f"near copies unknown of {num_unknown:,} that cannot be read where the runs found them: --source names "
+            "another place, --plugin a decoder"
+        )
     notes += [f"{place} has changed since: the new run has it as it was" for place in source.changed()]
-    return CombineSummary(
-        out=target.root,
-        images=_images(planned.header, target),
-        clauses=kept_clauses(planned.header),
-        num_shards_before=written.num_shards_before,
-        totals=written.totals,
-        copies=written.copies,
-        num_left_out=planned.header.left_out.rows if planned.header.left_out else 0,
-        splits=planned.header.splits.images if planned.header.splits else {},
-        notes=tuple(notes),
-    )
+    return CombineSummary(**vars(written), out=target.root, images=_images(planned.header, target), notes=tuple(notes))
 
 
 def _request(source: Combination, *, allow_mixed: bool, is_repair: bool) -> RunRequest:
@@ -140,13 +127,6 @@ def _request(source: Combination, *, allow_mixed: bool, is_repair: bool) -> RunR
     versions = package_versions(_WRITERS)
     identity = Identity(method=source.method, weights={}, device_kind="none", versions=versions)
     return RunRequest("combine", ", ".join(dict.fromkeys(each.source for each in headers)), identity, config)
-
-
-def _unknown(num: int) -> str:
-    whose, found = ("1 picture", "it is a near copy: it cannot be read where the run found it")
-    if num != 1:
-        whose, found = f"{num:,} pictures", "they are near copies: they cannot be read where the runs found them"
-    return f"of {whose} it is unknown whether {found}; --source names another place, --plugin a decoder"
 
 
 def _rewritten(

@@ -27,12 +27,10 @@ from pseudoris.schemas.keep_rule import COMPOSED_KINDS, KeepCondition, KeepRule,
 from pseudoris.schemas.run_records import RunHeader, ShardCounts
 from pseudoris.schemas.shard import SOURCE_COMPOSER, Shard, ShardImage
 from pseudoris.schemas.tables import EXPRESSIONS, EXPRESSIONS_SCHEMA, IMAGES, MASKS
-from pseudoris.store.runs.copied_pictures import CopyCounts
 from pseudoris.store.runs.header import check_alike
 from pseudoris.store.runs.parents import DerivedShard, Parent
 from pseudoris.store.runs.planned_run import RunRequest, package_versions
-from pseudoris.store.runs.receipts import RunTotals
-from pseudoris.store.sessions.thread_executor import DEFAULT_THREADS, OnProgress, derive_run
+from pseudoris.store.sessions.thread_executor import DEFAULT_THREADS, OnProgress, WrittenRun, derive_run
 from pseudoris.store.tables.annotations import SHARD_COLUMNS, shard_images
 from pseudoris.store.tables.judged_expressions import (
     check_scored,
@@ -45,7 +43,6 @@ from pseudoris.store.tables.judged_expressions import (
     rule_of,
     weights_by,
 )
-from pseudoris.store.tables.kept_clauses import KeptClause, kept_clauses
 from pseudoris.store.tables.open_run import JoinedTables, OpenRun
 from pseudoris.store.tables.shard_tables import shard_tables, table_bytes, texts_in_splits
 
@@ -85,29 +82,24 @@ class RuleChange:
     audit: AuditRecord | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class RefilterSummary:
+@dataclass(frozen=True)
+class RefilterSummary(WrittenRun):
     """The result of a refilter; the new run is complete.
 
     Attributes:
         out: Path or url of the new run's folder.
-        rule: What is kept; of a combined run, what is kept of the first.
-        clauses: What is kept, of each sort of expression; of a combined run by the runs that differ.
         num_kept_before: Expressions that the parent keeps.
-        num_shards_before: Shards that an earlier call committed.
-        totals: Sums over all of its shards.
-        copies: How many of its images are copies of others.
         accepted: Differences from the run's identity that `allow_mixed` accepted in this call.
     """
 
     out: str
-    rule: KeepRule
-    clauses: tuple[KeptClause, ...]
     num_kept_before: int
-    num_shards_before: int
-    totals: RunTotals
-    copies: CopyCounts | None
     accepted: tuple[str, ...]
+
+    @property
+    def rule(self) -> KeepRule:
+        """What is kept; of a combined run, what is kept of the first."""
+        return rule_of(self.header)
 
 
 def refilter(
@@ -168,16 +160,8 @@ def refilter(
     planned, written = derive_run(
         target, source, request, rewrite, num_workers=num_threads, on_progress=on_progress, on_wait=on_wait
     )
-    return RefilterSummary(
-        out=target.root,
-        rule=rule_of(planned.header),
-        clauses=kept_clauses(planned.header),
-        num_kept_before=sum(receipt.counts.kept for receipt in source.receipts(planned.parent)),
-        num_shards_before=written.num_shards_before,
-        totals=written.totals,
-        copies=written.copies,
-        accepted=planned.mixed,
-    )
+    num_before = sum(receipt.counts.kept for receipt in source.receipts(planned.parent))
+    return RefilterSummary(**vars(written), out=target.root, num_kept_before=num_before, accepted=planned.mixed)
 
 
 def refiltered(table: pa.Table, rule: KeepRule) -> pa.Table:

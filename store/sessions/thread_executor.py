@@ -30,6 +30,7 @@ from pseudoris.store.runs.plan import read_shard_plan
 from pseudoris.store.runs.planned_run import PlannedRun, RunRequest, plan_run
 from pseudoris.store.runs.receipts import RunTotals, read_receipt
 from pseudoris.store.sessions.session import Outcome, RunSession
+from pseudoris.store.tables.kept_clauses import KeptClause, kept_clauses
 
 logger = logging.getLogger(__name__)
 
@@ -46,14 +47,26 @@ Rewrite = Callable[[RunHeader, DerivedShard, dict[str, bytes]], tuple[Mapping[st
 _Work = Callable[[PendingWork], Iterable[tuple[int, Callable[[], Receipt]]]]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class WrittenRun:
-    """The state of a run after a call: totals over all of its shards, of which earlier calls committed some."""
+    """The state of a run after a call.
+
+    Attributes:
+        header: Its header.
+        totals: Sums over all of its shards.
+        num_shards_before: Shards that an earlier call committed.
+        copies: How many of its images are copies of others.
+    """
 
     header: RunHeader
     totals: RunTotals
     num_shards_before: int
     copies: CopyCounts | None
+
+    @property
+    def clauses(self) -> tuple[KeptClause, ...]:
+        """What it keeps, of each sort of expression; of a combined run by the runs that differ."""
+        return kept_clauses(self.header)
 
 
 def write_run(

@@ -15,6 +15,7 @@ from functools import partial
 from itertools import chain
 from typing import Any, Final, Protocol
 
+from pseudoris.images.prover import Prover
 from pseudoris.images.tiles import Tile, marks_of
 from pseudoris.primitives.errors import ImageError, RefusedError, TransientError
 from pseudoris.schemas.config import RunConfig
@@ -88,19 +89,10 @@ def _refused(entries: Sequence[PlanEntry], readings: Mapping[int, Reading]) -> l
 STAGE_READ: Final = "read"
 
 
-class BytesProver(Protocol):
-    """Checks that an image decodes (`pseudoris.images.prover`)."""
-
-    def prove(self, data: bytes) -> Proof:
-        """Return size, note and, if the prover is made for it, hash. Raises: ImageError: no decoding."""
-
-
 class ContentRules(Protocol):
     """Which images a run leaves out by what is in them: the store's `ExclusionMatcher`."""
 
-    has_hashes: bool
-
-    def check(self, sha256: str, phash: str | None = None) -> None:
+    def check(self, *marks: str | None) -> None:
         """Raises: ImageError (excluded): a rule knows the image."""
 
 
@@ -109,7 +101,7 @@ def read_shard(
     config: RunConfig,
     entries: Sequence[PlanEntry],
     *,
-    prover: BytesProver,
+    prover: Prover,
     generation: int = 0,
     others: Iterable[PlanEntry] = (),
     exclusions: ContentRules | None = None,
@@ -158,7 +150,7 @@ def read_settled(
 
 
 def _prove(
-    entry: PlanEntry, outcome: Outcome, *, prover: BytesProver, exclusions: ContentRules | None, has_phash: bool
+    entry: PlanEntry, outcome: Outcome, *, prover: Prover, exclusions: ContentRules | None, has_phash: bool
 ) -> ShardImage:
     image = partial(ShardImage, position=entry.position, image_id=entry.image_id, key=entry.key)
     if isinstance(outcome, ImageError):
@@ -169,11 +161,9 @@ def _prove(
             # Rules by sha256 are checked first, because they need no decoding.
             exclusions.check(sha256)
         proof = prover.prove(outcome)
-        if exclusions is not None and exclusions.has_hashes:
-            exclusions.check(sha256, proof.phash)
         picture = _of_picture(entry.key, outcome, proof)
-        if exclusions is not None and picture.get("picture_sha256"):
-            exclusions.check(picture["picture_sha256"], picture["picture_phash"])
+        if exclusions is not None:
+            exclusions.check(sha256, proof.phash, picture.get("picture_sha256"), picture.get("picture_phash"))
     except ImageError as error:
         return _quarantined(image(sha256=sha256), error)
     height, width = proof.size

@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any, Final
 
 from pseudoris.files.key_order import key_prefix
@@ -33,9 +34,10 @@ MOVED: Final = (
 )
 
 
-def is_named(name: str, header: RunHeader) -> bool:
-    """Return whether a run that was combined has the name, or one that begins with it and a `/`."""
-    return any(f"{each.name}/".startswith(f"{name}/") for each in header.runs)
+def is_of_others(given: str, header: RunHeader) -> bool:
+    """Return whether a key of `source` is a name that no run of `header` has; a path or url is none."""
+    is_named = any(f"{each.name}/".startswith(f"{given}/") or given == each.source for each in header.runs)
+    return not is_named and "://" not in given and not Path(given).is_absolute()
 
 
 class PlannedImages:
@@ -51,15 +53,15 @@ class PlannedImages:
     ) -> None:
         """Wire it; `source` says where the images are now, and random access keeps the plans of all shards.
 
-        Of a combined run, `source` may be that of each run by its name; a name stands for all that begin with it.
-        ConfigError for a name that the run has not.
+        It may map each SOURCE of the header to its place, or each name of a combined run; a name stands for all that
+        begin with it. ConfigError for a name that the run has not.
         """
         self._location = location
         self._header = header
         self._source = {"": source} if isinstance(source, str) else dict(source or {})
         names = dict.fromkeys(each.name for each in header.runs)
         for given in self._source:
-            if given and not is_named(given, header):
+            if given and is_of_others(given, header):
                 known = f"the names {', '.join(names)}" if any(names) else "no names: it is not combined of several"
                 raise ConfigError(f"there are no images {given!r} to be moved: {location.root} has {known}")
         self._is_random_access = is_random_access
@@ -74,7 +76,7 @@ class PlannedImages:
         itself no longer exists.
         """
         header, plan = self._header.of_shard(shard), self._plans.get(shard)
-        config, (moved, prefix) = header.config, self._place(header.name)
+        config, (moved, prefix) = header.config, self._place(header)
         if plan is None:
             plan = {entry.key: entry for entry in read_shard_plan(self._location, self._header, shard)}
             # The mapping is replaced and never changed, because threads that read ahead may use it at any time.
@@ -95,17 +97,14 @@ class PlannedImages:
         for position, outcome in read_entries(self._roots[root], entries, config):
             yield keys_by_position[position], outcome
 
-    def _place(self, name: str) -> tuple[str | None, str]:
-        """Return where images of a combined run of this name are now, and what of their keys the place stands for.
-
-        The place is None if they have not moved.
-        """
-        words = name.split("/")
+    def _place(self, run: RunHeader) -> tuple[str | None, str]:
+        """Return where the images of a run are now, None if they have not moved; and the prefix of their keys there."""
+        words = run.name.split("/")
         for num in range(len(words), -1, -1):
             given = "/".join(words[:num])
             if given in self._source:
                 return self._source[given], key_prefix(given)
-        return None, key_prefix(name)
+        return self._source.get(run.source), key_prefix(run.name)
 
     def outcomes(self, shard: int, wanted: Sequence[tuple[str, str | None, bytes | None]]) -> Iterator[Outcome]:
         """Yield what comes of images of a shard, given as key, sha256 and embedded bytes, in their order.
@@ -125,25 +124,28 @@ class PlannedImages:
                 outcome = ImageError("changed", "the bytes have changed since the annotation")
             yield outcome
 
-    def phashes(self, shard: CommittedShard, rows: Sequence[Row]) -> Iterator[tuple[str, str | None]]:
-        """Yield the perceptual hashes of images of a shard, by key; None if one cannot be read. Raises as `read`.
+    def phashes(self, shard: CommittedShard, rows: Sequence[Row]) -> dict[str, str | None]:
+        """Return the perceptual hashes of images of a shard, by key; None if one cannot be read. Raises as `read`.
 
-        `rows` are of the table `images`, with `key` and `sha256`.
+        `rows` are of the table `images`, with `key`, `sha256` and `phash`, which is computed where it is null.
         """
+        found = {row["key"]: row["phash"] for row in rows}
+        lacking = [row for row in rows if row["phash"] is None]
+        if not lacking:
+            return found
         number = shard.receipt.shard
         limits = self._header.of_shard(number).config.images
         held = shard.table(IMAGES, ("key", "bytes"))
         data = dict(zip(held["key"].to_pylist(), held["bytes"].to_pylist(), strict=True))
-        wanted = [(row["key"], row["sha256"], data[row["key"]]) for row in rows]
-        for row, outcome in zip(rows, self.outcomes(number, wanted), strict=True):
-            phash = None
+        wanted = [(row["key"], row["sha256"], data[row["key"]]) for row in lacking]
+        for row, outcome in zip(lacking, self.outcomes(number, wanted), strict=True):
             try:
                 if isinstance(outcome, ImageError):
                     raise outcome
-                phash = perceptual_hash(decode_upright(outcome, limits))
+                found[row["key"]] = perceptual_hash(decode_upright(outcome, limits))
             except ImageError as error:
                 logger.warning("%s has no perceptual hash: %s", row["key"], error)
-            yield row["key"], phash
+        return found
 
     def annotated(self, shard: int, row: Mapping[str, Any]) -> bytes:
         """Return an image's bytes, as `outcomes`; raises its ImageError.

@@ -7,7 +7,7 @@ Each sentence of ours on what is kept is a clause: one of its own would be false
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from itertools import groupby
 from typing import Final
 
@@ -49,10 +49,6 @@ class KeptClause:
 
     def __str__(self) -> str:
         return f"{', '.join(self.kinds) or self.source}: {self.condition}"
-
-    def as_dict(self) -> dict[str, object]:
-        """Return its fields by name."""
-        return asdict(self)
 
 
 def kept_clauses(header: RunHeader) -> tuple[KeptClause, ...]:

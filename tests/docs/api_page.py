@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import inspect
 import re
 import types
@@ -44,7 +45,7 @@ def _entry(name: str, value: Any) -> Iterator[str]:
     is_class, is_settings = inspect.isclass(value), name == "RunConfig"
     if not (is_class and (issubclass(value, Exception) or is_settings)):
         yield from ("```python", _signature(name, value), "```", "")
-    yield from _docstring(value)
+    yield from _inherited(value) if is_class else _docstring(value)
     if is_settings:
         yield from ("The fields are the [settings](settings.md). `load_config` makes it.", "")
     elif is_class:
@@ -52,6 +53,16 @@ def _entry(name: str, value: Any) -> Iterator[str]:
             # Its first sentence says that it makes the object.
             yield from _docstring(value.__init__)
         yield from _members(value)
+
+
+def _inherited(kind: type) -> Iterator[str]:
+    """Yield the docstring of a class, with the attributes of the dataclasses of ours that it extends."""
+    lines = [*_docstring(kind)]
+    for base in kind.__mro__[1:]:
+        above = [*_docstring(base)] if dataclasses.is_dataclass(base) else []
+        if "**Attributes**" in above:
+            lines[-1:] = above[above.index("**Attributes**") + 2 :]
+    yield from lines
 
 
 def _members(kind: type) -> Iterator[str]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import functools
 import gc
 import hashlib
 import io
@@ -28,11 +27,10 @@ from pseudoris.primitives.polygons import mask_rings
 from pseudoris.primitives.untrusted import printable, visible
 from pseudoris.schemas.config_layers import load_config
 from pseudoris.schemas.stage_settings import ImagesConfig
-from pseudoris.viewer import pages
 from pseudoris.viewer.gallery_page import THUMBNAIL, check_destination, image_card, write_gallery
 from pseudoris.viewer.gallery_sample import Gallery, GalleryImage
 from pseudoris.viewer.outlines import FRAME, outline_of
-from pseudoris.viewer.pages import embedded_json, page_prover
+from pseudoris.viewer.pages import embedded_json, run_pictures
 from tests.builders.images import encode as encode_image
 from tests.builders.images import png_of_header_only
 from tests.viewer.builders import (
@@ -232,13 +230,9 @@ def opened(data):
     return image
 
 
-@functools.cache
-def prover():
-    return page_prover(THUMBNAIL, ImagesConfig()).__enter__()
-
-
 def thumbnail(data):
-    return pages.thumbnail(data, prover())
+    with run_pictures(THUMBNAIL) as small:
+        return small(data, ImagesConfig())
 
 
 def test_a_bomb_in_the_run_of_a_stranger_is_not_opened():

@@ -28,7 +28,6 @@ from pseudoris.interchange.dataset import (
     SampleSpec,
     Snapshot,
 )
-from pseudoris.interchange.dataset.image_reader import is_name
 from pseudoris.interchange.dataset.shard_reader import served_by
 from pseudoris.primitives.counter_rng import draw_below, key_of, permutation
 from pseudoris.primitives.errors import ConfigError
@@ -36,7 +35,7 @@ from pseudoris.schemas.frozen import FrozenModel, UnitInterval
 from pseudoris.schemas.keep_rule import LoneMasks
 from pseudoris.schemas.run_records import RunHeader
 from pseudoris.store.runs.header import require_header
-from pseudoris.store.tables.image_bytes import is_named
+from pseudoris.store.tables.image_bytes import is_of_others
 
 # Maps the location of a run to its snapshot, as `Snapshot.state` gives it.
 Snapshots = dict[str, Any]
@@ -132,14 +131,14 @@ def check_moved(moved: Mapping[str, str], runs: Iterable[str]) -> None:
     headers = [require_header(RunLocation.open(run)) for run in runs] if moved else []
     names = dict.fromkeys(each.name for header in headers for each in header.runs if each.name)
     for given in moved if names else ():
-        if all(is_name(given, header) and not is_named(given, header) for header in headers):
+        if all(is_of_others(given, header) for header in headers):
             known = ", ".join(names)
             raise ConfigError(f"data.moved: there are no images {given!r} to be moved: the runs have the names {known}")
 
 
 def moved_of(moved: Mapping[str, str], header: RunHeader) -> dict[str, str]:
     """Return what `data.moved` says of a run: all but the names of others."""
-    return {given: new for given, new in moved.items() if is_named(given, header) or not is_name(given, header)}
+    return {given: new for given, new in moved.items() if not is_of_others(given, header)}
 
 
 def open_runs(
