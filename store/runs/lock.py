@@ -81,8 +81,16 @@ HEARTBEAT_S: Final = 15.0
 WATCH_S: Final = 60.0
 _POLL_S: Final = 2.0
 _RELEASE_S: Final = 30.0
-# A driver makes at most so many claims. A race is lost once or twice; a proxy that cuts bodies loses them all.
+# A driver looks at the claims so often. A race is lost once or twice; a proxy that cuts bodies loses them all.
 _MAX_ATTEMPTS: Final = 15
+_CHANGED: Final = (
+    f"a claim in {LOCK_FOLDER}/ cannot be read back as it was written. Does a proxy between here and the store change "
+    "or cut bodies?"
+)
+_STALE: Final = (
+    f"the listing of {LOCK_FOLDER}/ lacks a claim that was written. Does a cache between here and the store answer for "
+    "it?"
+)
 CLAIM_NAME: Final = re.compile(rf"^claim-{EIGHT_DIGITS}\.json$")
 
 
@@ -117,37 +125,36 @@ class RunLock:
     ) -> RunLock:
         """Acquire and return the lock, at once if it is free or its owner died here; ConfigError if its owner lives.
 
-        TransientError if no claim can be read back as it was written.
+        TransientError if no claim can be read back as it was written, or none is listed.
 
         `on_wait` is called with a text before a wait, before a takeover, and after the owner's death.
         """
         times = times or LockTimes()
         owner = f"{secrets.token_hex(8)} {', '.join(map(str, machine_limits()))}"
         own = Claim(owner, 0, _host(), os.getpid())
-        for attempt in range(_MAX_ATTEMPTS):
+        claimed, last, flaw = 0, None, "other drivers claim it too"
+        for _ in range(_MAX_ATTEMPTS):
+            # After each claim all are read again, because other drivers may have added, released or deleted some.
             number, holder = _highest(location)
-            if holder is not None and holder.owner != owner and not _is_gone(holder):
-                _watch(location, number, holder, on_wait=on_wait, times=times)
-            # A listing may show this driver's own claim only now.
-            last = None if holder == own else current_holder(location)
-            if holder != own:
-                number += 1
-                location.create_once(_path(number), claim_to_bytes(own))
-            # The claims are read again, because meanwhile other drivers may have added, released or deleted some.
-            found = _highest(location)
-            if found == (number, own):
+            if holder == own and number == claimed:
                 if last is not None and last.death is not None:
                     on_wait(last.death)
                 _tidy(location, number)
                 return cls(location, number, own)
-            if found[0] <= number and found[1] is None:
-                if not attempt:
-                    on_wait(f"The claim of {location.root} cannot be read back as it was written. Trying again")
+            # What such a listing shows must not be watched: the claim that it lacks may show up meanwhile.
+            is_stale = number < claimed and location.exists(_path(claimed))
+            if is_stale or (claimed == number > 0 and (holder is None or holder.owner == owner)):
+                if (found := _STALE if is_stale else _CHANGED) != flaw:
+                    flaw = found
+                    on_wait(f"{location.root}: {flaw} Trying again")
                 times.sleep(times.poll_s)
-        raise TransientError(
-            f"the lock of {location.root} cannot be taken: none of {_MAX_ATTEMPTS} claims in {LOCK_FOLDER}/ can be "
-            "read back as it was written. Does a proxy between here and the store change or cut bodies?"
-        )
+            if is_stale:
+                continue
+            if holder is not None and holder.owner != owner and not _is_gone(holder):
+                _watch(location, number, holder, on_wait=on_wait, times=times)
+            last, claimed = current_holder(location), number + 1
+            location.create_once(_path(claimed), claim_to_bytes(own))
+        raise TransientError(f"the lock of {location.root} cannot be taken in {_MAX_ATTEMPTS} attempts: {flaw}")
 
     def heartbeat(self) -> None:
         """Raise the counter; TakenOverError if another driver took over the run: this one must stop."""

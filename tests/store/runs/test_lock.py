@@ -267,12 +267,33 @@ def test_claims_that_come_back_changed_end_in_one_sentence(bucket_run, proxy, cl
     assert proxy.counts["PutObject"] <= 20
 
 
-def test_a_listing_that_shows_ones_own_claim_late_is_no_other_process(bucket_run, proxy, clock):
-    # The listings of the first try show no claim at all.
-    claims = "(?s)<Contents>.*</Contents>"
-    proxy.set_faults([Fault("edited", operation="ListObjectsV2", key="_lock", old=claims, times=3)])
+def lists_no_claim(number: int) -> Fault:
+    """Return the fault of a store whose listings lack this claim."""
+    claim = rf"(?s)<Contents>(?:(?!</Contents>).)*claim-{number:08d}.*?</Contents>"
+    return Fault("edited", operation="ListObjectsV2", key="_lock", old=claim)
+
+
+BEFORE = {"none": None, "silent": ELSEWHERE, "released": replace(ELSEWHERE, is_released=True)}
+
+
+@pytest.mark.parametrize("before", BEFORE.values(), ids=BEFORE)
+def test_a_listing_that_shows_ones_own_claim_late_is_no_other_process(bucket_run, proxy, clock, before):
+    if before is not None:
+        put_claim(bucket_run, before)
+    proxy.set_faults([lists_no_claim(1 if before is None else 2)])
+    watched_s = 60 if before == ELSEWHERE else 0
+    clock.then[watched_s + 10] = lambda: proxy.set_faults([])
     said = []
-    lock = acquire(bucket_run, clock, said)
-    lock.heartbeat()
-    assert proxy.hits["edited"] == 3
-    assert not [text for text in said if "holds the lock" in text]
+    acquire(bucket_run, clock, said).heartbeat()
+    assert clock.now_s == watched_s + 10
+    assert sum("holds the lock" in text for text in said) == bool(watched_s)
+    assert sum("the listing of _lock/ lacks a claim that was written" in text for text in said) == 1
+    assert ("gave no sign of life since" in said[-1]) == bool(watched_s)
+
+
+def test_a_listing_that_never_shows_ones_own_claim_is_named(bucket_run, proxy, clock):
+    proxy.set_faults([lists_no_claim(1)])
+    with pytest.raises(TransientError, match=r"the listing of _lock/ lacks a claim that was written\. Does a cache"):
+        acquire(bucket_run, clock)
+    assert 20 <= clock.now_s <= 60
+    assert proxy.counts["PutObject"] == 1
