@@ -28,6 +28,8 @@ TASKS = {
     "merge two runs": "guides/data-set.md",
     "import RefCOCO, or COCO with captions": "guides/imports.md",
     "write a plug-in captioner": "guides/plugins.md",
+    "see why images failed, and retry them": "guides/resume.md#images-that-failed",
+    "update amid a run": "reference/stability.md#update",
     "estimate cost and time": "guides/sizing.md",
     "read the tables by SQL": "guides/finished-run.md#query-the-tables",
     "look at the result in a browser": "guides/annotate.md#the-gallery",
