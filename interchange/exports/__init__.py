@@ -75,7 +75,7 @@ def export_request(
     they have moved. With `is_partial` an unfinished run is exported, with `is_overwriting` an export is replaced.
     """
     chosen = find_export(export_format)
-    run = RunLocation.open_to_read(out)
+    run, target = RunLocation.open_to_read(out), RunLocation.open(writable(destination))
     opened = OpenRun.at(run)
     splits = opened.header.splits
     if splits is not None and options.split is not None and options.split not in filter(None, splits.images):
@@ -96,7 +96,6 @@ def export_request(
         if not is_read and value != option.default:
             known = ", ".join(readers)
             raise ConfigError(f"--format {chosen.name} does not use {flag}, which belongs to {known}. Leave it out.")
-    target = RunLocation.open(writable(destination))
     if target.root == run.root or target.root.startswith(f"{run.root}/"):
         raise ConfigError(f"DEST {destination!r} is inside the run. Name a place outside it.")
     if not opened.receipts:
