@@ -2,7 +2,7 @@
 
 DEST/tiles-000017-<digest>.tar    tiles, and pictures that fit, byte for byte; the digest is of what was listed for it
 DEST/.tiles/000017-<digest>.json  what became of its pictures, and why some were left out
-DEST/.tiles/left_out.json         pictures that cannot be read, for `annotate DEST` to name
+DEST/.tiles/left_out.json         pictures that cannot be read, for `annotate DEST` to name; written last
 DEST/.tiles.json                  what DEST was made of: another SOURCE or setting is refused
 
 Called by `cli/tile`. A tar is a commit: its record is written before it, and the same command goes on behind the last
@@ -16,6 +16,7 @@ import json
 import tarfile
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Final
 from urllib.parse import unquote_to_bytes
@@ -37,7 +38,7 @@ from pseudoris.schemas.run_records import PlanEntry
 from pseudoris.store.exclusion_rules import ExclusionMatcher, Exclusions, with_counts
 from pseudoris.store.runs.plan import assign_shards
 from pseudoris.store.runs.stored_exclusions import ExcludedItems
-from pseudoris.store.sources.items import TILES_NAME, UNTILED_NAME
+from pseudoris.store.sources.items import TAR_NAME, TILES_NAME, UNTILED_NAME
 from pseudoris.store.sources.planned_images import Outcome
 from pseudoris.store.sources.proven_shard import read_settled
 from pseudoris.store.sources.source import Source
@@ -133,7 +134,7 @@ def tile(
     tars = [_tar_name(entries) for entries in _groups(source, listed)]
     listed.check_left(len(tars))
     stored = {file.name for file in target.list("")}
-    if strangers := sorted(stored - {*tars, TILES_NAME}):
+    if strangers := sorted(name for name in stored - {*tars} if TAR_NAME.fullmatch(name)):
         raise ConfigError(
             f"{target.uri(strangers[0])} is not of the pictures that {source.name} lists now: SOURCE has changed. Name "
             "an empty place for the tiles of what it lists now"
@@ -153,11 +154,10 @@ def tile(
         for name, entries in itertools.zip_longest(tars, _groups(source, ExcludedItems(rules))):
             if entries is None or _tar_name(entries) != name:
                 raise TransientError(f"{source.name} changed while it was read: run the same command again")
-            record = target.read_if_there(_record_path(name)) if name in stored else None
-            summary.add(TarRecord.model_validate(parse_json(record)) if record else cutter.write(target, name, entries))
+            record = _read_record(target, name) if name in stored else None
+            summary.add(record or cutter.write(target, name, entries))
             on_progress(summary.num_tars, len(tars))
-    if summary.unread:
-        target.replace(UNTILED_NAME, json.dumps(summary.unread, indent=0).encode() + b"\n")
+    target.replace(UNTILED_NAME, json.dumps(summary.unread, indent=0).encode() + b"\n")
     return summary
 
 
@@ -166,11 +166,7 @@ def _claim(target: RunLocation, made_of: dict[str, object]) -> None:
     data = json.dumps(made_of, indent=2).encode() + b"\n"
     found = target.read_if_there(TILES_NAME)
     if found is None:
-        first = next((file.name for file in target.list("")), None) or next(
-            (name for name, _ in target.list_obstacles("")), None
-        )
-        if first is not None:
-            raise ConfigError(f"{target.uri(first)} is no file of `pseudoris tile`: name an empty place for the tiles")
+        target.refuse_others(lambda name: False, "Name an empty place for the tiles")
         target.create_once(TILES_NAME, data)
     elif found != data:
         raise ConfigError(
@@ -182,6 +178,14 @@ def _claim(target: RunLocation, made_of: dict[str, object]) -> None:
         target.delete_temporary("", RECORDS_FOLDER)
         for upload in list(target.list_uploads()):
             target.abort_upload(upload)
+
+
+def _read_record(target: RunLocation, tar_name: str) -> TarRecord | None:
+    """Return the record of a tar; None if it is lost or damaged: the tar is then written again."""
+    data = target.read_if_there(_record_path(tar_name))
+    with suppress(ValueError):
+        return None if data is None else TarRecord.model_validate(parse_json(data))
+    return None
 
 
 def _groups(source: Source, listed: ExcludedItems) -> Iterator[list[PlanEntry]]:

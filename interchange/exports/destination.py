@@ -20,10 +20,12 @@ from pseudoris.files.location import RunLocation
 from pseudoris.primitives.errors import ConfigError
 from pseudoris.primitives.threads import map_in_threads
 from pseudoris.primitives.untrusted import parse_json, printable_json
+from pseudoris.store.runs.lock import LOCK_FOLDER
 
 EXPORT_NAME: Final = "_export.json"
 # After this many empty folders no folder has a file, because `ManyFiles` writes fewer files at the same time.
 _MAX_GAP: Final = 64
+_REMEDY: Final = "Name an empty place for the export"
 _DELETED_AT_ONCE: Final = 8
 
 
@@ -64,6 +66,14 @@ def _files(destination: RunLocation, folder: str) -> Iterator[str]:
     """Yield the paths of a folder's files, without the record of the export."""
     paths = (f"{folder}/{file.name}" if folder else file.name for file in destination.list(folder))
     return (path for path in paths if path != EXPORT_NAME)
+
+
+def _is_filled(destination: RunLocation, folder: str) -> bool:
+    """Return whether a folder has anything but folders, at any depth: an export that failed may leave empty ones."""
+    below = destination.list_obstacles(folder)
+    return any(True for _ in destination.list(folder)) or any(
+        kind != "a folder" or _is_filled(destination, f"{folder}/{name}") for name, kind in below
+    )
 
 
 def stored_files(
@@ -126,6 +136,8 @@ def has_earlier(destination: RunLocation, export_format: str, folders: Sequence[
                 f"{destination.uri(path)} is not a file of an export and would be mixed with its files. Name an "
                 "empty place."
             )
+        # Beside a folder of images, the next plan would take the export's for more of them.
+        destination.refuse_others(lambda name: name == LOCK_FOLDER or not _is_filled(destination, name), _REMEDY)
         return False
     if found["format"] != export_format:
         raise ConfigError(

@@ -14,7 +14,7 @@ from functools import cached_property
 from typing import Any, NamedTuple, Self
 
 from pseudoris.files.key_order import key_prefix
-from pseudoris.files.location import RunLocation
+from pseudoris.files.location import RunLocation, resolved
 from pseudoris.files.named_places import places_by_run
 from pseudoris.primitives.errors import ConfigError
 from pseudoris.schemas.ids import image_id
@@ -85,7 +85,7 @@ class Combination:
         """
         if not given:
             raise ConfigError("there is no run to combine: name one, or several")
-        places = [location.root for _, location in given]
+        places = [resolved(location.root) for _, location in given]
         if twice := [place for number, place in enumerate(places) if place in places[:number]]:
             raise ConfigError(f"{twice[0]} is named twice: name each run once")
         parents, begun = [Parent.open(location, target) for _, location in given], read_header(target)

@@ -25,14 +25,17 @@ from pseudoris.schemas.ids import sha256_hex
 from pseudoris.schemas.run_records import SplitRecord
 from pseudoris.schemas.tables import SPLITS
 from pseudoris.store.runs.copied_pictures import LeftOutImage, LeftOutImages, NearHashes, Picture
+from pseudoris.store.sources.items import TAR_NAME
 
 GROUPS: Final = ("folder", "similar")
 TRAIN: Final = "train"
 _COLUMNS: Final = ("key", "group")
 # Shares are decimals, of which sums such as 0.7 + 0.2 + 0.1 are above 1 by rounding.
 _ROUNDING: Final = 1e-9
-# What ends the name of a folder, a tar or a table in a key; in names these are percent-encoded.
-_FOLDER: Final = re.compile(r".*[/!#]")
+# What ends the name of a tar or a table in a key; in names these are percent-encoded.
+_ENDS: Final = str.maketrans("!#", "//")
+# What `pseudoris tile` puts before the name of a picture that it copied; members and rows lie below their file there.
+_OF_TILES: Final = re.compile(rf"(?:^|(?<=/)){TAR_NAME.pattern}!")
 _DRAW_DIGITS: Final = 13
 
 
@@ -233,11 +236,14 @@ def split_images(
 
 
 def _asked(tiles: Sequence[Picture], hold_out: HoldOut | None) -> list[str]:
-    """Return the folder of a picture, or its groups in the file by its name or those of its tiles, if asked for."""
+    """Return the folder of a picture, or its groups in the file by its name or those of its tiles, if asked for.
+
+    A picture that was copied beside tiles has the name that it had in their SOURCE, as those that were cut.
+    """
     if hold_out is None:
         return []
+    own = _OF_TILES.sub("", tiles[0].picture)
     if hold_out.group == "folder":
-        folder = _FOLDER.match(tiles[0].picture)
-        return [folder[0] if folder else ""]
-    names = (name for tile in tiles for name in (tile.picture, tile.key))
+        return [own.translate(_ENDS).rpartition("/")[0]]
+    names = (own, *(name for tile in tiles for name in (tile.picture, tile.key)))
     return list(dict.fromkeys(hold_out.groups[name] for name in names if name in hold_out.groups))

@@ -6,6 +6,7 @@ the same ids.
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -61,7 +62,9 @@ _SHOWN: Final = 8
 _MAX_EXTENSIONS: Final = 200
 _MAX_LETTERS: Final = 9
 _OTHER: Final = "of other extensions"
-# In a DEST of `pseudoris tile`, what it was made of, and key and reason of each picture that it could not read.
+# In a DEST of `pseudoris tile`: its tars, what it was made of, and, written last, key and reason of each picture that
+# it could not read.
+TAR_NAME: Final = re.compile(r"tiles-(\d+)-[0-9a-f]+\.tar")
 TILES_NAME: Final = ".tiles.json"
 UNTILED_NAME: Final = ".tiles/left_out.json"
 

@@ -12,7 +12,6 @@ import functools
 import heapq
 import logging
 import os
-import re
 import shlex
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
@@ -33,7 +32,7 @@ from pseudoris.schemas.config import SourceConfig, StorageConfig
 from pseudoris.schemas.run_records import HEADER_NAME, is_header
 from pseudoris.schemas.tables import SCHEMAS
 from pseudoris.store.sources.containers import RowGroup, count_rows, list_members, rows_of
-from pseudoris.store.sources.items import TILES_NAME, UNTILED_NAME, LeftOut, SourceItem
+from pseudoris.store.sources.items import TAR_NAME, TILES_NAME, UNTILED_NAME, LeftOut, SourceItem
 from pseudoris.store.sources.patterns import ALL_FILES, GLOB, MAGIC, GlobPattern, expand_braces, split_root
 from pseudoris.store.sources.root import REMOTE_SCHEMES, SourceRoot, root_at
 
@@ -45,8 +44,6 @@ Format = Literal["files", "webdataset", "parquet", "beside_tar"]
 
 # A run writes these folders below OUT. A SOURCE in one of them is refused, because it would list the run's own tables.
 _RUN_FOLDERS: Final = frozenset({*SCHEMAS, "_plan", "_receipts", "_manifest"})
-# The first tar of a DEST of `pseudoris tile`, and what `UNTILED_NAME` there holds.
-_TILES: Final = re.compile(r"tiles-0+-[0-9a-f]+\.tar")
 _UNTILED: Final = TypeAdapter(builtins.list[tuple[str, Annotated[str, Field(pattern=r"^[a-z_]+$")]]])
 # Holds the runs whose skipping was logged, so that several listings of SOURCE log each run once.
 _TOLD: Final[set[str]] = set()
@@ -119,9 +116,9 @@ class Source:
         for (file, is_named), (following, _) in pairwise(chain(selected, [(StoredFile("", None), False)])):
             self.left_out.num_archived += file.is_archived
             format_ = _format_of(file.path, self.config, is_named=is_named)
-            if format_ == "webdataset" and _TILES.fullmatch(file.path):
-                with suppress(FileNotFoundError, ValidationError):
-                    self.left_out.untiled += _UNTILED.validate_json(self.root.read(UNTILED_NAME))
+            tar = TAR_NAME.fullmatch(file.path)
+            if tar is not None and int(tar[1]) == 0 and format_ == "webdataset":
+                self._look_at_tiles()
             if format_ is not None:
                 is_beside = format_ == "parquet" and not is_named and self._has_tar(file, following)
                 yield file, "beside_tar" if is_beside else format_
@@ -132,6 +129,19 @@ class Source:
                     "Left out %s: it cannot be looked at. If it is a link to a folder, repair it and run again.",
                     self.root.describe(file.path),
                 )
+
+    def _look_at_tiles(self) -> None:
+        """Note what `pseudoris tile` could not read; refuse a place that it has not finished."""
+        with suppress(ValidationError):
+            try:
+                self.left_out.untiled += _UNTILED.validate_json(self.root.read(UNTILED_NAME))
+            except FileNotFoundError:
+                with suppress(FileNotFoundError):
+                    self.root.read(TILES_NAME)
+                    raise ConfigError(
+                        f"{without_secrets(self.name)!r} lacks tiles: `pseudoris tile` has not finished there. Give "
+                        "its command again, then this one"
+                    ) from None
 
     def items(self, file: StoredFile, format_: Format) -> Iterator[SourceItem]:
         """Yield the images of one of the files; ConfigError if it is a tar or a table that cannot be listed."""

@@ -93,11 +93,14 @@ def test_no_run_and_an_unknown_place_are_told(two, tmp_path):
         (["v1", "v3", "new"], "there is no run at"),
         (["v1", "v2", "v1/inside"], "would be inside its parent"),
         (["v1", "w=v1", "new"], "is named twice"),
+        (["v1", "link", "new"], "is named twice"),
         (["v1", "v2", "new", "--hold-out", "val=0.7", "--hold-out", "test=0.4"], "are 1.1 together: they may be 1"),
         (["v1", "v2", "new", "--hold-out", "val=0.1", "--group", "none.csv"], "--group none.csv is neither folder nor"),
     ],
 )
 def test_a_mistake_is_one_sentence(two, words, said):
+    if "link" in words:
+        (two / "link").symlink_to(two / "v1")
     ended = pseudoris_here("combine", *words, cwd=two, code=2)
     assert said in ended.stderr
     assert "Traceback" not in ended.stderr

@@ -151,8 +151,46 @@ def test_a_place_with_other_files_is_refused(tmp_path):
     for name in ("notes.txt", "folder/notes.txt"):
         dest = write_files(tmp_path / name.replace("/", "-"), {name: b""})
         said = pseudoris_here("tile", str(source), str(dest), code=2).stderr
-        assert "is no file of `pseudoris tile`: name an empty place" in said
+        assert f"holds other files: {name.split('/')[0]}. Name an empty place for the tiles" in said
         assert [path.name for path in dest.iterdir()] == [name.split("/")[0]]
+
+
+def test_a_log_or_a_hidden_file_is_let_be_at_the_start_and_later(tmp_path):
+    source = write_files(tmp_path / "in", {"a.png": png(90, 90)})
+    dest = write_files(tmp_path / "out", {"run.log": b"", "c.yaml": b""})
+    invoke("tile", source, dest, *SIZE)
+    write_files(dest, {".DS_Store": b"", "later.log": b""})
+    assert "1 of them by an earlier call" in invoke("tile", source, dest, *SIZE).output
+
+
+def test_a_tar_whose_record_is_damaged_is_written_again(tmp_path):
+    source = write_files(tmp_path / "in", {"a.png": png(90, 90)})
+    invoke("tile", source, tmp_path / "out", *SIZE)
+    due = members(tmp_path / "out")
+    (record,) = (tmp_path / "out" / ".tiles").glob("0*.json")
+    for data in (b'{"num_cut": 3', b'{"cut": 3}', b"\xff"):
+        record.write_bytes(data)
+        assert "1 picture into 4 tiles" in invoke("tile", source, tmp_path / "out", *SIZE).output
+        assert members(tmp_path / "out") == due
+
+
+def test_a_place_that_tile_has_not_finished_is_refused_as_source(tmp_path, monkeypatch):
+    source = write_files(tmp_path / "in", {f"{name}.tar": tar_bytes([("a.png", png(90, 90))]) for name in "ab"})
+    invoke("tile", source, tmp_path / "due", *SIZE)
+    for number in range(1, 10):
+        dest = tmp_path / f"kill-{number}"
+        with killed_at_write(number, monkeypatch) as is_due:
+            pseudoris_here("tile", str(source), str(dest), *SIZE)
+        if not is_due():
+            break
+        plan = ("annotate", str(dest), str(tmp_path / "run"), "--preset", "tiny", "--dry-run")
+        said = pseudoris_here(*plan, code=2).stderr
+        has_tar = any(dest.glob("tiles-*.tar"))
+        assert not has_tar or "`pseudoris tile` has not finished there" in said
+    assert has_tar
+    # Who copies the tars alone has them all.
+    write_files(tmp_path / "copy", {path.name: path.read_bytes() for path in (tmp_path / "due").glob("*.tar")})
+    assert len(list(open_source(str(tmp_path / "copy"), load_config("tiny").source).list())) == 8
 
 
 def test_a_picture_that_does_not_decode_is_listed_and_leaves_no_tile(tmp_path):

@@ -165,7 +165,7 @@ def test_merged_tables_hold_no_row_of_excluded_images(built_run, place, tmp_path
     assert json.loads(place.read_bytes("_export.json"))["dropped"] == dict(report.dropped) == LEFT_OUT
     # Also where a shard loses all its expressions, and a rule none of its images.
     every = exclusion("sha256", "all.csv", [sha256_hex(data) for _, data, _ in PICTURES])
-    request = excluding(built_run, tmp_path, every + exclusion("names", "none.txt", ["elsewhere.png"]))
+    request = excluding(built_run, tmp_path / "every", every + exclusion("names", "none.txt", ["elsewhere.png"]))
     options = replace(request.options, rewording=1)
     report = find_export("parquet").write(replace(request, options=options), lambda *_, **__: None)
     assert report.rows["expressions"] == 0

@@ -102,6 +102,11 @@ def test_a_place_with_other_files_is_refused_and_left_alone(name, exported, buil
                 export(name, built_run, place)
         assert contents(place.root) == {path: b"mine"}
         place.delete(path)
+    # In a folder of theirs, even one that no file of the export goes into: the next plan would list both.
+    place.replace("summer/a.jpg", b"mine")
+    with pytest.raises(ConfigError, match=r"holds other files: summer\. Name an empty place"):
+        export(name, built_run, place)
+    place.delete("summer/a.jpg")
 
 
 @pytest.mark.parametrize("name", ["coco", "sa1b", "pseudo-ris-csv"])

@@ -136,6 +136,31 @@ def test_what_is_grouped_is_drawn_as_one(run, place, group, tmp_path):
     assert all(found[f"{n}/{5 * n}.png"] == HALF.drawn(images[f"{n}/{5 * n}.png"]["sha256"]) for n in range(10))
 
 
+@pytest.mark.parametrize("group", ["folder", ".csv"])
+def test_pictures_that_were_cut_and_copied_beside_them_are_grouped_by_their_own_names(run, place, group, tmp_path):
+    tar = "tiles-000000-60423227.tar!"
+    images = {f"{tar}{n}/long.png@0": {"picture": f"{n}/long.png"} for n in range(10)}
+    images |= {f"{tar}{n}/fits.png": {} for n in range(10)}
+    # Of another tar, and of members, which lie below their tar where they are copied.
+    images |= {f"{tar.replace('000000', '000001')}{n}/x.tar/fits.png": {} for n in range(10)}
+    images |= {f"{tar}{n}/x.tar!long.png@0": {"picture": f"{n}/x.tar!long.png"} for n in range(10)}
+    for fields, digest in zip(images.values(), many(40).values(), strict=True):
+        fields.update(digest)
+    if group == ".csv":
+        keys = {f"{n}/{name}": n for n in range(10) for name in ("long.png", "fits.png", "x.tar/fits.png")}
+        keys |= {f"{n}/x.tar!long.png": n for n in range(10)}
+        (tmp_path / "groups.csv").write_text("key,group\n" + "".join(f"{key},{n}\n" for key, n in keys.items()))
+        group = str(tmp_path / "groups.csv")
+    combine([("", run("one", images, per_shard=20)[1])], new := place("new"), hold_out=HoldOut.of({"val": 0.5}, group))
+    found = of(new)
+    assert set(found.values()) == {"train", "val"}
+    for n in range(10):
+        own = {key: split for key, split in found.items() if f"!{n}/" in key}
+        in_tar, beside = ({split for key, split in own.items() if ("x.tar" in key) is side} for side in (True, False))
+        assert len(in_tar) == len(beside) == 1
+        assert group == "folder" or in_tar == beside
+
+
 def test_the_split_that_a_picture_has_wins_for_its_copies_and_its_group(run, place):
     val, train = DRAWN["val"], DRAWN["train"]
     # A folder holds pictures of two splits: they stay there, and what has none is in neither.

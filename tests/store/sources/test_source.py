@@ -55,6 +55,7 @@ def test_tiles_below_source_are_skipped_with_a_notice_but_for_a_glob(kind, tmp_p
     storage = storage_at(place)
     for path in ("a.jpg", "deep/b.jpg", "deep/tiles/.tiles.json", "tiles.json/c.jpg"):
         storage.put(path, b"x")
+    storage.put("deep/tiles/.tiles/left_out.json", b"[]")
     storage.put("deep/tiles/tiles-000000-1.tar", tar_bytes([("d.png", png())]))
     assert keys(place) == ["a.jpg", "deep/b.jpg", "tiles.json/c.jpg"]
     (told,) = (record.getMessage() for record in caplog.records)
