@@ -6,8 +6,8 @@ Called by `main`, `demo` and `weights`. The exit code says how a run ended: a sc
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
-from itertools import islice
+from collections.abc import Callable, Sequence
+from itertools import chain, islice
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -100,15 +100,24 @@ def annotate(
     run_options = RunOptions(limit, is_extension=extend, is_retry=retry_failed, reasons=reasons, exclusions=exclusions)
     run_options = dataclasses.replace(run_options, moved_from=moved_from)
     if not dry_run:
-        raise typer.Exit(run(source, out, config, run_options=run_options))
+        rules = {"--exclude": exclude, "--only": only, "--set": words}
+        named = {"--preset": preset, "--config": config_file, "--exclude-distance": exclude_distance}
+        given = [(name, str(each)) for name, each in named.items() if each is not None]
+        given += [(name, each) for name, all_ in rules.items() for each in all_ or ()]
+        raise typer.Exit(run(source, out, config, run_options=run_options, given=list(chain.from_iterable(given))))
     from pseudoris.pipeline.annotation import dry_run as preview
 
     _warn(config)
     console.stdout.print(plan_view(preview(source, out, config, options=run_options)))
 
 
-def run(source: str, out: str, config: RunConfig, *, run_options: RunOptions | None = None) -> int:
-    """Run to the end or to an interrupt, with a bar and a summary; return the exit code."""
+def run(
+    source: str, out: str, config: RunConfig, *, run_options: RunOptions | None = None, given: Sequence[str] = ()
+) -> int:
+    """Run to the end or to an interrupt, with a bar and a summary; return the exit code.
+
+    `given` are the words of the command that say what the run is, for the next one.
+    """
     from pseudoris.pipeline.annotation import annotate as run_pipeline
 
     _warn(config)
@@ -155,7 +164,7 @@ def run(source: str, out: str, config: RunConfig, *, run_options: RunOptions | N
     is_for_any = composes_for_any_captioner(config)
     # With the masks of a run, nothing can be added.
     moved_from = None if run_options is None or config.placement.masks_from else run_options.moved_from
-    moved = None if moved_from is None else (without_secrets(source), without_secrets(moved_from))
+    moved = () if moved_from is None else (without_secrets(source), without_secrets(moved_from), *given)
     console.stdout.print(formats.next_lines(out, composes_for_any_captioner=is_for_any, moved=moved), soft_wrap=True)
     return 0
 

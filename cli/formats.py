@@ -38,18 +38,20 @@ def counted(number: int, noun: str) -> str:
     return f"{number:,} {noun}{'' if number == 1 else 's'}"
 
 
-def next_lines(out: str, *, composes_for_any_captioner: bool = False, moved: tuple[str, str] | None = None) -> Text:
+def next_lines(out: str, *, composes_for_any_captioner: bool = False, moved: Sequence[str] = ()) -> Text:
     """Return what to do with a run that is complete; print with `soft_wrap=True`.
 
-    `moved` is where SOURCE is now, and where it was: a command that computes needs both, one that reads the first.
+    `moved` is where SOURCE is now, and where it was: a command that computes needs both, one that reads the first. The
+    former also needs the words behind them, which the run was made with.
     """
     lines = {"check": command("verify", out), "figures": command("stats", out)}
     if composes_for_any_captioner:
         lines["composer's units"] = command("calibrate", out, "--composer", "--to", "fitted.yaml")
         lines["compose anew"] = command("refilter", out, "NEW", "--weights", "fitted.yaml")
-    if moved is not None:
-        lines["add new images"] = command("annotate", moved[0], out, "--moved-from", moved[1], "--extend")
-        lines["look"] = command("gallery", out, "--source", moved[0])
+    if moved:
+        now, was, *given = moved
+        lines["add new images"] = command("annotate", now, out, *given, "--moved-from", was, "--extend")
+        lines["look"] = command("gallery", out, "--source", now)
     return path_lines("next", lines)
 
 

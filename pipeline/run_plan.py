@@ -28,7 +28,7 @@ from pseudoris.schemas.config_layers import as_begun
 from pseudoris.schemas.run_records import Identity, RunHeader
 from pseudoris.store.runs.extension import ExtensionTally, new_entries
 from pseudoris.store.runs.garbage import refuse_unexpected_files
-from pseudoris.store.runs.header import check_identity, is_same_source, moved_command, planned_source, refuse_queries
+from pseudoris.store.runs.header import check_identity, is_same_source, moved_option, planned_source, refuse_queries
 from pseudoris.store.runs.manifest import cached_receipts
 from pseudoris.store.runs.moved_source import checked_move, moved_entries
 from pseudoris.store.runs.parents import Parent
@@ -232,8 +232,8 @@ class RunPlan:
         now = now.model_copy(update={"method": self.config.method(), "device_kind": device_kind})
         preset, allow_mixed = self.config.preset, self.config.placement.allow_mixed
         try:
-            place, out = self.options.moved_from or self.source.name, self.location.root
-            return check_identity(header, now, place, preset=preset, allow_mixed=allow_mixed, out=out)
+            place = self.options.moved_from or self.source.name
+            return check_identity(header, now, place, preset=preset, allow_mixed=allow_mixed)
         except ConfigError as error:
             if not Totals(cached_receipts(self.location)).sum().is_fruitless:
                 raise
@@ -282,7 +282,8 @@ def _opened(
     except ConfigError as error:
         if header is None or options.moved_from is not None or not is_same_source(header, absolute_source(source)):
             raise
-        raise ConfigError(f"{error}\nIf its images have moved: {moved_command(header, 'NEW', out.root)}") from error
+        told = f"If its images have moved, give their new place as SOURCE, and add {moved_option(header)}"
+        raise ConfigError(f"{error}\n{told}") from error
     on_event(Step("checking weights and packages"))
     parent = masks_parent(config, out, header, options)
     if parent is not None:

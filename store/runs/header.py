@@ -196,66 +196,67 @@ def _picture_in(root: str) -> str | None:
 
 
 def check_identity(
-    header: RunHeader,
-    identity: Identity,
-    source: str | None = None,
-    *,
-    preset: str | None,
-    allow_mixed: bool = False,
-    out: str = "OUT",
+    header: RunHeader, identity: Identity, source: str | None = None, *, preset: str | None, allow_mixed: bool = False
 ) -> list[str]:
     """Accept `identity`, and `source` (a `Source.name`) unless it is None, for the run of `header`.
 
     With `allow_mixed` another device and other package versions are accepted, and returned, one line per field. If
     `preset`, the one given now, is another than the run's, a refusal names it in place of all that follows from it.
-    `out` is the run's place, for a command that such a refusal names.
 
     Raises:
         ConfigError: Other fields differ. It has one line per field: the run's value, and the value given now.
     """
-    acceptable = header.identity.mixed_differences(identity)
-    refused = header.identity.method_differences(identity) + ([] if allow_mixed else acceptable)
-    moved = []
-    if source is not None and not is_same_source(header, source):
-        moved = [f"SOURCE: {without_secrets(header.source)!r} in the run, {source!r} now"]
-    if source is not None and moved and not refused:
-        # A copy in another place is refused too. Its ids would be the same, as they are relative to SOURCE. But its
-        # files may have other times or etags, and their images would be quarantined as changed.
-        told = (
-            f". If its images have moved: {moved_command(header, source, out)}" if header.origin == "annotate" else ""
-        )
+    acceptable, others = header.identity.mixed_differences(identity), header.identity.method_differences(identity)
+    mixed = [] if allow_mixed else acceptable
+    was, now = without_secrets(header.source), without_secrets(source or "")
+    moved = [] if source is None or is_same_source(header, source) else [f"SOURCE: {was!r} in the run, {now!r} now"]
+    # A copy in another place is refused too. Its ids would be the same, as they are relative to SOURCE. But its files
+    # may have other times or etags, and their images would be quarantined as changed.
+    moving = [f"if its images have moved, add {moved_option(header)}"] if moved and header.origin == "annotate" else []
+    if others or mixed:
+        raise ConfigError(_other_identity(header, identity, preset, (others, mixed, moved), moving))
+    if moved:
         raise ConfigError(
-            f"this output was planned from SOURCE {without_secrets(header.source)!r}, but SOURCE is {source!r} now. "
-            f"Give the first one to continue, or name another output{told}"
+            f"this output was planned from SOURCE {was!r}, but SOURCE is {now!r} now. Give the first one to continue, "
+            f"or name another output{''.join(f'; {each}' for each in moving)}"
         )
-    if not refused:
-        return acceptable
-    refused += moved
-    held = header.identity.settings_beside(identity)
-    is_told = header.origin == "annotate" and 0 < len(held) <= _NAMED_SETTINGS
-    own = f": {' '.join(f'--set {shlex.quote(each)}' for each in held)}" if is_told else ""
-    is_other_too = refused != acceptable and acceptable and not allow_mixed
-    mixing = ", and accept other devices and package versions with --allow-mixed" if is_other_too else ""
-    remedies = [f"Use the settings that the run was started with{own}{mixing}"]
-    if len(refused) == 1 and refused == acceptable and identity.device_kind != header.identity.device_kind:
-        remedies = ["Continue on its kind of device"]
+    return acceptable
+
+
+def _other_identity(
+    header: RunHeader, identity: Identity, preset: str | None, lines: tuple[list[str], ...], moving: list[str]
+) -> str:
+    """Return what to say of a run that differs by `lines`: of the method, of devices and packages, of SOURCE."""
+    others, mixed, moved = lines
+    own = "the settings that the run was started with"
+    # What one command must have together.
+    ways = []
+    if others and preset not in (None, header.config.preset):
+        # Only the preset is named, because the differences that follow from it would take dozens of lines.
+        others = [f"preset: {header.config.preset!r} in the run, {preset!r} now, and with it {len(others)} settings"]
+        ways.append(f"use --preset {header.config.preset} and {own}")
+    elif others:
+        held = header.identity.settings_beside(identity)
+        is_told = header.origin == "annotate" and 0 < len(held) <= _NAMED_SETTINGS
+        ways.append(f"use {own}{': ' * is_told}{' '.join(f'--set {shlex.quote(each)}' for each in held if is_told)}")
+    accepting = "accept other devices and package versions with --allow-mixed"
+    is_mixed_alone = not (others or moved)
+    if is_mixed_alone and len(mixed) == 1 and identity.device_kind != header.identity.device_kind:
+        ways.append("continue on its kind of device")
+    elif mixed:
+        ways.append("continue with its device and package versions" if is_mixed_alone else accepting)
+    first = ", and ".join(ways + moving)
+    remedies = [first[0].upper() + first[1:]]
     version = header.identity.versions.get("pseudoris")
     if version is not None and version != identity.versions.get("pseudoris"):
         remedies.append(f"finish it with pseudoris {version}")
-    remedies.append("or name another output")
-    if refused == acceptable:
-        remedies.append("or accept other devices and package versions with --allow-mixed")
-    if preset not in (None, header.config.preset):
-        # Only the preset is named, because the differences that follow from it would take dozens of lines.
-        changed = f"preset: {header.config.preset!r} in the run, {preset!r} now, and with it {len(refused)} settings"
-        refused = [changed, *moved]
-        remedies[0] = f"Use --preset {header.config.preset} and the settings that the run was started with{mixing}"
-    lines = "\n".join(f"  {line}" for line in refused[:_SHOWN_DIFFERENCES])
-    if len(refused) > _SHOWN_DIFFERENCES:
-        lines += f"\n  and {len(refused) - _SHOWN_DIFFERENCES} more"
-    raise ConfigError(
-        f"this output holds a run with another identity, so the tables would not match:\n{lines}\n"
-        + ", ".join(remedies)
+    remedies += ["or name another output", *([f"or {accepting}"] if is_mixed_alone else [])]
+    shown = [*others, *mixed, *moved]
+    if len(shown) > _SHOWN_DIFFERENCES:
+        shown[_SHOWN_DIFFERENCES:] = [f"and {len(shown) - _SHOWN_DIFFERENCES} more"]
+    differences = "".join(f"  {line}\n" for line in shown)
+    return f"this output holds a run with another identity, so the tables would not match:\n{differences}" + ", ".join(
+        remedies
     )
 
 
@@ -295,10 +296,9 @@ def check_alike(location: RunLocation, header: RunHeader, what: str) -> None:
             )
 
 
-def moved_command(header: RunHeader, source: str, out: str) -> str:
-    """Return the command that continues the run in `out` if the images of its SOURCE are at `source` now."""
-    places = [without_secrets(each) for each in (source, out, header.source)]
-    return f"pseudoris annotate {shlex.join(places[:2])} --moved-from {shlex.quote(places[2])}"
+def moved_option(header: RunHeader) -> str:
+    """Return what a command that names the new place of the run's images as SOURCE must add."""
+    return f"--moved-from {shlex.quote(without_secrets(header.source))}"
 
 
 def is_same_source(header: RunHeader, source: str) -> bool:

@@ -251,12 +251,8 @@ def _check(location: RunLocation, header: RunHeader, request: RunRequest) -> tup
     elif header.parent is not None:
         raise ConfigError(f"{location.root} was begun from {header.parent.location}: name it again, or another output")
     check_exclusions(header, request.exclusions)
-    config, out = request.config, location.root
-    allow_mixed = config.placement.allow_mixed
-    accepted = check_identity(
-        header, request.identity, request.source, preset=config.preset, allow_mixed=allow_mixed, out=out
-    )
-    return tuple(accepted)
+    preset, allow_mixed = request.config.preset, request.config.placement.allow_mixed
+    return tuple(check_identity(header, request.identity, request.source, preset=preset, allow_mixed=allow_mixed))
 
 
 def package_versions(packages: Iterable[str]) -> dict[str, str]:

@@ -168,6 +168,18 @@ def test_if_only_the_device_is_another_the_refusal_names_no_settings(disk):
         plan_run(disk, request(identity=make_identity(device_kind="cuda")), unlisted)
 
 
+def test_all_that_one_command_needs_is_named_together(disk):
+    method = {**make_identity().method, "filtering": {"tau": 2.0}}
+    plan_run(disk, request(origin="annotate", identity=make_identity(method=method)), items())
+    moved = request(origin="annotate", source="/other", identity=make_identity(device_kind="cuda"))
+    with pytest.raises(
+        ConfigError,
+        match=r"started with: --set filtering\.tau=2\.0, and accept other devices and package versions with "
+        r"--allow-mixed, and if its images have moved, add --moved-from /photos, or name another output$",
+    ):
+        plan_run(disk, moved, unlisted)
+
+
 def test_another_device_goes_on_only_where_that_is_asked_for(disk):
     plan_run(disk, request(), items())
     other = make_identity(device_kind="cuda", versions={"x": "2"})
