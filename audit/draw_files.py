@@ -253,10 +253,10 @@ def keeps_no_others(header: RunHeader, rule: KeepRule | None, drawn: DrawnRun) -
     same scores.
     """
     is_drawn = header.created_utc == drawn.created_utc
-    above = {each.run.created_utc for each in header.combined} if header.origin == "combine" else set()
-    if header.origin == "refilter" and header.parent is not None:
-        above = {header.parent.created_utc}
-    has_its_scores = is_drawn or above == {drawn.created_utc}
+    has_scores_above = header.origin in ("combine", "refilter")
+    has_its_scores = is_drawn or (
+        has_scores_above and {each.created_utc for each in header.above} == {drawn.created_utc}
+    )
     if rule is None or drawn.rule is None:
         return is_drawn
     return has_its_scores and _is_as_strict(str(rule), drawn.rule)

@@ -140,12 +140,9 @@ class ParentRun(FrozenModel):
 class CombinedRun(FrozenModel):
     """A run whose images a combined run holds, with what its header says of them; its shards follow one another.
 
-    Of a parent that is a combined run itself, each of its runs is one here.
-
     Attributes:
         name: The keys of its images begin with it, and a `/`; "" where they are as they were.
-        run: The run that `combine` was given: this one, or the combined run that holds it.
-        root: The root digest of that run.
+        run: The run that `combine` was given: this one, or a combined one that holds it; `root` is its root digest.
         num_shards: How many of the combined run's shards are its.
         parent: As in its header, like the other fields.
     """
@@ -197,11 +194,9 @@ class RunHeader(SealedRecord):
         domain: What a sample of SOURCE said when 0.5 planned the run; else None.
         audits: `AuditRecord`: the audit that its rule was chosen by; None without one.
         exclusions: `store.exclusion_rules.ExclusionRecord`: what was left out of the plan; None without a rule.
-        combined: The runs that its images come from, in the order of their shards, if `combine` made it or a run above
-            it; `config` is then that of the first.
+        combined: The runs that `combine` made it or a run above it of, by their shards; `config` is that of the first.
         left_out: The list of the images that `combine` did not take, `_left_out.parquet`; None without.
-        splits: The splits of its images, if `combine --hold-out` drew them, a parent had them, or it is an import of
-            `train` and others since 0.7; None without.
+        splits: The splits of its images: drawn by `combine --hold-out`, a parent's, or imported since 0.7; else None.
         name: In `runs`, the name that the run has in a combined one; else "". Not in the file, as `earlier`.
         earlier: Digests of the header before each extension of its plan.
     """
@@ -236,6 +231,11 @@ class RunHeader(SealedRecord):
     def runs(self) -> tuple[Self, ...]:
         """The header of each run that was combined, with the settings that its images were made by; else this one."""
         return tuple(map(self._as, self.combined)) or (self,)
+
+    @property
+    def above(self) -> tuple[ParentRun, ...]:
+        """The runs that this one was made from."""
+        return tuple(dict.fromkeys(each.run for each in self.combined)) if self.parent is None else (self.parent,)
 
     def place_of(self, shard: int) -> int:
         """Return the place in `runs` of that which the shard is from; the last one for numbers above all shards."""

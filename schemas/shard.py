@@ -11,7 +11,7 @@ import re
 import unicodedata
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import Annotated, Final, Literal, NamedTuple
+from typing import Annotated, Final, Literal, NamedTuple, TypeAlias
 
 from pydantic import Field, with_config
 
@@ -143,39 +143,16 @@ MASK_RULES: Final[dict[str, tuple[str, str]]] = {
     # Such masks stay, as rivals, and are the target of no expression.
     "cut_edges": ("inner edges of tiles", "cut tiles that overlap more: raise --overlap of `pseudoris tile`"),
 }
-_Left = Annotated[int, Field(ge=0)] | None
+# How many proposed masks of an image are left after each of `MASK_RULES` that applies, in their order. Before them
+# `PROPOSED` may stand, the number before the first rule.
+MasksLeft: TypeAlias = dict[str, int]
+PROPOSED: Final = "proposed"
 
 
-@_checked
-@dataclass(frozen=True, slots=True)
-class MasksLeft:
-    """How many proposed masks of an image are left after each of `MASK_RULES`; None where a rule does not apply.
-
-    `proposed` is the number before the first rule.
-    """
-
-    proposed: _Left = None
-    predicted_iou: _Left = None
-    stability: _Left = None
-    box_doubles: _Left = None
-    min_area: _Left = None
-    max_area: _Left = None
-    doubles: _Left = None
-    parts: _Left = None
-    prior: _Left = None
-    cut_edges: _Left = None
-
-    @property
-    def by_rule(self) -> dict[str, int]:
-        """The numbers that are known, in the order of the rules."""
-        found = {name: getattr(self, name) for name in ("proposed", *MASK_RULES)}
-        return {name: number for name, number in found.items() if number is not None}
-
-    @property
-    def emptied_by(self) -> str | None:
-        """The rule that took the last mask; None if a mask is left, or none was proposed."""
-        first = next((name for name, number in self.by_rule.items() if not number), None)
-        return None if first == "proposed" else first
+def emptied_by(left: MasksLeft) -> str | None:
+    """Return the rule that took the last mask; None if a mask is left, or none was proposed."""
+    first = next((name for name, number in left.items() if not number), PROPOSED)
+    return None if first == PROPOSED else first
 
 
 @dataclass(frozen=True, slots=True)

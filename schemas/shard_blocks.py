@@ -22,7 +22,6 @@ from pseudoris.schemas.shard import (
     ExpressionRecord,
     Failure,
     MaskRecord,
-    MasksLeft,
     Shard,
     ShardFault,
     ShardImage,
@@ -31,7 +30,7 @@ from pseudoris.schemas.tables import PLAN_SCHEMA, SCHEMAS
 
 
 def to_array(values: Sequence[Any], kind: pa.DataType) -> pa.Array:
-    """Return `values` as an array of `kind`: a struct is made of a record, a list of a sequence, null of None.
+    """Return `values` as an array of `kind`: a struct of a record, a list of a sequence, a map of a dict, null of None.
 
     None where a list of records is expected becomes an empty list.
 
@@ -52,6 +51,8 @@ def to_array(values: Sequence[Any], kind: pa.DataType) -> pa.Array:
         records = to_array(list(chain.from_iterable(lists)), kind.value_type)
         offsets = pa.array(ends, pa.int64() if is_large else pa.int32())
         return (pa.LargeListArray if is_large else pa.ListArray).from_arrays(offsets, records, type=kind)
+    if pa.types.is_map(kind):
+        values = [None if value is None else list(value.items()) for value in values]
     return pa.array(values, kind)
 
 
@@ -70,7 +71,7 @@ def from_array(array: pa.Array, name: str) -> list[Any]:
         items = iter(from_array(array.flatten(), name))
         return [tuple(islice(items, length or 0)) for length in pc.list_value_length(array).to_pylist()]
     values_: list[Any] = array.to_pylist()
-    return values_
+    return [None if each is None else dict(each) for each in values_] if pa.types.is_map(array.type) else values_
 
 
 # Maps a field of a record to its Arrow type. A field named as a column of the tables has the column's type.
@@ -83,6 +84,7 @@ _TYPES: Final[dict[str, pa.DataType]] = {
     "generation": pa.int32(),
     "levels": pa.list_(pa.float64()),
     **dict.fromkeys(("long_texts", "decisions", "wide_decisions"), pa.int64()),
+    "masks_left": pa.map_(pa.string(), pa.int64()),
     "seconds": pa.map_(pa.string(), pa.float64()),
     # Values are JSON: numbers and names.
     "degraded": pa.map_(pa.string(), pa.string()),
@@ -96,7 +98,6 @@ def _struct(record: type) -> pa.DataType:
 FAULT: Final = _struct(ShardFault)
 _TYPES.update(fault=FAULT, failure=_struct(Failure))
 # A column of the tables has the name `prior` too, of another type.
-_TYPES.update(masks_left=pa.struct([(field.name, pa.int64()) for field in fields(MasksLeft)]))
 _TYPES.update(masks=pa.large_list(_struct(MaskRecord)), expressions=pa.large_list(_struct(ExpressionRecord)))
 _SHARD_COLUMNS: Final = tuple(field.name for field in fields(Shard) if field.name != "images")
 _IMAGE_COLUMNS: Final = tuple(field.name for field in fields(ShardImage))
@@ -111,7 +112,6 @@ _CLASSES: Final[Mapping[str, type]] = {
     "fault": ShardFault,
     "failure": Failure,
     "masks": MaskRecord,
-    "masks_left": MasksLeft,
     "expressions": ExpressionRecord,
     "samples": CaptionSample,
 }
@@ -123,11 +123,9 @@ def shard_to_block(shard: Shard) -> pa.Table:
     num_others = max(len(images) - 1, 0)
     values = {name: getattr(shard, name) for name in _SHARD_COLUMNS}
     values["degraded"] = {name: json.dumps(value) for name, value in shard.degraded.items()}
-    # Mappings become lists of pairs, because Arrow builds a map from these.
-    first = {name: list(value.items()) if isinstance(value, Mapping) else value for name, value in values.items()}
     # Each image has a row, in plan order. A shard without images has one row with null image columns.
     columns: dict[str, Sequence[Any]] = {
-        **{name: [value] + [None] * num_others for name, value in first.items()},
+        **{name: [value] + [None] * num_others for name, value in values.items()},
         **{name: [getattr(image, name) for image in images] or [None] for name in _IMAGE_COLUMNS},
     }
     arrays = [to_array(columns[field.name], field.type) for field in _RECORDS_SCHEMA]
@@ -151,5 +149,5 @@ def block_to_shard(block: pa.Table) -> Shard:
     columns["data"] = block["data"][0].as_py() or [b""]
     rows = zip(*(columns[name] for name in _IMAGE_COLUMNS), strict=True)
     images = tuple(image for image in starmap(ShardImage, rows) if image.position is not None)
-    degraded = {name: parse_json(value) for name, value in first["degraded"]}
-    return Shard(**{**first, "images": images, "seconds": dict(first["seconds"]), "degraded": degraded})
+    degraded = {name: parse_json(value) for name, value in first["degraded"].items()}
+    return Shard(**{**first, "images": images, "degraded": degraded})

@@ -179,7 +179,6 @@ def read_summary(run: OpenRun) -> GallerySummary:
     # `filtering` is left out, because a refilter changes nothing else and has the same pairs as its parent.
     method = {key: value for key, value in header.identity.method.items() if key != "filtering"}
     presets = dict.fromkeys(e.config.preset for e in header.runs if e.origin in ("annotate", "refilter"))
-    above = dict.fromkeys(each.run.location for each in header.combined)
     pairs = json.dumps([header.source, header.identity.weights, method], sort_keys=True)
     return GallerySummary(
         **{each.name: getattr(status, each.name) for each in fields(RunTotals)},
@@ -192,7 +191,7 @@ def read_summary(run: OpenRun) -> GallerySummary:
         is_complete=status.is_complete,
         pairs_digest=sha256_hex(pairs.encode())[:16],
         preset=" and ".join(presets) or None,
-        parent=", ".join([header.parent.location] if header.parent else above) or None,
+        parent=", ".join(each.location for each in header.above) or None,
         warning=header.warning,
     )
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from pseudoris.images.tiles import is_cut
-from pseudoris.schemas.shard import MasksLeft, Shard, ShardImage
+from pseudoris.schemas.shard import Shard, ShardImage
 
 
 def with_cuts(shard: Shard) -> Shard:
@@ -27,7 +27,7 @@ def _marked(image: ShardImage) -> ShardImage:
     tile, size = (left, top, right, bottom), (height, width)
     masks = tuple(replace(mask, is_cut=is_cut(mask.box_xyxy_px, tile, size)) for mask in image.masks)
     num_whole = sum(not mask.is_cut for mask in masks)
-    return replace(image, masks=masks, masks_left=replace(image.masks_left or MasksLeft(), cut_edges=num_whole))
+    return replace(image, masks=masks, masks_left={**(image.masks_left or {}), "cut_edges": num_whole})
 
 
 def without_cut_targets(shard: Shard) -> Shard:

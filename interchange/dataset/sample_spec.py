@@ -266,8 +266,8 @@ class SampleSpec:
             shard has it for itself, as closely as whole samples allow, if it has such an expression. Their number is
             the same in every epoch. Each takes part of its image's expressions, so that an epoch repeats none before
             all that its images have are used. Bounds on masks do not apply to them.
-        split: Of which split the expressions are; `all` for any. None takes `train` of a run that has splits, by
-            `pseudoris combine --hold-out` or as an import of `train` and others, and all of any other.
+        split: Of which split the expressions are; `all` for any. None takes `train` of a run with splits, by `pseudoris
+            combine --hold-out` or as an import, and all of any other.
         seed: Seed of draws and shuffles.
         on_bad_image: If an image is missing from SOURCE or differs from the annotated one: `raise`, or `skip` its
             masks, which `num_skipped` counts.

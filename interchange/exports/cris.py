@@ -166,10 +166,7 @@ def _write_lmdb(job: ExportJob) -> ExportReport:
             num_records[split] = _fill(local, values(path, split))
     report = job.report(
         {**_by_split(num_records), "expressions": job.written.num_texts},
-        {
-            **_by_split(dict.fromkeys(splits, 1)),
-            **({"masks": job.files.num_files} if job.files.num_files else {}),
-        },
+        _by_split(dict.fromkeys(splits, 1)) | ({"masks": job.files.num_files} if job.files.num_files else {}),
         notes=[
             *_length_notes(dataset, num_records),
             "Values are pickles. In the trainer's utils/dataset.py add `import pickle`, and let loads_pyarrow(buf) "

@@ -154,9 +154,8 @@ class ExportJob:
     def names(self, default: str) -> tuple[str, Sequence[str]]:
         """Return dataset and splits, all fit to be the name of a file; `default` is the format's own dataset."""
         dataset = self.options.dataset or default
-        _check_name("--dataset", dataset)
-        for split in self.splits:
-            _check_name("--split", split)
+        _check_names("--dataset", dataset)
+        _check_names("--split", *self.splits)
         return dataset, self.splits
 
     def paths(self, path: str) -> dict[str, str]:
@@ -166,9 +165,8 @@ class ExportJob:
         """
         if len(self.splits) == 1:
             return {self.splits[0]: path}
+        _check_names("--split", *self.splits)
         stem, dot, suffix = path.rpartition(".")
-        for split in self.splits:
-            _check_name("--split", split)
         return {split: f"{stem}_{split}{dot}{suffix}" for split in self.splits}
 
     def claim(self, *folders: str, numbered: Callable[[int], str] | None = None, dataset: str | None = None) -> None:
@@ -262,7 +260,7 @@ class ExportJob:
             )
 
     def _ids_of(self, shard: CommittedShard, split: str | None) -> set[str] | None:
-        """Return the images of a shard that are in a split, or in one that is written; None for all."""
+        """Return the images of a shard that are in a split, or in any that is written; None for all."""
         if not self.has_splits:
             return None
         rows = shard.shown(("image_id", "split")).to_pylist()
@@ -379,9 +377,9 @@ class ExportJob:
         self.destination.replace(CROISSANT_NAME, tree)
 
 
-def _check_name(option: str, name: str) -> None:
-    if not _NAME.fullmatch(name):
-        raise ConfigError(f"{option} {name!r} becomes a file name. Use only letters, digits, _, + and -.")
+def _check_names(option: str, *names: str) -> None:
+    if other := [name for name in names if not _NAME.fullmatch(name)]:
+        raise ConfigError(f"{option} {other[0]!r} becomes a file name. Use only letters, digits, _, + and -.")
 
 
 def sentences_of(image_id: str, said: Sequence[ExpressionRecord], rewording: int) -> Iterable[tuple[str, ...]]:

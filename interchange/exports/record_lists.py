@@ -12,7 +12,7 @@ Their readers must open the files as they are. Sources: mmdet 3.3.0, datasets/od
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Final
 
 import numpy as np
@@ -35,14 +35,14 @@ def write_records(
     records_of: Callable[[ExportImage], Iterable[tuple[dict[str, Any], Content]]],
     read: Callable[[Any], Content],
     *,
-    notes: Sequence[str] | Callable[[], Iterable[str]],
+    notes: Iterable[str],
     others: dict[str, bytes] | None = None,
 ) -> ExportReport:
     """Write images and records as they come.
 
     The list at `path`, one a split, has one record per line if its name ends in `.jsonl`. `records_of` returns the
-    records of an image, plain values, each with its content. `read` returns the content of a written record, decoded.
-    `others` are further small files, by path.
+    records of an image, plain values, each with its content; `read` the content of a written record. `others` are
+    further small files, by path.
     """
     job.claim(IMAGES_FOLDER)
     paths, num_records = job.paths(path), 0
@@ -58,8 +58,8 @@ def write_records(
                         raise broken(where, str(error)) from error
                     job.add(kept, found)
             num_records += records.num_elements
-    # What the records themselves decide is known only now.
-    notes = list(notes() if callable(notes) else notes)
+    # They may tell of the records, so they are asked for last.
+    notes = list(notes)
     if len(paths) > 1:
         first = next(iter(paths.values()))
         notes = [*(note.replace(path, first) for note in notes), f"Each split has a file: {', '.join(paths.values())}."]
@@ -92,7 +92,7 @@ def _write_odvg(job: ExportJob) -> ExportReport:
                 "do not see those behind."
             )
 
-    return write_records(job, "annotations.jsonl", records, _read_odvg, notes=told)
+    return write_records(job, "annotations.jsonl", records, _read_odvg, notes=told())
 
 
 # The loader turns captions into small letters. Open-GroundingDINO stops at a line without a region, and takes several

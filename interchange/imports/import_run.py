@@ -106,8 +106,10 @@ def import_annotation(
                 annotate = partial(annotate_image, orientation=request.orientation, limits=config.images)
                 done, told = [], list[str]()
                 for each in read.images:
-                    skip = partial(_add, told, each.key) if request.skips_bad_masks else None
+                    bad_masks = list[str]()
+                    skip = bad_masks.append if request.skips_bad_masks else None
                     human = annotate(each, humans[each.image_id], on_bad_mask=skip)
+                    told += (f"{each.key}, {why}" for why in bad_masks)
                     done.append(replace(human, split=splits.get(each.image_id) or None))
                 sound = [each for each in done if each.failure is None]
                 num_left_out = sum(len(humans[each.image_id].masks) - len(each.masks) for each in sound)
@@ -134,10 +136,6 @@ def _splits_of(humans: Mapping[str, HumanImage]) -> dict[str, str]:
     if not is_divided or any(len(own) > 1 for own in found.values()):
         return {}
     return {key: split for key, (split,) in found.items()}
-
-
-def _add(told: list[str], key: str, why: str) -> None:
-    told.append(f"{key}, {why}")
 
 
 def _plan(

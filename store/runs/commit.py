@@ -22,7 +22,7 @@ from pseudoris.files.location import RunLocation
 from pseudoris.primitives.errors import ConfigError, TransientError
 from pseudoris.schemas.ids import part_name, sha256_hex
 from pseudoris.schemas.run_records import COUNTED_BY_NAME, PartRecord, Receipt, ShardCounts
-from pseudoris.schemas.shard import Failure, Shard, ShardImage
+from pseudoris.schemas.shard import Failure, Shard, ShardImage, emptied_by
 from pseudoris.schemas.tables import FAILURES, SCHEMAS
 from pseudoris.store.runs.header import sealed
 from pseudoris.store.runs.pending_work import is_retried
@@ -175,8 +175,8 @@ def counted_images(shard: Shard, base: Receipt | None = None) -> dict[str, dict[
         if image.note is not None:
             found["notes"][image.note] += 1
         if image.masks_left is not None:
-            found["masks_left"].update(image.masks_left.by_rule)
-            found["emptied"].update(filter(None, [image.masks_left.emptied_by]))
+            found["masks_left"].update(image.masks_left)
+            found["emptied"].update(filter(None, [emptied_by(image.masks_left)]))
     return {name: dict(counts) for name, counts in found.items()}
 
 

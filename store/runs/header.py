@@ -264,11 +264,9 @@ def check_origin(location: RunLocation, header: RunHeader, origin: str) -> None:
     """Accept the run of `header` if `origin`, the command that continues it, started it; else raise ConfigError."""
     if header.origin == origin:
         return
-    above = dict.fromkeys(
-        [header.parent.location] if header.parent else [each.run.location for each in header.combined]
-    )
-    parent = f" from {', '.join(above)}" if above else ""
-    remedy = f"; to compute images again, use {', '.join(above)}" if above else ""
+    above = ", ".join(each.location for each in header.above)
+    parent = f" from {above}" if above else ""
+    remedy = f"; to compute images again, use {above}" if above else ""
     if header.origin == "combine":
         remedy += ", and combine again"
     raise ConfigError(

@@ -111,8 +111,8 @@ def plan_run(location: RunLocation, request: RunRequest, items: Lister | Parent 
 
     If this is killed before the header exists, the next session plans again. If another driver creates the header
     first, that one counts. `items` lists the images in the order of their keys, for a new plan or an extension alone.
-    Or it is a parent: the run then has its plan, shard by shard, and its keys, ids and SOURCE, whatever the request
-    says. Of several parents it has the images, as `Combination` says.
+    Or it is a parent, whose plan and SOURCE the run then has, whatever the request says; or several, of which it has
+    the images, as `Combination` says.
 
     Raises:
         ConfigError: The listing raises it, or the existing run has another origin, parent, identity or source, or

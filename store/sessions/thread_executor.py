@@ -122,7 +122,11 @@ def derive_run(
     with RunLock.held(location, on_wait=on_wait) as lock:
         planned = plan_run(location, replace(request, lock=lock), parent)
         header = planned.header
-        _restore_list(location, planned, parent)
+        if (due := header.left_out) is not None:
+            held = location.read_if_there(LEFT_OUT_NAME)
+            # A damaged list is written again on a repair alone, as damaged parts are.
+            if held is None or (planned.is_repair and sha256_hex(held) != due.sha256):
+                location.replace(LEFT_OUT_NAME, parent.left_out_list() or b"")
 
         def commit(shard: DerivedShard) -> Receipt:
             before = shard.receipt
@@ -143,15 +147,6 @@ def derive_run(
             return ((each.number, partial(commit, each)) for each in parent.derived(header) if each.number in lacking)
 
         return planned, _written(location, planned, lock, work, num_workers, on_progress=on_progress, on_notice=on_wait)
-
-
-def _restore_list(location: RunLocation, planned: PlannedRun, parent: Parent | Combination) -> None:
-    """Write the list of copies again if it is missing or, on a repair, damaged. ConfigError if it cannot be made."""
-    if (due := planned.header.left_out) is None:
-        return
-    held = location.read_if_there(LEFT_OUT_NAME)
-    if held is None or (planned.is_repair and sha256_hex(held) != due.sha256):
-        location.replace(LEFT_OUT_NAME, parent.left_out_list() or b"")
 
 
 def _written(

@@ -125,8 +125,8 @@ DRAWN = "2026-01-01T00:00:00+00:00"
 
 
 def known(rule, drawn, *, created_utc=DRAWN, parent=None, origin="refilter"):
-    before = parent and SimpleNamespace(created_utc=parent)
-    header = SimpleNamespace(created_utc=created_utc, parent=before, origin=origin)
+    above = (SimpleNamespace(created_utc=parent),) if parent else ()
+    header = SimpleNamespace(created_utc=created_utc, above=above, origin=origin)
     run = SimpleNamespace(created_utc=DRAWN, rule=None if drawn is None else str(drawn))
     return keeps_no_others(header, rule, run)
 

@@ -17,11 +17,11 @@ from pseudoris.schemas import ids, tables
 from pseudoris.schemas.audit_records import AuditRecord
 from pseudoris.schemas.run_records import Identity, PartRecord, Receipt, ShardCounts
 from pseudoris.schemas.shard import (
+    MASK_RULES,
     CaptionSample,
     ExpressionRecord,
     Failure,
     MaskRecord,
-    MasksLeft,
     Shard,
     ShardImage,
     clean_text,
@@ -78,7 +78,7 @@ IMAGES = st.builds(
     st.binary(),
     failure=st.none() | st.builds(Failure, st.text(), st.text(), st.text()),
     masks=st.lists(MASKS, max_size=2).map(tuple),
-    masks_left=st.none() | st.builds(MasksLeft, predicted_iou=st.none() | st.integers(0, 9), prior=st.integers(0, 9)),
+    masks_left=st.none() | st.dictionaries(st.sampled_from([*MASK_RULES]), st.integers(0, 9)),
     levels=st.just(()) | st.tuples(st.floats(-9, 0), st.floats(1, 2**32)),
     expressions=st.lists(EXPRESSIONS, max_size=2).map(tuple),
 )

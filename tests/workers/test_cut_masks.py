@@ -9,7 +9,7 @@ import pytest
 
 from evidence.recipes.scene_shards import scene_image, scene_shard
 from pseudoris.schemas.config_layers import load_config
-from pseudoris.schemas.shard import ExpressionRecord, MaskRecord, MasksLeft, Shard, ShardImage
+from pseudoris.schemas.shard import ExpressionRecord, MaskRecord, MasksLeft, Shard, ShardImage, emptied_by
 from pseudoris.synthworld.scene_truth import referents
 from pseudoris.synthworld.scenes import Split, make_scene
 from pseudoris.workers.cut_masks import with_cuts, without_cut_targets
@@ -36,8 +36,8 @@ def test_cut_masks_of_a_tile_are_marked_and_counted():
     found = marked(tile(masks_left=MasksLeft(proposed=9, doubles=2)))
     assert [mask.is_cut for mask in found.masks] == [False, True]
     assert found.masks_left == MasksLeft(proposed=9, doubles=2, cut_edges=1)
-    assert found.masks_left.emptied_by is None
-    assert marked(tile(masks=masks((50, 5, 64, 20)))).masks_left.emptied_by == "cut_edges"
+    assert emptied_by(found.masks_left) is None
+    assert emptied_by(marked(tile(masks=masks((50, 5, 64, 20)))).masks_left) == "cut_edges"
 
 
 def test_masks_of_other_images_have_no_mark_and_no_count():

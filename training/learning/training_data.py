@@ -157,9 +157,9 @@ def open_runs(
         if snapshots is not None and state is None:
             raise ConfigError(f"The training did not read {location.root} before. Resume it with the same runs.")
         snapshot = None if state is None else Snapshot.from_state(location, state)
-        if is_human and (header := require_header(location)).origin != "import" and not header.is_human:
-            raise ConfigError(f"--human {location.root} is no human annotation. Give the OUT of `pseudoris import`.")
         header = require_header(location)
+        if is_human and header.origin != "import" and not header.is_human:
+            raise ConfigError(f"--human {location.root} is no human annotation. Give the OUT of `pseudoris import`.")
         # The splits that `data.split` names are those of the runs: an import without them is learnt from as a whole.
         spec = replace(spec, split=None) if is_human and header.splits is None else spec
         own = served_by(location, spec, snapshot) if is_human else spec

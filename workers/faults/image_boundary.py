@@ -24,7 +24,6 @@ from pseudoris.schemas.shard import (
     ExpressionRecord,
     Failure,
     MaskRecord,
-    MasksLeft,
     Shard,
     ShardImage,
     is_blank,
@@ -53,7 +52,7 @@ class _Records(BaseModel):
     failure: Failure | None
     num_too_small: Annotated[int, Field(ge=0, lt=2**31)] | None
     whole_picture: tuple[Annotated[str, Field(max_length=MAX_TEXT_LENGTH)], ...]
-    masks_left: MasksLeft | None
+    masks_left: dict[str, Annotated[int, Field(ge=0, lt=2**63)]] | None
 
 
 class _Figures(BaseModel):

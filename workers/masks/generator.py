@@ -26,7 +26,7 @@ from torchvision.ops import nms
 
 from pseudoris.primitives import rle
 from pseudoris.schemas.config import ComputeConfig, MasksConfig, RunConfig
-from pseudoris.schemas.shard import Box, MasksLeft, Shard, ShardImage
+from pseudoris.schemas.shard import Box, Shard, ShardImage
 from pseudoris.workers.crops.shard_pixels import Decode, prefetched_pixels
 from pseudoris.workers.device import compute_dtype, prepare_device, to_device, to_host
 from pseudoris.workers.faults.quarantine import apply_to_groups, together_or_fewer
@@ -199,7 +199,7 @@ class MaskGenerator:
 
 
 def _with_left(proposals: Proposals, num_predicted: int, num_stable: int) -> Proposals:
-    left = MasksLeft(predicted_iou=num_predicted, stability=num_stable, box_doubles=len(proposals))
+    left = {"predicted_iou": num_predicted, "stability": num_stable, "box_doubles": len(proposals)}
     return replace(proposals, left=left)
 
 

@@ -18,7 +18,7 @@ from __future__ import annotations
 import logging
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 from urllib.parse import unquote
@@ -369,4 +369,4 @@ def build_prior(config: MasksConfig, device: torch.device) -> InstancePrior:
 
 def _chosen(proposals: Proposals, instances: Instances, prior: PriorConfig) -> Reduction:
     kept = match_instances(proposals, instances, prior)
-    return Reduction(kept, replace(proposals.left, prior=len(kept)))
+    return Reduction(kept, {**proposals.left, "prior": len(kept)})

@@ -140,7 +140,7 @@ class Proposals:
     areas_px: NDArray[np.int64]
     predicted_iou: NDArray[np.float32] | NDArray[np.float64]
     stability: NDArray[np.float32] | NDArray[np.float64]
-    left: MasksLeft = field(default_factory=MasksLeft)
+    left: MasksLeft = field(default_factory=dict)
 
     @classmethod
     def of_masks(cls, size: tuple[int, int], counts: Sequence[str], iou: Any, stability: Any) -> Self:
@@ -196,7 +196,7 @@ def reduce_proposals(proposals: Proposals, config: ReductionConfig) -> Reduction
         if not is_part[number, kept].any():
             kept.append(number)
     numbers = {"min_area": len(large), "max_area": len(within), "doubles": len(rows), "parts": len(kept)}
-    return Reduction([Kept(int(row)) for row in np.sort(rows[kept])], replace(proposals.left, **numbers))
+    return Reduction([Kept(int(row)) for row in np.sort(rows[kept])], proposals.left | numbers)
 
 
 def num_too_small(proposals: Proposals, config: ReductionConfig) -> int:

@@ -28,7 +28,7 @@ from pseudoris.primitives.rle import MaskSizeError, compressed_counts
 from pseudoris.primitives.untrusted import parse_json
 from pseudoris.schemas.config import ComputeConfig, MasksConfig, RunConfig
 from pseudoris.schemas.frozen import FrozenModel
-from pseudoris.schemas.shard import MasksLeft, Shard, ShardImage
+from pseudoris.schemas.shard import PROPOSED, Shard, ShardImage
 from pseudoris.workers.crops.shard_pixels import prefetched_pixels
 from pseudoris.workers.device import prepare_device
 from pseudoris.workers.faults.quarantine import apply_to_images
@@ -98,7 +98,7 @@ class ReadyProposer:
 
     def _propose(self, image: ShardImage, pixels: NDArray[np.uint8]) -> ShardImage:
         proposals = self._masks.proposals(image.key, (pixels.shape[0], pixels.shape[1]))
-        proposals = replace(proposals, left=MasksLeft(proposed=len(proposals)))
+        proposals = replace(proposals, left={PROPOSED: len(proposals)})
         kept = self._prior(image, pixels, proposals).onto(image, proposals)
         return replace(kept, num_too_small=self._num_dropped(proposals))
 

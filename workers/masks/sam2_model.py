@@ -30,7 +30,7 @@ from pseudoris.primitives.clip_tokenizer import ClipTokenizer
 from pseudoris.primitives.errors import ConfigError
 from pseudoris.schemas.config import ComputeConfig, MasksConfig
 from pseudoris.schemas.frozen import FrozenModel
-from pseudoris.schemas.shard import MasksLeft, ShardImage
+from pseudoris.schemas.shard import ShardImage
 from pseudoris.workers.checkpoints.hf_models import load_model, model_skeleton
 from pseudoris.workers.checkpoints.model_folder import ModelFolder
 from pseudoris.workers.checkpoints.weight_files import folder_digest
@@ -265,7 +265,7 @@ class ConceptDetector:
         if self._config.stability_score_thresh > 0:
             is_kept &= found.stability >= self._config.stability_score_thresh
         rows = is_kept.nonzero()[:, 0]
-        left = MasksLeft(predicted_iou=len(numbers), stability=len(rows))
+        left = {"predicted_iou": len(numbers), "stability": len(rows)}
         found, numbers = found.take(rows), numbers[rows.cpu()]
         if self._config.min_mask_region_area and len(found.bits):
             found, _ = without_small_regions(found, self._config.min_mask_region_area)
@@ -321,4 +321,4 @@ class ConceptProposer(SamProposer):
         # The score says that the concept is there, not how well the mask fits. So the predicted IoU is unknown.
         unknown = replace(proposals, predicted_iou=np.full(len(proposals), np.nan))
         kept = [Kept(int(row), prior=f"concept:{concepts[row]}") for row in rows]
-        return [Reduction(kept, replace(proposals.left, doubles=len(kept))).onto(image, unknown)]
+        return [Reduction(kept, {**proposals.left, "doubles": len(kept)}).onto(image, unknown)]

@@ -12,7 +12,7 @@ from pseudoris.primitives import rle
 from pseudoris.primitives.errors import ConfigError, TransientError
 from pseudoris.schemas.config import MasksConfig, PriorConfig, ReductionConfig, WeightsConfig
 from pseudoris.schemas.config_layers import load_config
-from pseudoris.schemas.shard import Shard, ShardImage
+from pseudoris.schemas.shard import Shard, ShardImage, emptied_by
 from pseudoris.workers.masks import ReadyProposer
 from pseudoris.workers.masks.ready_masks import json_name
 from pseudoris.workers.stages import STAGES
@@ -110,7 +110,7 @@ def test_a_table_of_instances_chooses_among_them(folder, config_of, compute, tmp
     (mask,) = only(ReadyProposer(config, compute)(shard_of("a.jpg"))).masks
     assert (mask.index, mask.prior) == (1, "table:0")
     write_sa1b(folder / "b.json", [mask_row(box_mask(BOXES[0]))], SIZE)
-    assert only(ReadyProposer(config, compute)(shard_of("b.jpg"))).masks_left.emptied_by == "prior"
+    assert emptied_by(only(ReadyProposer(config, compute)(shard_of("b.jpg"))).masks_left) == "prior"
     without = config.model_copy(update={"prior": PriorConfig()})
     assert ReadyProposer.weights_digest(config) != ReadyProposer.weights_digest(without)
 
@@ -160,7 +160,7 @@ def test_no_mask_and_masks_without_a_pixel_leave_an_empty_image(folder, propose)
     empty, one = propose(shard_of("a.jpg", "b.jpg")).images
     assert (empty.masks, empty.failure) == ((), None)
     # No rule took what was never there.
-    assert (empty.masks_left.emptied_by, one.masks_left.by_rule["proposed"]) == (None, 1)
+    assert (emptied_by(empty.masks_left), one.masks_left["proposed"]) == (None, 1)
     assert [mask.area_px for mask in one.masks] == [100]
 
 
