@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from pseudoris.cli import options
-from pseudoris.cli.console import echo_json, report, stdout
+from pseudoris.cli.console import echo_json, note, report, stdout
 from pseudoris.cli.formats import columns_table, command, facts_table, path_lines
 from pseudoris.cli.options import argument, option
 from pseudoris.cli.progress import bar
@@ -106,7 +106,7 @@ def page(
         raise ConfigError(
             f"--to {to!r} is inside the audit. Choose a folder outside it: the page is for others to open."
         )
-    with RunLock.held(destination), bar("images") as show:
+    with RunLock.held(destination, on_wait=note), bar("images") as show:
         missing = write_judging_page(opened, destination, plugins or (), show)
     _report_missing(missing)
     report("page", destination.uri(INDEX_NAME), "green", console=stdout)

@@ -62,6 +62,11 @@ def report(word: str, text: str, style: str, *, console: Console = stderr) -> No
     console.print(Text.assemble((word, style), " ", printable(shortened(text))), soft_wrap=True)
 
 
+def note(text: str) -> None:
+    """Print what a user should know, as messages on the way to a result are printed."""
+    report("note", text, "yellow")
+
+
 def shortened(text: str) -> str:
     """Return a message that repeats at most 200 letters of each word of the command line."""
     for word in sys.argv[1:]:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Annotated
 
 from pseudoris.cli import options
-from pseudoris.cli.console import report, stdout
+from pseudoris.cli.console import note, report, stdout
 from pseudoris.cli.options import check_apart, load_plugins, option
 from pseudoris.cli.progress import bar
 from pseudoris.files.location import RunLocation
@@ -96,7 +96,7 @@ def write_pages(
     ids = {pair.partition("-")[0] for pair in (*besides, *verdicts)}
     planned = PlannedImages(location, run.header, source=moved_places(source))
     content = replace(gallery_from_run(run, planned, sample=sample, besides=ids), verdicts=verdicts)
-    with RunLock.held(destination), bar() as show:
+    with RunLock.held(destination, on_wait=note), bar() as show:
         quality = quality_of_run(run, content.summary, on_shard=show.named("counting shards"))
         # The quality page is written first, because the gallery links to it.
         destination.replace(QUALITY_NAME, "".join(iter_quality(quality)).encode())

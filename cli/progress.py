@@ -28,7 +28,7 @@ from rich.progress import (
 )
 from rich.text import Text
 
-from pseudoris.cli.console import report, report_stopped, stderr, stdout
+from pseudoris.cli.console import note, report_stopped, stderr, stdout
 from pseudoris.cli.formats import counted
 from pseudoris.files.location import RunLocation
 from pseudoris.primitives.errors import TransientError
@@ -253,4 +253,4 @@ def write_with_bar(location: RunLocation, write: Callable[..., WrittenT], *, bef
             planned.set()
             show(done, total, during)
 
-        return write(on_progress=on_progress, on_wait=lambda text: report("note", text, "yellow"))
+        return write(on_progress=on_progress, on_wait=note)

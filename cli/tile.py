@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Annotated
 
 from pseudoris.cli import options
-from pseudoris.cli.console import report, stdout
+from pseudoris.cli.console import note, stdout
 from pseudoris.cli.formats import command, counted, facts_table, path_lines
 from pseudoris.cli.options import argument, option
 from pseudoris.cli.progress import bar, resumable
@@ -60,7 +60,7 @@ def tile(
             show(done, total, "cutting pictures")
 
         form = TileForm(size, overlap)
-        found = write_tiles(opened, target, config, form, rules=rules, on_progress=on_progress)
+        found = write_tiles(opened, target, config, form, rules=rules, on_progress=on_progress, on_wait=note)
     _print(dest, found)
 
 
@@ -76,7 +76,7 @@ def _print(dest: str, found: TileSummary) -> None:
     if found.examples:
         stdout.print(path_lines("left out", found.examples), soft_wrap=True)
     for line in found.notes:
-        report("note", line, "yellow")
+        note(line)
     stdout.print(
         path_lines("next", {"annotate": command("annotate", dest, "OUT", "--preset", "PRESET")}), soft_wrap=True
     )

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import logging
 import tarfile
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -36,12 +37,15 @@ from pseudoris.schemas.frozen import FrozenModel
 from pseudoris.schemas.ids import CONTENT_HASH_HEX_DIGITS, sha256_hex
 from pseudoris.schemas.run_records import PlanEntry
 from pseudoris.store.exclusion_rules import ExclusionMatcher, Exclusions, with_counts
+from pseudoris.store.runs.lock import LOCK_FOLDER, RunLock
 from pseudoris.store.runs.plan import assign_shards
 from pseudoris.store.runs.stored_exclusions import ExcludedItems
 from pseudoris.store.sources.items import TAR_NAME, TILES_NAME, UNTILED_NAME
 from pseudoris.store.sources.planned_images import Outcome
 from pseudoris.store.sources.proven_shard import read_settled
 from pseudoris.store.sources.source import Source
+
+logger = logging.getLogger(__name__)
 
 RECORDS_FOLDER: Final = ".tiles"
 # Limits of this command, where the settings have lower ones: a picture is decoded alone, with 4 bytes for each pixel,
@@ -117,16 +121,36 @@ def tile(
     *,
     rules: Exclusions = (),
     on_progress: Callable[[int, int], None] = lambda done, total: None,
+    on_wait: Callable[[str], None] = logger.warning,
 ) -> TileSummary:
     """Write the pictures of `source` to `target`, cut by `form`, or as they are if they fit; or continue that.
 
     Of `config`, `source`, `images` and `placement.storage` are used. The rules of `images` and `rules` decide by the
-    picture, before it is cut. `on_progress` is told how many tars are there, and of how many.
+    picture, before it is cut. `on_progress` is told how many tars are there, and of how many; `on_wait` who else writes
+    to `target`, before a wait.
 
     Raises:
-        ConfigError: The target holds other files, or was begun with another SOURCE or settings; or nothing is listed.
+        ConfigError: The target holds other files, or was begun with another SOURCE or settings, or another process
+            writes to it; or nothing is listed.
         TransientError: Storage failed, or SOURCE changed; the same call continues.
     """
+    with RunLock.held(target, on_wait=on_wait) as lock:
+
+        def on_tar(done: int, total: int) -> None:
+            lock.check()
+            on_progress(done, total)
+
+        return _tiled(source, target, config, form, rules, on_tar)
+
+
+def _tiled(
+    source: Source,
+    target: RunLocation,
+    config: RunConfig,
+    form: TileForm,
+    rules: Exclusions,
+    on_progress: Callable[[int, int], None],
+) -> TileSummary:
     of_images = {name: getattr(config.images, name) for name in ("bits", "window", "min_side", "decoder_plugins")}
     kept = {"images": of_images, "rules": sorted(rule.identity for rule in rules)}
     _claim(target, {"source": source.name, "form": [form.side_px, form.overlap_px], **kept})
@@ -166,7 +190,7 @@ def _claim(target: RunLocation, made_of: dict[str, object]) -> None:
     data = json.dumps(made_of, indent=2).encode() + b"\n"
     found = target.read_if_there(TILES_NAME)
     if found is None:
-        target.refuse_others(lambda name: False, "Name an empty place for the tiles")
+        target.refuse_others(lambda name: name == LOCK_FOLDER, "Name an empty place for the tiles")
         target.create_once(TILES_NAME, data)
     elif found != data:
         raise ConfigError(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import re
 import tarfile
 from dataclasses import replace
@@ -25,6 +26,7 @@ from pseudoris.schemas.config_layers import load_config
 from pseudoris.schemas.ids import sha256_hex
 from pseudoris.schemas.shard import Shard
 from pseudoris.store.exclusion_rules import ExclusionMatcher
+from pseudoris.store.runs.lock import LOCK_FOLDER, LockTimes, RunLock
 from pseudoris.store.sources import open_source
 from pseudoris.store.sources.proven_shard import read_shard
 from pseudoris.store.tables.open_run import OpenRun
@@ -161,6 +163,18 @@ def test_a_log_or_a_hidden_file_is_let_be_at_the_start_and_later(tmp_path):
     invoke("tile", source, dest, *SIZE)
     write_files(dest, {".DS_Store": b"", "later.log": b""})
     assert "1 of them by an earlier call" in invoke("tile", source, dest, *SIZE).output
+
+
+@pytest.mark.slow
+def test_a_place_has_one_owner(tmp_path):
+    source = write_files(tmp_path / "in", {"a.png": png(90, 90)})
+    with RunLock.held(RunLocation.open(str(tmp_path / "out")), times=LockTimes(heartbeat_s=0.5)):
+        said = pseudoris_here("tile", str(source), str(tmp_path / "out"), *SIZE, code=2).stderr
+        assert re.search(rf"note process {os.getpid()} on .* holds the lock", said)
+        assert f"process {os.getpid()} on" in said.partition("\n")[2]
+        assert "is working on" in said
+    invoke("tile", source, tmp_path / "out", *SIZE)
+    assert not (tmp_path / "out" / LOCK_FOLDER).exists()
 
 
 def test_a_tar_whose_record_is_damaged_is_written_again(tmp_path):
