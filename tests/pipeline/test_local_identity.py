@@ -145,7 +145,7 @@ def test_a_dry_run_plans_where_ray_cannot_start(source, tmp_path, monkeypatch):
 def test_a_cpu_that_rounds_otherwise_is_refused_by_a_dry_run_too(source, tmp_path):
     location, config = RunLocation.open(str(tmp_path / "out")), load_config("tiny")
     other = measure_identity(config).model_copy(update={"device_kind": f"{cpu_kind('float32')[:-1]}-"})
-    commit(location, start_run(location, make_entries(1), source=source, identity=other), 0)
+    commit(location, start_run(location, make_entries(2), source=source, identity=other), 0)
     with pytest.raises(ConfigError, match=r"device_kind: .* rounds otherwise, by its model .*\)\nContinue"):
         annotation.dry_run(source, location.root, config)
     mixed = load_config("tiny", None, ["placement.allow_mixed=true"])
