@@ -118,8 +118,8 @@ class StaticDecoder:
         # No row leaves before a refill.
         num_pairs = int(targets.sizes.sum()) * num_rows // max(len(targets.sizes), 1)
         least = STEPS_A_REFILL * num_pairs // max(self._shape.pairs, 1)
-        turn = self._refills_a_turn
-        num_steps = run_slots(self._step, self._end_chunk, rows, searches, least=least, refills_a_turn=turn)
+        allowed = {"longest": self._tokens.shape[1], "refills_a_turn": self._refills_a_turn}
+        num_steps = run_slots(self._step, self._end_chunk, rows, searches, least=least, **allowed)
         found = self._read(targets, num_rows, len(searched), num_steps)
         is_common = found.num_wide > _COMMON * found.num_decisions
         self._refills_a_turn = 1 if is_common else _REFILLS_A_SELDOM_TURN

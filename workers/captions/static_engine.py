@@ -259,7 +259,7 @@ class StaticReader:
         self._lengths[: len(rows)].copy_(to_device(lengths, device))
         targets = Targets(to_device(crops, device), sizes, self._sums.new_zeros(crops.shape))
         self._rows.restart(targets, len(rows))
-        run_slots(self._step, self._refill, self._rows, least=self._num_steps(sizes, lengths))
+        run_slots(self._step, self._refill, self._rows, least=self._num_steps(sizes, lengths), longest=tokens.shape[1])
         return to_host(self._results[: len(rows)])[0]
 
     def _num_steps(self, sizes: Ints, lengths: Ints) -> int:

@@ -23,8 +23,8 @@ from pseudoris.workers.device import to_device, to_host
 # After this many steps slots are filled anew. A row waits for half of them on average when it has ended.
 STEPS_A_REFILL = 4
 
-# A row of 77 tokens that is decided over the whole vocabulary at every fourth turn ends before so many.
-_MOST_IDLE_TURNS = 4 * 77
+# A row that is decided over the whole vocabulary at every turn ends before so many turns a token.
+_MOST_IDLE_TURNS = 4
 # The host lets at least so many refills pass before it looks again.
 _LEAST_AHEAD = 2
 
@@ -122,9 +122,14 @@ class RowSlots:
 
 
 def run_slots(
-    step: Callable[[], None], refill: Callable[[], None], *slots: RowSlots, least: int, refills_a_turn: int = 1
+    step: Callable[[], None],
+    refill: Callable[[], None],
+    *slots: RowSlots,
+    least: int,
+    longest: int = 77,
+    refills_a_turn: int = 1,
 ) -> int:
-    """Decode all that is queued; return the number of steps.
+    """Decode all that is queued, rows of at most `longest` tokens; return the number of steps.
 
     The host looks seldom whether all has ended, because each look makes it wait for the GPU: first after `least` steps,
     which all takes at least, then as late as those before let it expect. At one of `refills_a_turn` refills wide rows
@@ -136,7 +141,7 @@ def run_slots(
     """
     refill()
     seen: tuple[int, ...] = ()
-    patience = 0
+    patience, most_idle = 0, _MOST_IDLE_TURNS * longest * refills_a_turn
     done, ahead = 0, max(-(-least // STEPS_A_REFILL), _LEAST_AHEAD)
     while True:
         for _ in range(ahead):
@@ -149,7 +154,7 @@ def run_slots(
         if not num_open.any():
             return done * STEPS_A_REFILL
         now = (*heads.tolist(), *num_open.tolist())
-        patience, seen = (patience - ahead, seen) if now == seen else (_MOST_IDLE_TURNS * refills_a_turn, now)
+        patience, seen = (patience - ahead, seen) if now == seen else (most_idle, now)
         if patience < 0:
             raise BrokenDeviceError("no row of captions ends in fixed shapes")
         share = float((heads[lengths > 0] / lengths[lengths > 0]).min())
