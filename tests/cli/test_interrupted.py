@@ -33,7 +33,8 @@ BEFORE = r"stopped before anything was done\n"
 LATE = r"(\nstopping: this may take some seconds\n)?"
 NOTE = r"(note The preset tiny knows drawn scenes alone: of photographs it makes nonsense\.\n)?"
 ENDS = r"stopped interrupted( before the first step: nothing is kept)?\nto resume run the same command again\n"
-AFTER = f"{NOTE}{LATE}{ENDS}"
+# The line comes half a second after the signal, wherever the command is then.
+AFTER = f"({NOTE}{LATE}|{LATE}{NOTE}){ENDS}"
 
 
 @pytest.fixture(scope="module")

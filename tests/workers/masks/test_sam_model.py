@@ -360,11 +360,16 @@ def test_the_masks_that_each_rule_leaves_are_counted_as_many_as_without_the_late
     gpu, sam, masks_config, images, device
 ):
     model = PromptableSam(copy.deepcopy(sam).to(device))
+
+    def found_by(**changed):
+        return MaskGenerator(model, masks_config(**changed)).together(images[:2])
+
     # With every box its own, what is stable stays; of what is not, some masks are empty, which no proposal is.
-    stable, predicted = {"box_nms_thresh": 1.0}, {"box_nms_thresh": 1.0, "stability_score_thresh": 1e-9}
-    found, *looser = (
-        MaskGenerator(model, masks_config(**changed)).together(images[:2]) for changed in ({}, stable, predicted)
-    )
+    predicted = found_by(box_nms_thresh=1.0, stability_score_thresh=1e-9)
+    # What a SAM finds stable differs by the CPU on which it was trained.
+    bound = min(float(np.median(image.stability)) for image in predicted)
+    stable = found_by(box_nms_thresh=1.0, stability_score_thresh=bound)
+    found, looser = found_by(stability_score_thresh=bound), (stable, predicted)
     for image, *without in zip(found, *looser, strict=True):
         numbers = [image.left[name] for name in ("box_doubles", "stability", "predicted_iou")]
         assert numbers == [len(image), *map(len, without)]
