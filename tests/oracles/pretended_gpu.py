@@ -27,7 +27,7 @@ from torch import nn
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves, tree_map
 
-from tests.oracles.pretended_graph import PretendedGraph, recording
+from tests.oracles.pretended_graph import PretendedGraph, recording, tensors_of
 
 _ROOT: Final = Path(__file__).parents[2].resolve()
 # Their callers are what waits.
@@ -119,7 +119,7 @@ class PretendedGpu(TorchFunctionMode):
 
     def _check(self, name: str, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
         """Count a wait, or refuse what a GPU refuses."""
-        tensors = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, torch.Tensor)]
+        tensors = tensors_of((args, kwargs))
         if not any(isinstance(tensor, GpuTensor) for tensor in tensors):
             return
         if name in _REFUSED:

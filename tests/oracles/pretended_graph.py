@@ -12,7 +12,6 @@ from typing import Any
 import torch
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import _disable_current_modes
-from torch.utils._pytree import tree_leaves
 
 
 class PretendedGraph(TorchFunctionMode):
@@ -26,7 +25,7 @@ class PretendedGraph(TorchFunctionMode):
         """Record nothing yet."""
         super().__init__()
         self.num_bytes = 0
-        self._calls: list[tuple[Any, tuple[Any, ...], Mapping[str, Any], Any]] = []
+        self._calls: list[tuple[Any, tuple[Any, ...], Mapping[str, Any], list[tuple[torch.Tensor, int]]]] = []
         self._is_first = True
 
     def __torch_function__(
@@ -34,11 +33,12 @@ class PretendedGraph(TorchFunctionMode):
     ) -> Any:
         """Run a function of torch, and note it."""
         result = function(*args, **(kwargs or {}))
-        made = [leaf for leaf in tree_leaves(result) if isinstance(leaf, torch.Tensor)]
-        given = {_address(leaf) for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, torch.Tensor)}
-        self.num_bytes += sum(leaf.nbytes for leaf in made if _address(leaf) not in given)
+        with torch._C.DisableTorchFunction():
+            made = [(leaf, _address(leaf)) for leaf in tensors_of(result)]
+            given = {_address(leaf) for leaf in tensors_of((args, kwargs))}
+            self.num_bytes += sum(leaf.nbytes for leaf, address in made if address not in given)
         if made or result is None:
-            self._calls.append((function, args, kwargs or {}, result))
+            self._calls.append((function, args, kwargs or {}, made))
         return result
 
     def replay(self) -> None:
@@ -53,10 +53,21 @@ class PretendedGraph(TorchFunctionMode):
         for function, args, kwargs, before in self._calls:
             result = function(*args, **kwargs)
             # A GPU computes in place, so no meter may see these copies.
-            with _disable_current_modes():
-                for old, new in zip(tree_leaves(before), tree_leaves(result), strict=True):
-                    if isinstance(old, torch.Tensor) and _address(old) != _address(new):
+            with torch._C.DisableTorchFunction(), _disable_current_modes():
+                for (old, address), new in zip(before, tensors_of(result), strict=True):
+                    if address != _address(new):
                         old.copy_(new)
+
+
+def tensors_of(value: Any) -> list[torch.Tensor]:
+    """Return the tensors in a value of tuples, lists and mappings, as torch's `tree_leaves` finds them, but sooner."""
+    if isinstance(value, torch.Tensor):
+        return [value]
+    if isinstance(value, Mapping):
+        value = value.values()
+    elif not isinstance(value, (tuple, list)):
+        return []
+    return [leaf for each in value for leaf in tensors_of(each)]
 
 
 def _address(tensor: torch.Tensor) -> int:

@@ -64,7 +64,10 @@ def test_a_sound_folder_passes(saved):
     proved(saved)
 
 
-@pytest.mark.parametrize("harm", HARMS)
+# That one takes half a minute of a processor, which is the bound.
+@pytest.mark.parametrize(
+    "harm", [pytest.param(each, marks=[pytest.mark.long] * (each == "millions of layers")) for each in HARMS]
+)
 def test_a_folder_that_would_take_memory_or_time_or_cannot_be_opened_is_refused(saved, tmp_path, harm):
     folder = shutil.copytree(saved, tmp_path / "model")
     done, told = HARMS[harm]
