@@ -96,6 +96,11 @@ def _listed(noun: str) -> str | None:
     return None
 
 
+def is_listed(name: str) -> bool:
+    """Return whether the table has a name, or its plural, as it is."""
+    return name in _table().first
+
+
 def kind_of(noun: str) -> str | None:
     """Return the kind of a noun: the name that stands for its synonyms, in the singular; None for an unknown one.
 

@@ -88,16 +88,27 @@ def says_more(words: str, fewer: str) -> bool:
 
 def noun_phrase(caption: str, noun: str | None) -> NounPhrase | None:
     """Return what a caption says of `noun`, its head as a noun finder has it; None if the caption has no such head."""
-    words, named = rules.tokenise(caption), (noun or "").lower().split()
-    start = rules.subject_start(words)
+    words, name = rules.tokenise(caption), (noun or "").lower()
     # A captioner that repeats itself writes "with a handle handle". Such a caption is not read.
     is_loop = any(each == following and each not in _REPEATED for each, following in pairwise(words))
     # A caption that denies something ("does not have a tail") says nothing that can be composed.
     is_denied = any(word in _DENIALS or word.endswith("n't") for word in words)
-    while named and start < len(words) and not is_loop and not is_denied:
+    if is_loop or is_denied or not name.strip():
+        return None
+    found = _phrase_of(words, name.split())
+    if found is None and " " in name:
+        # The rules end a phrase before the "can" of "trash can", so a name that they cut is read as one word.
+        place = next((at for at in range(len(words)) if " ".join(words[at:]).startswith(name)), len(words))
+        found = _phrase_of([*words[:place], name, *words[place + len(name.split()) :]], [name])
+    return found
+
+
+def _phrase_of(words: list[str], named: list[str]) -> NounPhrase | None:
+    start = rules.subject_start(words)
+    while start < len(words):
         chunk = rules.read_chunk(words, start)
         last = chunk.nouns[-1] + 1 if chunk.nouns else chunk.end
-        if words[last - len(named) : last] == named:
+        if words[last - len(named) : last] == named and (len(named) == 1 or last - len(named) >= start):
             # In "there is no dog" and "a no parking sign" the named thing is absent.
             is_absent = any(words[at] in ("no", "neither") for at in chunk.modifiers)
             return None if is_absent else _Reading(words, chunk, " ".join(named), start).phrase()
@@ -373,7 +384,8 @@ class _Reading:
 
 
 def _attributes_before(words: Sequence[str], chunk: rules.Chunk, noun: str) -> list[str]:
-    first = chunk.nouns[-1] - len(noun.split()) + 1 if chunk.nouns else chunk.end - 1
+    last = chunk.nouns[-1] if chunk.nouns else chunk.end - 1
+    first = last if words[last] == noun else last - len(noun.split()) + 1
     found: list[str] = []
     if any(words[at] == "or" for at in chunk.modifiers):
         return found

@@ -13,25 +13,28 @@ from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import dataclass, replace
 from functools import cache, cached_property
+from itertools import product
 from typing import Final
 
 import numpy as np
 
 from pseudoris.primitives.attribute_slots import fills_slot
 from pseudoris.primitives.english import BODY, STUFF
-from pseudoris.primitives.head_nouns import tokenise
+from pseudoris.primitives.head_nouns import read_chunk, subject_start, tokenise
 from pseudoris.primitives.kinds import (
     MIN_SUPPORT,
     basic_names,
     fits_anything,
+    is_listed,
     is_wide,
+    is_wider,
     kind_of,
     kinds_of,
     says_several,
     supported_name,
     truth,
 )
-from pseudoris.primitives.noun_phrases import NounPhrase
+from pseudoris.primitives.noun_phrases import NounPhrase, is_no_attribute
 from pseudoris.schemas.fitted import Floats
 from pseudoris.schemas.shard import CROP_MASKED, ExpressionRecord
 from pseudoris.workers.composing.posterior import UNSAID_NOUN, Evidence, Posterior, logistic, nouns_of, shares_of
@@ -192,6 +195,25 @@ def _is_of_compound(attribute: str, phrase: NounPhrase) -> bool:
     """Return whether an attribute names a kind with the noun: "police" of "police officer", "golden" of a retriever."""
     whole = kind_of(f"{attribute} {phrase.noun}")
     return whole != kind_of(phrase.noun) or (kind_of(attribute) is not None and not fills_slot(attribute))
+
+
+def full_name(text: str, head: str | None) -> str | None:
+    """Return the longest name of the table with a caption's head in it: "trash can" of "trash"; without one the head.
+
+    If the rules find no head, as of "a tank top", the name is about the end of the first phrase. "Brown" of "brown
+    bear" stays an attribute.
+    """
+    words, named = tokenise(text), (head or "").lower().split()
+    last = read_chunk(words, subject_start(words)).end - 1
+    if named:
+        last = next((at for at in range(len(words)) if words[: at + 1][-len(named) :] == named), len(words))
+    found = [head or ""]
+    for at, end in product(range(max(last - 3, 0), last + 1 + (not named)), range(last + 1, last + 4)):
+        name = " ".join(words[at:end])
+        is_attribute = fills_slot(words[at]) and not is_no_attribute(words[at])
+        if end <= len(words) and end - at > 1 and is_listed(name):
+            found += [] if is_attribute and is_wider(" ".join(words[at + 1 : end]), name) else [name]
+    return max(found, key=len) or None
 
 
 def kinds_of_several(candidates: Sequence[ExpressionRecord]) -> Mapping[str, float]:

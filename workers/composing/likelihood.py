@@ -37,7 +37,13 @@ from pseudoris.schemas.fitted import Floats, PosteriorConfig
 from pseudoris.schemas.keep_rule import Flags, Ints
 from pseudoris.schemas.shard import MaskRecord, ShardImage
 from pseudoris.schemas.stage_settings import ComposingConfig
-from pseudoris.workers.composing.kind_posterior import KindPosterior, kinds_of_several, numbers_said, of_mask_alone
+from pseudoris.workers.composing.kind_posterior import (
+    KindPosterior,
+    full_name,
+    kinds_of_several,
+    numbers_said,
+    of_mask_alone,
+)
 from pseudoris.workers.composing.posterior import Posterior, by_names, drawn_by_mask, evidence_of, is_object, weights_of
 from pseudoris.workers.composing.shown_colours import ShownColours
 
@@ -290,6 +296,8 @@ def likelihood_of(
     """
     by_mask = drawn_by_mask(image)
     drawn = [by_mask.get(mask.mask_id, ()) for mask in image.masks]
+    if weights.has_kinds:
+        drawn = [[replace(each, head_noun=full_name(each.text, each.head_noun)) for each in said] for said in drawn]
     evidence = [evidence_of(each, weights.counts, read) for each in drawn]
     if weights.has_kinds:
         of_each = zip(evidence, drawn, strict=True)

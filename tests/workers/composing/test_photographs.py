@@ -6,11 +6,16 @@ from typing import get_args
 
 import pytest
 
+from evidence.recipes.kinds import TABLE
+from pseudoris.primitives.english import is_plural
+from pseudoris.primitives.head_nouns import head_noun
+from pseudoris.primitives.kinds import truth
+from pseudoris.primitives.noun_phrases import noun_phrase
 from pseudoris.primitives.pixel_colours import NAMES
 from pseudoris.schemas.fitted import NounRelations
 from pseudoris.schemas.shard import CaptionSample
 from pseudoris.schemas.stage_settings import ComposedKind
-from pseudoris.workers.composing.kind_posterior import numbers_said
+from pseudoris.workers.composing.kind_posterior import full_name, numbers_said
 from tests.workers.composing.builders import composed, make_image, texts
 
 WORDS = {"kinds": ["attribute"], "min_first": 0.8, "min_further": 0.8, "max_per_form": 9}
@@ -115,6 +120,25 @@ def test_a_wider_name_takes_nothing_over_from_a_compound():
     found = texts(make_image(((20, 50), officers), ((80, 50), DOG)), 0, **{**KINDS, "min_first": 0.3})
     assert found
     assert not any("police person" in text or "police woman" in text for text in found)
+
+
+def test_names_of_several_words_are_read_whole():
+    listed = [line.split("\t")[0] for line in TABLE.read_text(encoding="utf-8").splitlines()[2:]]
+    read = {}
+    for name in (each for each in listed if " " in each):
+        caption = f"{'the' if is_plural(name) else 'a'} {name} on a street"
+        read[name] = noun_phrase(caption, full_name(caption, head_noun(caption)))
+    assert len(read) > 400
+    # "Brown" of "brown bear" is an attribute.
+    assert {name for name, found in read.items() if found is None or found.text != name} == set()
+    assert {name for name, found in read.items() if truth(found.noun, name) < 1.0} == set()
+
+
+@pytest.mark.parametrize("said", ["dvd player", "trash can", "rocking horse", "station wagon", "german shepherd"])
+def test_a_compound_is_no_kind_of_its_last_or_first_word(said):
+    image = make_image(((20, 50), {f"a black {said}": 14}), ((80, 50), {"a cup": 14}))
+    names = {"station wagon": "car", "german shepherd": "dog"}
+    assert f"the {names.get(said, said)}" in texts(image, 0, **KINDS)
 
 
 def test_a_garment_opposes_the_lack_of_it():
