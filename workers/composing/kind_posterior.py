@@ -100,9 +100,7 @@ class KindPosterior(Posterior):
         before = tuple(
             each
             for each in phrase.before
-            if each not in _SEXES
-            and truth(name, each) != 1.0
-            and (name == phrase.noun or not _is_of_compound(each, phrase))
+            if each not in _SEXES and truth(name, each) != 1.0 and not _is_of_compound(each, phrase)
         )
         is_alive = not kinds_of(name).isdisjoint({"person", "animal"})
         after = tuple(each for each in phrase.after if is_alive or not each.startswith(_OF_PERSONS))
@@ -192,9 +190,9 @@ class KindPosterior(Posterior):
 
 
 def _is_of_compound(attribute: str, phrase: NounPhrase) -> bool:
-    """Return whether an attribute names a kind with the noun: "police" of "police officer", "golden" of a retriever."""
+    """Return whether an attribute makes a narrower name of the noun, as "food" of "food truck"; not "wooden"."""
     whole = kind_of(f"{attribute} {phrase.noun}")
-    return whole != kind_of(phrase.noun) or (kind_of(attribute) is not None and not fills_slot(attribute))
+    return not fills_slot(attribute) and (whole != kind_of(phrase.noun) or kind_of(attribute) is not None)
 
 
 def full_name(text: str, head: str | None) -> str | None:

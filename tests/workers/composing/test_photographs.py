@@ -141,6 +141,15 @@ def test_a_compound_is_no_kind_of_its_last_or_first_word(said):
     assert f"the {names.get(said, said)}" in texts(image, 0, **KINDS)
 
 
+@pytest.mark.parametrize("said", ["wine glass:glass", "food truck:truck", "coffee cup:mug", "kitchen clock:clock"])
+def test_what_makes_a_narrower_name_tells_no_two_things_apart(said):
+    narrow, name = said.split(":")
+    assert not texts(make_image(((20, 50), {f"a {narrow}": 14}), ((80, 50), {f"a {name}": 14})), 0, **KINDS)
+    # What a thing is made of, or its colour, is no name.
+    wooden = make_image(((20, 50), {f"a wooden {name}": 14}), ((80, 50), {f"a {name}": 14}))
+    assert f"the wooden {name.replace('mug', 'cup')}" in texts(wooden, 0, **KINDS)
+
+
 def test_a_garment_opposes_the_lack_of_it():
     clothed = ((80, 50), {"a man in a red shirt": 14})
     image = make_image(((20, 50), {"a man without a shirt": 14}), clothed)
