@@ -43,6 +43,8 @@ from pseudoris.workers.composing.posterior import UNSAID_NOUN, Evidence, Posteri
 _SEXES, _OF_PERSONS = frozenset({"male", "female"}), ("holding ", "wearing ")
 # A mask above this probability is one of a kind, and in a crowd each lets expect so many without a mask. Set by hand.
 _LIKELY, _HIDDEN_IN_CROWD = 0.5, 0.1
+# A mask is of several things where more of its captions are: "two sheep", "a man and a woman".
+_IS_GROUP: Final = 0.5
 # So many things without a mask a name fits that is wider than some basic name: one that is basic itself, as "truck",
 # and one that is not, as "appliance". Chosen on 16 photographs.
 _HIDDEN_OF_WIDE: Final = {True: 1.0, False: 3.0}
@@ -86,7 +88,8 @@ class KindPosterior(Posterior):
         A mask of several things has none. Parts of a body are no names: a picture has more of them than masks. Nor are
         wide names that cannot be counted: nobody says "the leftmost cutlery".
         """
-        found = [supported_name(self.nouns[mask], support) for support in (_LIKELY, MIN_SUPPORT)]
+        supports = () if self.evidence[mask].several > _IS_GROUP else (_LIKELY, MIN_SUPPORT)
+        found = [supported_name(self.nouns[mask], support) for support in supports]
         named = dict.fromkeys(each.name for each in found if each is not None and not each.is_several)
         return [name for name in named if name not in BODY and not (name in STUFF and is_wide(name))]
 
@@ -128,10 +131,11 @@ class KindPosterior(Posterior):
 
         def is_named(noun: str) -> Sequence[float]:
             likely = []
-            for nouns in self.nouns:
+            for nouns, evidence in zip(self.nouns, self.evidence, strict=True):
                 # Of several things a name for one is not true, nor the other way round. It may be a rival.
-                own = {said: share for said, share in nouns.items() if says_several(said) == says_several(noun)}
-                speaks = [(share, truth(noun, said)) for said, share in own.items()]
+                is_group = evidence.several > _IS_GROUP and not says_several(noun)
+                own = {said for said in nouns if says_several(said) == says_several(noun) and not is_group}
+                speaks = [(share, truth(noun, said)) for said, share in nouns.items() if said in own]
                 right, wrong = (sum(share for share, is_true in speaks if is_true == value) for value in (1.0, 0.0))
                 share = math.log(right + _LEAST_AGAINST) - math.log(wrong + _LEAST_AGAINST)
                 odds = self.config.noun_bias + self.config.noun_share * share

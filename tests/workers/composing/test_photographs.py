@@ -115,6 +115,18 @@ def test_of_several_things_a_mask_has_no_text_and_counts_as_none():
     assert not texts(make_image(((20, 50), {"a glass": 14}), ((80, 50), {"two glasses": 14})), **KINDS)
 
 
+@pytest.mark.parametrize(
+    ("several", "one"), [("two sheep", "a sheep"), ("a herd of sheep", "a sheep"), ("a man and a woman", "a man")]
+)
+def test_what_captions_show_to_be_several_is_none(several, one):
+    image = make_image(((20, 50), {several: 9, one: 5}), ((80, 50), DOG))
+    assert texts(image, 0, **KINDS) == set()
+    name = f"the {one.removeprefix('a ')}"
+    assert name in texts(make_image(((20, 50), {several: 5, one: 9}), ((80, 50), DOG)), 0, **KINDS)
+    # It may be a rival.
+    assert name not in texts(make_image(((20, 50), {several: 14}), ((80, 50), {one: 14})), 1, **KINDS)
+
+
 def test_a_wider_name_takes_nothing_over_from_a_compound():
     officers = {"a police officer": 6, "a woman": 3, "a person": 5}
     found = texts(make_image(((20, 50), officers), ((80, 50), DOG)), 0, **{**KINDS, "min_first": 0.3})
