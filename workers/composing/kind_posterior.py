@@ -26,6 +26,7 @@ from pseudoris.primitives.kinds import (
     basic_names,
     fits_anything,
     is_listed,
+    is_same,
     is_wide,
     is_wider,
     kind_of,
@@ -90,8 +91,17 @@ class KindPosterior(Posterior):
         """
         supports = () if self.evidence[mask].several > _IS_GROUP else (_LIKELY, MIN_SUPPORT)
         found = [supported_name(self.nouns[mask], support) for support in supports]
-        named = dict.fromkeys(each.name for each in found if each is not None and not each.is_several)
+        named = dict.fromkeys(
+            self._synonym(mask, each.name) for each in found if each is not None and not each.is_several
+        )
         return [name for name in named if name not in BODY and not (name in STUFF and is_wide(name))]
+
+    def _synonym(self, mask: int, name: str) -> str:
+        """Return the synonym that most captions of a mask say; "bike" is one, though it has two basic names."""
+        nouns = self.nouns[mask]
+        same = [each for each in nouns if is_same(name, each) or (truth(name, each) == 1.0 and basic_names(each)[1:])]
+        single = [each for each in same if not says_several(each)]
+        return max(single, key=lambda each: (nouns[each], each == name), default=name)
 
     def phrases(self, mask: int, name: str) -> Sequence[NounPhrase]:
         """Return what is drawn of a mask by nouns that may fit it, under one of its names."""

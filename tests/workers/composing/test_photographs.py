@@ -53,6 +53,20 @@ def test_names_that_a_run_taught_count_together_beside_the_table():
     assert "the zorb" in texts(image, 0, **{**KINDS, "posterior": taught})
 
 
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [("tie", "necktie"), ("remote", "remote control"), ("motorcycle", "bike"), ("hat", "cap"), ("boat", "ship")],
+)
+def test_a_thing_has_the_name_that_most_captions_say_and_no_synonym_tells_it_apart(one, other):
+    said = {f"a red {one}": 6, f"a red {other}": 8}
+    found = texts(make_image(((20, 50), said), ((80, 50), DOG)), 0, **KINDS)
+    assert f"the red {other}" in found
+    both = make_image(((20, 50), {f"a red {one}": 14}), ((80, 50), {f"a red {other}": 14}))
+    assert not texts(both, **KINDS)
+    # A "bike" may be a motorbike, so it is no "bicycle".
+    assert f"the {other}" in texts(make_image(((20, 50), {f"a red {other}": 14}), ((80, 50), DOG)), 0, **KINDS)
+
+
 def test_a_narrower_name_tells_no_two_things_apart():
     image = make_image(((20, 50), {"a poodle": 14}), ((80, 50), {"a terrier": 14}))
     assert not texts(image, **KINDS)
