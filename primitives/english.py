@@ -188,7 +188,8 @@ KNOWN_NOUNS = PEOPLE | _words(
 
 # Other languages have these words too, so the words do not show that a caption is English.
 SHARED = _words(
-    "in no do me am as for so over van man hand arm ball bus taxi train pizza table orange vase photo bed hat"
+    "in no do me am as for so over van man hand arm ball bus taxi train pizza table orange vase photo bed hat "
+    "hotel hospital radio piano video auto motor panda pasta villa plaza patio arena camera melon mango kiwi bar"
 )
 
 # In "in a red shirt" and "in red", these clothes and colours describe a person. "In a red room" does not.

@@ -16,7 +16,7 @@ from typing import Final, Literal
 
 from pseudoris.primitives import english as lexicon
 from pseudoris.primitives import head_nouns as rules
-from pseudoris.primitives.kinds import kind_of, wider_names
+from pseudoris.primitives.kinds import is_listed, kind_of, wider_names
 
 # A noun names one thing, a pair that has a plural name, several things, or stuff that is not counted.
 Number = Literal["one", "pair", "several", "stuff"]
@@ -141,7 +141,11 @@ def english_among(captions: Iterable[str]) -> frozenset[str]:
     other = {caption for caption, said in words.items() if max(map(max, said), default="") > _LAST_LATIN}
     longer = other | {caption for caption, said in words.items() if len(said) > _MAX_SHORT}
     telling = {caption: [word for word in words[caption] if word not in lexicon.SHARED] for caption in longer - other}
-    found = {each for each, said in telling.items() if sum(map(_is_known, said)) >= _MIN_KNOWN_SHARE * len(said)}
+    num_known = {
+        each: sum(map(_is_known, said)) + sum(map(is_listed, map(" ".join, pairwise(said))))
+        for each, said in telling.items()
+    }
+    found = {each for each, number in num_known.items() if number >= _MIN_KNOWN_SHARE * len(telling[each])}
     return frozenset(found if 2 * len(found) < len(longer) else found | (words.keys() - longer))
 
 
@@ -152,8 +156,8 @@ _KNOWN: Final = rules.CLOSED | lexicon.KNOWN_NOUNS | lexicon.QUANTITIES | lexico
 
 
 def _is_known(word: str) -> bool:
-    is_listed = word in _KNOWN or word.removesuffix("s") in _KNOWN
-    return is_listed or rules.describes(word) or rules.is_progressive(word) or rules.finite_stem(word) is not None
+    is_noun = word in _KNOWN or word.removesuffix("s") in _KNOWN or is_listed(word)
+    return is_noun or rules.describes(word) or rules.is_progressive(word) or rules.finite_stem(word) is not None
 
 
 def number_of(noun: str, counted: Set[str], *, is_list: bool, is_many: bool = False) -> Number:

@@ -67,6 +67,12 @@ def test_a_thing_has_the_name_that_most_captions_say_and_no_synonym_tells_it_apa
     assert f"the {other}" in texts(make_image(((20, 50), {f"a red {other}": 14}), ((80, 50), DOG)), 0, **KINDS)
 
 
+def test_short_captions_of_names_that_the_table_has_are_read():
+    image = make_image(((20, 50), {"a brass fork": 14}), ((80, 50), {"a small fork": 14}))
+    assert texts(image, 0, **KINDS) == {"the brass fork"}
+    assert "the fork" not in texts(image, 1, **KINDS)
+
+
 def test_a_narrower_name_tells_no_two_things_apart():
     image = make_image(((20, 50), {"a poodle": 14}), ((80, 50), {"a terrier": 14}))
     assert not texts(image, **KINDS)
