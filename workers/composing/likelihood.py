@@ -178,7 +178,7 @@ class Likelihood:
                     # The captioner drew no phrase of so few words that can be said, so longer ones are shortened.
                     longer = [part for each in drawn for part in shorter(each, _MAX_WORDS) if is_sayable(part)]
                 for phrase in (*([] if alone is None or alone.number == "several" else [alone]), *longer):
-                    distinct.setdefault((phrase.noun, phrase.words), phrase)
+                    distinct.setdefault((phrase.noun, frozenset(map(self.posterior.named, phrase.words))), phrase)
             # Unlikely phrases are left out: an expression is never likelier than that its phrase is true of the mask.
             found.append([each for each in distinct.values() if self.is_likely(math.log(self.rivals(each)[mask]))])
         return found

@@ -182,6 +182,22 @@ def test_what_makes_a_narrower_name_tells_no_two_things_apart(said):
     assert f"the wooden {name.replace('mug', 'cup')}" in texts(wooden, 0, **KINDS)
 
 
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ("a man with a beard", "a bearded man"),
+        ("a man wearing glasses", "a man with eyeglasses"),
+        ("a shirtless man", "a man without a shirt"),
+        ("an old leather bag", "a vintage leather bag"),
+        ("a man in a grey shirt", "a man wearing a gray shirt"),
+    ],
+)
+def test_words_that_say_the_same_tell_no_two_things_apart_and_make_one_text(one, other):
+    assert not texts(make_image(((20, 50), {one: 14}), ((80, 50), {other: 14})), **KINDS)
+    alone = texts(make_image(((20, 50), {one: 7, other: 7}), ((80, 50), DOG)), 0, **KINDS)
+    assert len(alone) == len(texts(make_image(((20, 50), {one: 14}), ((80, 50), DOG)), 0, **KINDS)) > 1
+
+
 def test_a_garment_opposes_the_lack_of_it():
     clothed = ((80, 50), {"a man in a red shirt": 14})
     image = make_image(((20, 50), {"a man without a shirt": 14}), clothed)
