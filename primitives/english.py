@@ -203,14 +203,14 @@ CLOTHES = _words(
 # These plurals name a single thing or pair.
 PAIRS = _words(
     "scissors jeans pants trousers shorts glasses sunglasses goggles binoculars tweezers pliers headphones pajamas "
-    "overalls skis tongs shears earphones"
+    "overalls skis tongs shears earphones eyeglasses spectacles leggings tights sweatpants panties underpants"
 )
 # These nouns cannot be counted.
 STUFF = _words(
     "snow water food grass sand dirt traffic furniture rice bread meat fruit pasta soup cheese broccoli luggage "
     "clothing hair milk coffee beer wine juice ice mud gravel smoke fog rain bacon salad sauce jewelry equipment "
     "silverware cutlery graffiti concrete asphalt sky ocean sea foliage vegetation greenery produce trash garbage hay "
-    "wood"
+    "wood stairs bleachers fries"
 )
 BODY = _words(
     "hand hands arm arms head mouth back shoulder shoulders lap neck face foot feet ear ears nose hair wrist leg legs "
@@ -250,7 +250,7 @@ _IRREGULAR_PLURALS: Final[Mapping[str, str]] = {
     **{word: word for word in ("fish", "sheep", "deer", "aircraft", "bison", "series")},
 }
 _PLURALS: Final = IRREGULAR_PLURALS - _IRREGULAR_PLURALS.keys()
-_SINGULARS_IN_S: Final = frozenset({"lens", "gas", "series", "iris", "canvas"})
+_SINGULARS_IN_S: Final = _words("lens gas series iris canvas rhinoceros ibis thermos mantis")
 
 
 def plural_of(noun: str) -> str:

@@ -198,6 +198,19 @@ def test_words_that_say_the_same_tell_no_two_things_apart_and_make_one_text(one,
     assert len(alone) == len(texts(make_image(((20, 50), {one: 14}), ((80, 50), DOG)), 0, **KINDS)) > 1
 
 
+@pytest.mark.parametrize(
+    ("said", "name"),
+    [
+        *((f"a pair of black {each}", each) for each in ("skis", "sunglasses", "eyeglasses", "headphones")),
+        *((f"black {each}", each) for each in ("glasses", "stairs", "goggles")),
+        *((f"a {each}", each) for each in ("rhinoceros", "thermos")),
+    ],
+)
+def test_a_pair_and_what_only_looks_like_a_plural_have_texts(said, name):
+    image = make_image(((20, 50), {said: 14}), ((80, 50), DOG))
+    assert f"the {name}" in texts(image, 0, **KINDS)
+
+
 def test_a_garment_opposes_the_lack_of_it():
     clothed = ((80, 50), {"a man in a red shirt": 14})
     image = make_image(((20, 50), {"a man without a shirt": 14}), clothed)
