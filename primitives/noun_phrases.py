@@ -141,11 +141,7 @@ def english_among(captions: Iterable[str]) -> frozenset[str]:
     other = {caption for caption, said in words.items() if max(map(max, said), default="") > _LAST_LATIN}
     longer = other | {caption for caption, said in words.items() if len(said) > _MAX_SHORT}
     telling = {caption: [word for word in words[caption] if word not in lexicon.SHARED] for caption in longer - other}
-    num_known = {
-        each: sum(map(_is_known, said)) + sum(map(is_listed, map(" ".join, pairwise(said))))
-        for each, said in telling.items()
-    }
-    found = {each for each, number in num_known.items() if number >= _MIN_KNOWN_SHARE * len(telling[each])}
+    found = {each for each, said in telling.items() if _num_known(said) >= _MIN_KNOWN_SHARE * len(said)}
     return frozenset(found if 2 * len(found) < len(longer) else found | (words.keys() - longer))
 
 
@@ -153,6 +149,10 @@ _MAX_SHORT: Final = 2
 _LAST_LATIN: Final = "\u024f"
 _MIN_KNOWN_SHARE: Final = 0.4
 _KNOWN: Final = rules.CLOSED | lexicon.KNOWN_NOUNS | lexicon.QUANTITIES | lexicon.PICTURES | lexicon.STUFF
+
+
+def _num_known(words: Sequence[str]) -> int:
+    return sum(map(_is_known, words)) + sum(map(is_listed, map(" ".join, pairwise(words))))
 
 
 def _is_known(word: str) -> bool:

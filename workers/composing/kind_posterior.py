@@ -12,15 +12,15 @@ import math
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import dataclass, replace
-from functools import cache, cached_property
+from functools import cache, cached_property, lru_cache
 from itertools import product
 from typing import Final
 
 import numpy as np
 
 from pseudoris.primitives.attribute_slots import fills_slot
-from pseudoris.primitives.english import BODY, STUFF
-from pseudoris.primitives.head_nouns import read_chunk, subject_start, tokenise
+from pseudoris.primitives.english import BODY, STUFF, is_plural, plural_of
+from pseudoris.primitives.head_nouns import CLOSED, read_chunk, subject_start, tokenise
 from pseudoris.primitives.kinds import (
     MIN_SUPPORT,
     basic_names,
@@ -52,6 +52,8 @@ _HIDDEN_OF_WIDE: Final = {True: 1.0, False: 3.0}
 # If all masks of an image are too small, so many things without a mask are expected of a kind that it shows. By hand.
 _HIDDEN_OF_SMALL: Final = 0.2
 _NUMBERS: Final = {"two": 2, "three": 3, "four": 4, "five": 5, "six": 6, "seven": 7, "eight": 8, "nine": 9, "ten": 10}
+_OTHERS: Final = frozenset({"another", "other"})
+_MANY: Final = frozenset({"several", "many", "herd", "flock", "group", "pack", "school", "pair"})
 # "Three large brown dogs": a number counts the next of so many words that says several.
 _COUNTED_WORDS: Final = 3
 # Draws for and against a name count as at least this share, because no number of captions leaves no doubt.
@@ -74,7 +76,7 @@ class KindPosterior(Posterior):
     """
 
     several: Sequence[Mapping[str, float]]  # by mask, as of `kinds_of_several`
-    whole: Sequence[Mapping[str, int]] = ()  # by draw of the whole picture, as of `numbers_said`
+    whole: Sequence[str] = ()  # the draws of the whole picture
     num_too_small: int = 0  # masks that were dropped
 
     @cached_property
@@ -191,7 +193,8 @@ class KindPosterior(Posterior):
         # Several that have masks explain the plural, until they are a crowd.
         of_crowd = _HIDDEN_IN_CROWD * len(alike)
         found = (1.0 if len(alike) == 1 else of_crowd) * sum(told) / max(len(told), 1)
-        numbers = [max((each for kind, each in draw.items() if truth(noun, kind)), default=0) for draw in self.whole]
+        said = map(numbers_said, self.whole)
+        numbers = [max((each for kind, each in draw.items() if truth(noun, kind)), default=0) for draw in said]
         missing = sum(max(number - len(alike), of_crowd) for number in numbers if number) / max(len(numbers), 1)
         small = self.num_too_small / (self.num_too_small + len(self.evidence)) if alike else 0.0
         of_wide = _HIDDEN_OF_WIDE[bool(basic_names(noun))] * is_wide(noun)
@@ -232,23 +235,31 @@ def kinds_of_several(candidates: Sequence[ExpressionRecord]) -> Mapping[str, flo
     """Return, by kind, the share of a mask's draws that mention several of it: "people" of "in a crowd of people"."""
     found: defaultdict[str, float] = defaultdict(float)
     for candidate in candidates:
-        for kind in {kind_of(word) for word in tokenise(candidate.text) if says_several(word)} - {None}:
-            found[str(kind)] += len(candidate.samples)
+        for kind in numbers_said(candidate.text):
+            found[kind] += len(candidate.samples)
     return shares_of(found, max(sum(len(candidate.samples) for candidate in candidates), 1))
 
 
+@lru_cache(maxsize=1 << 10)
 def numbers_said(text: str) -> Mapping[str, int]:
-    """Return, by kind, how many of it a text names where it says several: 3 of "three dogs", at least 2 of "dogs"."""
+    """Return, by kind, how many of it a text names where it says several: 3 of "three dogs", at least 2 of "dogs".
+
+    "Another dog" is a second one. "Sheep" are several behind a number or "herd of", "glasses" behind a number.
+    """
     found: dict[str, int] = {}
-    number, since = 2, 0
+    opening, since = "", 0
     for word in tokenise(text):
-        kind = kind_of(word) if says_several(word) else None
-        if word in _NUMBERS:
-            number, since = _NUMBERS[word], 0
-        elif kind is not None:
-            found[kind] = max(found.get(kind, 0), number if since <= _COUNTED_WORDS else 2)
-            number = 2
-        since += 1
+        kind, since = kind_of(word), since + 1
+        is_counted, is_alike = since <= _COUNTED_WORDS, plural_of(word) == word
+        is_second = opening in _OTHERS or (is_alike and (opening in _NUMBERS or (opening and not is_plural(word))))
+        if kind and (says_several(word) or (is_counted and is_second)):
+            kind = kind if says_several(word) else word
+            found[kind] = max(found.get(kind, 0), _NUMBERS.get(opening, 2) if is_counted else 2)
+            opening = opening if opening in _OTHERS else ""
+        if word in _NUMBERS or word in _OTHERS | _MANY:
+            opening, since = word, 0
+        elif opening in _OTHERS and word in CLOSED:
+            opening = ""
     return found
 
 

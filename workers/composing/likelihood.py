@@ -37,13 +37,7 @@ from pseudoris.schemas.fitted import Floats, PosteriorConfig
 from pseudoris.schemas.keep_rule import Flags, Ints
 from pseudoris.schemas.shard import MaskRecord, ShardImage
 from pseudoris.schemas.stage_settings import ComposingConfig
-from pseudoris.workers.composing.kind_posterior import (
-    KindPosterior,
-    full_name,
-    kinds_of_several,
-    numbers_said,
-    of_mask_alone,
-)
+from pseudoris.workers.composing.kind_posterior import KindPosterior, full_name, kinds_of_several, of_mask_alone
 from pseudoris.workers.composing.posterior import Posterior, by_names, drawn_by_mask, evidence_of, is_object, weights_of
 from pseudoris.workers.composing.shown_colours import ShownColours
 
@@ -307,8 +301,8 @@ def likelihood_of(
     are_objects = is_object(image.masks, weights, evidence)
     shown = ShownColours([mask.colours for mask in image.masks] if config.has_colours else ())
     if weights.has_kinds:
-        several, whole = list(map(kinds_of_several, drawn)), list(map(numbers_said, image.whole_picture))
-        small = (config.has_too_small and image.num_too_small) or 0
+        several, small = list(map(kinds_of_several, drawn)), (config.has_too_small and image.num_too_small) or 0
+        whole = image.whole_picture
         posterior: Posterior = KindPosterior(weights, evidence, are_objects, several, whole, small, shown=shown)
     else:
         posterior = Posterior(weights, evidence, are_objects, shown=shown)

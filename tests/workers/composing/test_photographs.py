@@ -290,6 +290,30 @@ def test_a_number_counts_the_next_words_that_say_several():
     assert numbers_said("three of us saw very old and dusty brown horses") == {"horse": 2}
 
 
+@pytest.mark.parametrize(
+    ("said", "one"),
+    [
+        *(("a man next to another man", "man"), ("a man beside the other men", "man")),
+        *(("a cup beside another white cup", "cup"), ("a herd of sheep", "sheep"), ("three white sheep", "sheep")),
+        *(("three glasses of wine", "glass"), ("several deer", "deer")),
+    ],
+)
+def test_another_thing_and_plurals_like_their_singular_are_several(said, one):
+    found = numbers_said(said)
+    assert max(number for kind, number in found.items() if truth(one, kind)) == (3 if "three" in said else 2)
+    settings = {**KINDS, "min_first": 0.6, "min_further": 0.6, "posterior": {**KINDS["posterior"], "hidden": 0.5}}
+    image = make_image(((20, 50), {f"a {one}": 14}), ((80, 50), SEDAN))
+    assert f"the {one}" in texts(image, 0, **settings)
+    assert f"the {one}" not in texts(replace(image, whole_picture=(said,) * 12), 0, **settings)
+
+
+@pytest.mark.parametrize(
+    "said", ["a man in another room with a dog", "a sheep", "a pair of glasses", "a piece of fish"]
+)
+def test_one_thing_is_not_several(said):
+    assert not {"man", "dog", "sheep", "eyeglasses", "glasses", "fish"} & numbers_said(said).keys()
+
+
 def coloured(image, *shares):
     """Return an image whose masks' pixels may have colours in these shares; None where they were not measured."""
     measured = [() if each is None else tuple(each.get(name, 0.0) for name in NAMES) for each in shares]
