@@ -246,8 +246,9 @@ ENDS_OF_DESCRIPTIONS = _words("half while when because but if so whilst as after
 _IRREGULAR_PLURALS: Final[Mapping[str, str]] = {
     **{"person": "people", "child": "children", "foot": "feet", "tooth": "teeth", "mouse": "mice", "goose": "geese"},
     **{"ox": "oxen", "knife": "knives", "leaf": "leaves", "loaf": "loaves", "shelf": "shelves", "wolf": "wolves"},
-    **{"calf": "calves", "scarf": "scarves", "potato": "potatoes", "tomato": "tomatoes", "human": "humans"},
-    **{word: word for word in ("fish", "sheep", "deer", "aircraft", "bison", "series")},
+    **{"calf": "calves", "scarf": "scarves", "potato": "potatoes", "tomato": "tomatoes", "thief": "thieves"},
+    **{word: word for word in ("fish", "sheep", "deer", "aircraft", "bison", "series", "moose")},
+    **{f"{word}man": f"{word}mans" for word in ("hu", "otto", "dober", "talis", "sha", "cai", "ger", "ro")},
 }
 _PLURALS: Final = IRREGULAR_PLURALS - _IRREGULAR_PLURALS.keys()
 _SINGULARS_IN_S: Final = _words("lens gas series iris canvas rhinoceros ibis thermos mantis")

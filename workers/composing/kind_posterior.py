@@ -42,10 +42,9 @@ from pseudoris.workers.composing.posterior import UNSAID_NOUN, Evidence, Posteri
 
 # What these say of a person, the name says; and only what is alive holds or wears something.
 _SEXES, _OF_PERSONS = frozenset({"male", "female"}), ("holding ", "wearing ")
-# A mask above this probability is one of a kind, and in a crowd each lets expect so many without a mask. Set by hand.
+# A mask above this probability is one of a kind, and above this share of captions of several things it is several.
+# In a crowd each lets expect so many without a mask. Set by hand.
 _LIKELY, _HIDDEN_IN_CROWD = 0.5, 0.1
-# A mask is of several things where more of its captions are: "two sheep", "a man and a woman".
-_IS_GROUP: Final = 0.5
 # So many things without a mask a name fits that is wider than some basic name: one that is basic itself, as "truck",
 # and one that is not, as "appliance". Chosen on 16 photographs.
 _HIDDEN_OF_WIDE: Final = {True: 1.0, False: 3.0}
@@ -91,7 +90,7 @@ class KindPosterior(Posterior):
         A mask of several things has none. Parts of a body are no names: a picture has more of them than masks. Nor are
         wide names that cannot be counted: nobody says "the leftmost cutlery".
         """
-        supports = () if self.evidence[mask].several > _IS_GROUP else (_LIKELY, MIN_SUPPORT)
+        supports = () if self.evidence[mask].several > _LIKELY else (_LIKELY, MIN_SUPPORT)
         found = [supported_name(self.nouns[mask], support) for support in supports]
         named = dict.fromkeys(
             self._synonym(mask, each.name) for each in found if each is not None and not each.is_several
@@ -145,9 +144,9 @@ class KindPosterior(Posterior):
             likely = []
             for nouns, evidence in zip(self.nouns, self.evidence, strict=True):
                 # Of several things a name for one is not true, nor the other way round. It may be a rival.
-                is_group = evidence.several > _IS_GROUP and not says_several(noun)
-                own = {said for said in nouns if says_several(said) == says_several(noun) and not is_group}
-                speaks = [(share, truth(noun, said)) for said, share in nouns.items() if said in own]
+                is_group = evidence.several > _LIKELY and not says_several(noun)
+                own = [each for each in nouns.items() if says_several(each[0]) == says_several(noun) and not is_group]
+                speaks = [(share, truth(noun, said)) for said, share in own]
                 right, wrong = (sum(share for share, is_true in speaks if is_true == value) for value in (1.0, 0.0))
                 share = math.log(right + _LEAST_AGAINST) - math.log(wrong + _LEAST_AGAINST)
                 odds = self.config.noun_bias + self.config.noun_share * share
@@ -215,8 +214,7 @@ def _is_of_compound(attribute: str, phrase: NounPhrase) -> bool:
 def full_name(text: str, head: str | None) -> str | None:
     """Return the longest name of the table with a caption's head in it: "trash can" of "trash"; without one the head.
 
-    If the rules find no head, as of "a tank top", the name is about the end of the first phrase. "Brown" of "brown
-    bear" stays an attribute.
+    Of "a tank top" the rules find no head. "Brown" of "brown bear" stays an attribute.
     """
     words, named = tokenise(text), (head or "").lower().split()
     last = read_chunk(words, subject_start(words)).end - 1

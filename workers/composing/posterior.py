@@ -116,7 +116,7 @@ def evidence_of(
         phrases[phrase] += weight
     heaviest_first = sorted(phrases, key=lambda phrase: (-phrases[phrase], len(phrase.text), phrase.text))
     single = tuple(phrase for phrase in heaviest_first if phrase.number != "several")
-    several = 1.0 - sum(phrases[phrase] for phrase in single) / max(num_read, MIN_SHARE)
+    several = sum(weight for phrase, weight in phrases.items() if phrase.number == "several") / (num_read or 1.0)
     return Evidence(shares_of(nouns, sum(nouns.values())), correctness, shares_of(words, num_read), single, several)
 
 

@@ -143,6 +143,8 @@ def test_what_captions_show_to_be_several_is_none(several, one):
     assert texts(image, 0, **KINDS) == set()
     name = f"the {one.removeprefix('a ')}"
     assert name in texts(make_image(((20, 50), {several: 5, one: 9}), ((80, 50), DOG)), 0, **KINDS)
+    # A caption that is not read tells of nothing.
+    assert name in texts(make_image(((20, 50), {f"{one} isn't here": 14}), ((80, 50), DOG)), 0, **KINDS)
     # It may be a rival.
     assert name not in texts(make_image(((20, 50), {several: 14}), ((80, 50), {one: 14})), 1, **KINDS)
 
@@ -209,6 +211,21 @@ def test_words_that_say_the_same_tell_no_two_things_apart_and_make_one_text(one,
 def test_a_pair_and_what_only_looks_like_a_plural_have_texts(said, name):
     image = make_image(((20, 50), {said: 14}), ((80, 50), DOG))
     assert f"the {name}" in texts(image, 0, **KINDS)
+
+
+@pytest.mark.parametrize(
+    ("said", "group"),
+    [
+        ("a man with a hat", "the two men with hats"),
+        ("a man holding a red phone in his hand", "the two men holding red phones in their hands"),
+        ("a dog with a tail", "the two dogs with a tail"),
+        ("a green ottoman", "the two green ottomans"),
+        ("a brown talisman", "the two brown talismans"),
+    ],
+)
+def test_of_several_things_each_has_its_own(said, group):
+    image = make_image(((20, 50), {said: 14}), ((80, 50), {said: 14}))
+    assert group in texts(image, **{**KINDS, "kinds": ["group"], "has_needed_words": False})
 
 
 def test_a_garment_opposes_the_lack_of_it():
