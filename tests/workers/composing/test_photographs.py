@@ -10,16 +10,19 @@ from evidence.recipes.kinds import TABLE
 from pseudoris.primitives.english import is_plural
 from pseudoris.primitives.head_nouns import head_noun
 from pseudoris.primitives.kinds import truth
-from pseudoris.primitives.noun_phrases import noun_phrase
+from pseudoris.primitives.noun_phrases import NounPhrase, noun_phrase
 from pseudoris.primitives.pixel_colours import NAMES
 from pseudoris.schemas.fitted import NounRelations
 from pseudoris.schemas.shard import CaptionSample
 from pseudoris.schemas.stage_settings import ComposedKind
 from pseudoris.workers.composing.kind_posterior import full_name, numbers_said
+from pseudoris.workers.composing.posterior import learnt_substitutes
 from tests.workers.composing.builders import composed, make_image, texts
 
 WORDS = {"kinds": ["attribute"], "min_first": 0.8, "min_further": 0.8, "max_per_form": 9}
 KINDS = {**WORDS, "posterior": {"has_kinds": True, "has_slots": True, "noun_share": 2.0}}
+# As the weights of the presets for photographs.
+FITTED = {"word_bias": 2.7, "word_against": 1.6, "word_share": 1.0, "least_opposed": 0.08}
 PLACES = {**KINDS, "kinds": ["position"]}
 SEDAN = {"a silver sedan": 4, "a grey car": 4, "a vehicle": 3, "an automobile": 3}
 DOG = {"a brown dog": 14}
@@ -93,6 +96,35 @@ def test_words_of_other_slots_leave_a_word_certain_and_those_of_its_own_do_not()
     assert "the black car" not in texts(green, 0, **KINDS)
     # Without slots, words that no caption joins replace each other.
     assert "the black car" not in texts(parked, 0, **WORDS)
+
+
+def test_a_word_that_few_captions_say_is_not_certain_though_nothing_opposes_it():
+    def right(number):
+        image = make_image(((20, 50), {"a man": 14 - number, "a smiling man": number}), ((80, 50), {"a man": 14}))
+        settings = {**KINDS, "min_first": 0.0, "min_further": 0.0, "max_per_mask": 9}
+        settings["posterior"] = {**KINDS["posterior"], **FITTED}
+        said = {each.text: each.confidence for each in composed(image, **settings)}
+        return said["the smiling man"]
+
+    once, twice, often = map(right, (1, 2, 7))
+    assert once < 0.6 < twice < 0.9 < often
+
+
+def test_words_that_captions_could_have_joined_and_never_do_replace_each_other():
+    read = [NounPhrase("man", each) for each in ((), ("tall",), ("happy",), ("tall", "old"), ("happy", "old"))]
+    often = [*read, *(NounPhrase("man", (first, f"word{at}")) for at in range(6) for first in ("tall", "happy"))]
+    assert learnt_substitutes(often)["tall"] == {"happy"}
+    # So few captions would seldom join two words that are said independently.
+    assert "happy" not in learnt_substitutes(read).get("tall", ())
+    joined = [*often, NounPhrase("man", ("tall", "happy"))]
+    assert "happy" not in learnt_substitutes(joined).get("tall", ())
+
+
+def test_only_what_lives_holds_or_wears_something():
+    image = make_image(((20, 50), {"a glass holding a wine glass": 14}), ((80, 50), {"a man holding a phone": 14}))
+    found = texts(image, **KINDS, has_needed_words=False)
+    assert "the man holding a phone" in found
+    assert not any("glass holding" in text for text in found)
 
 
 def test_someone_in_red_clothes_is_a_rival_of_someone_in_red():
