@@ -223,8 +223,8 @@ def full_name(text: str, head: str | None) -> str | None:
     found = [head or ""]
     for at, end in product(range(max(last - 3, 0), last + 1 + (not named)), range(last + 1, last + 4)):
         name = " ".join(words[at:end])
-        is_attribute = fills_slot(words[at]) and not is_no_attribute(words[at])
         if end <= len(words) and end - at > 1 and is_listed(name):
+            is_attribute = fills_slot(words[at]) and not is_no_attribute(words[at])
             found += [] if is_attribute and is_wider(" ".join(words[at + 1 : end]), name) else [name]
     return max(found, key=len) or None
 

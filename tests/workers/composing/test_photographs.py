@@ -200,6 +200,13 @@ def test_names_of_several_words_are_read_whole():
     assert {name for name, found in read.items() if truth(found.noun, name) < 1.0} == set()
 
 
+@pytest.mark.parametrize(
+    ("caption", "head"), [("", None), ("on the", None), ("red", None), ("a dog", "cat"), ("a", "a b")]
+)
+def test_a_caption_without_such_a_name_has_the_head_that_it_had(caption, head):
+    assert full_name(caption, head) == head
+
+
 @pytest.mark.parametrize("said", ["dvd player", "trash can", "rocking horse", "station wagon", "german shepherd"])
 def test_a_compound_is_no_kind_of_its_last_or_first_word(said):
     image = make_image(((20, 50), {f"a black {said}": 14}), ((80, 50), {"a cup": 14}))
