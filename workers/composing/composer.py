@@ -96,14 +96,14 @@ def ranked_groups(view: Likelihood, mask_ids: Sequence[str]) -> Iterator[Express
     """Yield expressions of several masks above `least_of_others`, the likeliest first: true of each and of no other."""
     found: dict[tuple[int, ...], tuple[float, ExpressionRecord]] = {}
     for phrase in dict.fromkeys(chain.from_iterable(view.phrases)):
-        rivals, may_be = view.rivals(phrase), (view.blurred if view.posterior.config.has_kinds else view.rivals)(phrase)
+        rivals = view.rivals(phrase)
         is_member = rivals > IS_MEMBER
         masks = tuple(np.flatnonzero(is_member).tolist())
         is_counted = len(masks) > 1 and view.posterior.hidden(phrase.noun) < _MAX_MISSING
         text = place_phrases.group(len(masks), phrase) if is_counted else None
         if text is None:
             continue
-        log_right = np.log(rivals[is_member]).sum() + np.log1p(-may_be[~is_member]).sum()
+        log_right = np.log(rivals[is_member]).sum() + np.log1p(-rivals[~is_member]).sum()
         right = float(np.exp(log_right + view.log_unseen(phrase, len(masks))))
         if masks not in found or right > found[masks][0]:
             ids = tuple(mask_ids[mask] for mask in masks)

@@ -267,14 +267,6 @@ def test_of_several_things_each_has_its_own(said, group):
     assert group in texts(image, **{**KINDS, "kinds": ["group"], "has_needed_words": False})
 
 
-@pytest.mark.parametrize("rival", ["a brown animal", "two brown dogs"])
-def test_a_wider_name_and_several_things_are_rivals_of_a_group(rival):
-    groups = {**KINDS, "kinds": ["group"]}
-    assert "the two brown dogs" in texts(make_image(((10, 50), DOG), ((50, 50), DOG), ((90, 50), SEDAN)), **groups)
-    found = texts(make_image(((10, 50), DOG), ((50, 50), DOG), ((90, 50), {rival: 14})), **groups)
-    assert not any("dogs" in text for text in found)
-
-
 def test_a_garment_opposes_the_lack_of_it():
     clothed = ((80, 50), {"a man in a red shirt": 14})
     image = make_image(((20, 50), {"a man without a shirt": 14}), clothed)
