@@ -214,7 +214,7 @@ def _is_of_compound(attribute: str, phrase: NounPhrase) -> bool:
 def full_name(text: str, head: str | None) -> str | None:
     """Return the longest name of the table with a caption's head in it: "trash can" of "trash"; without one the head.
 
-    Of "a tank top" the rules find no head. "Brown" of "brown bear" stays an attribute.
+    Of "a tank top" the rules find no head. "Brown" of "brown bear" stays an attribute, "golden" of a retriever not.
     """
     words, named = tokenise(text), (head or "").lower().split()
     last = read_chunk(words, subject_start(words)).end - 1
@@ -224,8 +224,8 @@ def full_name(text: str, head: str | None) -> str | None:
     for at, end in product(range(max(last - 3, 0), last + 1 + (not named)), range(last + 1, last + 4)):
         name = " ".join(words[at:end])
         if end <= len(words) and end - at > 1 and is_listed(name):
-            is_attribute = fills_slot(words[at]) and not is_no_attribute(words[at])
-            found += [] if is_attribute and is_wider(" ".join(words[at + 1 : end]), name) else [name]
+            tail, is_attribute = " ".join(words[at + 1 : end]), fills_slot(words[at]) and not is_no_attribute(words[at])
+            found += [] if is_attribute and is_wider(tail, name) and basic_names(tail) == (kind_of(tail),) else [name]
     return max(found, key=len) or None
 
 
