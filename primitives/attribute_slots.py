@@ -39,6 +39,11 @@ _SYNONYMS: Final = {
     "hat": "cap",
     "t-shirt": "tshirt tee-shirt tee",
     "pants": "trousers",
+    "beard": "bearded",
+    "mustache": "moustache mustached",
+    "glasses": "eyeglasses spectacles",
+    "without shirt": "shirtless topless",
+    "striped": "stripes stripy stripey",
 }
 _FIRST: Final[Mapping[str, tuple[str, ...]]] = {
     word: tuple(first.split()) for first, words in _SYNONYMS.items() for word in words.split()

@@ -188,7 +188,8 @@ KNOWN_NOUNS = PEOPLE | _words(
 
 # Other languages have these words too, so the words do not show that a caption is English.
 SHARED = _words(
-    "in no do me am as for so over van man hand arm ball bus taxi train pizza table orange vase photo bed hat"
+    "in no do me am as for so over van man hand arm ball bus taxi train pizza table orange vase photo bed hat "
+    "hotel hospital radio piano video auto motor panda pasta villa plaza patio arena camera melon mango kiwi bar"
 )
 
 # In "in a red shirt" and "in red", these clothes and colours describe a person. "In a red room" does not.
@@ -202,14 +203,14 @@ CLOTHES = _words(
 # These plurals name a single thing or pair.
 PAIRS = _words(
     "scissors jeans pants trousers shorts glasses sunglasses goggles binoculars tweezers pliers headphones pajamas "
-    "overalls skis tongs shears earphones"
+    "overalls skis tongs shears earphones eyeglasses spectacles leggings tights sweatpants panties underpants"
 )
 # These nouns cannot be counted.
 STUFF = _words(
     "snow water food grass sand dirt traffic furniture rice bread meat fruit pasta soup cheese broccoli luggage "
     "clothing hair milk coffee beer wine juice ice mud gravel smoke fog rain bacon salad sauce jewelry equipment "
     "silverware cutlery graffiti concrete asphalt sky ocean sea foliage vegetation greenery produce trash garbage hay "
-    "wood"
+    "wood stairs bleachers fries"
 )
 BODY = _words(
     "hand hands arm arms head mouth back shoulder shoulders lap neck face foot feet ear ears nose hair wrist leg legs "
@@ -245,11 +246,12 @@ ENDS_OF_DESCRIPTIONS = _words("half while when because but if so whilst as after
 _IRREGULAR_PLURALS: Final[Mapping[str, str]] = {
     **{"person": "people", "child": "children", "foot": "feet", "tooth": "teeth", "mouse": "mice", "goose": "geese"},
     **{"ox": "oxen", "knife": "knives", "leaf": "leaves", "loaf": "loaves", "shelf": "shelves", "wolf": "wolves"},
-    **{"calf": "calves", "scarf": "scarves", "potato": "potatoes", "tomato": "tomatoes", "human": "humans"},
-    **{word: word for word in ("fish", "sheep", "deer", "aircraft", "bison", "series")},
+    **{"calf": "calves", "scarf": "scarves", "potato": "potatoes", "tomato": "tomatoes", "thief": "thieves"},
+    **{word: word for word in ("fish", "sheep", "deer", "aircraft", "bison", "series", "moose")},
+    **{f"{word}man": f"{word}mans" for word in ("hu", "otto", "dober", "talis", "sha", "cai", "ger", "ro")},
 }
 _PLURALS: Final = IRREGULAR_PLURALS - _IRREGULAR_PLURALS.keys()
-_SINGULARS_IN_S: Final = frozenset({"lens", "gas", "series", "iris", "canvas"})
+_SINGULARS_IN_S: Final = _words("lens gas series iris canvas rhinoceros ibis thermos mantis")
 
 
 def plural_of(noun: str) -> str:

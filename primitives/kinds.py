@@ -14,7 +14,7 @@ from functools import cache, lru_cache
 from pathlib import Path
 from typing import Final
 
-from pseudoris.primitives.english import FIXED_COMPOUNDS, is_plural, plural_of
+from pseudoris.primitives.english import FIXED_COMPOUNDS, PAIRS, is_plural, plural_of
 
 # A name is supported if it has this share of the draws that say something for or against it.
 MIN_SUPPORT: Final = 0.7
@@ -96,6 +96,11 @@ def _listed(noun: str) -> str | None:
     return None
 
 
+def is_listed(name: str) -> bool:
+    """Return whether the table has a name, or its plural, as it is."""
+    return name in _table().first
+
+
 def kind_of(noun: str) -> str | None:
     """Return the kind of a noun: the name that stands for its synonyms, in the singular; None for an unknown one.
 
@@ -133,9 +138,9 @@ def fits_anything(noun: str) -> bool:
 
 
 def says_several(noun: str) -> bool:
-    """Return whether a noun names several things: a plural, or "crowd"; not "scissors"."""
+    """Return whether a noun names several things: a plural, or "crowd"; not "scissors" or "skis"."""
     listed = _listed(noun)
-    return is_plural(noun) if listed is None else listed in _table().plurals
+    return is_plural(noun) if listed is None else listed in _table().plurals and listed.split()[-1] not in PAIRS
 
 
 def stands_on_ground(noun: str) -> bool:

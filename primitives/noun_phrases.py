@@ -16,7 +16,7 @@ from typing import Final, Literal
 
 from pseudoris.primitives import english as lexicon
 from pseudoris.primitives import head_nouns as rules
-from pseudoris.primitives.kinds import kind_of, wider_names
+from pseudoris.primitives.kinds import is_listed, kind_of, wider_names
 
 # A noun names one thing, a pair that has a plural name, several things, or stuff that is not counted.
 Number = Literal["one", "pair", "several", "stuff"]
@@ -88,16 +88,27 @@ def says_more(words: str, fewer: str) -> bool:
 
 def noun_phrase(caption: str, noun: str | None) -> NounPhrase | None:
     """Return what a caption says of `noun`, its head as a noun finder has it; None if the caption has no such head."""
-    words, named = rules.tokenise(caption), (noun or "").lower().split()
-    start = rules.subject_start(words)
+    words, name = rules.tokenise(caption), (noun or "").lower()
     # A captioner that repeats itself writes "with a handle handle". Such a caption is not read.
     is_loop = any(each == following and each not in _REPEATED for each, following in pairwise(words))
     # A caption that denies something ("does not have a tail") says nothing that can be composed.
     is_denied = any(word in _DENIALS or word.endswith("n't") for word in words)
-    while named and start < len(words) and not is_loop and not is_denied:
+    if is_loop or is_denied or not name.strip():
+        return None
+    found = _phrase_of(words, name.split())
+    if found is None and " " in name:
+        # The rules end a phrase before the "can" of "trash can", so a name that they cut is read as one word.
+        place = next((at for at in range(len(words)) if " ".join(words[at:]).startswith(name)), len(words))
+        found = _phrase_of([*words[:place], name, *words[place + len(name.split()) :]], [name])
+    return found
+
+
+def _phrase_of(words: list[str], named: list[str]) -> NounPhrase | None:
+    start = rules.subject_start(words)
+    while start < len(words):
         chunk = rules.read_chunk(words, start)
         last = chunk.nouns[-1] + 1 if chunk.nouns else chunk.end
-        if words[last - len(named) : last] == named:
+        if words[last - len(named) : last] == named and (len(named) == 1 or last - len(named) >= start):
             # In "there is no dog" and "a no parking sign" the named thing is absent.
             is_absent = any(words[at] in ("no", "neither") for at in chunk.modifiers)
             return None if is_absent else _Reading(words, chunk, " ".join(named), start).phrase()
@@ -130,7 +141,7 @@ def english_among(captions: Iterable[str]) -> frozenset[str]:
     other = {caption for caption, said in words.items() if max(map(max, said), default="") > _LAST_LATIN}
     longer = other | {caption for caption, said in words.items() if len(said) > _MAX_SHORT}
     telling = {caption: [word for word in words[caption] if word not in lexicon.SHARED] for caption in longer - other}
-    found = {each for each, said in telling.items() if sum(map(_is_known, said)) >= _MIN_KNOWN_SHARE * len(said)}
+    found = {each for each, said in telling.items() if _num_known(said) >= _MIN_KNOWN_SHARE * len(said)}
     return frozenset(found if 2 * len(found) < len(longer) else found | (words.keys() - longer))
 
 
@@ -140,9 +151,13 @@ _MIN_KNOWN_SHARE: Final = 0.4
 _KNOWN: Final = rules.CLOSED | lexicon.KNOWN_NOUNS | lexicon.QUANTITIES | lexicon.PICTURES | lexicon.STUFF
 
 
+def _num_known(words: Sequence[str]) -> int:
+    return sum(map(_is_known, words)) + sum(map(is_listed, map(" ".join, pairwise(words))))
+
+
 def _is_known(word: str) -> bool:
-    is_listed = word in _KNOWN or word.removesuffix("s") in _KNOWN
-    return is_listed or rules.describes(word) or rules.is_progressive(word) or rules.finite_stem(word) is not None
+    is_noun = word in _KNOWN or word.removesuffix("s") in _KNOWN or is_listed(word)
+    return is_noun or rules.describes(word) or rules.is_progressive(word) or rules.finite_stem(word) is not None
 
 
 def number_of(noun: str, counted: Set[str], *, is_list: bool, is_many: bool = False) -> Number:
@@ -373,7 +388,8 @@ class _Reading:
 
 
 def _attributes_before(words: Sequence[str], chunk: rules.Chunk, noun: str) -> list[str]:
-    first = chunk.nouns[-1] - len(noun.split()) + 1 if chunk.nouns else chunk.end - 1
+    last = chunk.nouns[-1] if chunk.nouns else chunk.end - 1
+    first = last if words[last] == noun else last - len(noun.split()) + 1
     found: list[str] = []
     if any(words[at] == "or" for at in chunk.modifiers):
         return found

@@ -82,11 +82,12 @@ def _plural(phrase: NounPhrase) -> str:
 
 
 def _of_several(attribute: str) -> str:
-    """Return "in red shirts" of "in a red shirt", "on their heads" of "on his head"."""
+    """Return "in red shirts" of "in a red shirt", "on their heads" of "on his head"; "with a tail" stays."""
     words = ["their" if word in ("his", "her", "its") else word for word in attribute.split()]
     if "their" in words and words[-1] in lexicon.BODY:
         words[-1] = lexicon.plural_of(words[-1])
-    if words[0] in ("in", "wearing") and words[1] in ("a", "an"):
+    is_worn = words[0] in ("in", "wearing") or (words[0] == "with" and words[-1] in lexicon.CLOTHES)
+    if (is_worn or words[0] in ("holding", "carrying")) and words[1] in ("a", "an"):
         end = next((at for at, word in enumerate(words[2:], 2) if word in lexicon.PREPOSITIONS), len(words))
         words[1:end] = [*words[2 : end - 1], lexicon.plural_of(words[end - 1])]
     return " ".join(words)

@@ -33,15 +33,20 @@ APART = (
     "jellyfish fish,seahorse horse,seahorse walrus,park stadium,man woman,boy girl,cat dog,fork knife,car train,"
     "bat animal,mouse animal,mannequin person,toilet room,bicycle container,skateboard container,glasses glass,"
     "bowling pin pin,cd player person,town hall hallway,rolling pin jewelry,christmas tree person,ice cream cream,"
-    "fan person,seal person,orange plant,balloon vehicle,steam engine motor"
+    "fan person,seal person,bottle cap hat,mountain bike motorcycle,dirt bike bicycle,orange plant,balloon vehicle,"
+    "steam engine motor"
 )
 KIN = (
     "van vehicle,train vehicle,mug cup,people person,crowd person,boy child,girl child,sedan car,seagull bird,guy man,"
     "lady woman,dog animal,wine glass glass,taxi car,police car vehicle,oak tree,rose flower,knife cutlery,"
     "stop sign sign,apple fruit,carrots vegetable,soldier person,waitress woman,pickup truck,kayak boat,"
-    "armchair furniture,hoodie clothing,kitten cat,red fire trucks truck,chocolate cake cake"
+    "armchair furniture,hoodie clothing,kitten cat,red fire trucks truck,chocolate cake cake,"
+    "bike bicycle,bike motorcycle,baseball cap hat,bow tie tie,mountain bike bicycle"
 )
-SAME = "sofa couch,bike bicycle,plane airplane,tv television,fridge refrigerator,doughnut donut,cellphone cell phone"
+SAME = (
+    "sofa couch,plane airplane,tv television,fridge refrigerator,doughnut donut,cellphone cell phone,tie necktie,"
+    "remote remote control,hat cap,suitcase luggage,boat ship,monitor television"
+)
 
 
 def names(text):

@@ -245,6 +245,11 @@ def test_other_letters_and_words_that_languages_share_make_no_english(caption):
         "two giraffes near a fence",
         "the nurse's left hand",
         "teapot",
+        "a kitchen knife",
+        "a german shepherd",
+        "a fire hydrant",
+        "a brass fork",
+        "metal trash cans",
     ],
 )
 def test_short_captions_are_english(caption):

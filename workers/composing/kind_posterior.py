@@ -12,33 +12,38 @@ import math
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import dataclass, replace
-from functools import cache, cached_property
+from functools import cache, cached_property, lru_cache
+from itertools import product
 from typing import Final
 
 import numpy as np
 
 from pseudoris.primitives.attribute_slots import fills_slot
-from pseudoris.primitives.english import BODY, STUFF
-from pseudoris.primitives.head_nouns import tokenise
+from pseudoris.primitives.english import BODY, STUFF, is_plural, plural_of
+from pseudoris.primitives.head_nouns import CLOSED, read_chunk, subject_start, tokenise
 from pseudoris.primitives.kinds import (
     MIN_SUPPORT,
     basic_names,
     fits_anything,
+    is_listed,
+    is_same,
     is_wide,
+    is_wider,
     kind_of,
     kinds_of,
     says_several,
     supported_name,
     truth,
 )
-from pseudoris.primitives.noun_phrases import NounPhrase
+from pseudoris.primitives.noun_phrases import NounPhrase, is_no_attribute
 from pseudoris.schemas.fitted import Floats
 from pseudoris.schemas.shard import CROP_MASKED, ExpressionRecord
 from pseudoris.workers.composing.posterior import UNSAID_NOUN, Evidence, Posterior, logistic, nouns_of, shares_of
 
 # What these say of a person, the name says; and only what is alive holds or wears something.
 _SEXES, _OF_PERSONS = frozenset({"male", "female"}), ("holding ", "wearing ")
-# A mask above this probability is one of a kind, and in a crowd each lets expect so many without a mask. Set by hand.
+# A mask above this probability is one of a kind, and above this share of captions of several things it is several.
+# In a crowd each lets expect so many without a mask. Set by hand.
 _LIKELY, _HIDDEN_IN_CROWD = 0.5, 0.1
 # So many things without a mask a name fits that is wider than some basic name: one that is basic itself, as "truck",
 # and one that is not, as "appliance". Chosen on 16 photographs.
@@ -46,6 +51,8 @@ _HIDDEN_OF_WIDE: Final = {True: 1.0, False: 3.0}
 # If all masks of an image are too small, so many things without a mask are expected of a kind that it shows. By hand.
 _HIDDEN_OF_SMALL: Final = 0.2
 _NUMBERS: Final = {"two": 2, "three": 3, "four": 4, "five": 5, "six": 6, "seven": 7, "eight": 8, "nine": 9, "ten": 10}
+_OTHERS: Final = frozenset({"another", "other"})
+_MANY: Final = frozenset({"several", "many", "herd", "flock", "group", "pack", "school", "pair"})
 # "Three large brown dogs": a number counts the next of so many words that says several.
 _COUNTED_WORDS: Final = 3
 # Draws for and against a name count as at least this share, because no number of captions leaves no doubt.
@@ -68,7 +75,7 @@ class KindPosterior(Posterior):
     """
 
     several: Sequence[Mapping[str, float]]  # by mask, as of `kinds_of_several`
-    whole: Sequence[Mapping[str, int]] = ()  # by draw of the whole picture, as of `numbers_said`
+    whole: Sequence[str] = ()  # the draws of the whole picture
     num_too_small: int = 0  # masks that were dropped
 
     @cached_property
@@ -83,9 +90,19 @@ class KindPosterior(Posterior):
         A mask of several things has none. Parts of a body are no names: a picture has more of them than masks. Nor are
         wide names that cannot be counted: nobody says "the leftmost cutlery".
         """
-        found = [supported_name(self.nouns[mask], support) for support in (_LIKELY, MIN_SUPPORT)]
-        named = dict.fromkeys(each.name for each in found if each is not None and not each.is_several)
+        supports = () if self.evidence[mask].several > _LIKELY else (_LIKELY, MIN_SUPPORT)
+        found = [supported_name(self.nouns[mask], support) for support in supports]
+        named = dict.fromkeys(
+            self._synonym(mask, each.name) for each in found if each is not None and not each.is_several
+        )
         return [name for name in named if name not in BODY and not (name in STUFF and is_wide(name))]
+
+    def _synonym(self, mask: int, name: str) -> str:
+        """Return the synonym that most captions of a mask say; "bike" is one, though it has two basic names."""
+        nouns = self.nouns[mask]
+        same = [each for each in nouns if is_same(name, each) or (truth(name, each) == 1.0 and basic_names(each)[1:])]
+        single = [each for each in same if not says_several(each)]
+        return max(single, key=lambda each: (nouns[each], each == name), default=name)
 
     def phrases(self, mask: int, name: str) -> Sequence[NounPhrase]:
         """Return what is drawn of a mask by nouns that may fit it, under one of its names."""
@@ -97,9 +114,7 @@ class KindPosterior(Posterior):
         before = tuple(
             each
             for each in phrase.before
-            if each not in _SEXES
-            and truth(name, each) != 1.0
-            and (name == phrase.noun or not _is_of_compound(each, phrase))
+            if each not in _SEXES and truth(name, each) != 1.0 and not _is_of_compound(each, phrase)
         )
         is_alive = not kinds_of(name).isdisjoint({"person", "animal"})
         after = tuple(each for each in phrase.after if is_alive or not each.startswith(_OF_PERSONS))
@@ -127,10 +142,11 @@ class KindPosterior(Posterior):
 
         def is_named(noun: str) -> Sequence[float]:
             likely = []
-            for nouns in self.nouns:
+            for nouns, evidence in zip(self.nouns, self.evidence, strict=True):
                 # Of several things a name for one is not true, nor the other way round. It may be a rival.
-                own = {said: share for said, share in nouns.items() if says_several(said) == says_several(noun)}
-                speaks = [(share, truth(noun, said)) for said, share in own.items()]
+                is_group = evidence.several > _LIKELY and not says_several(noun)
+                own = [each for each in nouns.items() if says_several(each[0]) == says_several(noun) and not is_group]
+                speaks = [(share, truth(noun, said)) for said, share in own]
                 right, wrong = (sum(share for share, is_true in speaks if is_true == value) for value in (1.0, 0.0))
                 share = math.log(right + _LEAST_AGAINST) - math.log(wrong + _LEAST_AGAINST)
                 odds = self.config.noun_bias + self.config.noun_share * share
@@ -176,7 +192,8 @@ class KindPosterior(Posterior):
         # Several that have masks explain the plural, until they are a crowd.
         of_crowd = _HIDDEN_IN_CROWD * len(alike)
         found = (1.0 if len(alike) == 1 else of_crowd) * sum(told) / max(len(told), 1)
-        numbers = [max((each for kind, each in draw.items() if truth(noun, kind)), default=0) for draw in self.whole]
+        said = map(numbers_said, self.whole)
+        numbers = [max((each for kind, each in draw.items() if truth(noun, kind)), default=0) for draw in said]
         missing = sum(max(number - len(alike), of_crowd) for number in numbers if number) / max(len(numbers), 1)
         small = self.num_too_small / (self.num_too_small + len(self.evidence)) if alike else 0.0
         of_wide = _HIDDEN_OF_WIDE[bool(basic_names(noun))] * is_wide(noun)
@@ -189,32 +206,58 @@ class KindPosterior(Posterior):
 
 
 def _is_of_compound(attribute: str, phrase: NounPhrase) -> bool:
-    """Return whether an attribute names a kind with the noun: "police" of "police officer", "golden" of a retriever."""
+    """Return whether an attribute makes a narrower name of the noun, as "food" of "food truck"; not "wooden"."""
     whole = kind_of(f"{attribute} {phrase.noun}")
-    return whole != kind_of(phrase.noun) or (kind_of(attribute) is not None and not fills_slot(attribute))
+    return not fills_slot(attribute) and (whole != kind_of(phrase.noun) or kind_of(attribute) is not None)
+
+
+def full_name(text: str, head: str | None) -> str | None:
+    """Return the longest name of the table with a caption's head in it: "trash can" of "trash"; without one the head.
+
+    Of "a tank top" the rules find no head. "Brown" of "brown bear" stays an attribute, "golden" of a retriever not.
+    """
+    words, named = tokenise(text), (head or "").lower().split()
+    last = read_chunk(words, subject_start(words)).end - 1
+    if named:
+        last = next((at for at in range(len(words)) if words[: at + 1][-len(named) :] == named), len(words))
+    found = [head or ""]
+    for at, end in product(range(max(last - 3, 0), last + 1 + (not named)), range(last + 1, last + 4)):
+        name = " ".join(words[at:end])
+        if end <= len(words) and end - at > 1 and is_listed(name):
+            tail, is_attribute = " ".join(words[at + 1 : end]), fills_slot(words[at]) and not is_no_attribute(words[at])
+            found += [] if is_attribute and is_wider(tail, name) and basic_names(tail) == (kind_of(tail),) else [name]
+    return max(found, key=len) or None
 
 
 def kinds_of_several(candidates: Sequence[ExpressionRecord]) -> Mapping[str, float]:
     """Return, by kind, the share of a mask's draws that mention several of it: "people" of "in a crowd of people"."""
     found: defaultdict[str, float] = defaultdict(float)
     for candidate in candidates:
-        for kind in {kind_of(word) for word in tokenise(candidate.text) if says_several(word)} - {None}:
-            found[str(kind)] += len(candidate.samples)
+        for kind in numbers_said(candidate.text):
+            found[kind] += len(candidate.samples)
     return shares_of(found, max(sum(len(candidate.samples) for candidate in candidates), 1))
 
 
+@lru_cache(maxsize=1 << 10)
 def numbers_said(text: str) -> Mapping[str, int]:
-    """Return, by kind, how many of it a text names where it says several: 3 of "three dogs", at least 2 of "dogs"."""
+    """Return, by kind, how many of it a text names where it says several: 3 of "three dogs", at least 2 of "dogs".
+
+    "Another dog" is a second one. "Sheep" are several behind a number or "herd of", "glasses" behind a number.
+    """
     found: dict[str, int] = {}
-    number, since = 2, 0
+    opening, since = "", 0
     for word in tokenise(text):
-        kind = kind_of(word) if says_several(word) else None
-        if word in _NUMBERS:
-            number, since = _NUMBERS[word], 0
-        elif kind is not None:
-            found[kind] = max(found.get(kind, 0), number if since <= _COUNTED_WORDS else 2)
-            number = 2
-        since += 1
+        kind, since = kind_of(word), since + 1
+        is_counted, is_alike = since <= _COUNTED_WORDS, plural_of(word) == word
+        is_second = opening in _OTHERS or (is_alike and (opening in _NUMBERS or (opening and not is_plural(word))))
+        if kind and (says_several(word) or (is_counted and is_second)):
+            kind = kind if says_several(word) else word
+            found[kind] = max(found.get(kind, 0), _NUMBERS.get(opening, 2) if is_counted else 2)
+            opening = opening if opening in _OTHERS else ""
+        if word in _NUMBERS or word in _OTHERS | _MANY:
+            opening, since = word, 0
+        elif opening in _OTHERS and word in CLOSED:
+            opening = ""
     return found
 
 

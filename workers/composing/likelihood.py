@@ -37,7 +37,7 @@ from pseudoris.schemas.fitted import Floats, PosteriorConfig
 from pseudoris.schemas.keep_rule import Flags, Ints
 from pseudoris.schemas.shard import MaskRecord, ShardImage
 from pseudoris.schemas.stage_settings import ComposingConfig
-from pseudoris.workers.composing.kind_posterior import KindPosterior, kinds_of_several, numbers_said, of_mask_alone
+from pseudoris.workers.composing.kind_posterior import KindPosterior, full_name, kinds_of_several, of_mask_alone
 from pseudoris.workers.composing.posterior import Posterior, by_names, drawn_by_mask, evidence_of, is_object, weights_of
 from pseudoris.workers.composing.shown_colours import ShownColours
 
@@ -172,7 +172,7 @@ class Likelihood:
                     # The captioner drew no phrase of so few words that can be said, so longer ones are shortened.
                     longer = [part for each in drawn for part in shorter(each, _MAX_WORDS) if is_sayable(part)]
                 for phrase in (*([] if alone is None or alone.number == "several" else [alone]), *longer):
-                    distinct.setdefault((phrase.noun, phrase.words), phrase)
+                    distinct.setdefault((phrase.noun, frozenset(map(self.posterior.named, phrase.words))), phrase)
             # Unlikely phrases are left out: an expression is never likelier than that its phrase is true of the mask.
             found.append([each for each in distinct.values() if self.is_likely(math.log(self.rivals(each)[mask]))])
         return found
@@ -290,6 +290,8 @@ def likelihood_of(
     """
     by_mask = drawn_by_mask(image)
     drawn = [by_mask.get(mask.mask_id, ()) for mask in image.masks]
+    if weights.has_kinds:
+        drawn = [[replace(each, head_noun=full_name(each.text, each.head_noun)) for each in said] for said in drawn]
     evidence = [evidence_of(each, weights.counts, read) for each in drawn]
     if weights.has_kinds:
         of_each = zip(evidence, drawn, strict=True)
@@ -299,8 +301,8 @@ def likelihood_of(
     are_objects = is_object(image.masks, weights, evidence)
     shown = ShownColours([mask.colours for mask in image.masks] if config.has_colours else ())
     if weights.has_kinds:
-        several, whole = list(map(kinds_of_several, drawn)), list(map(numbers_said, image.whole_picture))
-        small = (config.has_too_small and image.num_too_small) or 0
+        several, small = list(map(kinds_of_several, drawn)), (config.has_too_small and image.num_too_small) or 0
+        whole = image.whole_picture
         posterior: Posterior = KindPosterior(weights, evidence, are_objects, several, whole, small, shown=shown)
     else:
         posterior = Posterior(weights, evidence, are_objects, shown=shown)

@@ -71,7 +71,8 @@ class Evidence:
     nouns: Mapping[str, float]  # each head noun's share of the weight of the candidates that name one
     correctness: Mapping[str, float]  # the scorer's correctness of each noun; 0 without a score
     words: Mapping[str, float]  # each other word's share of the weight of the candidates that are noun phrases
-    phrases: tuple[NounPhrase, ...]  # the distinct noun phrases, the heaviest first
+    phrases: tuple[NounPhrase, ...]  # the distinct noun phrases of one thing (not "two red dogs"), the heaviest first
+    several: float = 0.0  # the share of the weight of the noun phrases that are of several things
 
 
 def drawn_by_mask(image: ShardImage) -> Mapping[str, Sequence[ExpressionRecord]]:
@@ -112,12 +113,11 @@ def evidence_of(
         num_read += weight
         for word in phrase.words:
             words[word] += weight
-        # "Two red dogs" shows that the dogs are red, but it is no phrase for a single mask.
-        if phrase.number != "several":
-            phrases[phrase] += weight
-    of_nouns, of_words = shares_of(nouns, sum(nouns.values())), shares_of(words, num_read)
+        phrases[phrase] += weight
     heaviest_first = sorted(phrases, key=lambda phrase: (-phrases[phrase], len(phrase.text), phrase.text))
-    return Evidence(of_nouns, correctness, of_words, tuple(heaviest_first))
+    single = tuple(phrase for phrase in heaviest_first if phrase.number != "several")
+    several = sum(weight for phrase, weight in phrases.items() if phrase.number == "several") / (num_read or 1.0)
+    return Evidence(shares_of(nouns, sum(nouns.values())), correctness, shares_of(words, num_read), single, several)
 
 
 def weights_of(candidates: Sequence[ExpressionRecord], counts: Counted) -> Sequence[float]:

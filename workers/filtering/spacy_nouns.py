@@ -24,6 +24,7 @@ from pseudoris.primitives.noun_phrases import (
     PhraseReader,
     insert_adjective,
     is_no_attribute,
+    noun_phrase,
     number_of,
     phrases_by_rules,
 )
@@ -89,7 +90,11 @@ def phrase_reader(config: FilterConfig) -> PhraseReader:
     if config.nouns != "spacy":
         return phrases_by_rules
     pipeline = spacy_pipeline(config)
-    return lambda captions, nouns: list(map(phrase_of_parse, pipeline.pipe(captions), nouns))
+    # A parse has heads of one word. The composer asks for names of several.
+    return lambda captions, nouns: [
+        noun_phrase(parsed.text, noun) if " " in noun else phrase_of_parse(parsed, noun)
+        for parsed, noun in zip(pipeline.pipe(captions), nouns, strict=True)
+    ]
 
 
 def phrase_of_parse(parsed: Any, noun: str) -> NounPhrase | None:

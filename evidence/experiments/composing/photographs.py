@@ -21,6 +21,7 @@ from functools import cache, cached_property
 from itertools import product
 from pathlib import Path
 from typing import Annotated, Any, Final
+from unittest import mock
 
 import numpy as np
 import typer
@@ -32,6 +33,7 @@ from pseudoris.images.pixels import decode_proven
 from pseudoris.primitives import rle
 from pseudoris.primitives.english import PEOPLE, plural_of
 from pseudoris.primitives.head_nouns import head_noun
+from pseudoris.primitives.kinds import supported_name
 from pseudoris.primitives.noun_phrases import NounPhrase
 from pseudoris.primitives.pixel_colours import colour_shares
 from pseudoris.schemas import shard
@@ -48,8 +50,6 @@ ALL, LARGE = "all", "large"
 # A mask of `large` has at least this share of the picture's pixels.
 _LEAST_AREA: Final = 0.01
 _CROPS: Final = {"masked": shard.CROP_MASKED, "context": shard.crop_context(1.2)}
-# A mask's noun is supported if it has at least this share of the mask's draws.
-_SUPPORTED: Final = 0.7
 # What `--leave-out` chooses from, and the share of right texts that it must reach.
 _BOUND_NAMES: Final = ("min_first", "min_further")
 _BOUNDS: Final = tuple(product((0.45, 0.5, 0.55, 0.6), (0.65, 0.7, 0.75, 0.8)))
@@ -153,29 +153,29 @@ class _Factored(Likelihood):
         return found
 
 
-def best_forms(photo: Photograph, config: RunConfig) -> Iterator[tuple[str, bool, Mapping[str, float]]]:
-    """Yield each mask's noun, whether it is supported, and the factors of its likeliest form; {} without a form.
+def best_forms(photo: Photograph, config: RunConfig) -> Iterator[tuple[str, Mapping[str, float]]]:
+    """Yield each mask's supported name, "" without one, and the factors of its likeliest form; {} without a form.
 
     No bound applies. `place` is what a form adds to its phrase: a side, the other members of a row, an anchor.
     """
     composer = composer_of(config)
     free = composer.config.model_copy(update={"min_first": 0.0})
     view = _Factored(**vars(likelihood_of(photo.image, free, composer.posterior, composer._read)))
-    for mask, evidence in enumerate(view.posterior.evidence):
+    for mask, nouns in enumerate(view.posterior.nouns):
         best, factors = -np.inf, dict[str, float]()
         for form in _forms(view, mask):
             if form.log_right > best and form.text() is not None:
                 best, factors = form.log_right, dict(view.factors)
                 factors["place"] = -form.log_right - sum(factors.values())
-        noun = next(iter(view.posterior.names(mask)), "")
-        yield noun, evidence.nouns.get(noun, 0.0) >= _SUPPORTED, factors
+        named = supported_name(nouns)
+        yield named.name if named else "", factors
 
 
 @cache
-def names_of(category: str) -> frozenset[str]:
+def names_of(category: str, *, has_wider: bool = True) -> frozenset[str]:
     """Return the names, and their plurals, of one of COCO's categories."""
     told = yaml.safe_load(_WORDS.read_text(encoding="utf-8")).get(category, {})
-    names = {category, category.split()[-1], *told.get("names", ()), *told.get("wider", ())}
+    names = {category, category.split()[-1], *told.get("names", ()), *(told.get("wider", ()) if has_wider else ())}
     names |= PEOPLE if category == "person" else set()
     return frozenset((*names, *map(plural_of, names)))
 
@@ -269,17 +269,33 @@ def left_out(photos: Sequence[Photograph], config: RunConfig, masks: str, verdic
 
 
 def nouns_and_factors(photos: Sequence[Photograph], config: RunConfig) -> dict[str, Any]:
-    """Return the mean factors of the masks' best forms, and how many supported nouns fit COCO's category."""
+    """Return the mean factors of the masks' best forms, and how many supported names fit COCO's category."""
     forms = [form for photo in photos for form in best_forms(photo, config)]
     categories = [category for photo in photos for category in photo.categories]
-    factors = [form[2] for form in forms if form[2]]
-    supported = [(form[0], category) for form, category in zip(forms, categories, strict=True) if form[1]]
+    factors = [form[1] for form in forms if form[1]]
+    named = [(form[0], category) for form, category in zip(forms, categories, strict=True)]
     return {
         "factors": {name: round(float(np.mean([each[name] for each in factors])), 4) for name in factors[0]},
         "with a form": len(factors),
-        "supported": len(supported),
-        "supported that fit": sum(noun in names_of(category) for noun, category in supported),
+        "supported": sum(name != "" for name, _ in named),
+        "fitting": sum(name in names_of(category) for name, category in named),
+        "fitting, not wider": sum(name in names_of(category, has_wider=False) for name, category in named),
     }
+
+
+def by_words(photos: Sequence[Photograph], config: RunConfig, masks: str) -> Mapping[str, float]:
+    """Return the texts of one mask, a mask, by the words that may be said: needed ones, any, or fewer."""
+    needs, total = Likelihood.needs_all_words, sum(len(photo.numbers) for photo in photos)
+
+    def has_rival(view: Likelihood, mask: int, phrase: NounPhrase) -> bool:
+        return len(view.members(NounPhrase(phrase.noun), mask)) > 0 and needs(view, mask, phrase)
+
+    found = {}
+    for name, rule in {"shipped": needs, "every word": lambda *_: True, "that some rival lacks": has_rival}.items():
+        with mock.patch.object(Likelihood, "needs_all_words", rule):
+            said = composed(photos, config, masks)
+            found[name] = sum(len(row["targets"]) == 1 for row in said) / total
+    return found
 
 
 def _tables(tree: Row) -> Iterator[str]:
@@ -293,8 +309,13 @@ def _tables(tree: Row) -> Iterator[str]:
     forms = tree["forms"]
     rows = [[name, f"{each:.3f}"] for name, each in forms["factors"].items()]
     yield markdown_table((f"best forms of {forms['with a form']} masks", "mean of -log"), rows)
-    fitting = f"{forms['supported that fit']} of {forms['supported']} masks whose noun"
-    yield f"The noun fits COCO's category of {fitting} has a share of at least {_SUPPORTED}."
+    shares = [f"{forms[name]} ({forms[name] / tree['masks']:.3f})" for name in ("fitting", "fitting, not wider")]
+    yield (
+        f"{forms['supported']} of {tree['masks']} masks have a supported name: it fits COCO's category for {shares[0]} "
+        f"and is not wider for {shares[1]}."
+    )
+    words = ", ".join(f"{name} {each:.2f}" for name, each in tree["by words"].items())
+    yield f"Texts of one mask, a mask, by the words that may be said: {words}."
 
 
 def main(
@@ -317,6 +338,7 @@ def main(
     lines = [line for path in judged or () for line in path.read_text(encoding="utf-8").splitlines() if line]
     verdicts = Verdicts(lines, numbers) if judged else None
     tree = {**figures(both[masks], said, verdicts), "forms": nouns_and_factors(both[masks], config)}
+    tree["by words"] = by_words(both[masks], config, masks)
     typer.echo("\n\n".join(_tables(tree)))
     if verdicts is not None:
         typer.echo(verdicts.agreement(said))

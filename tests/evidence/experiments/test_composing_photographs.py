@@ -16,8 +16,10 @@ from evidence.experiments.composing.photographs import (
     ALL,
     Photograph,
     Verdicts,
+    by_words,
     composed,
     figures,
+    names_of,
     photographs,
     run_config,
 )
@@ -81,6 +83,15 @@ def test_a_sheet_names_the_texts_and_shows_each_photograph(tmp_path):
     page = json.loads((tmp_path / NAME).with_suffix(".json").read_text())
     assert page["texts"] == asked
     assert all((tmp_path / each).stat().st_size > 10_000 for each in page["sheets"])
+
+
+@needs_assets
+def test_the_fewer_words_may_be_said_the_fewer_texts_and_wider_names_are_told_apart():
+    photos = [each for each in photographs(ASSETS, ALL) if each.image.key == NAME]
+    fewest, some, most = sorted(by_words(photos, run_config(PRESET, [], photos, is_taught=False), ALL).items())[::-1]
+    assert [fewest[0], some[0], most[0]] == ["that some rival lacks", "shipped", "every word"]
+    assert fewest[1] <= some[1] <= most[1]
+    assert names_of("dog") - names_of("dog", has_wider=False) == {"animal", "animals"}
 
 
 def said(*targets, text, kind="attribute", masks="all", **more):

@@ -6,15 +6,23 @@ from typing import get_args
 
 import pytest
 
+from evidence.recipes.kinds import TABLE
+from pseudoris.primitives.english import is_plural
+from pseudoris.primitives.head_nouns import head_noun
+from pseudoris.primitives.kinds import truth
+from pseudoris.primitives.noun_phrases import NounPhrase, noun_phrase
 from pseudoris.primitives.pixel_colours import NAMES
 from pseudoris.schemas.fitted import NounRelations
 from pseudoris.schemas.shard import CaptionSample
 from pseudoris.schemas.stage_settings import ComposedKind
-from pseudoris.workers.composing.kind_posterior import numbers_said
+from pseudoris.workers.composing.kind_posterior import full_name, numbers_said
+from pseudoris.workers.composing.posterior import learnt_substitutes
 from tests.workers.composing.builders import composed, make_image, texts
 
 WORDS = {"kinds": ["attribute"], "min_first": 0.8, "min_further": 0.8, "max_per_form": 9}
 KINDS = {**WORDS, "posterior": {"has_kinds": True, "has_slots": True, "noun_share": 2.0}}
+# As the weights of the presets for photographs.
+FITTED = {"word_bias": 2.7, "word_against": 1.6, "word_share": 1.0, "least_opposed": 0.08}
 PLACES = {**KINDS, "kinds": ["position"]}
 SEDAN = {"a silver sedan": 4, "a grey car": 4, "a vehicle": 3, "an automobile": 3}
 DOG = {"a brown dog": 14}
@@ -48,6 +56,26 @@ def test_names_that_a_run_taught_count_together_beside_the_table():
     assert "the zorb" in texts(image, 0, **{**KINDS, "posterior": taught})
 
 
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [("tie", "necktie"), ("remote", "remote control"), ("motorcycle", "bike"), ("hat", "cap"), ("boat", "ship")],
+)
+def test_a_thing_has_the_name_that_most_captions_say_and_no_synonym_tells_it_apart(one, other):
+    said = {f"a red {one}": 6, f"a red {other}": 8}
+    found = texts(make_image(((20, 50), said), ((80, 50), DOG)), 0, **KINDS)
+    assert f"the red {other}" in found
+    both = make_image(((20, 50), {f"a red {one}": 14}), ((80, 50), {f"a red {other}": 14}))
+    assert not texts(both, **KINDS)
+    # A "bike" may be a motorbike, so it is no "bicycle".
+    assert f"the {other}" in texts(make_image(((20, 50), {f"a red {other}": 14}), ((80, 50), DOG)), 0, **KINDS)
+
+
+def test_short_captions_of_names_that_the_table_has_are_read():
+    image = make_image(((20, 50), {"a brass fork": 14}), ((80, 50), {"a small fork": 14}))
+    assert texts(image, 0, **KINDS) == {"the brass fork"}
+    assert "the fork" not in texts(image, 1, **KINDS)
+
+
 def test_a_narrower_name_tells_no_two_things_apart():
     image = make_image(((20, 50), {"a poodle": 14}), ((80, 50), {"a terrier": 14}))
     assert not texts(image, **KINDS)
@@ -68,6 +96,35 @@ def test_words_of_other_slots_leave_a_word_certain_and_those_of_its_own_do_not()
     assert "the black car" not in texts(green, 0, **KINDS)
     # Without slots, words that no caption joins replace each other.
     assert "the black car" not in texts(parked, 0, **WORDS)
+
+
+def test_a_word_that_few_captions_say_is_not_certain_though_nothing_opposes_it():
+    def right(number):
+        image = make_image(((20, 50), {"a man": 14 - number, "a smiling man": number}), ((80, 50), {"a man": 14}))
+        settings = {**KINDS, "min_first": 0.0, "min_further": 0.0, "max_per_mask": 9}
+        settings["posterior"] = {**KINDS["posterior"], **FITTED}
+        said = {each.text: each.confidence for each in composed(image, **settings)}
+        return said["the smiling man"]
+
+    once, twice, often = map(right, (1, 2, 7))
+    assert once < 0.6 < twice < 0.9 < often
+
+
+def test_words_that_captions_could_have_joined_and_never_do_replace_each_other():
+    read = [NounPhrase("man", each) for each in ((), ("tall",), ("happy",), ("tall", "old"), ("happy", "old"))]
+    often = [*read, *(NounPhrase("man", (first, f"word{at}")) for at in range(6) for first in ("tall", "happy"))]
+    assert learnt_substitutes(often)["tall"] == {"happy"}
+    # So few captions would seldom join two words that are said independently.
+    assert "happy" not in learnt_substitutes(read).get("tall", ())
+    joined = [*often, NounPhrase("man", ("tall", "happy"))]
+    assert "happy" not in learnt_substitutes(joined).get("tall", ())
+
+
+def test_only_what_lives_holds_or_wears_something():
+    image = make_image(((20, 50), {"a glass holding a wine glass": 14}), ((80, 50), {"a man holding a phone": 14}))
+    found = texts(image, **KINDS, has_needed_words=False)
+    assert "the man holding a phone" in found
+    assert not any("glass holding" in text for text in found)
 
 
 def test_someone_in_red_clothes_is_a_rival_of_someone_in_red():
@@ -110,11 +167,108 @@ def test_of_several_things_a_mask_has_no_text_and_counts_as_none():
     assert not texts(make_image(((20, 50), {"a glass": 14}), ((80, 50), {"two glasses": 14})), **KINDS)
 
 
+@pytest.mark.parametrize(
+    ("several", "one"), [("two sheep", "a sheep"), ("a herd of sheep", "a sheep"), ("a man and a woman", "a man")]
+)
+def test_what_captions_show_to_be_several_is_none(several, one):
+    image = make_image(((20, 50), {several: 9, one: 5}), ((80, 50), DOG))
+    assert texts(image, 0, **KINDS) == set()
+    name = f"the {one.removeprefix('a ')}"
+    assert name in texts(make_image(((20, 50), {several: 5, one: 9}), ((80, 50), DOG)), 0, **KINDS)
+    # A caption that is not read tells of nothing.
+    assert name in texts(make_image(((20, 50), {f"{one} isn't here": 14}), ((80, 50), DOG)), 0, **KINDS)
+    # It may be a rival.
+    assert name not in texts(make_image(((20, 50), {several: 14}), ((80, 50), {one: 14})), 1, **KINDS)
+
+
 def test_a_wider_name_takes_nothing_over_from_a_compound():
     officers = {"a police officer": 6, "a woman": 3, "a person": 5}
     found = texts(make_image(((20, 50), officers), ((80, 50), DOG)), 0, **{**KINDS, "min_first": 0.3})
     assert found
     assert not any("police person" in text or "police woman" in text for text in found)
+
+
+def test_names_of_several_words_are_read_whole():
+    listed = [line.split("\t")[0] for line in TABLE.read_text(encoding="utf-8").splitlines()[2:]]
+    read = {}
+    for name in (each for each in listed if " " in each):
+        caption = f"{'the' if is_plural(name) else 'a'} {name} on a street"
+        read[name] = noun_phrase(caption, full_name(caption, head_noun(caption)))
+    assert len(read) > 400
+    # "Brown" of "brown bear" is an attribute.
+    assert {name for name, found in read.items() if found is None or found.text != name} == set()
+    assert {name for name, found in read.items() if truth(found.noun, name) < 1.0} == set()
+
+
+@pytest.mark.parametrize(
+    ("caption", "head"), [("", None), ("on the", None), ("red", None), ("a dog", "cat"), ("a", "a b")]
+)
+def test_a_caption_without_such_a_name_has_the_head_that_it_had(caption, head):
+    assert full_name(caption, head) == head
+
+
+@pytest.mark.parametrize(
+    "said", ["dvd player", "trash can", "rocking horse", "station wagon", "german shepherd", "soda can"]
+)
+def test_a_compound_is_no_kind_of_its_last_or_first_word(said):
+    image = make_image(((20, 50), {f"a black {said}": 14}), ((80, 50), {"a cup": 14}))
+    names = {"station wagon": "car", "german shepherd": "dog", "soda can": "black can"}
+    assert f"the {names.get(said, said)}" in texts(image, 0, **KINDS)
+
+
+@pytest.mark.parametrize(
+    "said", ["wine glass:glass", "food truck:truck", "coffee cup:mug", "kitchen clock:clock", "golden retriever:dog"]
+)
+def test_what_makes_a_narrower_name_tells_no_two_things_apart(said):
+    narrow, name = said.split(":")
+    assert not texts(make_image(((20, 50), {f"a {narrow}": 14}), ((80, 50), {f"a {name}": 14})), 0, **KINDS)
+    # What a thing is made of, or its colour, is no name.
+    wooden = make_image(((20, 50), {f"a wooden {name}": 14}), ((80, 50), {f"a {name}": 14}))
+    assert f"the wooden {name.replace('mug', 'cup')}" in texts(wooden, 0, **KINDS)
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ("a man with a beard", "a bearded man"),
+        ("a man wearing glasses", "a man with eyeglasses"),
+        ("a shirtless man", "a man without a shirt"),
+        ("an old leather bag", "a vintage leather bag"),
+        ("a man in a grey shirt", "a man wearing a gray shirt"),
+    ],
+)
+def test_words_that_say_the_same_tell_no_two_things_apart_and_make_one_text(one, other):
+    assert not texts(make_image(((20, 50), {one: 14}), ((80, 50), {other: 14})), **KINDS)
+    alone = texts(make_image(((20, 50), {one: 7, other: 7}), ((80, 50), DOG)), 0, **KINDS)
+    assert len(alone) == len(texts(make_image(((20, 50), {one: 14}), ((80, 50), DOG)), 0, **KINDS)) > 1
+
+
+@pytest.mark.parametrize(
+    ("said", "name"),
+    [
+        *((f"a pair of black {each}", each) for each in ("skis", "sunglasses", "eyeglasses", "headphones")),
+        *((f"black {each}", each) for each in ("glasses", "stairs", "goggles")),
+        *((f"a {each}", each) for each in ("rhinoceros", "thermos")),
+    ],
+)
+def test_a_pair_and_what_only_looks_like_a_plural_have_texts(said, name):
+    image = make_image(((20, 50), {said: 14}), ((80, 50), DOG))
+    assert f"the {name}" in texts(image, 0, **KINDS)
+
+
+@pytest.mark.parametrize(
+    ("said", "group"),
+    [
+        ("a man with a hat", "the two men with hats"),
+        ("a man holding a red phone in his hand", "the two men holding red phones in their hands"),
+        ("a dog with a tail", "the two dogs with a tail"),
+        ("a green ottoman", "the two green ottomans"),
+        ("a brown talisman", "the two brown talismans"),
+    ],
+)
+def test_of_several_things_each_has_its_own(said, group):
+    image = make_image(((20, 50), {said: 14}), ((80, 50), {said: 14}))
+    assert group in texts(image, **{**KINDS, "kinds": ["group"], "has_needed_words": False})
 
 
 def test_a_garment_opposes_the_lack_of_it():
@@ -194,6 +348,30 @@ def test_masks_that_are_too_small_make_a_kind_of_the_picture_less_sure_where_tha
 def test_a_number_counts_the_next_words_that_say_several():
     assert numbers_said("three large brown dogs and a group of men near a car") == {"dog": 3, "man": 2}
     assert numbers_said("three of us saw very old and dusty brown horses") == {"horse": 2}
+
+
+@pytest.mark.parametrize(
+    ("said", "one"),
+    [
+        *(("a man next to another man", "man"), ("a man beside the other men", "man")),
+        *(("a cup beside another white cup", "cup"), ("a herd of sheep", "sheep"), ("three white sheep", "sheep")),
+        *(("three glasses of wine", "glass"), ("several deer", "deer")),
+    ],
+)
+def test_another_thing_and_plurals_like_their_singular_are_several(said, one):
+    found = numbers_said(said)
+    assert max(number for kind, number in found.items() if truth(one, kind)) == (3 if "three" in said else 2)
+    settings = {**KINDS, "min_first": 0.6, "min_further": 0.6, "posterior": {**KINDS["posterior"], "hidden": 0.5}}
+    image = make_image(((20, 50), {f"a {one}": 14}), ((80, 50), SEDAN))
+    assert f"the {one}" in texts(image, 0, **settings)
+    assert f"the {one}" not in texts(replace(image, whole_picture=(said,) * 12), 0, **settings)
+
+
+@pytest.mark.parametrize(
+    "said", ["a man in another room with a dog", "a sheep", "a pair of glasses", "a piece of fish"]
+)
+def test_one_thing_is_not_several(said):
+    assert not {"man", "dog", "sheep", "eyeglasses", "glasses", "fish"} & numbers_said(said).keys()
 
 
 def coloured(image, *shares):

@@ -197,7 +197,7 @@ def test_stuff_is_not_counted_and_pairs_are():
         ("a clerk wearing a hat on his head", "clerks wearing hats on their heads"),
         ("a clerk in a pair of jeans", "clerks in pairs of jeans"),
         ("a clerk in a blue shorts", "clerks in blue shorts"),
-        ("a clerk holding a cup in her hand", "clerks holding a cup in their hands"),
+        ("a clerk holding a cup in her hand", "clerks holding cups in their hands"),
         ("a women in a red shirt", "women in red shirts"),
     ],
 )
