@@ -9,7 +9,7 @@ from rich.console import Console
 
 from pseudoris.cli.summaries import plan_view
 from pseudoris.files.location import RunLocation
-from pseudoris.pipeline import identity, run_plan
+from pseudoris.pipeline import identity, run_plan, sample_estimate
 from pseudoris.pipeline.annotation import dry_run
 from pseudoris.pipeline.cluster import lone_node
 from pseudoris.pipeline.run_contract import RunOptions
@@ -97,6 +97,19 @@ def test_a_dry_run_tells_what_a_new_run_takes_from_the_card(session, tmp_path):
     text = " ".join(console.export_text().split())
     assert line in text
     assert "captions by tree: fixed shapes are off on this card: Triton cannot compile for it" in text
+
+
+def test_an_estimate_computes_with_what_a_run_takes_from_the_card(session, tmp_path, monkeypatch):
+    session(H100, is_committed=False)
+
+    def computed(job, *_):
+        assert chosen(job.config) == chosen(job.header.config) == (64, 16, 1, "bfloat16")
+        raise ConfigError("computed with these")
+
+    monkeypatch.setattr(sample_estimate, "run_shards", computed)
+    config = load_config("tiny", assignments=ON_GPU)
+    with pytest.raises(ConfigError, match="computed with these"):
+        sample_estimate.estimate(str(tmp_path / "in"), config, size=1, scratch=str(tmp_path))
 
 
 def test_an_older_card_computes_in_float32(session):
