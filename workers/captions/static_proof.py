@@ -31,7 +31,7 @@ from pseudoris.workers.captions.static_engine import least_slots, num_slots
 from pseudoris.workers.captions.vocabulary_logits import SpecialTokens, score_dtype
 from pseudoris.workers.checkpoints.openclip import build_from_config, read_model_config
 from pseudoris.workers.device import compute_dtype, prepare_device
-from pseudoris.workers.faults.quarantine import is_broken_device
+from pseudoris.workers.faults.quarantine import is_broken_device, is_out_of_memory
 
 _LAYERS: Final = {"vision_cfg": 1, "text_cfg": 1, "multimodal_cfg": 2}
 # Masks of the images, and rows that the kernels compute.
@@ -53,6 +53,7 @@ def fault_of_fixed_shapes(captions: CaptionsConfig, compute: ComputeConfig, *, i
     Raises:
         ConfigError: The device is not there, or the architecture cannot be decoded.
         BrokenDeviceError: The device failed, and this process cannot use it any further.
+        OutOfMemoryError, MemoryError: Of torch and Python: that shows nothing of fixed shapes.
     """
     device, dtype = prepare_device(compute), compute_dtype(compute)
     config = read_model_config(captions.architecture, is_captioner=True)
@@ -74,6 +75,8 @@ def fault_of_fixed_shapes(captions: CaptionsConfig, compute: ComputeConfig, *, i
         return str(error)
     # Compilers, drivers and libraries may raise anything.
     except Exception as error:
+        if is_out_of_memory(error):
+            raise
         if is_broken_device(error):
             raise BrokenDeviceError(row_kernels.in_one_line(error)) from error
         return row_kernels.in_one_line(error)
