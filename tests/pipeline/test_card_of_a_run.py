@@ -22,6 +22,7 @@ from pseudoris.store.runs.planned_run import plan_run
 from pseudoris.workers.captions import static_proof
 from pseudoris.workers.captions.static_engine import num_slots
 from pseudoris.workers.device import compute_dtype
+from pseudoris.workers.stages import DECODER
 from tests.builders.images import png
 from tests.builders.seals import forge_header
 from tests.store.builders import commit
@@ -169,6 +170,17 @@ def test_a_run_without_results_on_another_card_is_planned_anew_by_the_card_that_
     session(H100, is_committed=False)
     _, job = session(T4)
     assert chosen(job.config) == chosen(require_header(session.location).config) == (8, 2, 1, "float32")
+
+
+def test_a_run_without_results_in_fixed_shapes_is_planned_anew_by_the_tree_where_they_fail(session, monkeypatch):
+    words = ["masks.points_per_batch=64", f"captions.cache_bytes={2 * GIB}", "captions.crops_together=1"]
+    words += ["compute.precision=float32", "compute.seed=8"]
+    session(H100, *words, is_committed=False)
+    begun = {DECODER: "static", SLOTS: "512"}
+    forge_header(session.location, lambda tree: tree["identity"]["versions"].update(begun))
+    monkeypatch.setattr(static_proof, "fault_of_fixed_shapes", lambda *_, is_short: "the norm differs")
+    _, job = session(H100, *words)
+    assert job.config.captions.decoder == require_header(session.location).identity.versions[DECODER] == "tree"
 
 
 @pytest.mark.parametrize("version", ["0.5.0", "0.6.0"])
