@@ -21,7 +21,6 @@ from pseudoris.store.runs.lock import RunLock
 from pseudoris.store.runs.planned_run import plan_run
 from pseudoris.workers.captions import static_proof
 from pseudoris.workers.captions.static_engine import num_slots
-from pseudoris.workers.device import compute_dtype
 from pseudoris.workers.stages import DECODER
 from tests.builders.images import png
 from tests.builders.seals import forge_header
@@ -201,11 +200,22 @@ def test_a_run_on_a_gpu_of_an_earlier_version_goes_on_with_what_was_its_value_th
     assert chosen(job.config) == (64, 2, 1, "float32")
 
 
-@pytest.mark.parametrize(("preset", "precision"), [("base", "float32"), ("paper", "float32"), ("open", "bfloat16")])
-def test_on_a_cpu_auto_is_what_0_6_0_had(preset, precision):
-    on_cpu = load_config(preset, assignments=["compute.device=cpu", "placement.fused.num_gpus=0"])
+@pytest.mark.parametrize(
+    ("preset", "words", "precision"),
+    [
+        ("base", [], "float32"),
+        ("base", ["captions.engine=vlm", "captions.architecture=null"], "float32"),
+        ("paper", [], "float32"),
+        ("open", [], "bfloat16"),
+        ("open-composed", ["captions.engine=coca", "captions.architecture=coca_ViT-L-14"], "bfloat16"),
+    ],
+)
+def test_on_a_cpu_auto_is_what_0_6_0_had(preset, words, precision):
+    words = ["compute.device=cpu", "placement.fused.num_gpus=0", *words]
+    on_cpu = load_config(preset, assignments=words)
     assert chosen(on_cpu) == (64, 2, 1, precision)
-    assert compute_dtype(on_cpu.compute) == compute_dtype(load_config(preset).without_card().compute)
+    then = ["masks.points_per_batch=64", f"captions.cache_bytes={2 * GIB}", "captions.crops_together=1"]
+    assert on_cpu == load_config(preset, assignments=[*words, *then, f"compute.precision={precision}"])
 
 
 @pytest.mark.parametrize("preset", ["base", "base-composed", "open", "open-composed", "paper"])
