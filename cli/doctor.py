@@ -22,7 +22,7 @@ import typer
 from rich.text import Text
 
 from pseudoris.cli import options
-from pseudoris.cli.console import stdout
+from pseudoris.cli.console import note, stdout
 from pseudoris.cli.formats import columns_table, format_bytes
 from pseudoris.cli.options import argument, option
 from pseudoris.files.location import RunLocation
@@ -33,7 +33,7 @@ from pseudoris.primitives.extras import require_extra
 from pseudoris.primitives.machine_limits import SHARED, check_limits, memory_limit, told_by_limit
 from pseudoris.primitives.untrusted import printable
 from pseudoris.primitives.uris import writable
-from pseudoris.schemas.card_settings import choices_of_card, decoder_choices
+from pseudoris.schemas.card_settings import AUTO, choices_of_card, decoder_choices
 from pseudoris.schemas.config import PriorConfig, RunConfig
 from pseudoris.schemas.config_layers import as_begun, load_config
 from pseudoris.store.exclusion_rules import key_path
@@ -110,9 +110,7 @@ def doctor(
     if card_memory is not None and (source or out):
         raise typer.BadParameter("it checks nothing: leave out SOURCE and OUT", param_hint="--card-memory")
     if card_memory is not None:
-        card = config.with_chosen(choices_of_card(card_memory * 2**30, has_bfloat16=True))
-        found = card.with_chosen(decoder_choices("static")).decided(config)
-        stdout.print(found.replace(", ", "\n") or f"{config.preset} leaves nothing to the card", soft_wrap=True)
+        _print_choices(config, card_memory)
         return
     title = f"doctor, preset {config.preset}{'' if named else ', as none is named. annotate asks for one'}"
     checks = list(run_checks(config, source=source, out=out))
@@ -126,6 +124,18 @@ def doctor(
             stdout.print("", Text.assemble((check.name, "bold"), "  ", printable(rest)), sep="\n", soft_wrap=True)
     if any(check.is_ok is False for check in checks):
         raise typer.Exit(1)
+
+
+def _print_choices(config: RunConfig, card_gib: float) -> None:
+    """Print what `auto` is on a card of so many GiB that fixed shapes suit."""
+    named = config.captions.decoder if config.captions.engine == "coca" else ""
+    card = config.with_chosen(choices_of_card(card_gib * 2**30, has_bfloat16=True))
+    found = card.with_chosen(decoder_choices("static" if named == AUTO else named)).decided(config)
+    stdout.print(found.replace(", ", "\n") or f"{config.preset} leaves nothing to the card", soft_wrap=True)
+    if "bfloat16" in found:
+        note("below compute capability 8.0 compute.precision=float32")
+    if named == AUTO and "crops_together" in found:
+        note("where fixed shapes fail their proof captions.crops_together=1")
 
 
 def run_checks(config: RunConfig, *, source: str | None, out: str | None) -> Iterator[Check]:

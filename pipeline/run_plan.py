@@ -53,6 +53,7 @@ class RunPlan:
         config: Of this session; with a `parent`, its settings of masks, SOURCE, images and shards.
         options: Of this session.
         header: Of the run in OUT; None if there is none, or if it gives way.
+        may_be_anew: Whether the run of `header` gives way to one that the card decides otherwise.
         parent: The run that the masks are taken from; None if they are proposed.
         stored: By stage, digests that are not measured: of a parent, or not known before weights are fetched.
         identity: Of the machines that compute. Before `placed` it lacks a CPU's kind, and is None for cluster or GPU.
@@ -76,6 +77,7 @@ class RunPlan:
     has_ray: bool = False
     slower_decoder: str = ""
     by_card: str = ""
+    may_be_anew: bool = False
 
     @property
     def needs_ray(self) -> bool:
@@ -92,8 +94,9 @@ class RunPlan:
 
     @property
     def _asked(self) -> RunConfig:
-        """The settings with the decoder that the run in OUT began with."""
-        return _with_decoder_of(None if self.header is None else self.header.identity, self.config)
+        """The settings with the decoder that the run in OUT began with, unless it gives way."""
+        begun = None if self.header is None or self.may_be_anew else self.header.identity
+        return _with_decoder_of(begun, self.config)
 
     def measuring(self) -> AbstractContextManager[Callable[[], str]]:
         """Begin to measure the kind of this CPU, for `placed`; give nothing if a GPU or a cluster computes."""
@@ -256,7 +259,8 @@ def opened(source: str, out: str, config: RunConfig, options: RunOptions, on_eve
     held = {} if header is None or gives_way else header.config.model_dump()
     try:
         begun = config if header is None or gives_way else as_begun(config, header.config)
-        return _opened(source, location, begun.with_chosen(held), options, header, on_event)
+        plan = _opened(source, location, begun.with_chosen(held), options, header, on_event)
+        return replace(plan, may_be_anew=gives_way)
     except ConfigError:
         if not gives_way:
             raise

@@ -99,6 +99,8 @@ def estimate(
         out = stack.enter_context(_temporary_output(scratch, config))
         plan = opened(source, out, config, RunOptions(exclusions=exclusions))
         plan = stack.enter_context(plan.placed(cpu_kind=stack.enter_context(plan.measuring())))
+        # What the card decides is in the plan alone.
+        config = plan.config
         if scratch is None and (num_nodes := len(node_resources())) > 1:
             raise ConfigError(
                 f"the cluster has {num_nodes} nodes, and the others cannot read this node's temporary folder: use "

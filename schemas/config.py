@@ -184,7 +184,7 @@ class ComputeConfig(FrozenModel):
     # load torch nor depend on the kind of CPU.
     device: Literal["cpu", "cuda", "none"] = "cuda"
     # The type of numbers that models compute in. auto: bfloat16 on a GPU of sm_80 or later, float32 on an older one and
-    # without a GPU (with captions.engine=vlm bfloat16). Half precision rounds: on a CPU, trained `tiny` in bfloat16
+    # without a GPU (`open` and `open-composed` bfloat16). Half precision rounds: on a CPU, trained `tiny` in bfloat16
     # has 2,076 of 2,112 captions and 241 of 244 kept expressions as in float32, and masks of a mean IoU of 0.997; in
     # float16 2,108, 244 and 0.9996 (docs/records/performance.md). SAM's upscaling computes in it on a GPU alone: masks
     # of `tiny` have a mean IoU of 0.9985 with those that float32 upscales. CoCa's projection to the vocabulary
@@ -218,6 +218,8 @@ PRESETS_KNOW: Final = """\
   base-composed, open-composed: photographs, by a listener and a composer, which are right more often on drawings
 Of those for photographs no quality was measured: this project never ran them with trained weights"""
 _DRAWN_PRESETS: Final = ("tiny", "tiny-composed")
+# Without a GPU `compute.precision=auto` is bfloat16 in these.
+_HALF_ON_CPUS: Final = ("open", "open-composed")
 _UNTESTED_PRESETS: Final = ("base", "base-composed", "open", "open-composed", "paper")
 
 
@@ -328,7 +330,7 @@ class RunConfig(FrozenModel):
         """Return the tree with the defaults, those of 0.6.0, where it says `auto`: no card decides."""
         fields = {name: type(getattr(self, name)).model_fields for name in AUTO_SECTIONS}
         defaults = {name: {key: field.default for key, field in found.items()} for name, found in fields.items()}
-        if self.captions.engine == "vlm":
+        if self.preset in _HALF_ON_CPUS:
             defaults["compute"]["precision"] = "bfloat16"
         return self.with_chosen(defaults)
 

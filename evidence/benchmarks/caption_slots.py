@@ -4,9 +4,9 @@
     [--set KEY=VALUE …] [--json FILE]
 
 Images have mixed numbers of masks (`mixed_counts`). Their queues are those of the engine, and so are the slots and what
-fills them, in the memory of `--gib` and the preset's precision. A model that stands in for CoCa only ends rows: after
-as many steps as a caption has at most (`pairs`), or after 5 to 29 steps, drawn at random (`steps`). `reads` are the
-looks of the host, an image. Nothing here is timed.
+fills them, in the memory of `--gib` and the preset's precision; its `auto` is float32. A model that stands in for CoCa
+only ends rows: after as many steps as a caption has at most (`pairs`), or after 5 to 29 steps, drawn at random
+(`steps`). Nothing here is timed.
 """
 
 from __future__ import annotations
@@ -123,7 +123,9 @@ def measured(config: RunConfig, gib: float, counts: Sequence[int]) -> dict[str, 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Print the table, and write the JSON."""
     given, rows = options(__doc__, arguments), list[dict[str, Any]]()
-    config = load_config(given.preset, assignments=given.assignments)
+    # The tensors are small: threads would wait for each other.
+    torch.set_num_threads(1)
+    config = load_config(given.preset, assignments=given.assignments).without_card()
     for gib in given.gib:
         rows.append(measured(config, gib, mixed_counts(given.images)))
         write_json(rows, given.json)

@@ -118,6 +118,14 @@ def test_what_auto_is_on_a_card_that_is_not_here_is_printed_as_set_takes_it_and_
     assert printed("--preset=base", "--set", "compute.precision=float16") == memory
     config = load_config("base", assignments=printed("--preset=base"))
     assert config.decided(config) == ""
+    # Only fixed shapes take crops together.
+    alone = [*memory[:2], "captions.crops_together=1", "compute.precision=bfloat16"]
+    assert printed("--preset=open") == printed("--preset=base", "--set", "captions.decoder=tree") == alone
+    told = invoke("doctor", "--card-memory=16", "--preset=base", columns=20).stderr.splitlines()
+    assert told == [
+        "note below compute capability 8.0 compute.precision=float32",
+        "note where fixed shapes fail their proof captions.crops_together=1",
+    ]
     assert printed("--preset=tiny") == ["tiny", "leaves", "nothing", "to", "the", "card"]
 
 

@@ -9,7 +9,7 @@ from rich.console import Console
 
 from pseudoris.cli.summaries import plan_view
 from pseudoris.files.location import RunLocation
-from pseudoris.pipeline import identity, run_plan
+from pseudoris.pipeline import identity, run_plan, sample_estimate
 from pseudoris.pipeline.annotation import dry_run
 from pseudoris.pipeline.cluster import lone_node
 from pseudoris.pipeline.run_contract import RunOptions
@@ -21,7 +21,7 @@ from pseudoris.store.runs.lock import RunLock
 from pseudoris.store.runs.planned_run import plan_run
 from pseudoris.workers.captions import static_proof
 from pseudoris.workers.captions.static_engine import num_slots
-from pseudoris.workers.device import compute_dtype
+from pseudoris.workers.stages import DECODER
 from tests.builders.images import png
 from tests.builders.seals import forge_header
 from tests.store.builders import commit
@@ -99,6 +99,19 @@ def test_a_dry_run_tells_what_a_new_run_takes_from_the_card(session, tmp_path):
     assert "captions by tree: fixed shapes are off on this card: Triton cannot compile for it" in text
 
 
+def test_an_estimate_computes_with_what_a_run_takes_from_the_card(session, tmp_path, monkeypatch):
+    session(H100, is_committed=False)
+
+    def computed(job, *_):
+        assert chosen(job.config) == chosen(job.header.config) == (64, 16, 1, "bfloat16")
+        raise ConfigError("computed with these")
+
+    monkeypatch.setattr(sample_estimate, "run_shards", computed)
+    config = load_config("tiny", assignments=ON_GPU)
+    with pytest.raises(ConfigError, match="computed with these"):
+        sample_estimate.estimate(str(tmp_path / "in"), config, size=1, scratch=str(tmp_path))
+
+
 def test_an_older_card_computes_in_float32(session):
     _, job = session(T4)
     assert chosen(job.config) == (8, 2, 1, "float32")
@@ -158,6 +171,17 @@ def test_a_run_without_results_on_another_card_is_planned_anew_by_the_card_that_
     assert chosen(job.config) == chosen(require_header(session.location).config) == (8, 2, 1, "float32")
 
 
+def test_a_run_without_results_in_fixed_shapes_is_planned_anew_by_the_tree_where_they_fail(session, monkeypatch):
+    words = ["masks.points_per_batch=64", f"captions.cache_bytes={2 * GIB}", "captions.crops_together=1"]
+    words += ["compute.precision=float32", "compute.seed=8"]
+    session(H100, *words, is_committed=False)
+    begun = {DECODER: "static", SLOTS: "512"}
+    forge_header(session.location, lambda tree: tree["identity"]["versions"].update(begun))
+    monkeypatch.setattr(static_proof, "fault_of_fixed_shapes", lambda *_, is_short: "the norm differs")
+    _, job = session(H100, *words)
+    assert job.config.captions.decoder == require_header(session.location).identity.versions[DECODER] == "tree"
+
+
 @pytest.mark.parametrize("version", ["0.5.0", "0.6.0"])
 def test_a_run_on_a_gpu_of_an_earlier_version_goes_on_with_what_was_its_value_then(session, version):
     words = ["masks.points_per_batch=64", f"captions.cache_bytes={2 * GIB}", "captions.crops_together=1"]
@@ -176,11 +200,22 @@ def test_a_run_on_a_gpu_of_an_earlier_version_goes_on_with_what_was_its_value_th
     assert chosen(job.config) == (64, 2, 1, "float32")
 
 
-@pytest.mark.parametrize(("preset", "precision"), [("base", "float32"), ("paper", "float32"), ("open", "bfloat16")])
-def test_on_a_cpu_auto_is_what_0_6_0_had(preset, precision):
-    on_cpu = load_config(preset, assignments=["compute.device=cpu", "placement.fused.num_gpus=0"])
+@pytest.mark.parametrize(
+    ("preset", "words", "precision"),
+    [
+        ("base", [], "float32"),
+        ("base", ["captions.engine=vlm", "captions.architecture=null"], "float32"),
+        ("paper", [], "float32"),
+        ("open", [], "bfloat16"),
+        ("open-composed", ["captions.engine=coca", "captions.architecture=coca_ViT-L-14"], "bfloat16"),
+    ],
+)
+def test_on_a_cpu_auto_is_what_0_6_0_had(preset, words, precision):
+    words = ["compute.device=cpu", "placement.fused.num_gpus=0", *words]
+    on_cpu = load_config(preset, assignments=words)
     assert chosen(on_cpu) == (64, 2, 1, precision)
-    assert compute_dtype(on_cpu.compute) == compute_dtype(load_config(preset).without_card().compute)
+    then = ["masks.points_per_batch=64", f"captions.cache_bytes={2 * GIB}", "captions.crops_together=1"]
+    assert on_cpu == load_config(preset, assignments=[*words, *then, f"compute.precision={precision}"])
 
 
 @pytest.mark.parametrize("preset", ["base", "base-composed", "open", "open-composed", "paper"])

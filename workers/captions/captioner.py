@@ -187,7 +187,7 @@ class TreeCaptioner:
             # By it the engine sizes its caches.
             self._engine.crops_together = self._crops_together
 
-        lower = f"captions.cache_bytes (now {self._cache_bytes})"
+        lower = f"captions.cache_bytes (now {self._cache_bytes}) when the run goes on"
         work = partial(self._caption_or_launched, decode=decode)
         return together_or_fewer(images, work, remember=remember, lower=lower)
 

@@ -6,9 +6,10 @@ is measured (`workers/stages.py`, `pipeline/identity.py`), by `captioner`, and b
 
 from __future__ import annotations
 
-from pseudoris.primitives.errors import BrokenDeviceError, ConfigError
+from pseudoris.primitives.errors import BrokenDeviceError, ConfigError, TransientError
 from pseudoris.schemas.config import CaptionsConfig, ComputeConfig
 from pseudoris.workers.captions.row_kernels import PLAIN, triton_version
+from pseudoris.workers.faults.quarantine import is_out_of_memory
 
 _OFF = "fixed shapes are off on this card:"
 # A process proves a configuration once; `is_short` and both sections are the key.
@@ -20,6 +21,9 @@ def chosen_decoder(captions: CaptionsConfig, compute: ComputeConfig, *, is_short
 
     With it comes why `auto` takes the slower one; one sentence, empty where nothing is to say. The short proof is for
     a process of a run whose whole proof planning has made.
+
+    Raises:
+        TransientError: Memory ran out in the whole proof. In the short one torch's own error says so.
     """
     if captions.decoder != "auto":
         return captions.decoder, ""
@@ -41,6 +45,7 @@ def check_named_decoder(captions: CaptionsConfig, compute: ComputeConfig, *, is_
     Raises:
         ConfigError: The proof fails. The tree may not take over, because a run has one decoder.
         BrokenDeviceError: The device failed, and this process cannot use it any further.
+        TransientError: As `chosen_decoder`.
     """
     if captions.decoder != "static" or compute.device != "cuda":
         return
@@ -57,5 +62,15 @@ def _fault(captions: CaptionsConfig, compute: ComputeConfig, *, is_short: bool) 
         # Imported here: the proof builds the captioner's engine, and the captioner imports this module.
         from pseudoris.workers.captions.static_proof import fault_of_fixed_shapes
 
-        _FAULTS[key] = fault_of_fixed_shapes(captions, compute, is_short=is_short)
+        try:
+            _FAULTS[key] = fault_of_fixed_shapes(captions, compute, is_short=is_short)
+        except (RuntimeError, MemoryError) as error:
+            # For a process of a run the fault ladder has a remedy.
+            if is_short or not is_out_of_memory(error):
+                raise
+            # Torch's text names what is free, and what other processes hold.
+            raise TransientError(
+                "memory ran out in the proof of fixed shapes: end other processes that use the GPU, or lower "
+                f"captions.cache_bytes (now {captions.cache_bytes}) in a new run ({error})"
+            ) from error
     return _FAULTS[key]

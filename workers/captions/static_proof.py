@@ -31,7 +31,7 @@ from pseudoris.workers.captions.static_engine import least_slots, num_slots
 from pseudoris.workers.captions.vocabulary_logits import SpecialTokens, score_dtype
 from pseudoris.workers.checkpoints.openclip import build_from_config, read_model_config
 from pseudoris.workers.device import compute_dtype, prepare_device
-from pseudoris.workers.faults.quarantine import is_broken_device
+from pseudoris.workers.faults.quarantine import is_broken_device, is_out_of_memory
 
 _LAYERS: Final = {"vision_cfg": 1, "text_cfg": 1, "multimodal_cfg": 2}
 # Masks of the images, and rows that the kernels compute.
@@ -41,6 +41,7 @@ _CROPS, _IMAGE_TOKENS = 5, 80
 # Captions of up to eight tokens, and logits times eight: rounding then changed 11 to 16 of 88 captions in bfloat16, and
 # none in float32 (`tiny` on a CPU, four and two models). A fault changes nearly all, so half of them must be equal.
 _MIN_LENGTH, _MAX_LENGTH, _SURENESS = 4, 8, 8.0
+_TOKENS_A_FLAT_ONE: Final = 8
 # Crops of the short proof, which has the fewest slots; the whole one has those of the run.
 _SHORT_TOGETHER: Final = 16
 
@@ -53,6 +54,7 @@ def fault_of_fixed_shapes(captions: CaptionsConfig, compute: ComputeConfig, *, i
     Raises:
         ConfigError: The device is not there, or the architecture cannot be decoded.
         BrokenDeviceError: The device failed, and this process cannot use it any further.
+        OutOfMemoryError, MemoryError: Of torch and Python: that shows nothing of fixed shapes.
     """
     device, dtype = prepare_device(compute), compute_dtype(compute)
     config = read_model_config(captions.architecture, is_captioner=True)
@@ -63,7 +65,7 @@ def fault_of_fixed_shapes(captions: CaptionsConfig, compute: ComputeConfig, *, i
     together = _SHORT_TOGETHER if is_short else crops_in_fixed_shapes(captions.crops_together)
     few = captions.model_copy(update={**lengths, "crops_together": together, "slots": slots})
     try:
-        model = _random_model(config).to(device, dtype)
+        model = _random_model(config, is_short=is_short).to(device, dtype)
         kernels = _kernel_faults(CocaBlocks(model), captions.max_length - 1)
         with torch.inference_mode():
             return next(chain(kernels, _decoding_faults(model, few, is_short=is_short)), "")
@@ -74,6 +76,8 @@ def fault_of_fixed_shapes(captions: CaptionsConfig, compute: ComputeConfig, *, i
         return str(error)
     # Compilers, drivers and libraries may raise anything.
     except Exception as error:
+        if is_out_of_memory(error):
+            raise
         if is_broken_device(error):
             raise BrokenDeviceError(row_kernels.in_one_line(error)) from error
         return row_kernels.in_one_line(error)
@@ -84,12 +88,16 @@ def fault_of_fixed_shapes(captions: CaptionsConfig, compute: ComputeConfig, *, i
             torch.cuda.empty_cache()
 
 
-def _random_model(config: Mapping[str, Any]) -> CoCa:
+def _random_model(config: Mapping[str, Any], *, is_short: bool) -> CoCa:
     few = {part: {**config[part], "layers": layers} for part, layers in _LAYERS.items()}
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         model = cast("CoCa", build_from_config({**config, **few})).requires_grad_(False)
     model.text_decoder.text_projection *= _SURENESS
+    if not is_short:
+        # After some tokens a channel that no logit reads drowns the others: all logits are near, and nuclei are wide.
+        model.text_decoder.text_projection[0] = 0
+        cast("CoCa", model.text).token_embedding.weight[::_TOKENS_A_FLAT_ONE, 0] = 100
     return model
 
 

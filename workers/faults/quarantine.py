@@ -152,7 +152,7 @@ def together_or_fewer(
     """Return `work` of all images together; of fewer at a time where a GPU's memory runs out.
 
     For work whose results do not depend on what is together. `remember` is told each new number of images, and
-    `lower` names for the log the setting to lower, with its value.
+    `lower` names for the log the setting to lower, with its value, and when.
     """
     done: list[Any] = []
     most = len(images)
@@ -169,7 +169,7 @@ def together_or_fewer(
         free_memory()
         remember(most)
         message = "%d images do not fit into the GPU's memory together: continuing with %d, which changes no result"
-        logger.warning(f"{message}; to make room, lower %s in a new run", len(few), most, lower)
+        logger.warning(f"{message}; to make room, lower %s", len(few), most, lower)
     return done
 
 

@@ -116,7 +116,7 @@ class MaskGenerator:
         if self._sam is None:
             return list(map(self, images))
         work = partial(self._of_batch, self._sam)
-        lower = f"masks.points_per_batch (now {self._config.points_per_batch})"
+        lower = f"masks.points_per_batch (now {self._config.points_per_batch}) in a new run"
         return together_or_fewer(images, work, remember=partial(setattr, self, "images_together"), lower=lower)
 
     def _of_batch(self, sam: PromptableSam, images: Sequence[NDArray[np.uint8]]) -> list[Proposals]:
