@@ -110,7 +110,7 @@ def export(
         out, destination, export_format, chosen, source=moved_places(source), exclusions=excluded, **flags
     )
     repository = _repository(push, request, export_format, is_public=public)
-    if repository is not None and repository.state == "whole":
+    if repository is not None and repository.state == "whole" and not overwrite:
         stdout.print(f"{repository.page} already holds this export.", soft_wrap=True)
         return
     # A killed command may have written all, and its answer alone is missing.
@@ -119,7 +119,8 @@ def export(
         stdout.print(f"{destination} already holds this export, whole. To write it anew: --overwrite", soft_wrap=True)
     is_whole = is_whole or _write(request, export_format, destination)
     if repository is not None:
-        stdout.print(repository.upload(), soft_wrap=True)
+        pushed = repository.upload() if is_whole else f"{repository.page}: nothing is pushed while images are missing"
+        stdout.print(pushed, soft_wrap=True)
     if not is_whole:
         raise typer.Exit(1)
 
