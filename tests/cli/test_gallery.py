@@ -77,6 +77,19 @@ def test_images_that_have_moved_are_shown_where_the_option_source_names_their_fo
     assert len(list(pictures.iterdir())) == 1
 
 
+def test_pages_go_into_no_folder_of_other_peoples_pictures(run, tmp_path):
+    audit = small_audit(tmp_path / "judged")
+    (tmp_path / "to" / "pictures").mkdir(parents=True)
+    (tmp_path / "to" / "pictures" / "cat.jpg").write_bytes(b"a photograph")
+    for command in (("gallery", run.root), ("audit", "page", str(audit.path))):
+        shown = pseudoris_here(*command, "--to", str(tmp_path / "to"), code=2)
+        assert "to/pictures holds other files: cat.jpg. Name a new or an empty folder with --to" in shown.stderr
+    assert [path.name for path in (tmp_path / "to").rglob("*")] == ["pictures", "cat.jpg"]
+    # What a killed command of each left there does not stop the next one.
+    (tmp_path / "to" / "pictures" / "cat.jpg").rename(tmp_path / "to" / "pictures" / f"{image_id('0.png')}.webp")
+    write_pages(run.root, to=str(tmp_path / "to"))
+
+
 def test_pages_whose_place_was_taken_over_meanwhile_are_not_replaced(run, tmp_path, monkeypatch):
     def beat(self):
         raise TakenOverError("taken over")
