@@ -69,12 +69,13 @@ def test_a_run_goes_on_where_its_images_are_now(ray_session, tmp_path, kind):
     assert f"if its images have moved, add --moved-from {old}" in annotated(new, out, code=2)
     told = f"If its images have moved, give their new place as SOURCE, and add --moved-from {old}"
     assert told in annotated(old, out, code=2)
-    said = annotated(new, out, "--moved-from", str(old))
-    (command,) = re.findall(r"pseudoris (annotate .* --extend)$", said, re.MULTILINE)
-    assert shlex.split(command)[:3] == ["annotate", str(new), str(out)]
-    assert "--moved-from" in command
-    # It can be typed as it stands.
-    assert "SOURCE has no new images" in pseudoris_here(*shlex.split(command), code=0).stdout
+    for words in ((), ("--repair",)):
+        said = annotated(new, out, "--moved-from", str(old), *words)
+        (command,) = re.findall(r"pseudoris (annotate .* --extend)$", said, re.MULTILINE)
+        assert shlex.split(command)[:3] == ["annotate", str(new), str(out)]
+        assert "--moved-from" in command
+        # It can be typed as it stands.
+        assert "SOURCE has no new images" in pseudoris_here(*shlex.split(command), code=0).stdout
     assert f"pseudoris gallery {out} --source '{new}'" in said
     assert part_digests(out) == whole
     assert (out / "_run.json").read_bytes() == header
