@@ -22,7 +22,14 @@ import pyarrow as pa
 
 from pseudoris.files.parquet_files import open_writer
 from pseudoris.interchange.exports.croissant import CROISSANT_NAME, Tables, description
-from pseudoris.interchange.exports.destination import claim_destination, mark, stored_files, unmark_empty
+from pseudoris.interchange.exports.destination import (
+    EXPORT_NAME,
+    STORED,
+    claim_destination,
+    mark,
+    stored_files,
+    unmark_empty,
+)
 from pseudoris.interchange.exports.export_options import MAX_NAMED, ExportReport, ExportRequest
 from pseudoris.interchange.exports.image_files import image_file_of
 from pseudoris.interchange.exports.output_files import JsonArray, ManyFiles, check_file, json_arrays, new_file
@@ -375,10 +382,16 @@ class ExportJob:
         self.describe(report, tables or {})
         source = without_secrets(self.request.run.header.source)
         begins = {"format": self.name, "state": "whole", "request": self.request.digest, "source": source}
-        counts = {"rows": dict(rows), "dropped": dict(self.dropped)}
+        counts = {"rows": dict(rows), "dropped": dict(self.dropped), STORED: self.num_stored}
         told = {"unread": {"num": num, "images": unread}} if (num := report.num_unread) else {}
         mark(self.destination, {**begins, "num_images": self.request.num_images, **facts, **counts, **told})
         return report
+
+    @property
+    def num_stored(self) -> dict[str, int]:
+        """The number of files in each folder of the export: a later call knows by it whether all are there."""
+        single = (CROISSANT_NAME, EXPORT_NAME, *self.single_files)
+        return dict(self.files.by_folder + Counter(path.rpartition("/")[0] for path in single))
 
     @property
     def content_sha256(self) -> str:
