@@ -45,6 +45,11 @@ _RUN_FILE: Final = re.compile(
     rf"({'|'.join(SCHEMAS)})/{PART_NAME.pattern}"
     rf"|({PLAN_FOLDER}|{RECEIPTS_FOLDER}|{MANIFEST_FOLDER})/.+|{re.escape(HEADER_NAME)}"
 )
+# What stands at the top of OUT, or stays there of a run that is gone.
+_OF_A_RUN: Final = re.compile(
+    rf"_run\.json|_(plan|receipts|manifest|attempts|lock)|_audit\.json|_left_out\.parquet|{PROBE_NAME.pattern}"
+    rf"|{'|'.join(SCHEMAS)}|DATACARD\..*|gallery"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -265,16 +270,14 @@ def refuse_unexpected_files(location: RunLocation) -> None:
 
     Readers would include the latter. Parts of an earlier run may stay: the new run's gc deletes them.
     """
-    location.refuse_others(_is_of_a_run, "Name a new or an empty folder as OUT")
+    remedy = "Name a new or an empty folder as OUT"
+    location.refuse_others(_OF_A_RUN.fullmatch, remedy)
+    location.refuse_others({"index.html", "quality.html", "pictures", LOCK_FOLDER}.__contains__, remedy, "gallery")
     for table in SCHEMAS:
         for name, what in _entries(location, table):
             if what is not None or PART_NAME.fullmatch(name) is None:
                 found = _unexpected(shown_uri(location.uri(f"{table}/{name}")), what)
                 raise ConfigError(f"{found}, or name another OUT: a new run writes its table {table} there")
-
-
-def _is_of_a_run(name: str) -> bool:
-    return name.startswith(("_", "DATACARD.")) or name in (*SCHEMAS, "gallery")
 
 
 def is_driven(location: RunLocation) -> bool:
