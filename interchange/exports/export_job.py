@@ -16,7 +16,7 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import count, islice
 from pathlib import Path
-from typing import Final, Protocol
+from typing import Any, Final, Protocol
 
 import pyarrow as pa
 
@@ -191,10 +191,10 @@ class ExportJob:
         """Empty the destination's folders of an earlier export, and mark it as begun; see `claim_destination`."""
         lock, show = self.held.enter_context(RunLock.held(self.destination, on_wait=self.on_wait)), self.on_progress
 
-        def on_progress(done: int, total: int, /, stage: str = WRITING) -> None:
+        def on_progress(*given: Any, **named: Any) -> None:
             # A process that stood still may have lost the lock. What it writes would be mixed with the other's files.
             lock.check()
-            show(done, total, stage)
+            show(*given, **named)
 
         self.on_progress, self._prove_owner = on_progress, lock.heartbeat
         claim = partial(claim_destination, self.destination, self.name, folders, numbered=numbered, dataset=dataset)
