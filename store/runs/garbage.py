@@ -31,7 +31,7 @@ from pseudoris.store.runs.attempts import ATTEMPT_NAME, ATTEMPTS_FOLDER, attempt
 from pseudoris.store.runs.header import EXTENSION_NAME, read_header
 from pseudoris.store.runs.lock import LOCK_FOLDER, current_holder
 from pseudoris.store.runs.manifest import is_manifest_complete
-from pseudoris.store.runs.plan import moved_parts
+from pseudoris.store.runs.plan import moved_parts, remove_moved
 from pseudoris.store.runs.receipts import list_receipts, read_receipts
 from pseudoris.store.tables.parts import part_sizes
 
@@ -142,6 +142,8 @@ def run_gc(
         location.delete(path)
     for upload in () if is_dry else uploads:
         location.abort_upload(upload)
+    if has_ended and not is_dry:
+        remove_moved(location)
     return report
 
 

@@ -100,6 +100,7 @@ def test_a_moved_run_takes_new_images_and_tries_the_quarantined_again(ray_sessio
     assert "1 image, 1 recovered" in annotated(new, out, *moved, "--retry-failed")
     assert places(out).count(str(new)) == 2
     assert verify_run(RunLocation.open(str(out))).is_clean
+    assert not list((out / "_plan").glob("m*"))
     exported = pseudoris_here("export", str(out), str(tmp_path / "coco"), "--format", "coco", "--source", str(new))
     assert "10 of 10" in exported.stdout
 
@@ -183,6 +184,7 @@ def test_a_place_without_the_images_of_the_run_is_refused_and_nothing_is_written
     said = annotated(new, out, "--moved-from", str(new if kind == "another place" else old), code=2)
     assert told in said
     assert files(out) == before
+    assert not list((out / "_plan").glob("m*"))
 
 
 @pytest.mark.slow
