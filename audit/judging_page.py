@@ -8,6 +8,7 @@ the rater.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from typing import Any, Final
 
@@ -33,6 +34,8 @@ PICTURES_FOLDER: Final = "pictures"
 SCRIPTS: Final = ("storage", "stage", "questions")
 # A picture's longer side has at most 2,000 px: more than a screen, for zooming, but fewer bytes than a photograph.
 _PICTURE: Final = PictureForm("JPEG", max_side_px=2_000, quality=90)
+_PICTURE_NAME: Final = re.compile(r"^[0-9a-f]{16}\.jpg$")
+_REMEDY: Final = "Name a new or an empty folder with --to"
 _GENERATOR: Final = "pseudoris audit"
 _MARK: Final = f'<meta name="generator" content="{_GENERATOR}">'
 
@@ -48,9 +51,8 @@ def write_judging_page(
     `plugins` are those that the user has imported; `on_image` gets how many images are done, and how many there are.
     """
     if not destination.exists(INDEX_NAME):
-        destination.refuse_others(
-            {PICTURES_FOLDER, LOCK_FOLDER}.__contains__, "Name a new or an empty folder with --to"
-        )
+        destination.refuse_others({PICTURES_FOLDER, LOCK_FOLDER}.__contains__, _REMEDY)
+        destination.refuse_others(_PICTURE_NAME.match, _REMEDY, PICTURES_FOLDER)
     elif _MARK.encode() not in destination.read_bytes(INDEX_NAME):
         raise ConfigError(f"{destination.uri(INDEX_NAME)} is not a page of an audit. Name another folder with --to.")
     missing = []

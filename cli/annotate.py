@@ -100,7 +100,9 @@ def annotate(
     run_options = RunOptions(limit, is_extension=extend, is_retry=retry_failed, reasons=reasons, exclusions=exclusions)
     run_options = dataclasses.replace(run_options, moved_from=moved_from)
     if not dry_run:
-        rules = {"--exclude": exclude, "--only": only, "--set": words}
+        # A repair is of this command alone, and none extends a run.
+        lasting = [word for word in words if not word.startswith("placement.repair=")]
+        rules = {"--exclude": exclude, "--only": only, "--set": lasting}
         named = {"--preset": preset, "--config": config_file, "--exclude-distance": exclude_distance}
         given = [(name, str(each)) for name, each in named.items() if each is not None]
         given += [(name, each) for name, all_ in rules.items() for each in all_ or ()]

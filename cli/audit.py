@@ -106,8 +106,13 @@ def page(
         raise ConfigError(
             f"--to {to!r} is inside the audit. Choose a folder outside it: the page is for others to open."
         )
-    with RunLock.held(destination, on_wait=note), bar("images") as show:
-        missing = write_judging_page(opened, destination, plugins or (), show)
+    with RunLock.held(destination, on_wait=note) as lock, bar("images") as show:
+
+        def on_image(done: int, total: int) -> None:
+            lock.check(is_now=done == total)
+            show(done, total)
+
+        missing = write_judging_page(opened, destination, plugins or (), on_image)
     _report_missing(missing)
     report("page", destination.uri(INDEX_NAME), "green", console=stdout)
     report("note", "Open it in a browser and judge. Whoever can open it sees its pictures and texts.", "dim")

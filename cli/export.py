@@ -15,7 +15,7 @@ import typer
 from rich.markup import escape
 
 from pseudoris.cli import options
-from pseudoris.cli.console import report, stdout
+from pseudoris.cli.console import note, report, stdout
 from pseudoris.cli.formats import facts_table, format_bytes
 from pseudoris.cli.options import argument, option
 from pseudoris.cli.progress import bar
@@ -110,7 +110,7 @@ def export(
         out, destination, export_format, chosen, source=moved_places(source), exclusions=excluded, **flags
     )
     repository = _repository(push, request, export_format, is_public=public)
-    if repository is not None and repository.state == "whole":
+    if repository is not None and repository.state == "whole" and not overwrite:
         stdout.print(f"{repository.page} already holds this export.", soft_wrap=True)
         return
     # A killed command may have written all, and its answer alone is missing.
@@ -119,7 +119,8 @@ def export(
         stdout.print(f"{destination} already holds this export, whole. To write it anew: --overwrite", soft_wrap=True)
     is_whole = is_whole or _write(request, export_format, destination)
     if repository is not None:
-        stdout.print(repository.upload(), soft_wrap=True)
+        pushed = repository.upload() if is_whole else f"{repository.page}: nothing is pushed while images are missing"
+        stdout.print(pushed, soft_wrap=True)
     if not is_whole:
         raise typer.Exit(1)
 
@@ -140,7 +141,7 @@ def _write(request: ExportRequest, export_format: str, destination: str) -> bool
     """Write the export and print its report; return whether no image was left out for a change of SOURCE."""
     chosen = find_export(export_format)
     with bar(WRITING) as show:
-        result = chosen.write(request, lambda done, total, /, stage=WRITING: show(done, total, stage))
+        result = chosen.write(request, lambda done, total, /, stage=WRITING: show(done, total, stage), note)
     table = facts_table(f"{destination}: written and checked")
     images = sum(receipt.counts.images for receipt in request.run.receipts)
     table.add_row("images of the run", f"{images:,} of {request.run.header.num_images:,} planned")
@@ -157,9 +158,9 @@ def _write(request: ExportRequest, export_format: str, destination: str) -> bool
         if lines:
             table.add_row(title, escape("\n".join(lines)))
     stdout.print(table, soft_wrap=True)
-    for note in result.notes:
+    for text in result.notes:
         # Notes are printed below the table, because columns would break their commands and paths.
-        stdout.print(f"- {note}", soft_wrap=True, markup=False, highlight=False)
+        stdout.print(f"- {text}", soft_wrap=True, markup=False, highlight=False)
     if num := result.num_unread:
         named = f": {', '.join(result.unread)}{', …' if num > len(result.unread) else ''}" if result.unread else ""
         report(

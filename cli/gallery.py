@@ -96,11 +96,16 @@ def write_pages(
     ids = {pair.partition("-")[0] for pair in (*besides, *verdicts)}
     planned = PlannedImages(location, run.header, source=moved_places(source))
     content = replace(gallery_from_run(run, planned, sample=sample, besides=ids), verdicts=verdicts)
-    with RunLock.held(destination, on_wait=note), bar() as show:
+    with RunLock.held(destination, on_wait=note) as lock, bar() as show:
         quality = quality_of_run(run, content.summary, on_shard=show.named("counting shards"))
         # The quality page is written first, because the gallery links to it.
         destination.replace(QUALITY_NAME, "".join(iter_quality(quality)).encode())
-        return write_gallery(content, destination, lambda done: show(done, content.num_images, "images"))
+
+        def on_image(done: int) -> None:
+            lock.check(is_now=done == content.num_images)
+            show(done, content.num_images, "images")
+
+        return write_gallery(content, destination, on_image)
 
 
 def _verdicts(audit: Path, run: OpenRun) -> dict[str, dict[str, str]]:

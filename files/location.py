@@ -207,17 +207,18 @@ class RunLocation:
             for name, _ in [*self.list_temporary(folder)]:
                 self.delete(f"{folder}/{name}" if folder else name)
 
-    def refuse_others(self, own: Callable[[str], bool], remedy: str) -> None:
-        """Raise ConfigError if the folder holds what is not `own`, by its name: it would be mixed with other files.
+    def refuse_others(self, own: Callable[[str], object], remedy: str, folder: str = "") -> None:
+        """Raise ConfigError if a folder holds what is not `own`, by its name: it would be mixed with other files.
 
         Hidden entries, `lost+found`, logs and YAML files are let be. `remedy` ends the message.
         """
-        names = chain((file.name for file in self.list("")), (name for name, _ in self.list_obstacles("")))
+        names = chain((file.name for file in self.list(folder)), (name for name, _ in self.list_obstacles(folder)))
         others = (name for name in names if not own(name) and _BESIDE.fullmatch(name) is None)
         if found := list(islice(others, _NUM_SHOWN + 1)):
             more = " and more" if len(found) > _NUM_SHOWN else ""
             shown = ", ".join(map(printable, found[:_NUM_SHOWN]))
-            raise ConfigError(f"{shown_uri(self.root)} holds other files: {shown}{more}. {remedy}")
+            place = shown_uri(self.uri(folder) if folder else self.root)
+            raise ConfigError(f"{place} holds other files: {shown}{more}. {remedy}")
 
     def probe(self) -> None:
         """Prove that the location can be written and that a second creation is refused, else raise ConfigError."""

@@ -54,6 +54,25 @@ def run(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize(
+    ("tile", "column"),
+    [
+        ({"picture_size": (60, 90)}, "tile_xyxy_px None"),
+        ({"picture_size": (60, 90), "tile_xyxy_px": (1, 2)}, r"tile_xyxy_px \[1, 2\]"),
+        ({"picture_size": (60, 90), "tile_xyxy_px": (0, 30, 90, 30)}, r"tile_xyxy_px \[0, 30, 90, 30\]"),
+        ({"picture_size": (60, 90), "tile_xyxy_px": (0, 0, 60, 90)}, r"tile_xyxy_px \[0, 0, 60, 90\]"),
+        ({"picture_size": (2**31 - 1,) * 2, "tile_xyxy_px": (0, 0, 9, 9)}, r"picture_size \[2147483647, 2147483647\]"),
+    ],
+)
+def test_a_tile_that_is_no_part_of_a_picture_is_refused(tmp_path, tile, column):
+    run = write_run(
+        tmp_path / "run", ("a.png", lambda entry: replace(annotated(entry, 1, SAID), picture="big.png", **tile))
+    )
+    write_manifest(run)
+    shown = pseudoris_here("export", run.root, str(tmp_path / "to"), "--format", "coco", code=2)
+    assert re.search(f"has the {column}, which no run writes", shown.stderr)
+
+
+@pytest.mark.parametrize(
     "words",
     [
         *("stats", "status", "verify", "sample -n 1", "gc"),

@@ -64,6 +64,7 @@ def check_destination(destination: RunLocation) -> None:
             raise ConfigError(f"{destination.uri(name)} is not a page of a gallery. Name another folder with --to.")
     if not destination.exists(INDEX_NAME):
         destination.refuse_others({PICTURES_FOLDER, QUALITY_NAME, LOCK_FOLDER}.__contains__, _REMEDY)
+        destination.refuse_others(_PICTURE_NAME.match, _REMEDY, PICTURES_FOLDER)
 
 
 def write_gallery(

@@ -23,6 +23,8 @@ from pseudoris.primitives.untrusted import parse_json, printable_json
 from pseudoris.store.runs.lock import LOCK_FOLDER
 
 EXPORT_NAME: Final = "_export.json"
+# The record's field of the number of files by folder, which version 0.6 did not write.
+STORED: Final = "stored"
 # After this many empty folders no folder has a file, because `ManyFiles` writes fewer files at the same time.
 _MAX_GAP: Final = 64
 _REMEDY: Final = "Name an empty place for the export"
@@ -121,10 +123,17 @@ def earlier_record(destination: RunLocation) -> Mapping[str, Any] | None:
 
 
 def holds(destination: RunLocation, export_format: str, digest: str) -> bool:
-    """Return whether the destination has the whole export of an `ExportRequest.digest`, with all its images."""
+    """Return whether the destination has the whole export of an `ExportRequest.digest`, with all its files and images.
+
+    Files may be more or others than were written: a card is there to be edited.
+    """
     record = earlier_record(destination) or {}
     facts = tuple(record.get(name) for name in ("format", "state", "request", "unread"))
-    return facts == (export_format, "whole", digest, None)
+    if facts != (export_format, "whole", digest, None):
+        return False
+    stored = record.get(STORED)
+    due = stored.items() if isinstance(stored, dict) else ()
+    return all(sum(1 for _ in destination.list(folder)) >= num for folder, num in due)
 
 
 def has_earlier(destination: RunLocation, export_format: str, folders: Sequence[str], *, is_overwriting: bool) -> bool:

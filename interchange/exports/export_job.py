@@ -16,13 +16,20 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import count, islice
 from pathlib import Path
-from typing import Final, Protocol
+from typing import Any, Final, Protocol
 
 import pyarrow as pa
 
 from pseudoris.files.parquet_files import open_writer
 from pseudoris.interchange.exports.croissant import CROISSANT_NAME, Tables, description
-from pseudoris.interchange.exports.destination import claim_destination, mark, stored_files, unmark_empty
+from pseudoris.interchange.exports.destination import (
+    EXPORT_NAME,
+    STORED,
+    claim_destination,
+    mark,
+    stored_files,
+    unmark_empty,
+)
 from pseudoris.interchange.exports.export_options import MAX_NAMED, ExportReport, ExportRequest
 from pseudoris.interchange.exports.image_files import image_file_of
 from pseudoris.interchange.exports.output_files import JsonArray, ManyFiles, check_file, json_arrays, new_file
@@ -39,7 +46,7 @@ from pseudoris.primitives.extras import require_extra
 from pseudoris.primitives.untrusted import file_sha256, printable_json, without_secrets
 from pseudoris.schemas.ids import sha256_hex
 from pseudoris.schemas.shard import ExpressionRecord
-from pseudoris.store.runs.lock import RunLock
+from pseudoris.store.runs.lock import RunLock, TakenOverError
 from pseudoris.store.tables.annotations import AnnotatedImage, iter_annotations
 from pseudoris.store.tables.image_bytes import PlannedImages
 from pseudoris.store.tables.open_run import CommittedShard
@@ -83,19 +90,23 @@ class ExportFormat:
     extra: str | None = None
     has_one_split: bool = False
 
-    def write(self, request: ExportRequest, on_progress: OnProgress) -> ExportReport:
-        """Write the export, check it, and return what it holds.
+    def write(
+        self, request: ExportRequest, on_progress: OnProgress, on_wait: Callable[[str], None] = logger.warning
+    ) -> ExportReport:
+        """Write the export, check it, and return what it holds; `on_wait` is told of another owner of the destination.
 
         Raises:
-            ConfigError: The destination holds something else, or cannot be written; another process writes there; an
-                option is not possible.
+            ConfigError: The destination holds something else, or cannot be written; another process writes there, or
+                took over; an option is not possible.
             TransientError: A record decodes to something else than it was made from, or is stored with other bytes.
         """
-        job = ExportJob(self, request, on_progress)
+        job = ExportJob(self, request, on_progress, on_wait)
         with job.held:
             try:
                 with job.files:
                     found = self.writer(job)
+            except TakenOverError:
+                raise
             except ConfigError:
                 job.give_back()
                 raise
@@ -121,17 +132,24 @@ class ExportJob:
         give_back: Leaves the destination to others if no file was written; does nothing before `claim`.
     """
 
-    def __init__(self, export_format: ExportFormat, request: ExportRequest, on_progress: OnProgress) -> None:
+    def __init__(
+        self,
+        export_format: ExportFormat,
+        request: ExportRequest,
+        on_progress: OnProgress,
+        on_wait: Callable[[str], None] = logger.warning,
+    ) -> None:
         """Begin with nothing written."""
         self.request, self.options, self.destination = request, request.options, request.destination
         self.splits, self.has_splits = request.splits, request.has_splits
-        self.on_progress = on_progress
+        self.on_progress, self.on_wait = on_progress, on_wait
         self.dropped: Counter[str] = Counter()
         self.written, self.files = Fingerprint(), ManyFiles(self.destination)
         self.num_images = self.size_bytes = self.num_further = self._num_encoded_anew = self._num_done = 0
         self.single_files: dict[str, str] = {}
         self.held = ExitStack()
         self.give_back: Callable[[], None] = lambda: None
+        self._prove_owner: Callable[[], None] = lambda: None
         self._stored: Callable[[], Iterator[tuple[str, int]]] = lambda: iter(())
         self.lacking = dict[str, str]()
         self._given, self.unmatched = request.exclusions, list[str]()
@@ -171,7 +189,14 @@ class ExportJob:
 
     def claim(self, *folders: str, numbered: Callable[[int], str] | None = None, dataset: str | None = None) -> None:
         """Empty the destination's folders of an earlier export, and mark it as begun; see `claim_destination`."""
-        self.held.enter_context(RunLock.held(self.destination))
+        lock, show = self.held.enter_context(RunLock.held(self.destination, on_wait=self.on_wait)), self.on_progress
+
+        def on_progress(*given: Any, **named: Any) -> None:
+            # A process that stood still may have lost the lock. What it writes would be mixed with the other's files.
+            lock.check()
+            show(*given, **named)
+
+        self.on_progress, self._prove_owner = on_progress, lock.heartbeat
         claim = partial(claim_destination, self.destination, self.name, folders, numbered=numbered, dataset=dataset)
         claim(is_overwriting=self.request.is_overwriting)
         self.give_back = partial(unmark_empty, self.destination, folders, numbered)
@@ -357,10 +382,16 @@ class ExportJob:
         self.describe(report, tables or {})
         source = without_secrets(self.request.run.header.source)
         begins = {"format": self.name, "state": "whole", "request": self.request.digest, "source": source}
-        counts = {"rows": dict(rows), "dropped": dict(self.dropped)}
+        counts = {"rows": dict(rows), "dropped": dict(self.dropped), STORED: self.num_stored}
         told = {"unread": {"num": num, "images": unread}} if (num := report.num_unread) else {}
         mark(self.destination, {**begins, "num_images": self.request.num_images, **facts, **counts, **told})
         return report
+
+    @property
+    def num_stored(self) -> dict[str, int]:
+        """The number of files in each folder of the export: a later call knows by it whether all are there."""
+        single = (CROISSANT_NAME, EXPORT_NAME, *self.single_files)
+        return dict(self.files.by_folder + Counter(path.rpartition("/")[0] for path in single))
 
     @property
     def content_sha256(self) -> str:
@@ -368,7 +399,11 @@ class ExportJob:
         return sha256_hex(printable_json([self.single_files, self.written.hexdigest()], sort_keys=True).encode())
 
     def describe(self, report: ExportReport, tables: Tables) -> None:
-        """Write the description of all that was written; `tables` are the Parquet files of which rows can be read."""
+        """Write the description of all that was written; `tables` are the Parquet files of which rows can be read.
+
+        Called right before the export is marked as whole. TakenOverError if another process owns the destination.
+        """
+        self._prove_owner()
         # The title names the content, because TensorFlow Datasets caches a dataset under its title.
         title = f"pseudoris-{self.name}-{self.content_sha256[:16]}"
         patterns = self.files.patterns | {path for path, _ in tables.values()}

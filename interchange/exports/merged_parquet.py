@@ -18,7 +18,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pseudoris.files.parquet_files import ROW_GROUP_SIZE
-from pseudoris.interchange.exports.destination import EXPORT_NAME
+from pseudoris.interchange.exports.destination import EXPORT_NAME, STORED
 from pseudoris.interchange.exports.export_job import ExportFormat, ExportJob, sentences_of
 from pseudoris.interchange.exports.export_options import ExportReport, ExportRequest
 from pseudoris.primitives.errors import TransientError
@@ -81,6 +81,7 @@ def _write(job: ExportJob) -> ExportReport:
         "num_shards": len(receipts),
         "num_shards_retried": sum(receipt.generation > 0 for receipt in receipts),
         "tables": written,
+        STORED: job.num_stored,
         **({"dropped": dict(dropped)} if dropped else {}),
     }
     request.destination.replace(EXPORT_NAME, json.dumps(record, indent=2).encode())

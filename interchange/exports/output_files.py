@@ -11,7 +11,7 @@ import json
 import re
 import shutil
 import tarfile
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
@@ -97,6 +97,7 @@ class ManyFiles:
         self.patterns: set[str] = set()
         self.num_files = 0
         self.size_bytes = 0
+        self.by_folder: Counter[str] = Counter()
 
     def write(self, folder: str, name: str, data: bytes) -> None:
         """Schedule the write of a file, complete or not at all; raises the error of an earlier file."""
@@ -110,6 +111,7 @@ class ManyFiles:
         self.patterns.add(f"{_NUMBERED.sub('*', folder)}/*{PurePosixPath(name).suffix}".removeprefix("/"))
         self.num_files += 1
         self.size_bytes += len(data)
+        self.by_folder[folder] += 1
 
     def finish(self) -> None:
         """Wait for the files that are on their way; raises the error of one of them."""

@@ -49,7 +49,7 @@ def _write(job: ExportJob, lacking: Collection[str] = ()) -> ExportReport:
         if lacking:
             raise TransientError("images of SOURCE come and go while they are read: export again once it is at rest")
         job.held.close()
-        inner = ExportJob(WEBDATASET, job.request, job.on_progress)
+        inner = ExportJob(WEBDATASET, job.request, job.on_progress, job.on_wait)
         with inner.held, inner.files:
             return _write(inner, job.lacking)
     tree = {"__kind__": "wids-shard-index-v1", "wids_version": 1, "name": "pseudoris"}

@@ -31,7 +31,7 @@ from pseudoris.store.runs.attempts import ATTEMPT_NAME, ATTEMPTS_FOLDER, attempt
 from pseudoris.store.runs.header import EXTENSION_NAME, read_header
 from pseudoris.store.runs.lock import LOCK_FOLDER, current_holder
 from pseudoris.store.runs.manifest import is_manifest_complete
-from pseudoris.store.runs.plan import moved_parts
+from pseudoris.store.runs.plan import moved_parts, remove_moved
 from pseudoris.store.runs.receipts import list_receipts, read_receipts
 from pseudoris.store.tables.parts import part_sizes
 
@@ -44,6 +44,11 @@ TEMPORARY_AGE_S: Final = 3_600.0
 _RUN_FILE: Final = re.compile(
     rf"({'|'.join(SCHEMAS)})/{PART_NAME.pattern}"
     rf"|({PLAN_FOLDER}|{RECEIPTS_FOLDER}|{MANIFEST_FOLDER})/.+|{re.escape(HEADER_NAME)}"
+)
+# What stands at the top of OUT, or stays there of a run that is gone.
+_OF_A_RUN: Final = re.compile(
+    rf"_run\.json|_(plan|receipts|manifest|attempts|lock)|_audit\.json|_left_out\.parquet|{PROBE_NAME.pattern}"
+    rf"|{'|'.join(SCHEMAS)}|DATACARD\..*|gallery"
 )
 
 
@@ -137,6 +142,8 @@ def run_gc(
         location.delete(path)
     for upload in () if is_dry else uploads:
         location.abort_upload(upload)
+    if has_ended and not is_dry:
+        remove_moved(location)
     return report
 
 
@@ -265,16 +272,14 @@ def refuse_unexpected_files(location: RunLocation) -> None:
 
     Readers would include the latter. Parts of an earlier run may stay: the new run's gc deletes them.
     """
-    location.refuse_others(_is_of_a_run, "Name a new or an empty folder as OUT")
+    remedy = "Name a new or an empty folder as OUT"
+    location.refuse_others(_OF_A_RUN.fullmatch, remedy)
+    location.refuse_others({"index.html", "quality.html", "pictures", LOCK_FOLDER}.__contains__, remedy, "gallery")
     for table in SCHEMAS:
         for name, what in _entries(location, table):
             if what is not None or PART_NAME.fullmatch(name) is None:
                 found = _unexpected(shown_uri(location.uri(f"{table}/{name}")), what)
                 raise ConfigError(f"{found}, or name another OUT: a new run writes its table {table} there")
-
-
-def _is_of_a_run(name: str) -> bool:
-    return name.startswith(("_", "DATACARD.")) or name in (*SCHEMAS, "gallery")
 
 
 def is_driven(location: RunLocation) -> bool:

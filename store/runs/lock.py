@@ -160,16 +160,17 @@ class RunLock:
         """Raise the counter; TakenOverError if another driver took over the run: this one must stop."""
         number, holder = _highest(self._location)
         if number != self._number or holder is None or holder.owner != self._claim.owner:
-            who = _name(holder) if holder else "unknown"
             raise TakenOverError(
-                f"another driver ({who}) took over the run at {self._location.root} while this one gave no sign of "
-                "life. This driver stops; its commits are kept"
+                f"{_name(holder) if holder else 'another process'} took over {self._location.root} while this one gave "
+                "no sign of life. This one stops; nothing committed is lost"
             )
         self._claim = replace(self._claim, counter=self._claim.counter + 1)
         self._location.replace(_path(self._number), claim_to_bytes(self._claim))
 
-    def check(self) -> None:
-        """Raise TakenOverError if another driver had taken over the run at the last heartbeat."""
+    def check(self, *, is_now: bool = False) -> None:
+        """Raise TakenOverError if another driver had taken over at the last heartbeat, or, if `is_now`, now."""
+        if is_now:
+            self.heartbeat()
         if self._loss is not None:
             raise self._loss
 
@@ -267,7 +268,7 @@ def _death(claim: Claim, beaten_s: float) -> str:
         said = f"{killed}: it ended without a word between {first} and {last.partition(' ')[2]} UTC"
     else:
         said = f"gave no sign of life since {first} UTC: it cannot reach the storage, or {killed}"
-    return f"{_name(claim)} {said}{limits and f'. Limits then: {limits}'}. No committed shard is lost"
+    return f"{_name(claim)} {said}{limits and f'. Limits then: {limits}'}. Nothing committed is lost"
 
 
 def _watch(

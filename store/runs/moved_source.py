@@ -2,7 +2,7 @@
 
 Called by `planned_run` and `pipeline`. Keys are relative to SOURCE, so ids and shards stay, but a renamed folder or
 bucket has other times and etags. The run's header and plan stay too: the workers of a session read a copy of the plan,
-`_plan/moved/…`, which the end of a session deletes.
+`_plan/m0001/…`, which the end of a session deletes.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ from pseudoris.primitives.errors import ConfigError
 from pseudoris.primitives.untrusted import without_secrets
 from pseudoris.schemas.config import RunConfig
 from pseudoris.schemas.ids import sha256_hex
-from pseudoris.schemas.run_records import PLAN_FOLDER, PartRecord, PlanEntry, RunHeader
+from pseudoris.schemas.run_records import PartRecord, PlanEntry, RunHeader
 from pseudoris.schemas.tables import IMAGES
 from pseudoris.store.runs.commit import NOT_READ
 from pseudoris.store.runs.extension import beside_plan
 from pseudoris.store.runs.header import is_same_source, planned_source
 from pseudoris.store.runs.manifest import cached_receipts
-from pseudoris.store.runs.plan import MOVED, read_shard_plan, shards_of_parts, write_plan
-from pseudoris.store.runs.receipts import list_receipts, part_path, spread_evenly
+from pseudoris.store.runs.plan import MOVED, read_shard_plan, remove_moved, shards_of_parts, write_plan
+from pseudoris.store.runs.receipts import list_receipts, spread_evenly
 from pseudoris.store.sources import Source, SourceItem
 from pseudoris.store.sources.planned_images import read_entries
 from pseudoris.store.sources.source import absolute_source
@@ -64,8 +64,7 @@ def moved_plan(
                 write(is_end=False)
         write(is_end=True)
     except BaseException:
-        for part in parts:
-            location.delete(part_path(PLAN_FOLDER, part))
+        remove_moved(location)
         raise
     return header.model_copy(update={"plan_parts": tuple(sorted(parts, key=attrgetter("name")))})
 

@@ -161,6 +161,14 @@ def moved_parts(location: RunLocation) -> list[str]:
     return [f"{folder}/{file.name}" for folder in names for file in location.list(folder)]
 
 
+def remove_moved(location: RunLocation) -> None:
+    """Delete the plans of a moved SOURCE, and their folders."""
+    for path in moved_parts(location):
+        location.delete(path)
+    for name in [name for name, _ in location.list_obstacles(PLAN_FOLDER) if name.startswith(MOVED)]:
+        location.delete_empty(f"{PLAN_FOLDER}/{name}")
+
+
 def _first_shard(part: PartRecord) -> int:
     match = _PART_NAME.match(part.name)
     if match is None:

@@ -38,7 +38,7 @@ from pseudoris.store.runs.lock import RunLock, current_holder
 from pseudoris.store.runs.manifest import has_results
 from pseudoris.store.runs.moved_source import moved_plan
 from pseudoris.store.runs.parents import Parent
-from pseudoris.store.runs.plan import PlanTally, assign_shards, write_plan
+from pseudoris.store.runs.plan import PlanTally, assign_shards, remove_moved, write_plan
 from pseudoris.store.runs.receipts import part_path
 from pseudoris.store.runs.stored_exclusions import ExcludedItems, check_exclusions, exclusion_notices
 from pseudoris.store.sources import Source, SourceItem
@@ -142,7 +142,11 @@ def plan_run(location: RunLocation, request: RunRequest, items: Lister | Parent 
     if (moved := request.moved) is not None:
         worked = moved_plan(location, header, (listed or moved.list)(), source=moved, config=request.config)
     if standing is not None and request.is_extension and listed is not None:
-        extended, tally = extend_plan(location, worked, listed(), limit=request.limit)
+        try:
+            extended, tally = extend_plan(location, worked, listed(), limit=request.limit)
+        except BaseException:
+            remove_moved(location)
+            raise
         if tally.num_images:
             parts = worked.plan_parts + extended.plan_parts[len(header.plan_parts) :]
             header, worked = extended, extended.model_copy(update={"plan_parts": parts})

@@ -22,6 +22,7 @@ _IMAGE_ID: Final = f"^[0-9a-f]{{{IMAGE_ID_HEX_DIGITS}}}$"
 _MASK_NUMBER: Final = "^-[0-9]{4,9}$"
 _RIVALS: Final = ("rival_mask_id", "grounding_rival")
 _HEX_DIGITS: Final = {"sha256": 64, "phash": 16, "picture_sha256": 64, "picture_phash": 16}
+_OF_TILE: Final = ("picture", "picture_size", "tile_xyxy_px")
 _MEASURED: Final = frozenset({"segmentation", "area_px", "box_xyxy_px"})
 
 
@@ -39,6 +40,8 @@ def prove_rows(images: pa.Table, masks: pa.Table, expressions: pa.Table, *, wher
         sides = [pc.fill_null(images[name], 1).to_numpy().astype(np.int64) for name in ("height", "width")]
         sizes = np.stack(sides, axis=1)
         _require(pa.array((sizes > 0).all(axis=1) & (sizes.prod(axis=1) <= MAX_PIXELS)), images, "height", where)
+    if set(_OF_TILE) <= set(images.column_names):
+        _prove_tiles(images.select(_OF_TILE).filter(pc.is_valid(images["picture"])), where)
     if "mask_id" in masks.column_names:
         ids, images_of = masks["mask_id"], pc.utf8_slice_codeunits(masks["mask_id"], 0, IMAGE_ID_HEX_DIGITS)
         numbers = pc.utf8_slice_codeunits(ids, IMAGE_ID_HEX_DIGITS, None)
@@ -51,6 +54,19 @@ def prove_rows(images: pa.Table, masks: pa.Table, expressions: pa.Table, *, wher
     if set(masks.column_names) >= _MEASURED:
         places = pc.index_in(masks["image_id"], value_set=images["image_id"].combine_chunks())
         prove_masks(masks, None if sizes is None else sizes[places.to_numpy()], where=where)
+
+
+def _prove_tiles(tiles: pa.Table, where: str) -> None:
+    """Prove that each tile is a part of its picture, which is none too large."""
+    found = []
+    for name, num in (("picture_size", 2), ("tile_xyxy_px", 4)):
+        numbers = tiles[name].combine_chunks()
+        _require(pc.fill_null(pc.equal(pc.list_value_length(numbers), num), False), tiles, name, where)
+        found.append(pc.list_flatten(numbers).to_numpy(zero_copy_only=False).astype(np.float64).reshape(-1, num))
+    size, box = found
+    _require(pa.array((size > 0).all(axis=1) & (size.prod(axis=1) <= MAX_PIXELS)), tiles, "picture_size", where)
+    is_inside = (box[:, :2] >= 0) & (box[:, :2] < box[:, 2:]) & (box[:, 2:] <= size[:, ::-1])
+    _require(pa.array(is_inside.all(axis=1)), tiles, "tile_xyxy_px", where)
 
 
 def prove_hashes(images: pa.Table, *, where: str) -> None:

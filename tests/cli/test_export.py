@@ -56,6 +56,9 @@ def test_the_same_command_on_a_whole_export_says_that_it_is_whole(pictures, tmp_
     assert {path: path.read_bytes() for path in (tmp_path / "to").rglob("*") if path.is_file()} == before
     with pytest.raises(ConfigError, match="already has an export"):
         invoke(*words, "--exclude", exclusions)
+    next(path for path in sorted(before) if path.name not in ("_export.json", "croissant.json", "README.md")).unlink()
+    with pytest.raises(ConfigError, match="already has an export"):
+        invoke(*words)
     assert ": written and checked" in invoke(*words, "--overwrite").output
 
 

@@ -15,6 +15,7 @@ from pseudoris.cli.gallery import write_pages
 from pseudoris.files.location import RunLocation
 from pseudoris.primitives.errors import ConfigError
 from pseudoris.schemas.ids import image_id
+from pseudoris.store.runs.lock import RunLock, TakenOverError
 from pseudoris.store.runs.manifest import write_manifest
 from pseudoris.store.sessions.combined_run import combine
 from tests.builders.audits import drawn_audit, judge, small_audit
@@ -74,6 +75,36 @@ def test_images_that_have_moved_are_shown_where_the_option_source_names_their_fo
     assert not pictures.exists()
     pseudoris_here("gallery", run.root, "--source", str(tmp_path / "moved"), code=0)
     assert len(list(pictures.iterdir())) == 1
+
+
+def test_pages_go_into_no_folder_of_other_peoples_pictures(run, tmp_path):
+    audit = small_audit(tmp_path / "judged")
+    (tmp_path / "to" / "pictures").mkdir(parents=True)
+    (tmp_path / "to" / "pictures" / "cat.jpg").write_bytes(b"a photograph")
+    for command in (("gallery", run.root), ("audit", "page", str(audit.path))):
+        shown = pseudoris_here(*command, "--to", str(tmp_path / "to"), code=2)
+        assert "to/pictures holds other files: cat.jpg. Name a new or an empty folder with --to" in shown.stderr
+    assert [path.name for path in (tmp_path / "to").rglob("*")] == ["pictures", "cat.jpg"]
+    # What a killed command of each left there does not stop the next one.
+    (tmp_path / "to" / "pictures" / "cat.jpg").rename(tmp_path / "to" / "pictures" / f"{image_id('0.png')}.webp")
+    write_pages(run.root, to=str(tmp_path / "to"))
+
+
+def test_pages_whose_place_was_taken_over_meanwhile_are_not_replaced(run, tmp_path, monkeypatch):
+    def beat(self):
+        raise TakenOverError("taken over")
+
+    page, place = tmp_path / "pages" / "index.html", str(tmp_path / "pages")
+    write_pages(run.root, to=place)
+    page.write_text(before := page.read_text(encoding="utf-8") + "<!-- the other's -->", encoding="utf-8")
+    monkeypatch.setattr(RunLock, "heartbeat", beat)
+    shown = pseudoris_here("gallery", run.root, "--to", place, code=2)
+    assert "taken over" in shown.stderr
+    assert page.read_text(encoding="utf-8") == before
+    audit = small_audit(tmp_path / "judged")
+    shown = pseudoris_here("audit", "page", str(audit.path), "--to", str(tmp_path / "judging"), code=2)
+    assert "taken over" in shown.stderr
+    assert not (tmp_path / "judging" / "index.html").exists()
 
 
 def test_an_audits_verdicts_on_other_masks_of_the_same_images_are_not_shown(tmp_path, capsys):

@@ -69,12 +69,13 @@ def test_a_run_goes_on_where_its_images_are_now(ray_session, tmp_path, kind):
     assert f"if its images have moved, add --moved-from {old}" in annotated(new, out, code=2)
     told = f"If its images have moved, give their new place as SOURCE, and add --moved-from {old}"
     assert told in annotated(old, out, code=2)
-    said = annotated(new, out, "--moved-from", str(old))
-    (command,) = re.findall(r"pseudoris (annotate .* --extend)$", said, re.MULTILINE)
-    assert shlex.split(command)[:3] == ["annotate", str(new), str(out)]
-    assert "--moved-from" in command
-    # It can be typed as it stands.
-    assert "SOURCE has no new images" in pseudoris_here(*shlex.split(command), code=0).stdout
+    for words in ((), ("--repair",)):
+        said = annotated(new, out, "--moved-from", str(old), *words)
+        (command,) = re.findall(r"pseudoris (annotate .* --extend)$", said, re.MULTILINE)
+        assert shlex.split(command)[:3] == ["annotate", str(new), str(out)]
+        assert "--moved-from" in command
+        # It can be typed as it stands.
+        assert "SOURCE has no new images" in pseudoris_here(*shlex.split(command), code=0).stdout
     assert f"pseudoris gallery {out} --source '{new}'" in said
     assert part_digests(out) == whole
     assert (out / "_run.json").read_bytes() == header
@@ -99,6 +100,7 @@ def test_a_moved_run_takes_new_images_and_tries_the_quarantined_again(ray_sessio
     assert "1 image, 1 recovered" in annotated(new, out, *moved, "--retry-failed")
     assert places(out).count(str(new)) == 2
     assert verify_run(RunLocation.open(str(out))).is_clean
+    assert not list((out / "_plan").glob("m*"))
     exported = pseudoris_here("export", str(out), str(tmp_path / "coco"), "--format", "coco", "--source", str(new))
     assert "10 of 10" in exported.stdout
 
@@ -182,6 +184,7 @@ def test_a_place_without_the_images_of_the_run_is_refused_and_nothing_is_written
     said = annotated(new, out, "--moved-from", str(new if kind == "another place" else old), code=2)
     assert told in said
     assert files(out) == before
+    assert not list((out / "_plan").glob("m*"))
 
 
 @pytest.mark.slow

@@ -63,9 +63,7 @@ class TrainingFolder:
                 f"{self.path} cannot be used: {place} is no folder that you may write to. Name another --out."
             )
         if not self.is_begun:
-            RunLocation.open(str(path)).refuse_others(
-                lambda name: name.startswith("_"), "Name a new or an empty folder as --out"
-            )
+            RunLocation.open(str(path)).refuse_others(lambda name: False, "Name a new or an empty folder as --out")
 
     def settings(self) -> dict[str, Any] | None:
         """Return the settings of the training in this folder, as given to `begin`; None if it has none."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import itertools
 import json
 import multiprocessing
@@ -14,6 +15,7 @@ import threading
 import time
 from pathlib import Path
 
+import pyarrow.parquet as pq
 import pytest
 import yaml
 from huggingface_hub import constants
@@ -25,7 +27,7 @@ from pseudoris.schemas.config import SourceConfig
 from pseudoris.store.sources import open_source
 from tests.builders.command import pseudoris_here
 from tests.builders.hub import TOKEN, serving_hub, use_hub
-from tests.interchange.exports.builders import export, request_for
+from tests.interchange.exports.builders import build_run, export, jpeg, request_for
 from tests.interchange.exports.readers_huggingface import open_folder
 
 OPTIONS = {"license": "cc-by-4.0", "target_bytes": 2_000}
@@ -115,6 +117,22 @@ def test_files_that_the_hub_does_not_list_are_no_part_of_the_report_and_are_sent
     # The card may be edited there.
     dataset.commits.append({**dataset.commits[-1], "README.md": b"Our own words."})
     assert "already holds this export" in push(built_run, place).stdout
+
+
+def test_an_export_that_lacks_images_is_not_pushed_and_its_remedy_pushes_all(hub, place, tmp_path):
+    pictures = tuple((f"{name}.jpg", jpeg(), ((f"the {name} one",),)) for name in ("first", "second"))
+    run = build_run(tmp_path / "run", pictures, embed=False, source=tmp_path / "source")
+    (tmp_path / "source" / "second.jpg").unlink()
+    ended = push(run, place)
+    assert ended.returncode == 1
+    assert ended.stdout.endswith("me/set: nothing is pushed while images are missing\n")
+    assert not any("/" in name for commit in hub.datasets["me/set"].commits for name in commit)
+    (tmp_path / "source" / "second.jpg").write_bytes(jpeg())
+    assert push(run, place).returncode == 2
+    for _ in range(2):
+        assert "me/set: 3 files, private" in push(run, place, "--overwrite").stdout
+        data = [data for name, data in pushed_files(hub).items() if name.startswith("data/")]
+        assert sum(pq.read_metadata(io.BytesIO(each)).num_rows for each in data) == 2
 
 
 def test_a_card_that_was_edited_before_the_push_is_what_is_pushed(hub, built_run, place):

@@ -8,6 +8,7 @@ import sys
 import time
 import tracemalloc
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -17,12 +18,12 @@ from hypothesis import strategies as st
 from pseudoris.files import s3_storage
 from pseudoris.files.key_order import path_key
 from pseudoris.files.location import RunLocation
-from pseudoris.interchange.exports import EXPORTS, find_export
-from pseudoris.interchange.exports.destination import EXPORT_NAME, claim_destination, unmark_empty
+from pseudoris.interchange.exports import EXPORTS, export_job, find_export
+from pseudoris.interchange.exports.destination import EXPORT_NAME, claim_destination, earlier_record, unmark_empty
 from pseudoris.interchange.exports.export_job import ExportJob
 from pseudoris.interchange.exports.output_files import ManyFiles, json_arrays, new_file
 from pseudoris.primitives.errors import ConfigError, TransientError
-from pseudoris.store.runs.lock import LOCK_FOLDER
+from pseudoris.store.runs.lock import LOCK_FOLDER, Claim, LockTimes, RunLock, TakenOverError, claim_to_bytes
 from tests.builders.memory import TRIES, least_peak_bytes
 from tests.interchange.exports.builders import PICTURES, build_run, export, jpeg, request_for, stored
 
@@ -76,6 +77,25 @@ def test_a_place_has_one_owner_and_a_dead_one_gives_way(built_run, place):
         owner.kill()
     export("hf", built_run, place)
     assert not (Path(place.root) / LOCK_FOLDER).exists()
+
+
+@pytest.mark.parametrize(("name", "heartbeat_s"), [("coco", 0.01), *((name, 600) for name in sorted(EXPORTS))])
+def test_an_owner_that_was_taken_over_stops_and_marks_nothing_as_whole(
+    name, heartbeat_s, built_run, place, monkeypatch
+):
+    times, shown = LockTimes(heartbeat_s=heartbeat_s), []
+    monkeypatch.setattr(export_job.RunLock, "held", partial(RunLock.held, times=times))
+
+    def show(done, total, /, stage=""):
+        if not shown:
+            place.create_once(f"{LOCK_FOLDER}/claim-00000002.json", claim_to_bytes(Claim("other", 0, "node", 7)))
+        shown.append(done)
+        time.sleep(0.2 if heartbeat_s < 1 else 0)
+
+    with pytest.raises(TakenOverError, match=r"process 7 on node took over .* while this one"):
+        find_export(name).write(request_for(built_run, place), show)
+    assert earlier_record(place)["state"] == "begun"
+    assert len(shown) == 1 or heartbeat_s > 1
 
 
 @pytest.mark.parametrize("name", EXPORTS)

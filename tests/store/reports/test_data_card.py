@@ -21,6 +21,11 @@ from pseudoris.store.tables.open_run import OpenRun
 from tests.builders.scored_runs import begin, commit_scored, finish, scored_run
 
 ROOT = Path(__file__).parents[3]
+# The size categories of the Hugging Face Hub from a thousand rows on.
+SIZES = [
+    *("1K<n<10K", "10K<n<100K", "100K<n<1M", "1M<n<10M", "10M<n<100M", "100M<n<1B", "1B<n<10B", "10B<n<100B"),
+    "100B<n<1T",
+]
 
 
 @pytest.fixture
@@ -197,6 +202,14 @@ def test_an_import_names_no_model_and_no_bias_of_one(tmp_path):
     assert "synthetic" not in front_matter(text)["tags"]
     assert "No human has checked the masks" not in text
     assert "distinctiveness >" not in text
+
+
+@pytest.mark.parametrize(
+    ("expressions", "size"), [(999, "n<1K"), *((10**power, sizes) for power, sizes in enumerate(SIZES, 3))]
+)
+def test_the_front_matter_of_a_run_of_any_size_loads_with_its_size(tmp_path, expressions, size):
+    card = text_of(header_of(tmp_path), expressions=expressions)
+    assert front_matter(card)["size_categories"] == [size]
 
 
 def test_names_from_outside_are_neither_markup_nor_lines(tmp_path):

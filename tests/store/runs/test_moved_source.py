@@ -11,6 +11,7 @@ from pseudoris.schemas.ids import image_id
 from pseudoris.schemas.run_records import PlanEntry
 from pseudoris.store.runs.moved_source import moved_plan
 from pseudoris.store.runs.plan import moved_parts, read_shard_plan
+from pseudoris.store.runs.planned_run import RunRequest, plan_run
 from pseudoris.store.sources import SourceItem, open_source
 from tests.builders.images import png
 from tests.builders.sources import write_files
@@ -27,6 +28,27 @@ def planned(generation: int) -> list[PlanEntry]:
         PlanEntry(first + place // PER_SHARD, place % PER_SHARD, image_id(key), key, 100, None, 5)
         for place, key in enumerate(keys)
     ]
+
+
+def test_an_extension_that_fails_behind_a_move_leaves_nothing_of_it(disk, tmp_path):
+    header = start_run(disk, planned(0)[:PER_SHARD])
+    source = open_source(str(write_files(tmp_path / "new", {"a.png": png()})), header.config.source)
+    items, before = (
+        [SourceItem(f"{number:06d}.png", 100) for number in range(0, 2 * PER_SHARD, 2)],
+        [*disk.list("_plan")],
+    )
+    listings = iter([items])
+
+    def listed() -> list[SourceItem]:
+        for found in listings:
+            return found
+        raise ConfigError("the listing broke off")
+
+    kept = {"origin": header.origin, "source": header.source, "identity": header.identity, "config": header.config}
+    with pytest.raises(ConfigError, match="the listing broke off"):
+        plan_run(disk, RunRequest(**kept, is_extension=True, moved=source), listed)
+    assert [*disk.list("_plan")] == before
+    assert not [name for name, _ in disk.list_obstacles("_plan") if name.startswith("m")]
 
 
 @pytest.mark.slow

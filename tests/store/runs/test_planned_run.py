@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shutil
 
 import pytest
 
@@ -19,6 +20,7 @@ from pseudoris.store.runs.planned_run import RunRequest, plan_run
 from pseudoris.store.sources import SourceItem
 from tests.builders.scored_runs import scored_run
 from tests.builders.seals import edit_sealed
+from tests.builders.sources import write_files
 from tests.store.builders import commit, extend_run, make_entries, make_identity, start_run
 
 CONFIG = load_config("tiny", None, ["shards.max_images=2"])
@@ -63,6 +65,15 @@ def test_a_new_run_refuses_a_folder_of_other_files_and_a_run_that_stands_never_d
     with pytest.raises(ConfigError, match=r"holds other files: thesis\. Name a new or an empty folder as OUT"):
         plan_run(location, request(), unlisted)
     (folder / "thesis").rmdir()
+    for name, told in (
+        ("_old/thesis.txt", "photos holds other files: _old"),
+        ("gallery/a.png", "gallery holds .*: a.png"),
+    ):
+        write_files(folder, {name: b"mine"})
+        with pytest.raises(ConfigError, match=told):
+            plan_run(location, request(), unlisted)
+        shutil.rmtree((folder / name).parent)
+    write_files(folder, {"gallery/index.html": b"", "_plan/part-of-a-killed-plan": b""})
     made = plan_run(location, request(), items()).header
     (folder / "thesis").mkdir()
     assert plan_run(location, request(), unlisted).header == made

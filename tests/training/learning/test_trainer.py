@@ -180,6 +180,9 @@ def test_a_folder_that_cannot_be_written_is_refused_before_any_work_and_none_is_
     out.refuse_another(is_resuming=False)
     with pytest.raises(ConfigError, match=r"holds other files: .*\. Name a new or an empty folder as --out"):
         TrainingFolder(tmp_path).refuse_another(is_resuming=False)
+    (tmp_path / "own" / "_old").mkdir(parents=True)
+    with pytest.raises(ConfigError, match=r"own holds other files: _old\. Name"):
+        TrainingFolder(tmp_path / "own").refuse_another(is_resuming=False)
     # Root may write anywhere: a folder of another user is played.
     monkeypatch.setattr("os.access", lambda path, mode: path != tmp_path)
     with pytest.raises(ConfigError, match=r"new/out cannot be used: .* is no folder that you may write"):
