@@ -8,12 +8,14 @@ move a picture that is there.
 from __future__ import annotations
 
 import re
+from array import array
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, Self
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.csv
 
@@ -163,20 +165,24 @@ class _Groups:
         self._above, self._groups = dict[Any, Any](), dict[Any, _Group]()
         # By token `asked`, the splits of pictures that have one, each with a key.
         self._given: dict[Any, dict[str, str]] = {}
+        # Of each hash the place of a picture of its group, which is a token too.
+        self._hashes, self._of_hash = NearHashes(), array("Q")
 
     def of(self, token: Any) -> _Group:
         """Return the group of a token that `add` knows."""
         return self._groups[self._top(token)]
 
     def add(
-        self, own: _Group, splits: frozenset[str], alike: Sequence[Any], near: Sequence[int], asked: Sequence[str]
+        self, own: _Group, splits: frozenset[str], alike: Sequence[Any], bits: int | None, asked: Sequence[str]
     ) -> str | None:
         """Add a picture that has `splits`, as the token `own.first`; or return the key of an image of a second split.
 
-        Pictures of an equal token `alike` are a group, and so are those of a hash that is `near`. So are those of a
+        Pictures of an equal token `alike` are a group, and so are those of hashes near its `bits`. So are those of a
         token `asked`, unless they have splits: of these each keeps its own.
         """
         tokens = [*alike, *(() if splits else asked)]
+        at = self._hashes.near(bits) if bits is not None else np.empty(0, np.intp)
+        near = set(np.frombuffer(self._of_hash, np.uint64)[at].tolist())
         tops = {self._top(each) for each in (*tokens, *near) if each in self._above}
         held = sorted((self._groups[each] for each in tops), key=lambda each: each.first)
         keys = {split: key for each in asked if not splits for split, key in self._given.get(each, {}).items()}
@@ -189,6 +195,13 @@ class _Groups:
         self._above |= dict.fromkeys((own.first, *tops), own.first)
         for each in tokens:
             self._above.setdefault(each, own.first)
+        if bits is not None:
+            # Hashes near this one are of one group now: the next look-up finds one place for all.
+            self._above[own.first[0]] = own.first
+            np.frombuffer(self._of_hash, np.uint64)[at] = own.first[0]
+            if not (np.frombuffer(self._hashes.values, np.uint64)[at] == bits).any():
+                self._hashes.add(bits)
+                self._of_hash.append(own.first[0])
         for each in asked if splits else ():
             self._given.setdefault(each, {}).setdefault(next(iter(splits)), own.first[1])
         return None
@@ -199,13 +212,10 @@ class _Groups:
         return at
 
 
-def split_images(
-    images: Sequence[Picture], hold_out: HoldOut | None, hashes: NearHashes | None, left_out: LeftOutImages
-) -> Splits:
+def split_images(images: Sequence[Picture], hold_out: HoldOut | None, left_out: LeftOutImages) -> Splits:
     """Return the splits of the `images`, in the order of their runs, that are not left out; leave out more of them.
 
-    Without `hold_out` only what is alike to pictures that have a split gets one. With `hashes`, those of all images,
-    similar pictures are a group.
+    Without `hold_out` only what is alike to pictures that have a split gets one.
     """
     tiles = defaultdict[tuple[int, str], list[Picture]](list)
     for image in images:
@@ -217,10 +227,10 @@ def split_images(
     # Pictures that have a split come first, so that no other joins two of them.
     for place, own in sorted(enumerate(tiles.values()), key=lambda each: not any(tile.splits for tile in each[1])):
         first, splits = own[0], frozenset[str]().union(*(tile.splits for tile in own))
-        near = hashes.near(first.hash) if hashes and first.hash is not None else ()
-        alike = [*near[:1], *([] if first.sha256 is None else [bytes.fromhex(first.sha256)])]
+        bits = first.hash if hold_out and hold_out.group == "similar" else None
+        alike = [] if first.sha256 is None else [bytes.fromhex(first.sha256)]
         group = _Group(None, (place, first.key), first.sha256)
-        other = groups.add(group, splits, alike, near, _asked(own, hold_out))
+        other = groups.add(group, splits, alike, bits, _asked(own, hold_out))
         if other is None:
             tokens[first.run, first.picture] = group.first
         else:

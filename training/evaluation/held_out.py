@@ -371,8 +371,8 @@ def _num_near(rows: Iterable[Row], hashes: frozenset[str]) -> int:
     """Return how many pictures are within a few bits of one of the `hashes`."""
     asked = [bits for row in rows if (bits := hash_bits(row["phash"])) is not None]
     learnt = {bits for each in hashes if (bits := hash_bits(each)) is not None}
-    near = NearHashes([*asked, *learnt])
-    return sum(not learnt.isdisjoint(near.near(each)) for each in asked)
+    near = NearHashes(learnt)
+    return sum(near.near(each).size > 0 for each in asked)
 
 
 def circularity(origin: Origin, truth: HeldOutExpressions) -> list[str]:
