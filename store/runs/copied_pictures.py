@@ -163,12 +163,13 @@ def hash_bits(phash: str | None) -> int | None:
 class LeftOutImages:
     """The images of some runs that are not taken: `rows` of the list, and (run, key) of those that the runs have.
 
-    `num_unknown` pictures have no hash to compare.
+    `num_unknown` pictures have no hash to compare; `ungrouped` are the keys in a file of groups that name no image.
     """
 
     rows: list[LeftOutImage] = field(default_factory=list)
     keys: set[tuple[int, str]] = field(default_factory=set)
     num_unknown: int = 0
+    ungrouped: Sequence[str] = ()
 
     def add_copies(self, images: Sequence[Picture], *, is_similar: bool) -> None:
         """Add the copies among `images`, if `is_similar` near copies too; one without bytes stays."""

@@ -14,6 +14,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, Self
+from urllib.parse import unquote
 
 import numpy as np
 import pyarrow as pa
@@ -220,9 +221,11 @@ def split_images(images: Sequence[Picture], hold_out: HoldOut | None, left_out: 
     tiles = defaultdict[tuple[int, str], list[Picture]](list)
     for image in images:
         tiles[image.run, image.picture].append(image)
-    if hold_out and hold_out.groups and not any(_asked(own, hold_out) for own in tiles.values()):
-        keys = [image.key for image in images[:1]]
-        raise ConfigError(f"--group: its file has no key of an image: give keys of the new run, such as {keys}")
+    if hold_out and hold_out.groups:
+        left_out.ungrouped = sorted(hold_out.groups.keys() - {each for own in tiles.values() for each in _names(own)})
+        if len(left_out.ungrouped) == len(hold_out.groups):
+            keys = [image.key for image in images[:1]]
+            raise ConfigError(f"--group: its file has no key of an image: give keys of the new run, such as {keys}")
     groups, tokens = _Groups(), dict[tuple[int, str], tuple[int, str]]()
     # Pictures that have a split come first, so that no other joins two of them.
     for place, own in sorted(enumerate(tiles.values()), key=lambda each: not any(tile.splits for tile in each[1])):
@@ -246,14 +249,20 @@ def split_images(images: Sequence[Picture], hold_out: HoldOut | None, left_out: 
 
 
 def _asked(tiles: Sequence[Picture], hold_out: HoldOut | None) -> list[str]:
-    """Return the folder of a picture, or its groups in the file by its name or those of its tiles, if asked for.
-
-    A picture that was copied beside tiles has the name that it had in their SOURCE, as those that were cut.
-    """
+    """Return the folder of a picture, or its groups in the file, if asked for."""
     if hold_out is None:
         return []
-    own = _OF_TILES.sub("", tiles[0].picture)
     if hold_out.group == "folder":
-        return [own.translate(_ENDS).rpartition("/")[0]]
-    names = (own, *(name for tile in tiles for name in (tile.picture, tile.key)))
-    return list(dict.fromkeys(hold_out.groups[name] for name in names if name in hold_out.groups))
+        return [_own_name(tiles[0]).translate(_ENDS).rpartition("/")[0]]
+    return list(dict.fromkeys(hold_out.groups[name] for name in _names(tiles) if name in hold_out.groups))
+
+
+def _names(tiles: Sequence[Picture]) -> list[str]:
+    """Return how a file of groups may name a picture: by it or a tile, encoded as keys are or not."""
+    names = (_own_name(tiles[0]), *(name for tile in tiles for name in (tile.picture, tile.key)))
+    return [each for name in dict.fromkeys(names) for each in dict.fromkeys((name, unquote(name)))]
+
+
+def _own_name(tile: Picture) -> str:
+    """Return the name that a picture had in the SOURCE of `tile`, also of one that was copied beside tiles."""
+    return _OF_TILES.sub("", tile.picture)
