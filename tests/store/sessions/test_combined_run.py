@@ -536,6 +536,20 @@ def test_composing_anew_needs_runs_that_are_alike(two, place):
         )
 
 
+def test_cut_masks_are_not_composed_anew_after_copies_went(place):
+    def cut(entry):
+        image = of_bytes(b"same")(entry)
+        masks = tuple(replace(mask, is_cut=True) for mask in image.masks)
+        # Receipts lose this count where images of the shard are left out.
+        return replace(image, masks=masks, masks_left=MasksLeft(proposed=2, cut_edges=0))
+
+    combine([("", run_of(place("run"), cut, cut))], unique := place("unique"), unique="bytes")
+    with pytest.raises(ConfigError, match=r"has masks that edges of tiles cut"):
+        refilter(
+            unique, place("new"), RuleChange(composing=["composing={}"]), composer_of=lambda config: lambda each: each
+        )
+
+
 def run_of(location: RunLocation, *images, embed_images: bool = True, **changes) -> RunLocation:
     """Write a run of one shard of these images, functions of a plan entry."""
     # Files have any size and time.
