@@ -188,6 +188,23 @@ def test_a_tar_whose_record_is_damaged_is_written_again(tmp_path):
         assert members(tmp_path / "out") == due
 
 
+def test_a_moved_source_gives_the_same_keys_and_what_changed_in_place_is_cut_again(tmp_path):
+    pictures = {"a.png": png(90, 90), "b.bmp": encode(random_pixels(90, 90), "BMP")}
+    for name, time_s in (("one", 1_000_000_000), ("two", 1_100_000_000)):
+        for path in write_files(tmp_path / name, pictures).iterdir():
+            os.utime(path, (time_s, time_s))
+        invoke("tile", tmp_path / name, tmp_path / f"{name}-tiles", *SIZE)
+    ours = load_config("tiny").source
+    one, two = (
+        [each.key for each in open_source(str(tmp_path / f"{name}-tiles"), ours).list()] for name in ("one", "two")
+    )
+    assert one == two
+    changed = random_pixels(90, 90, seed=1)
+    (tmp_path / "two" / "b.bmp").write_bytes(encode(changed, "BMP"))
+    invoke("tile", tmp_path / "two", tmp_path / "two-tiles", *SIZE)
+    assert np.array_equal(pictures_of(tmp_path / "two-tiles")["b.bmp"], changed)
+
+
 def test_a_place_that_tile_has_not_finished_is_refused_as_source(tmp_path, monkeypatch):
     source = write_files(tmp_path / "in", {f"{name}.tar": tar_bytes([("a.png", png(90, 90))]) for name in "ab"})
     invoke("tile", source, tmp_path / "due", *SIZE)
