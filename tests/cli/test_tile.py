@@ -6,6 +6,7 @@ import io
 import json
 import os
 import re
+import shlex
 import tarfile
 from dataclasses import replace
 
@@ -264,13 +265,22 @@ def test_a_window_and_the_least_side_act_on_the_picture(tmp_path):
     depth = np.linspace(-100, 300, 90 * 90, dtype=np.float32).reshape(90, 90)
     files = {"a.tif": encode(Image.fromarray(depth), "TIFF"), "icon.png": png(20, 90)}
     words = ("--set", "images.window=[0,200]", "--set", "images.min_side=32")
-    assert re.search(
-        r"left out +1 too_small",
-        invoke("tile", write_files(tmp_path / "in", files), tmp_path / "out", *SIZE, *words).output,
-    )
+    printed = invoke("tile", write_files(tmp_path / "in", files), tmp_path / "out", *SIZE, *words).output
+    assert re.search(r"left out +1 too_small", printed)
     found = pictures_of(tmp_path / "out")
     assert found.keys() == {"a.tif"}
     assert np.array_equal(found["a.tif"][..., 0], np.rint(np.clip(depth.astype(np.float64) / 200, 0, 1) * 255))
+
+
+def test_annotate_decodes_what_fits_as_tiles_were(tmp_path):
+    depth = np.linspace(-100, 300, 60 * 60, dtype=np.float32).reshape(60, 60)
+    source = write_files(tmp_path / "in", {"a.tif": encode(Image.fromarray(depth), "TIFF")})
+    words = ("--set", "images.window=[0, 200]", "--set", "images.bits=12")
+    printed = invoke("tile", source, tmp_path / "out", *SIZE, *words).output
+    (line,) = (line for line in printed.splitlines() if "--preset PRESET" in line)
+    again = [word for word in shlex.split(line) if word.startswith("images.")]
+    assert load_config("tiny", None, again).images == load_config("tiny", None, words[1::2]).images
+    assert "--set" not in invoke("tile", source, tmp_path / "plain", *SIZE).output
 
 
 LISTED = [f"{number:012d}.png" for number in range(20)]
