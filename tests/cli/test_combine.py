@@ -74,6 +74,8 @@ def test_shares_that_the_draw_gives_are_said(two, tmp_path):
     assert int(splits[1]) + int(splits[2]) == 10
     assert f"| images by split | train {splits[1]}, val {splits[2]} |" in (tmp_path / "out/DATACARD.md").read_text()
     found = open_run(combine([two / "v1"], tmp_path / "api", hold_out={"test": 1}).out)
+    # A single run has no name.
+    assert "\n| images | `" in (tmp_path / "api/DATACARD.md").read_text()
     assert set(ds.dataset(sorted((tmp_path / "api/images").iterdir())).to_table()["split"].to_pylist()) == {"test"}
     assert found.counts.images == 5
 
