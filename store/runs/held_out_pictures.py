@@ -34,7 +34,7 @@ GROUPS: Final = ("folder", "similar")
 TRAIN: Final = "train"
 _COLUMNS: Final = ("key", "group")
 # Shares are decimals, of which sums such as 0.7 + 0.2 + 0.1 are above 1 by rounding.
-_ROUNDING: Final = 1e-9
+ROUNDING: Final = 1e-9
 # What ends the name of a tar or a table in a key; in names these are percent-encoded.
 _ENDS: Final = str.maketrans("!#", "//")
 # What `pseudoris tile` puts before the name of a picture that it copied; members and rows lie below their file there.
@@ -65,7 +65,7 @@ class HoldOut:
             if not 0 <= share <= 1:
                 raise ConfigError(f"--hold-out {name}={share:g}: give a share from 0 to 1, such as {name}=0.05")
         total = sum(shares.values())
-        if total > 1 + _ROUNDING or (TRAIN in shares and total < 1 - _ROUNDING):
+        if total > 1 + ROUNDING or (TRAIN in shares and total < 1 - ROUNDING):
             said = ", ".join(f"{name}={share:g}" for name, share in shares.items())
             most = "with train they must be 1" if TRAIN in shares else "they may be 1 at most"
             raise ConfigError(f"the shares of --hold-out, {said}, are {total:g} together: {most}")

@@ -64,7 +64,11 @@ def test_a_run_of_which_all_is_left_out_has_its_row_and_its_images_may_have_move
 
 def test_a_split_that_gets_no_image_is_named(two, tmp_path):
     shown = invoke("combine", two / "v1", tmp_path / "out", "--hold-out", "val=0.000001").output
-    assert "warning no image was drawn for val" in shown
+    assert "warning no image is in val: an image keeps the split that it has" in shown
+    # What is not held out is `train`, which no folder may have been drawn for.
+    shown = invoke("combine", two / "v1", tmp_path / "most", "--hold-out", "val=0.999999").output
+    assert "warning no image is in train:" in shown
+    assert "no image" not in invoke("combine", two / "v1", tmp_path / "all", "--hold-out", "val=1").output
 
 
 def test_shares_that_the_draw_gives_are_said(two, tmp_path):
