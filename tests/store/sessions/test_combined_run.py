@@ -517,7 +517,9 @@ def test_a_lost_list_of_copies_is_told_and_comes_back(copies, place):
     new.replace(LEFT_OUT_NAME, due + b"?")
     (problem,) = verify_run(new).problems
     assert (problem.what, "--repair" in problem.detail) == ("left_out", True)
-    combine(copies, new, unique="bytes", is_repair=True)
+    told = list[str]()
+    combine(copies, new, unique="bytes", is_repair=True, on_wait=told.append)
+    assert told[0] == "_left_out.parquet was missing or damaged: it is written again"
     assert new.read_bytes(LEFT_OUT_NAME) == due
     Path(new.uri(receipt_path(3, 0))).unlink()
     combine(copies, new, unique="bytes")
