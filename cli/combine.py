@@ -16,7 +16,7 @@ from pseudoris.cli.progress import write_with_bar
 from pseudoris.files.location import RunLocation
 from pseudoris.files.named_places import moved_places, named_runs
 from pseudoris.store.runs.copied_pictures import LEFT_OUT_NAME, Unique
-from pseudoris.store.runs.held_out_pictures import HoldOut
+from pseudoris.store.runs.held_out_pictures import ROUNDING, TRAIN, HoldOut
 from pseudoris.store.sessions.combined_run import CombineSummary
 from pseudoris.store.sessions.combined_run import combine as combine_runs
 from pseudoris.store.sessions.thread_executor import DEFAULT_THREADS
@@ -89,11 +89,10 @@ def _print(out: str, found: CombineSummary, drawn: HoldOut | None) -> None:
         table.add_row("splits", ", ".join(shares))
     add_written(table, found)
     stdout.print(table, soft_wrap=True)
-    asked = drawn.shares if drawn else {}
-    if empty := [name for name, share in asked.items() if share and not found.splits.get(name)]:
-        report(
-            "warning", f"no image was drawn for {', '.join(empty)}: copies, tiles and groups stay together", "yellow"
-        )
+    asked = {TRAIN: 1 - sum(drawn.shares.values()), **drawn.shares} if drawn else {}
+    if empty := [name for name, share in asked.items() if share > ROUNDING and not found.splits.get(name)]:
+        why = "an image keeps the split that it has, and copies, tiles and groups stay together"
+        report("warning", f"no image is in {', '.join(empty)}: {why}", "yellow")
     for line in found.notes:
         report("note", line, "yellow")
     stdout.print(next_lines(out), soft_wrap=True)

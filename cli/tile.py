@@ -61,10 +61,13 @@ def tile(
 
         form = TileForm(size, overlap)
         found = write_tiles(opened, target, config, form, rules=rules, on_progress=on_progress, on_wait=note)
-    _print(dest, found)
+    # `annotate` must decode what was copied as tiles were decoded. A least side is one of whole pictures.
+    usual, given = (vars(each) for each in (load_config(None).images, config.images))
+    differ = [name for name in ("bits", "window", "decoder_plugins") if given[name] != usual[name]]
+    _print(dest, found, [f"images.{name}={given[name] if name == 'bits' else list(given[name])}" for name in differ])
 
 
-def _print(dest: str, found: TileSummary) -> None:
+def _print(dest: str, found: TileSummary, images: list[str]) -> None:
     table = facts_table(f"{dest}: complete")
     table.add_row("cut", f"{counted(found.num_cut, 'picture')} into {counted(found.num_tiles, 'tile')}")
     table.add_row("copied", f"{counted(found.num_copied, 'picture')} that fit")
@@ -77,6 +80,5 @@ def _print(dest: str, found: TileSummary) -> None:
         stdout.print(path_lines("left out", found.examples), soft_wrap=True)
     for line in found.notes:
         note(line)
-    stdout.print(
-        path_lines("next", {"annotate": command("annotate", dest, "OUT", "--preset", "PRESET")}), soft_wrap=True
-    )
+    words = ["annotate", dest, "OUT", "--preset", "PRESET", *(word for each in images for word in ("--set", each))]
+    stdout.print(path_lines("next", {"annotate": command(*words)}), soft_wrap=True)

@@ -1,7 +1,7 @@
 """Cuts the large and long pictures of SOURCE into tars of tiles, which `annotate` then takes as its SOURCE.
 
-DEST/tiles-000017-<digest>.tar    tiles, and pictures that fit, byte for byte; the digest is of what was listed for it
-DEST/.tiles/000017-<digest>.json  what became of its pictures, and why some were left out
+DEST/tiles-000017-<digest>.tar    tiles, and pictures that fit, byte for byte; the digest is of their keys and sizes
+DEST/.tiles/000017-<digest>.json  what became of its pictures, of which versions, and why some were left out
 DEST/.tiles/left_out.json         pictures that cannot be read, for `annotate DEST` to name; written last
 DEST/.tiles.json                  what DEST was made of: another SOURCE or setting is refused
 
@@ -64,9 +64,11 @@ _OF_A_TAR: Final = ShardsConfig(max_images=256, max_bytes=128 * 2**20)
 class TarRecord(FrozenModel):
     """What became of the pictures of one tar: how many were cut and copied, into how many tiles.
 
-    `left_out` has key, reason and message of each other one.
+    `left_out` has key, reason and message of each other one. `versions` is a digest of times and ETags, which are not
+    in the name of the tar: keys and ids of a moved SOURCE stay.
     """
 
+    versions: str = ""
     num_cut: int = Field(default=0, ge=0)
     num_copied: int = Field(default=0, ge=0)
     num_tiles: int = Field(default=0, ge=0)
@@ -178,7 +180,7 @@ def _tiled(
         for name, entries in itertools.zip_longest(tars, _groups(source, ExcludedItems(rules))):
             if entries is None or _tar_name(entries) != name:
                 raise TransientError(f"{source.name} changed while it was read: run the same command again")
-            record = _read_record(target, name) if name in stored else None
+            record = _read_record(target, name, _versions(entries)) if name in stored else None
             summary.add(record or cutter.write(target, name, entries))
             on_progress(summary.num_tars, len(tars))
     target.replace(UNTILED_NAME, json.dumps(summary.unread, indent=0).encode() + b"\n")
@@ -204,11 +206,12 @@ def _claim(target: RunLocation, made_of: dict[str, object]) -> None:
             target.abort_upload(upload)
 
 
-def _read_record(target: RunLocation, tar_name: str) -> TarRecord | None:
-    """Return the record of a tar; None if it is lost or damaged: the tar is then written again."""
+def _read_record(target: RunLocation, tar_name: str, versions: str) -> TarRecord | None:
+    """Return the record of a tar; None if it is lost, damaged or of other `versions`: the tar is then written again."""
     data = target.read_if_there(_record_path(tar_name))
     with suppress(ValueError):
-        return None if data is None else TarRecord.model_validate(parse_json(data))
+        record = None if data is None else TarRecord.model_validate(parse_json(data))
+        return record if record and record.versions == versions else None
     return None
 
 
@@ -218,9 +221,14 @@ def _groups(source: Source, listed: ExcludedItems) -> Iterator[list[PlanEntry]]:
 
 
 def _tar_name(entries: Sequence[PlanEntry]) -> str:
-    versions = [(entry.key, entry.size_bytes, entry.etag, entry.mtime_ns, entry.offset_bytes) for entry in entries]
-    digest = sha256_hex(json.dumps(versions).encode())[:CONTENT_HASH_HEX_DIGITS]
+    listed = [(entry.key, entry.size_bytes) for entry in entries]
+    digest = sha256_hex(json.dumps(listed).encode())[:CONTENT_HASH_HEX_DIGITS]
     return f"tiles-{entries[0].shard:06d}-{digest}.tar"
+
+
+def _versions(entries: Sequence[PlanEntry]) -> str:
+    versions = [(entry.etag, entry.mtime_ns, entry.offset_bytes) for entry in entries]
+    return sha256_hex(json.dumps(versions).encode())[:CONTENT_HASH_HEX_DIGITS]
 
 
 def _record_path(tar_name: str) -> str:
@@ -251,7 +259,7 @@ class _Cutter:
                         file.seek(start)
                         file.truncate()
                         left_out.append((entry.key, error.reason, error.message))
-            record = TarRecord(**counts, left_out=tuple(left_out))
+            record = TarRecord(**counts, versions=_versions(entries), left_out=tuple(left_out))
             target.replace(_record_path(name), record.model_dump_json(indent=1).encode() + b"\n")
         return record
 

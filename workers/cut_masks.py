@@ -16,16 +16,19 @@ from pseudoris.schemas.shard import Shard, ShardImage
 
 
 def with_cuts(shard: Shard) -> Shard:
-    """Return the shard with `is_cut` set on the masks of its tiles, and counted."""
-    return shard.with_images(tuple(map(_marked, shard.images)))
+    """Return the shard with `is_cut` set on the masks of its tiles, and counted; beside tiles all masks count."""
+    has_tiles = any(image.picture_size for image in shard.images)
+    return shard.with_images(tuple(map(_marked, shard.images))) if has_tiles else shard
 
 
 def _marked(image: ShardImage) -> ShardImage:
-    if not image.picture_size or image.failure is not None:
+    if image.failure is not None or not (image.picture_size or image.masks_left):
         return image
-    (left, top, right, bottom), (height, width) = image.tile_xyxy_px, image.picture_size
-    tile, size = (left, top, right, bottom), (height, width)
-    masks = tuple(replace(mask, is_cut=is_cut(mask.box_xyxy_px, tile, size)) for mask in image.masks)
+    masks = image.masks
+    if image.picture_size:
+        (left, top, right, bottom), (height, width) = image.tile_xyxy_px, image.picture_size
+        tile, size = (left, top, right, bottom), (height, width)
+        masks = tuple(replace(mask, is_cut=is_cut(mask.box_xyxy_px, tile, size)) for mask in masks)
     num_whole = sum(not mask.is_cut for mask in masks)
     return replace(image, masks=masks, masks_left={**(image.masks_left or {}), "cut_edges": num_whole})
 

@@ -3,11 +3,13 @@
     python -m evidence.benchmarks.combining [--images 100000] [--shard-images 256] [--folder FOLDER] [--json FILE]
 
 The runs hold half of the images each, with 5 masks and 50 expressions an image, hashes, and no pictures. In each of
-them 1 image in 100 is a byte copy of another, and 1 a near copy. Each case is a process of its own.
+them 1 image in 100 is a byte copy of another, and 1 a near copy. `close` finds copies and groups among 1/5 as many
+hashes within 4 bits of one, as frames of a fixed camera have. Each case is a process of its own.
 """
 
 from __future__ import annotations
 
+import random
 import tempfile
 import time
 from collections.abc import Sequence
@@ -22,8 +24,8 @@ from pseudoris.schemas.ids import image_id, mask_id, sha256_hex
 from pseudoris.schemas.run_records import PlanEntry
 from pseudoris.schemas.shard import CaptionSample, ExpressionRecord, MaskRecord, Shard, ShardImage
 from pseudoris.store.runs.commit import Provenance, commit_shard
-from pseudoris.store.runs.copied_pictures import count_copies
-from pseudoris.store.runs.held_out_pictures import HoldOut
+from pseudoris.store.runs.copied_pictures import LeftOutImages, Picture, count_copies
+from pseudoris.store.runs.held_out_pictures import HoldOut, split_images
 from pseudoris.store.runs.manifest import write_manifest
 from pseudoris.store.sessions.combined_run import combine
 from pseudoris.store.tables.open_run import OpenRun
@@ -32,6 +34,7 @@ _RUNS: Final = ("first", "second")
 _NUM_MASKS: Final = 5
 _TEXTS_A_MASK: Final = 10
 _SIDE_PX: Final = 64
+_SCENE: Final = 0x9E3779B97F4A7C15
 # Of 100 images these two have bytes, or a hash but for 2 bits, of the one before.
 _BYTE_COPY, _NEAR_COPY = 1, 3
 _DRAWN: Final = (CaptionSample("masked", "top_p", None, 0.4, -2.25, "all", _NUM_MASKS - 1),)
@@ -120,6 +123,18 @@ class Work:
         found = count_copies(OpenRun.at(RunLocation.open(str(self._folder / "both"))))
         return _taken(began_s, used_s, str(found))
 
+    def close(self, num_images: int) -> dict[str, Any]:
+        """Find copies and groups among close hashes."""
+        draw, images = random.Random(0), list[Picture]()
+        for number in range(num_images):
+            bits = _SCENE ^ sum(1 << bit for bit in draw.sample(range(64), draw.randint(0, 4)))
+            name, digest = str(number), sha256_hex(str(number).encode())
+            images.append(Picture(name, 0, 0, name, digest, f"{bits:016x}", is_quarantined=False, image_id=name))
+        began_s, used_s, found = time.perf_counter(), cpu_seconds(), LeftOutImages()
+        found.add_copies(images, is_similar=True)
+        split_images(images, HoldOut.of({"val": 0.05}, "similar"), LeftOutImages())
+        return _taken(began_s, used_s, f"{len(found.rows):,} near copies of {num_images:,}")
+
 
 def _taken(began_s: float, used_s: float, note: str) -> dict[str, Any]:
     taken_s, cpu_s = time.perf_counter() - began_s, cpu_seconds() - used_s
@@ -132,7 +147,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     with tempfile.TemporaryDirectory(dir=given.folder) as folder:
         for name in _RUNS:
             _in_process(Path(folder), "write", name, given.images // len(_RUNS), given.shard_images)
-        rows = [Row(case, None, **_in_process(Path(folder), case)) for case in ("combine", "count")]
+        cases = {"combine": (), "count": (), "close": (given.images // 5,)}
+        rows = [Row(case, None, **_in_process(Path(folder), case, *sizes)) for case, sizes in cases.items()]
         report(f"combine of {given.images:,} images, 5 masks and 50 expressions each", rows, given.json)
 
 

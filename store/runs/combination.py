@@ -22,7 +22,6 @@ from pseudoris.schemas.run_records import CombinedRun, ParentRun, PlanEntry, Rec
 from pseudoris.store.runs.copied_pictures import (
     LEFT_OUT_NAME,
     LeftOutImages,
-    NearHashes,
     Picture,
     Unique,
     pictures_of,
@@ -202,13 +201,12 @@ class Combination:
         if has_splits or unique is not None:
             is_hashed = is_grouped or self.unique == "similar"
             pictures = list(self._pictures(is_hashed=is_hashed, has_splits=has_splits))
-            hashes = NearHashes(each.hash for each in pictures if each.hash is not None) if is_hashed else None
             if unique is not None:
-                left_out.add_copies(pictures, hashes if unique == "similar" else None)
+                left_out.add_copies(pictures, is_similar=unique == "similar")
             elif is_grouped:
                 left_out.num_unknown = sum(each.phash is None and not each.is_quarantined for each in pictures)
             if has_splits:
-                splits = split_images(pictures, self.hold_out, hashes if is_grouped else None, left_out)
+                splits = split_images(pictures, self.hold_out, left_out)
         is_other = begun and begun.splits and (splits is None or split_record(splits) != begun.splits)
         if is_other or (begun and begun.left_out and self.listed is None and left_out.file()[0] != begun.left_out):
             raise ConfigError(

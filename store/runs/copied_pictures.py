@@ -9,16 +9,19 @@ picture stay or go together.
 
 from __future__ import annotations
 
+from array import array
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
-from itertools import chain, combinations
+from functools import partial
+from itertools import chain
 from typing import Final, Literal, NamedTuple
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+from numpy.typing import NDArray
 
 from pseudoris.files.location import RunLocation
 from pseudoris.files.parquet_files import open_parquet, parquet_bytes
@@ -35,8 +38,12 @@ from pseudoris.store.tables.proven_rows import prove_hashes
 
 LEFT_OUT_NAME: Final = "_left_out.parquet"
 Unique = Literal["bytes", "similar"]
-# Of nine bands of a hash, those within 6 bits share three.
-_BANDS: Final = 9
+# Of these bands of a hash, each every seventh bit, those within 6 bits share one.
+_BANDS: Final = [
+    sum(1 << bit for bit in range(first, HASH_BITS, DEFAULT_MAX_DISTANCE + 1))
+    for first in range(DEFAULT_MAX_DISTANCE + 1)
+]
+_NOTHING: Final = array("I")
 # Of a picture of one colour: it has no frequency, or the lowest alone. Any two of them have such a hash.
 _FLAT: Final = frozenset({0, 1 << (HASH_BITS - 1)})
 # Of more images no copies are counted: comparing so many takes 15 s of CPU and 1 GB (docs/records/scale.md).
@@ -115,28 +122,35 @@ class CopyCounts:
 
 
 class NearHashes:
-    """Finds those of some perceptual hashes that are within `DEFAULT_MAX_DISTANCE` bits, exactly."""
+    """Finds those of the perceptual hashes added so far that are within `DEFAULT_MAX_DISTANCE` bits, exactly.
 
-    def __init__(self, hashes: Iterable[int]) -> None:
-        self._near: defaultdict[int, set[int]] = defaultdict(set)
-        values = np.unique(np.fromiter(hashes, np.uint64))
-        edges = [1 << HASH_BITS * band // _BANDS for band in range(_BANDS + 1)]
-        for shared in combinations(range(_BANDS), _BANDS - DEFAULT_MAX_DISTANCE):
-            mask = np.uint64(sum(edges[band + 1] - edges[band] for band in shared))
-            ordered = values[np.argsort(values & mask, kind="stable")]
-            bands, at, step = ordered & mask, np.arange(len(ordered)), 0
-            # Equal bands stand together: each step compares what is one place further apart, while bands are equal.
-            while len(at := at[at < len(ordered) - (step := step + 1)]):
-                at = at[bands[at] == bands[at + step]]
-                one, other = ordered[at], ordered[at + step]
-                is_near = np.bitwise_count(one ^ other) <= DEFAULT_MAX_DISTANCE
-                for pair in zip(one[is_near].tolist(), other[is_near].tolist(), strict=True):
-                    self._near[pair[0]].add(pair[1])
-                    self._near[pair[1]].add(pair[0])
+    One is compared with all those that share a band, at once, and no pair is held.
+    """
 
-    def near(self, bits: int) -> tuple[int, ...]:
-        """Return a hash, and those near it."""
-        return bits, *self._near.get(bits, ())
+    def __init__(self, hashes: Iterable[int] = ()) -> None:
+        self.values = array("Q")
+        self._held: tuple[defaultdict[int, array[int]], ...] = tuple(defaultdict(partial(array, "I")) for _ in _BANDS)
+        for bits in hashes:
+            self.add(bits)
+
+    def add(self, bits: int) -> None:
+        """Add a hash to `values`."""
+        for mask, held in zip(_BANDS, self._held, strict=True):
+            held[bits & mask].append(len(self.values))
+        self.values.append(bits)
+
+    def near(self, bits: int) -> NDArray[np.integer]:
+        """Return the places in `values` of those near a hash; a place may come more than once."""
+        alike = [held.get(bits & mask, _NOTHING) for mask, held in zip(_BANDS, self._held, strict=True)]
+        values = np.frombuffer(self.values, np.uint64)
+        # Where hashes lie close, their bands are alike: it is less work to compare all.
+        at = (
+            None
+            if 2 * sum(map(len, alike)) > len(values)
+            else np.concatenate([np.frombuffer(each, np.uint32) for each in alike])
+        )
+        is_near = np.bitwise_count((values if at is None else values[at]) ^ np.uint64(bits)) <= DEFAULT_MAX_DISTANCE
+        return np.flatnonzero(is_near) if at is None else at[is_near]
 
 
 def hash_bits(phash: str | None) -> int | None:
@@ -149,16 +163,17 @@ def hash_bits(phash: str | None) -> int | None:
 class LeftOutImages:
     """The images of some runs that are not taken: `rows` of the list, and (run, key) of those that the runs have.
 
-    `num_unknown` pictures have no hash to compare.
+    `num_unknown` pictures have no hash to compare; `ungrouped` are the keys in a file of groups that name no image.
     """
 
     rows: list[LeftOutImage] = field(default_factory=list)
     keys: set[tuple[int, str]] = field(default_factory=set)
     num_unknown: int = 0
+    ungrouped: Sequence[str] = ()
 
-    def add_copies(self, images: Sequence[Picture], hashes: NearHashes | None = None) -> None:
-        """Add the copies among `images`, with the `hashes` of all of them near copies too; one without bytes stays."""
-        first, kept = dict[bytes, str](), dict[int, str]()
+    def add_copies(self, images: Sequence[Picture], *, is_similar: bool) -> None:
+        """Add the copies among `images`, if `is_similar` near copies too; one without bytes stays."""
+        first, kept, hashes = dict[bytes, str](), dict[int, str](), NearHashes()
         judged: dict[tuple[int, str], tuple[str, str, int | None] | None] = {}
         for image in images:
             picture = image.run, image.picture
@@ -167,18 +182,19 @@ class LeftOutImages:
                 copy: tuple[str, str, int | None] | None = None
                 if digest in first:
                     copy = first[digest], "bytes", None
-                elif hashes is not None:
+                elif is_similar:
                     self.num_unknown += image.phash is None and not image.is_quarantined
-                    near = [] if bits is None else [each for each in hashes.near(bits) if each in kept]
-                    if bits is not None and near:
+                    if bits is not None and (near := [hashes.values[at] for at in hashes.near(bits)]):
                         distance, nearest = min(((bits ^ each).bit_count(), each) for each in near)
                         copy = kept[nearest], "similar", distance
                 if copy is None:
                     if image.is_quarantined:
                         continue
                     first[digest] = image.key
-                    if bits is not None:
+                    if bits is not None and is_similar:
+                        # Those that are kept are not near each other, so they are few wherever hashes lie close.
                         kept[bits] = image.key
+                        hashes.add(bits)
                 judged[picture] = copy
             if (of := judged.get(picture)) is not None:
                 self.add(LeftOutImage(image.key, image.run, image.shard, *of))
@@ -272,7 +288,7 @@ def count_copies(run: OpenRun) -> CopyCounts:
         return CopyCounts(num_images, None, None, 0)
     pictures = [each for each in pictures_of(run.shards()) if not each.is_quarantined]
     found = LeftOutImages()
-    found.add_copies(pictures, NearHashes(each.hash for each in pictures if each.hash is not None))
+    found.add_copies(pictures, is_similar=True)
     whys = Counter(row.why for row in found.rows)
     has_hashes = not pictures or any(each.phash for each in pictures)
     return CopyCounts(num_images, whys["bytes"], whys["similar"] if has_hashes else None, found.num_unknown)

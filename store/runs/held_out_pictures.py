@@ -8,12 +8,15 @@ move a picture that is there.
 from __future__ import annotations
 
 import re
+from array import array
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, Self
+from urllib.parse import unquote
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.csv
 
@@ -31,7 +34,7 @@ GROUPS: Final = ("folder", "similar")
 TRAIN: Final = "train"
 _COLUMNS: Final = ("key", "group")
 # Shares are decimals, of which sums such as 0.7 + 0.2 + 0.1 are above 1 by rounding.
-_ROUNDING: Final = 1e-9
+ROUNDING: Final = 1e-9
 # What ends the name of a tar or a table in a key; in names these are percent-encoded.
 _ENDS: Final = str.maketrans("!#", "//")
 # What `pseudoris tile` puts before the name of a picture that it copied; members and rows lie below their file there.
@@ -62,7 +65,7 @@ class HoldOut:
             if not 0 <= share <= 1:
                 raise ConfigError(f"--hold-out {name}={share:g}: give a share from 0 to 1, such as {name}=0.05")
         total = sum(shares.values())
-        if total > 1 + _ROUNDING or (TRAIN in shares and total < 1 - _ROUNDING):
+        if total > 1 + ROUNDING or (TRAIN in shares and total < 1 - ROUNDING):
             said = ", ".join(f"{name}={share:g}" for name, share in shares.items())
             most = "with train they must be 1" if TRAIN in shares else "they may be 1 at most"
             raise ConfigError(f"the shares of --hold-out, {said}, are {total:g} together: {most}")
@@ -163,20 +166,24 @@ class _Groups:
         self._above, self._groups = dict[Any, Any](), dict[Any, _Group]()
         # By token `asked`, the splits of pictures that have one, each with a key.
         self._given: dict[Any, dict[str, str]] = {}
+        # Of each hash the place of a picture of its group, which is a token too.
+        self._hashes, self._of_hash = NearHashes(), array("Q")
 
     def of(self, token: Any) -> _Group:
         """Return the group of a token that `add` knows."""
         return self._groups[self._top(token)]
 
     def add(
-        self, own: _Group, splits: frozenset[str], alike: Sequence[Any], near: Sequence[int], asked: Sequence[str]
+        self, own: _Group, splits: frozenset[str], alike: Sequence[Any], bits: int | None, asked: Sequence[str]
     ) -> str | None:
         """Add a picture that has `splits`, as the token `own.first`; or return the key of an image of a second split.
 
-        Pictures of an equal token `alike` are a group, and so are those of a hash that is `near`. So are those of a
+        Pictures of an equal token `alike` are a group, and so are those of hashes near its `bits`. So are those of a
         token `asked`, unless they have splits: of these each keeps its own.
         """
         tokens = [*alike, *(() if splits else asked)]
+        at = self._hashes.near(bits) if bits is not None else np.empty(0, np.intp)
+        near = set(np.frombuffer(self._of_hash, np.uint64)[at].tolist())
         tops = {self._top(each) for each in (*tokens, *near) if each in self._above}
         held = sorted((self._groups[each] for each in tops), key=lambda each: each.first)
         keys = {split: key for each in asked if not splits for split, key in self._given.get(each, {}).items()}
@@ -189,6 +196,13 @@ class _Groups:
         self._above |= dict.fromkeys((own.first, *tops), own.first)
         for each in tokens:
             self._above.setdefault(each, own.first)
+        if bits is not None:
+            # Hashes near this one are of one group now: the next look-up finds one place for all.
+            self._above[own.first[0]] = own.first
+            np.frombuffer(self._of_hash, np.uint64)[at] = own.first[0]
+            if not (np.frombuffer(self._hashes.values, np.uint64)[at] == bits).any():
+                self._hashes.add(bits)
+                self._of_hash.append(own.first[0])
         for each in asked if splits else ():
             self._given.setdefault(each, {}).setdefault(next(iter(splits)), own.first[1])
         return None
@@ -199,28 +213,27 @@ class _Groups:
         return at
 
 
-def split_images(
-    images: Sequence[Picture], hold_out: HoldOut | None, hashes: NearHashes | None, left_out: LeftOutImages
-) -> Splits:
+def split_images(images: Sequence[Picture], hold_out: HoldOut | None, left_out: LeftOutImages) -> Splits:
     """Return the splits of the `images`, in the order of their runs, that are not left out; leave out more of them.
 
-    Without `hold_out` only what is alike to pictures that have a split gets one. With `hashes`, those of all images,
-    similar pictures are a group.
+    Without `hold_out` only what is alike to pictures that have a split gets one.
     """
     tiles = defaultdict[tuple[int, str], list[Picture]](list)
     for image in images:
         tiles[image.run, image.picture].append(image)
-    if hold_out and hold_out.groups and not any(_asked(own, hold_out) for own in tiles.values()):
-        keys = [image.key for image in images[:1]]
-        raise ConfigError(f"--group: its file has no key of an image: give keys of the new run, such as {keys}")
+    if hold_out and hold_out.groups:
+        left_out.ungrouped = sorted(hold_out.groups.keys() - {each for own in tiles.values() for each in _names(own)})
+        if len(left_out.ungrouped) == len(hold_out.groups):
+            keys = [image.key for image in images[:1]]
+            raise ConfigError(f"--group: its file has no key of an image: give keys of the new run, such as {keys}")
     groups, tokens = _Groups(), dict[tuple[int, str], tuple[int, str]]()
     # Pictures that have a split come first, so that no other joins two of them.
     for place, own in sorted(enumerate(tiles.values()), key=lambda each: not any(tile.splits for tile in each[1])):
         first, splits = own[0], frozenset[str]().union(*(tile.splits for tile in own))
-        near = hashes.near(first.hash) if hashes and first.hash is not None else ()
-        alike = [*near[:1], *([] if first.sha256 is None else [bytes.fromhex(first.sha256)])]
+        bits = first.hash if hold_out and hold_out.group == "similar" else None
+        alike = [] if first.sha256 is None else [bytes.fromhex(first.sha256)]
         group = _Group(None, (place, first.key), first.sha256)
-        other = groups.add(group, splits, alike, near, _asked(own, hold_out))
+        other = groups.add(group, splits, alike, bits, _asked(own, hold_out))
         if other is None:
             tokens[first.run, first.picture] = group.first
         else:
@@ -236,14 +249,20 @@ def split_images(
 
 
 def _asked(tiles: Sequence[Picture], hold_out: HoldOut | None) -> list[str]:
-    """Return the folder of a picture, or its groups in the file by its name or those of its tiles, if asked for.
-
-    A picture that was copied beside tiles has the name that it had in their SOURCE, as those that were cut.
-    """
+    """Return the folder of a picture, or its groups in the file, if asked for."""
     if hold_out is None:
         return []
-    own = _OF_TILES.sub("", tiles[0].picture)
     if hold_out.group == "folder":
-        return [own.translate(_ENDS).rpartition("/")[0]]
-    names = (own, *(name for tile in tiles for name in (tile.picture, tile.key)))
-    return list(dict.fromkeys(hold_out.groups[name] for name in names if name in hold_out.groups))
+        return [_own_name(tiles[0]).translate(_ENDS).rpartition("/")[0]]
+    return list(dict.fromkeys(hold_out.groups[name] for name in _names(tiles) if name in hold_out.groups))
+
+
+def _names(tiles: Sequence[Picture]) -> list[str]:
+    """Return how a file of groups may name a picture: by it or a tile, encoded as keys are or not."""
+    names = (_own_name(tiles[0]), *(name for tile in tiles for name in (tile.picture, tile.key)))
+    return [each for name in dict.fromkeys(names) for each in dict.fromkeys((name, unquote(name)))]
+
+
+def _own_name(tile: Picture) -> str:
+    """Return the name that a picture had in the SOURCE of `tile`, also of one that was copied beside tiles."""
+    return _OF_TILES.sub("", tile.picture)

@@ -107,6 +107,8 @@ def combine(
             f"near copies unknown of {num_unknown:,} that cannot be read where the runs found them: --source names "
             "another place, --plugin a decoder"
         )
+    if ungrouped := source.chosen[0].ungrouped:
+        notes.append(f"--group: {len(ungrouped):,} of its keys name no image, such as {ungrouped[0]!r}")
     notes += [f"{place} has changed since: the new run has it as it was" for place in source.changed()]
     return CombineSummary(**vars(written), out=target.root, images=_images(planned.header, target), notes=tuple(notes))
 

@@ -236,8 +236,8 @@ def _is_filled(parent: RunLocation, shards: range, table: str, column: str) -> b
 
 def _has_cuts(parent: RunLocation) -> bool:
     """Return whether some mask is cut: the composer reads its captions too, and no expression may be of it."""
-    tiles = (shard for shard in OpenRun.at(parent).shards() if "cut_edges" in shard.receipt.masks_left)
-    return any(pc.any(shard.table(MASKS, ("is_cut",))["is_cut"]).as_py() for shard in tiles)
+    shards = OpenRun.at(parent).shards()
+    return any(pc.any(shard.table(MASKS, ("is_cut",))["is_cut"]).as_py() for shard in shards)
 
 
 def _changed(parent: RunLocation, config: RunConfig, change: RuleChange) -> RunConfig:

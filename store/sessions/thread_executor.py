@@ -127,6 +127,7 @@ def derive_run(
             # A damaged list is written again on a repair alone, as damaged parts are.
             if held is None or (planned.is_repair and sha256_hex(held) != due.sha256):
                 location.replace(LEFT_OUT_NAME, parent.left_out_list() or b"")
+                on_wait(f"{LEFT_OUT_NAME} was missing or damaged: it is written again")
 
         def commit(shard: DerivedShard) -> Receipt:
             before = shard.receipt

@@ -22,7 +22,7 @@ _EXPRESSION_COLUMNS: Final = (
     *("target_mask_ids", "text", "kind", "head_noun", "source", "kept", "weight"),
     *("uniqueness", "correctness", "distinctiveness"),
 )
-_TILE_COLUMNS: Final = ("picture", "picture_size", "tile_xyxy_px")
+_TILE_COLUMNS: Final = ("phash", "picture", "picture_size", "tile_xyxy_px", "picture_sha256", "picture_phash")
 SHARD_COLUMNS: Final = {
     IMAGES: (*_IMAGE_COLUMNS, "status", "num_too_small", "whole_picture"),
     EXPRESSIONS: ("image_id", *(field.name for field in fields(ExpressionRecord))),
@@ -59,6 +59,9 @@ class AnnotatedImage:
     picture_size: Sequence[int] | None = None
     tile_xyxy_px: Sequence[int] | None = None
     split: str | None = None
+    phash: str | None = None
+    picture_sha256: str | None = None
+    picture_phash: str | None = None
 
 
 def iter_annotations(

@@ -29,8 +29,8 @@ logger = logging.getLogger(__name__)
 
 # This remedy follows errors about images that are no longer where the run found them.
 MOVED: Final = (
-    "say where they are now: source=… in Python; --source, or --images of `pseudoris evaluate`, in a command; --set "
-    "'data.moved={OLD: NEW}' in a training"
+    "say where they are now: source=… in Python; --source PATH, NAME=PATH for each name of a combined run, or --images "
+    "of `pseudoris evaluate`, in a command; --set 'data.moved={OLD: NEW}' in a training"
 )
 
 

@@ -64,7 +64,11 @@ def test_a_run_of_which_all_is_left_out_has_its_row_and_its_images_may_have_move
 
 def test_a_split_that_gets_no_image_is_named(two, tmp_path):
     shown = invoke("combine", two / "v1", tmp_path / "out", "--hold-out", "val=0.000001").output
-    assert "warning no image was drawn for val" in shown
+    assert "warning no image is in val: an image keeps the split that it has" in shown
+    # What is not held out is `train`, which no folder may have been drawn for.
+    shown = invoke("combine", two / "v1", tmp_path / "most", "--hold-out", "val=0.999999").output
+    assert "warning no image is in train:" in shown
+    assert "no image" not in invoke("combine", two / "v1", tmp_path / "all", "--hold-out", "val=1").output
 
 
 def test_shares_that_the_draw_gives_are_said(two, tmp_path):
@@ -74,6 +78,8 @@ def test_shares_that_the_draw_gives_are_said(two, tmp_path):
     assert int(splits[1]) + int(splits[2]) == 10
     assert f"| images by split | train {splits[1]}, val {splits[2]} |" in (tmp_path / "out/DATACARD.md").read_text()
     found = open_run(combine([two / "v1"], tmp_path / "api", hold_out={"test": 1}).out)
+    # A single run has no name.
+    assert "\n| images | `" in (tmp_path / "api/DATACARD.md").read_text()
     assert set(ds.dataset(sorted((tmp_path / "api/images").iterdir())).to_table()["split"].to_pylist()) == {"test"}
     assert found.counts.images == 5
 

@@ -6,6 +6,7 @@ import io
 import json
 import os
 import re
+import shlex
 import tarfile
 from dataclasses import replace
 
@@ -188,6 +189,23 @@ def test_a_tar_whose_record_is_damaged_is_written_again(tmp_path):
         assert members(tmp_path / "out") == due
 
 
+def test_a_moved_source_gives_the_same_keys_and_what_changed_in_place_is_cut_again(tmp_path):
+    pictures = {"a.png": png(90, 90), "b.bmp": encode(random_pixels(90, 90), "BMP")}
+    for name, time_s in (("one", 1_000_000_000), ("two", 1_100_000_000)):
+        for path in write_files(tmp_path / name, pictures).iterdir():
+            os.utime(path, (time_s, time_s))
+        invoke("tile", tmp_path / name, tmp_path / f"{name}-tiles", *SIZE)
+    ours = load_config("tiny").source
+    one, two = (
+        [each.key for each in open_source(str(tmp_path / f"{name}-tiles"), ours).list()] for name in ("one", "two")
+    )
+    assert one == two
+    changed = random_pixels(90, 90, seed=1)
+    (tmp_path / "two" / "b.bmp").write_bytes(encode(changed, "BMP"))
+    invoke("tile", tmp_path / "two", tmp_path / "two-tiles", *SIZE)
+    assert np.array_equal(pictures_of(tmp_path / "two-tiles")["b.bmp"], changed)
+
+
 def test_a_place_that_tile_has_not_finished_is_refused_as_source(tmp_path, monkeypatch):
     source = write_files(tmp_path / "in", {f"{name}.tar": tar_bytes([("a.png", png(90, 90))]) for name in "ab"})
     invoke("tile", source, tmp_path / "due", *SIZE)
@@ -247,13 +265,22 @@ def test_a_window_and_the_least_side_act_on_the_picture(tmp_path):
     depth = np.linspace(-100, 300, 90 * 90, dtype=np.float32).reshape(90, 90)
     files = {"a.tif": encode(Image.fromarray(depth), "TIFF"), "icon.png": png(20, 90)}
     words = ("--set", "images.window=[0,200]", "--set", "images.min_side=32")
-    assert re.search(
-        r"left out +1 too_small",
-        invoke("tile", write_files(tmp_path / "in", files), tmp_path / "out", *SIZE, *words).output,
-    )
+    printed = invoke("tile", write_files(tmp_path / "in", files), tmp_path / "out", *SIZE, *words).output
+    assert re.search(r"left out +1 too_small", printed)
     found = pictures_of(tmp_path / "out")
     assert found.keys() == {"a.tif"}
     assert np.array_equal(found["a.tif"][..., 0], np.rint(np.clip(depth.astype(np.float64) / 200, 0, 1) * 255))
+
+
+def test_annotate_decodes_what_fits_as_tiles_were(tmp_path):
+    depth = np.linspace(-100, 300, 60 * 60, dtype=np.float32).reshape(60, 60)
+    source = write_files(tmp_path / "in", {"a.tif": encode(Image.fromarray(depth), "TIFF")})
+    words = ("--set", "images.window=[0, 200]", "--set", "images.bits=12")
+    printed = invoke("tile", source, tmp_path / "out", *SIZE, *words).output
+    (line,) = (line for line in printed.splitlines() if "--preset PRESET" in line)
+    again = [word for word in shlex.split(line) if word.startswith("images.")]
+    assert load_config("tiny", None, again).images == load_config("tiny", None, words[1::2]).images
+    assert "--set" not in invoke("tile", source, tmp_path / "plain", *SIZE).output
 
 
 LISTED = [f"{number:012d}.png" for number in range(20)]

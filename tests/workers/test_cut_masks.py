@@ -46,6 +46,14 @@ def test_masks_of_other_images_have_no_mark_and_no_count():
     assert found.masks_left is None
 
 
+def test_a_picture_that_fits_counts_its_masks_beside_tiles():
+    # Else the receipt of both would have fewer masks after this rule, as if edges had cut them.
+    whole = tile(picture=None, tile_xyxy_px=(), picture_size=(), masks_left=MasksLeft(proposed=9))
+    found = with_cuts(Shard(0, 0, (tile(), whole))).images[1]
+    assert [mask.is_cut for mask in found.masks] == [None, None]
+    assert found.masks_left == MasksLeft(proposed=9, cut_edges=2)
+
+
 def test_no_expression_refers_to_a_cut_mask():
     image = marked(tile())
     ids = [mask.mask_id for mask in image.masks]

@@ -255,7 +255,7 @@ def of_all_ranks(values: torch.Tensor, fabric: Fabric) -> torch.Tensor:
 class Origin:
     """What answers rest on: sha256 of the images that were learnt from, and of models; None where it is not known.
 
-    Of a tile it has that of its picture too. `hashes` are the perceptual hashes of these, where their tables have them.
+    Of a tile it has that of its picture too. `hashes` are the perceptual hashes of these, "" where tables have none.
     What frozen models have seen elsewhere does not count.
     """
 
@@ -268,7 +268,7 @@ class Origin:
         """Return that of a training's folder or checkpoint, or of a round of PPT; not known where no file tells it."""
         for tree in _told(model):
             with suppress(LookupError, TypeError):
-                found = (tree["images"], tree["models"], tree.get("hashes", ()))
+                found = (tree["images"], tree["models"], tree.get("hashes", ("",)))
                 return cls(*(None if each is None else frozenset(each) for each in found))  # type: ignore[arg-type]
         return cls()
 
@@ -309,7 +309,7 @@ def begin_validation(
     origin = Origin(
         learnt.union(row["picture_sha256"] for row in pictures if row["picture_sha256"]),
         None if None in teachers else frozenset(frozen).union(*(each.values() for each in teachers if each)),
-        frozenset(row["phash"] for row in pictures if row["phash"]),
+        frozenset(row["phash"] or "" for row in pictures),
     )
     shared = [] if held_out is None else circularity(origin, held_out)
     if fabric.is_global_zero:
@@ -370,9 +370,9 @@ def _pictures(run: str, images: frozenset[str]) -> list[Row]:
 def _num_near(rows: Iterable[Row], hashes: frozenset[str]) -> int:
     """Return how many pictures are within a few bits of one of the `hashes`."""
     asked = [bits for row in rows if (bits := hash_bits(row["phash"])) is not None]
-    learnt = {bits for each in hashes if (bits := hash_bits(each)) is not None}
-    near = NearHashes([*asked, *learnt])
-    return sum(not learnt.isdisjoint(near.near(each)) for each in asked)
+    learnt = {bits for each in hashes if (bits := hash_bits(each or None)) is not None}
+    near = NearHashes(learnt)
+    return sum(near.near(each).size > 0 for each in asked)
 
 
 def circularity(origin: Origin, truth: HeldOutExpressions) -> list[str]:
@@ -394,6 +394,8 @@ def circularity(origin: Origin, truth: HeldOutExpressions) -> list[str]:
         notes.append(f"Circular: {models} sha256). The figures say how far they agree, not how right they are.")
     elif made_by is None or (made_by and (ours is None or "" in (*made_by.values(), *ours))):
         unknown.append("models")
+    if learnt and ("" in origin.hashes or any(row["phash"] is None for row in unseen)):
+        notes.append("Not proven clean: near copies are unknown, as some pictures have no perceptual hash.")
     if unknown:
         rest = f"no record says which {' and '.join(unknown)} the answers rest on"
         notes.append(f"Not proven clean: {rest}. They may be those of the truth.")

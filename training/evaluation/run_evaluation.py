@@ -255,5 +255,6 @@ def _nothing_shared(run: str, key: str | None, truth: Truth) -> ConfigError:
     of_truth = f"one of the truth is {truth.example_key!r}" if truth.example_key else "the truth has none"
     return ConfigError(
         f"{run} and the truth ({truth.title}) have no image in common: {of_run}, {of_truth}. Image keys are relative "
-        "to SOURCE and must be equal. Annotate and import the same folder of images, or name another --truth."
+        "to SOURCE and must be equal. Annotate and import the same folder of images, combine imports under the names "
+        "of a combined run, or name another --truth."
     )

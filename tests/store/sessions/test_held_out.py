@@ -161,6 +161,17 @@ def test_pictures_that_were_cut_and_copied_beside_them_are_grouped_by_their_own_
         assert group == "folder" or in_tar == beside
 
 
+def test_a_file_of_groups_takes_names_as_they_are_and_what_names_no_image_is_told(run, place, tmp_path):
+    images = {f"im%20{n}.png": fields for n, fields in enumerate(many(12).values())}
+    # The first half is named as files are, the other as keys are.
+    named = [f"im {n}.png" if n < 6 else f"im%20{n}.png" for n in range(12)]
+    (tmp_path / "groups.csv").write_text("key,group\n" + "".join(f"{name},g\n" for name in [*named, "gone.png"]))
+    drawn = HoldOut.of({"val": 0.5}, str(tmp_path / "groups.csv"))
+    summary = combine([("", run("one", images)[1])], new := place("new"), hold_out=drawn)
+    assert len(set(of(new).values())) == 1
+    assert summary.notes == ("--group: 1 of its keys name no image, such as 'gone.png'",)
+
+
 def test_the_split_that_a_picture_has_wins_for_its_copies_and_its_group(run, place):
     val, train = DRAWN["val"], DRAWN["train"]
     # A folder holds pictures of two splits: they stay there, and what has none is in neither.

@@ -4,6 +4,7 @@ These have the real SAM and a CLIP of random weights: what they write counts, no
 """
 
 from collections import defaultdict
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ from hypothesis import strategies as st
 from evidence.recipes.object_centric import write_object_centric
 from pseudoris.files.location import RunLocation
 from pseudoris.primitives.errors import ConfigError
+from pseudoris.schemas.ids import sha256_hex
 from pseudoris.store.checks.verification import verify_run
 from pseudoris.store.runs.header import require_header
 from pseudoris.store.runs.manifest import write_manifest
@@ -24,6 +26,7 @@ from pseudoris.training.ppt.recipes.grounded_runs import make_objects, pair_mask
 from pseudoris.training.ppt.recipes.recipe_config import ComposeConfig, load_recipe_config
 from pseudoris.training.ppt.recipes.recipe_runs import count_pairs
 from pseudoris.training.ppt.recipes.recipe_texts import middle_text, name_in, names_a_side
+from tests.builders.images import png
 from tests.interchange.dataset.builders import build_run
 from tests.store.builders import annotated, commit_images, make_entries, start_run
 from tests.training.ppt.builders import RECIPE
@@ -304,6 +307,24 @@ def test_pairs_of_combined_runs_that_read_deep_pixels_differently_are_refused(tm
     combine(runs, both := RunLocation.open(str(tmp_path / "both")))
     with pytest.raises(ConfigError, match=r"v1 and v2 differ in images\.bits or images\.window"):
         pair_masks(both.root, RunLocation.open(str(tmp_path / "pairs")), load_recipe_config("tiny"), **SILENT)
+
+
+def test_pairs_of_tiles_say_where_they_lie_and_of_which_picture(tmp_path) -> None:
+    place = {"picture": "p.png", "picture_sha256": "ab" * 32, "picture_phash": "00ff" * 4, "phash": "0f0f" * 4}
+    place |= {"picture_size": (64, 128), "tile_xyxy_px": (64, 0, 128, 64)}
+    data, tiles = png(64, 64), RunLocation.open(str(tmp_path / "tiles"))
+
+    def image_of(entry):
+        return replace(annotated(entry), data=data, sha256=sha256_hex(data), **place)
+
+    header = start_run(tiles, make_entries(1, 1), "shards.embed_images=true")
+    commit_images(tiles, header, image_of, embed_images=True)
+    write_manifest(tiles)
+    pairs = RunLocation.open(str(tmp_path / "pairs"))
+    pair_masks(tiles.root, pairs, load_recipe_config("tiny", None, WORDS), **SILENT)
+    before, after = (OpenRun.at(each).table("images", [*place]).to_pylist() for each in (tiles, pairs))
+    assert after == before
+    assert after[0]["tile_xyxy_px"] == [64, 0, 128, 64]
 
 
 def test_a_recipe_that_an_earlier_version_began_without_hashes_goes_on(tmp_path) -> None:
