@@ -30,7 +30,14 @@ from pseudoris.interchange.exports.export_job import ExportFormat, ExportJob
 from pseudoris.interchange.exports.export_options import ExportReport
 from pseudoris.interchange.exports.image_files import CATEGORY, CATEGORY_ID
 from pseudoris.interchange.exports.output_files import IMAGES_ARRAY
-from pseudoris.interchange.exports.record import Content, ExportExpression, ExportImage, ExportMask, written_counts
+from pseudoris.interchange.exports.record import (
+    Content,
+    ExportExpression,
+    ExportImage,
+    ExportMask,
+    Measured,
+    written_counts,
+)
 from pseudoris.interchange.exports.selected_rows import TextRule
 from pseudoris.primitives.errors import ConfigError
 from pseudoris.schemas.tables import SPLITS
@@ -94,11 +101,15 @@ class ResizedPolygons:
 
 
 def content_of(
-    image: Mapping[str, Any], annotations: Iterable[Mapping[str, Any]], said: Iterable[tuple[str, tuple[int, ...]]]
+    image: Mapping[str, Any],
+    annotations: Iterable[Mapping[str, Any]],
+    said: Iterable[tuple[str, tuple[int, ...]]],
+    measured: Measured,
 ) -> Content:
     """Return what a written image says with its annotations, decoded, and the texts with their places among these."""
     size = (image["height"], image["width"])
-    return Content(image["file_name"], size, tuple(written_counts(each, size) for each in annotations), tuple(said))
+    masks = tuple(written_counts(each, size, measured) for each in annotations)
+    return Content(image["file_name"], size, masks, tuple(said))
 
 
 def _in_picture(image: ExportImage, mask: ExportMask) -> dict[str, Any]:
@@ -148,7 +159,7 @@ def _write_instances(job: ExportJob, split: str) -> None:
                     ids = {"id": each.number, "image_id": image.number, "instance_id": mask.number}
                     caption = captions[ANNOTATIONS].append({**ids, "caption": each.text, **each.origin})
                     texts.append((caption["caption"], (place,)))
-            job.add(image.content(image.name), content_of(row, masks, texts))
+            job.add(image.content(image.name), content_of(row, masks, texts, image.measured))
 
 
 # The format takes all masks that have pixels, because a COCO instance needs no expression.
@@ -206,7 +217,7 @@ def _write_queries(job: ExportJob, path: str, split: str) -> int:
             row = {**image_record(image), "negative_category_ids": negative}
             job.add(
                 Content(image.name, image.size, tuple(due), tuple(said)),
-                content_of(arrays[IMAGES_ARRAY].append(row), found, read),
+                content_of(arrays[IMAGES_ARRAY].append(row), found, read, image.measured),
             )
     return len(texts)
 
@@ -251,7 +262,7 @@ def _write_grefcoco(job: ExportJob) -> ExportReport:
                 texts += [(each["sent_id"], each["sent"], places) for each in ref["sentences"]]
             # Texts are sorted by their numbers, because the file lists them by masks, not in the order of the texts.
             in_order = ((text, places) for _, text, places in sorted(texts))
-            job.add(image.content(image.name, counts), content_of(row, masks.values(), in_order))
+            job.add(image.content(image.name, counts), content_of(row, masks.values(), in_order, image.measured))
     return job.report(
         {"images": job.num_images, "references": refs.num_elements, "expressions": job.written.num_texts},
         {"images": job.files.num_files, "references": 1},

@@ -80,7 +80,8 @@ def _write_pairs(job: ExportJob, splits: Path | None) -> int:
         job.files.write(folder, f"{stem}.json", data)
         num_unscored += sum(None in mask.measures.values() for mask in image.masks)
         found = parse_json(data)
-        masks = [(written_counts(each, image.size), each["expressions"]) for each in found["annotations"]]
+        measured = image.measured
+        masks = [(written_counts(each, image.size, measured), each["expressions"]) for each in found["annotations"]]
         size = (found["image"]["height"], found["image"]["width"])
         job.add(image.content(name), Content.of_masks(found["image"]["file_name"], size, masks))
     return num_unscored

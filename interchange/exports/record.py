@@ -57,6 +57,10 @@ class Content:
         return cls(name, size, tuple(targets), ((text, tuple(range(len(targets)))),))
 
 
+# Box [x, y, width, height] and area of masks by their encodings.
+Measured = Mapping[str, tuple[list[int], int]]
+
+
 @dataclass(frozen=True, slots=True)
 class ExportMask:
     """A mask, numbered from 1 over the export; all forms of it are made from the encoding of its `record`."""
@@ -165,6 +169,11 @@ class ExportImage:
             found.setdefault(each.targets, []).append(each)
         return found
 
+    @property
+    def measured(self) -> Measured:
+        """Box and area of each mask by its encoding, as whoever reads a run's tables proves them."""
+        return {mask.record.rle_counts: (mask.box_xywh, int(mask.record.area_px)) for mask in self.masks}
+
     def united(self, said: ExportExpression) -> str:
         """Return the compressed encoding of all targets of an expression together; there is at least one."""
         if len(said.targets) == 1:
@@ -198,20 +207,24 @@ class Fingerprint:
         return self._digest.hexdigest()
 
 
-def written_counts(annotation: Mapping[str, Any], size: tuple[int, int]) -> str:
+def written_counts(annotation: Mapping[str, Any], size: tuple[int, int], measured: Measured) -> str:
     """Return the encoding of an annotation's mask, decoded: a polygon is filled, the runs fill (height, width) `size`.
 
     It is read off what was written, with `segmentation`, `bbox` [x, y, width, height] and `area`. A mask that does not
-    decode, or not to its box and area, gives "", which is the encoding of no mask.
+    decode, or not to its box and area, gives "", which is the encoding of no mask. One of `measured` is not decoded.
     """
     try:
         counts = str(compressed_counts(annotation["segmentation"], size))
-        found = summarise_rle(*size, counts)
+        due = measured.get(counts) or _measures(counts, size)
     except ValueError:
         return ""
+    return counts if (annotation["bbox"], annotation["area"]) == due else ""
+
+
+def _measures(counts: str, size: tuple[int, int]) -> tuple[list[int], int]:
+    found = summarise_rle(*size, counts)
     x0, y0, x1, y1 = found.box_xyxy_px
-    is_same = (annotation["bbox"], annotation["area"]) == ([x0, y0, x1 - x0, y1 - y0], found.area_px)
-    return counts if is_same else ""
+    return [x0, y0, x1 - x0, y1 - y0], found.area_px
 
 
 def broken(where: str, what: str) -> TransientError:

@@ -102,7 +102,7 @@ def _add_run(job: ExportJob, human: HumanRefs, refs: _Refs, arrays: dict[str, Js
         if image.name in taken:
             raise ConfigError(f"--merge-human has an image {image.name}, and so has the run. Rename the human's.")
         job.files.write(IMAGES_FOLDER, image.name, image.data)
-        row = arrays[IMAGES_ARRAY].append(image_record(image))
+        row, measured = arrays[IMAGES_ARRAY].append(image_record(image)), image.measured
         for mask, said in image.masks_with_texts():
             # Every loader takes polygons. With an encoding MaskRIS and Sa2VA stop, and ReLA keeps no reference. Either
             # form stands in a list, because REFER tells them apart by the first element.
@@ -116,7 +116,7 @@ def _add_run(job: ExportJob, human: HumanRefs, refs: _Refs, arrays: dict[str, Js
             annotation = {key: record[key] for key in _ANNOTATION_KEYS}
             refs.append(ref_of(image, said, image.split, mask.number, mask.number, category_id))
             found = arrays[ANNOTATIONS].append(annotation)
-            if written_counts(found, image.size) != counts:
+            if written_counts(found, image.size, measured) != counts:
                 raise broken(image.name, f"annotation {mask.number} has another mask")
             due = Content.of_mask(image.name, image.size, _canonical(annotation), [each.text for each in said])
             size = (row["height"], row["width"])

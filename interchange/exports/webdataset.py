@@ -111,9 +111,10 @@ def _new_samples(job: ExportJob, split: str) -> Iterator[dict[str, bytes]]:
         record = {**of_image, "height": height, "width": width, "masks": masks}
         data = printable_json(record).encode()
         found = parse_json(data)
-        size = (found["height"], found["width"])
+        size, measured = (found["height"], found["width"]), image.measured
         of_masks = [
-            (written_counts(mask, size), [each["text"] for each in mask["expressions"]]) for mask in found["masks"]
+            (written_counts(mask, size, measured), [each["text"] for each in mask["expressions"]])
+            for mask in found["masks"]
         ]
         job.add(image.content(image.image_id), Content.of_masks(found["image_id"], size, of_masks))
         yield {f"{image.image_id}{PurePosixPath(image.name).suffix}": image.data, f"{image.image_id}.json": data}
