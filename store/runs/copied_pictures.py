@@ -14,7 +14,6 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
-from functools import partial
 from itertools import chain
 from typing import Final, Literal, NamedTuple
 
@@ -43,10 +42,9 @@ _BANDS: Final = [
     sum(1 << bit for bit in range(first, HASH_BITS, DEFAULT_MAX_DISTANCE + 1))
     for first in range(DEFAULT_MAX_DISTANCE + 1)
 ]
-_NOTHING: Final = array("I")
 # Of a picture of one colour: it has no frequency, or the lowest alone. Any two of them have such a hash.
 _FLAT: Final = frozenset({0, 1 << (HASH_BITS - 1)})
-# Of more images no copies are counted: comparing so many takes 15 s of CPU and 1 GB (docs/records/scale.md).
+# Of more images no copies are counted: comparing so many takes 57 s of CPU and 1 GB (docs/records/scale.md).
 MAX_COUNTED: Final = 1_000_000
 _THREADS: Final = 4
 _COLUMNS: Final = ("key", "status", "sha256", "phash", "picture", "picture_sha256", "picture_phash")
@@ -129,28 +127,41 @@ class NearHashes:
 
     def __init__(self, hashes: Iterable[int] = ()) -> None:
         self.values = array("Q")
-        self._held: tuple[defaultdict[int, array[int]], ...] = tuple(defaultdict(partial(array, "I")) for _ in _BANDS)
+        # By band the hashes and, beside them, their places: so those of a band lie side by side.
+        self._held: tuple[defaultdict[int, _Alike], ...] = tuple(defaultdict(_none_alike) for _ in _BANDS)
         for bits in hashes:
             self.add(bits)
 
     def add(self, bits: int) -> None:
         """Add a hash to `values`."""
         for mask, held in zip(_BANDS, self._held, strict=True):
-            held[bits & mask].append(len(self.values))
+            values, places = held[bits & mask]
+            values.append(bits)
+            places.append(len(self.values))
         self.values.append(bits)
 
     def near(self, bits: int) -> NDArray[np.integer]:
         """Return the places in `values` of those near a hash; a place may come more than once."""
-        alike = [held.get(bits & mask, _NOTHING) for mask, held in zip(_BANDS, self._held, strict=True)]
-        values = np.frombuffer(self.values, np.uint64)
+        alike = [held[bits & mask] for mask, held in zip(_BANDS, self._held, strict=True) if bits & mask in held]
         # Where hashes lie close, their bands are alike: it is less work to compare all.
-        at = (
-            None
-            if 2 * sum(map(len, alike)) > len(values)
-            else np.concatenate([np.frombuffer(each, np.uint32) for each in alike])
-        )
-        is_near = np.bitwise_count((values if at is None else values[at]) ^ np.uint64(bits)) <= DEFAULT_MAX_DISTANCE
-        return np.flatnonzero(is_near) if at is None else at[is_near]
+        if 2 * sum(len(values) for values, _ in alike) > len(self.values):
+            return np.flatnonzero(_is_near(bits, self.values))
+        if not alike or not (is_near := _is_near(bits, *(values for values, _ in alike))).any():
+            return np.empty(0, np.uint32)
+        return np.concatenate([np.frombuffer(places, np.uint32) for _, places in alike])[is_near]
+
+
+_Alike = tuple["array[int]", "array[int]"]
+
+
+def _none_alike() -> _Alike:
+    return array("Q"), array("I")
+
+
+def _is_near(bits: int, *several: array[int]) -> NDArray[np.bool_]:
+    values = np.concatenate([np.frombuffer(each, np.uint64) for each in several])
+    found: NDArray[np.bool_] = np.bitwise_count(values ^ np.uint64(bits)) <= DEFAULT_MAX_DISTANCE
+    return found
 
 
 def hash_bits(phash: str | None) -> int | None:
