@@ -38,10 +38,9 @@ from pseudoris.store.tables.proven_rows import prove_hashes
 LEFT_OUT_NAME: Final = "_left_out.parquet"
 Unique = Literal["bytes", "similar"]
 # Of these bands of a hash, each every seventh bit, those within 6 bits share one.
-_BANDS: Final = [
-    sum(1 << bit for bit in range(first, HASH_BITS, DEFAULT_MAX_DISTANCE + 1))
-    for first in range(DEFAULT_MAX_DISTANCE + 1)
-]
+_STEP: Final = DEFAULT_MAX_DISTANCE + 1
+_BANDS: Final = [sum(1 << bit for bit in range(first, HASH_BITS, _STEP)) for first in range(_STEP)]
+_Alike = tuple["array[int]", "array[int]"]
 # Of a picture of one colour: it has no frequency, or the lowest alone. Any two of them have such a hash.
 _FLAT: Final = frozenset({0, 1 << (HASH_BITS - 1)})
 # Of more images no copies are counted: comparing so many takes 57 s of CPU and 1 GB (docs/records/scale.md).
@@ -122,13 +121,12 @@ class CopyCounts:
 class NearHashes:
     """Finds those of the perceptual hashes added so far that are within `DEFAULT_MAX_DISTANCE` bits, exactly.
 
-    One is compared with all those that share a band, at once, and no pair is held.
+    One is compared with all those that share a band, which lie side by side with their places; no pair is held.
     """
 
     def __init__(self, hashes: Iterable[int] = ()) -> None:
         self.values = array("Q")
-        # By band the hashes and, beside them, their places: so those of a band lie side by side.
-        self._held: tuple[defaultdict[int, _Alike], ...] = tuple(defaultdict(_none_alike) for _ in _BANDS)
+        self._held = [defaultdict[int, _Alike](lambda: (array("Q"), array("I"))) for _ in _BANDS]
         for bits in hashes:
             self.add(bits)
 
@@ -151,17 +149,9 @@ class NearHashes:
         return np.concatenate([np.frombuffer(places, np.uint32) for _, places in alike])[is_near]
 
 
-_Alike = tuple["array[int]", "array[int]"]
-
-
-def _none_alike() -> _Alike:
-    return array("Q"), array("I")
-
-
 def _is_near(bits: int, *several: array[int]) -> NDArray[np.bool_]:
     values = np.concatenate([np.frombuffer(each, np.uint64) for each in several])
-    found: NDArray[np.bool_] = np.bitwise_count(values ^ np.uint64(bits)) <= DEFAULT_MAX_DISTANCE
-    return found
+    return np.asarray(np.bitwise_count(values ^ np.uint64(bits)) <= DEFAULT_MAX_DISTANCE)
 
 
 def hash_bits(phash: str | None) -> int | None:
@@ -183,7 +173,7 @@ class LeftOutImages:
     ungrouped: Sequence[str] = ()
 
     def add_copies(self, images: Sequence[Picture], *, is_similar: bool) -> None:
-        """Add the copies among `images`, if `is_similar` near copies too; one without bytes stays."""
+        """Add the copies among `images`, if `is_similar` near copies of those kept too; one without bytes stays."""
         first, kept, hashes = dict[bytes, str](), dict[int, str](), NearHashes()
         judged: dict[tuple[int, str], tuple[str, str, int | None] | None] = {}
         for image in images:
@@ -203,7 +193,6 @@ class LeftOutImages:
                         continue
                     first[digest] = image.key
                     if bits is not None and is_similar:
-                        # Those that are kept are not near each other, so they are few wherever hashes lie close.
                         kept[bits] = image.key
                         hashes.add(bits)
                 judged[picture] = copy
