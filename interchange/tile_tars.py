@@ -64,8 +64,7 @@ _OF_A_TAR: Final = ShardsConfig(max_images=256, max_bytes=128 * 2**20)
 class TarRecord(FrozenModel):
     """What became of the pictures of one tar: how many were cut and copied, into how many tiles.
 
-    `left_out` has key, reason and message of each other one. `versions` is a digest of times and ETags, which are not
-    in the name of the tar: keys and ids of a moved SOURCE stay.
+    `left_out` has key, reason and message of each other one, `versions` is a digest of their times and ETags.
     """
 
     versions: str = ""
@@ -221,14 +220,13 @@ def _groups(source: Source, listed: ExcludedItems) -> Iterator[list[PlanEntry]]:
 
 
 def _tar_name(entries: Sequence[PlanEntry]) -> str:
-    listed = [(entry.key, entry.size_bytes) for entry in entries]
-    digest = sha256_hex(json.dumps(listed).encode())[:CONTENT_HASH_HEX_DIGITS]
+    listed = json.dumps([(entry.key, entry.size_bytes) for entry in entries])
+    digest = sha256_hex(listed.encode())[:CONTENT_HASH_HEX_DIGITS]
     return f"tiles-{entries[0].shard:06d}-{digest}.tar"
 
 
 def _versions(entries: Sequence[PlanEntry]) -> str:
-    versions = [(entry.etag, entry.mtime_ns, entry.offset_bytes) for entry in entries]
-    return sha256_hex(json.dumps(versions).encode())[:CONTENT_HASH_HEX_DIGITS]
+    return sha256_hex(json.dumps([(entry.etag, entry.mtime_ns, entry.offset_bytes) for entry in entries]).encode())
 
 
 def _record_path(tar_name: str) -> str:
@@ -246,6 +244,9 @@ class _Cutter:
         """Write one tar, and its record before it."""
         outcomes = read_settled(self.source.name, self.config, entries)
         counts, left_out = Counter[str](), list[tuple[str, str, str]]()
+        # Beside a new record no tar of other versions may stand, and DEST is not finished.
+        for stale in (UNTILED_NAME, name):
+            target.delete(stale)
         with new_file(target, name) as path:
             # GNU's format holds names of any length and bytes.
             with path.open("wb") as file, tarfile.open(fileobj=file, mode="w", format=tarfile.GNU_FORMAT) as tar:

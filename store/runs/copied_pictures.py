@@ -14,7 +14,6 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
-from functools import partial
 from itertools import chain
 from typing import Final, Literal, NamedTuple
 
@@ -39,14 +38,12 @@ from pseudoris.store.tables.proven_rows import prove_hashes
 LEFT_OUT_NAME: Final = "_left_out.parquet"
 Unique = Literal["bytes", "similar"]
 # Of these bands of a hash, each every seventh bit, those within 6 bits share one.
-_BANDS: Final = [
-    sum(1 << bit for bit in range(first, HASH_BITS, DEFAULT_MAX_DISTANCE + 1))
-    for first in range(DEFAULT_MAX_DISTANCE + 1)
-]
-_NOTHING: Final = array("I")
+_STEP: Final = DEFAULT_MAX_DISTANCE + 1
+_BANDS: Final = [sum(1 << bit for bit in range(first, HASH_BITS, _STEP)) for first in range(_STEP)]
+_Alike = tuple["array[int]", "array[int]"]
 # Of a picture of one colour: it has no frequency, or the lowest alone. Any two of them have such a hash.
 _FLAT: Final = frozenset({0, 1 << (HASH_BITS - 1)})
-# Of more images no copies are counted: comparing so many takes 15 s of CPU and 1 GB (docs/records/scale.md).
+# Of more images no copies are counted: comparing so many takes 57 s of CPU and 1 GB (docs/records/scale.md).
 MAX_COUNTED: Final = 1_000_000
 _THREADS: Final = 4
 _COLUMNS: Final = ("key", "status", "sha256", "phash", "picture", "picture_sha256", "picture_phash")
@@ -124,33 +121,37 @@ class CopyCounts:
 class NearHashes:
     """Finds those of the perceptual hashes added so far that are within `DEFAULT_MAX_DISTANCE` bits, exactly.
 
-    One is compared with all those that share a band, at once, and no pair is held.
+    One is compared with all those that share a band, which lie side by side with their places; no pair is held.
     """
 
     def __init__(self, hashes: Iterable[int] = ()) -> None:
         self.values = array("Q")
-        self._held: tuple[defaultdict[int, array[int]], ...] = tuple(defaultdict(partial(array, "I")) for _ in _BANDS)
+        self._held = [defaultdict[int, _Alike](lambda: (array("Q"), array("I"))) for _ in _BANDS]
         for bits in hashes:
             self.add(bits)
 
     def add(self, bits: int) -> None:
         """Add a hash to `values`."""
         for mask, held in zip(_BANDS, self._held, strict=True):
-            held[bits & mask].append(len(self.values))
+            values, places = held[bits & mask]
+            values.append(bits)
+            places.append(len(self.values))
         self.values.append(bits)
 
     def near(self, bits: int) -> NDArray[np.integer]:
         """Return the places in `values` of those near a hash; a place may come more than once."""
-        alike = [held.get(bits & mask, _NOTHING) for mask, held in zip(_BANDS, self._held, strict=True)]
-        values = np.frombuffer(self.values, np.uint64)
+        alike = [held[bits & mask] for mask, held in zip(_BANDS, self._held, strict=True) if bits & mask in held]
         # Where hashes lie close, their bands are alike: it is less work to compare all.
-        at = (
-            None
-            if 2 * sum(map(len, alike)) > len(values)
-            else np.concatenate([np.frombuffer(each, np.uint32) for each in alike])
-        )
-        is_near = np.bitwise_count((values if at is None else values[at]) ^ np.uint64(bits)) <= DEFAULT_MAX_DISTANCE
-        return np.flatnonzero(is_near) if at is None else at[is_near]
+        if 2 * sum(len(values) for values, _ in alike) > len(self.values):
+            return np.flatnonzero(_is_near(bits, self.values))
+        if not alike or not (is_near := _is_near(bits, *(values for values, _ in alike))).any():
+            return np.empty(0, np.uint32)
+        return np.concatenate([np.frombuffer(places, np.uint32) for _, places in alike])[is_near]
+
+
+def _is_near(bits: int, *several: array[int]) -> NDArray[np.bool_]:
+    values = np.concatenate([np.frombuffer(each, np.uint64) for each in several])
+    return np.asarray(np.bitwise_count(values ^ np.uint64(bits)) <= DEFAULT_MAX_DISTANCE)
 
 
 def hash_bits(phash: str | None) -> int | None:
@@ -172,7 +173,7 @@ class LeftOutImages:
     ungrouped: Sequence[str] = ()
 
     def add_copies(self, images: Sequence[Picture], *, is_similar: bool) -> None:
-        """Add the copies among `images`, if `is_similar` near copies too; one without bytes stays."""
+        """Add the copies among `images`, if `is_similar` near copies of those kept too; one without bytes stays."""
         first, kept, hashes = dict[bytes, str](), dict[int, str](), NearHashes()
         judged: dict[tuple[int, str], tuple[str, str, int | None] | None] = {}
         for image in images:
@@ -192,7 +193,6 @@ class LeftOutImages:
                         continue
                     first[digest] = image.key
                     if bits is not None and is_similar:
-                        # Those that are kept are not near each other, so they are few wherever hashes lie close.
                         kept[bits] = image.key
                         hashes.add(bits)
                 judged[picture] = copy

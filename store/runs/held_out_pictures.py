@@ -253,16 +253,12 @@ def _asked(tiles: Sequence[Picture], hold_out: HoldOut | None) -> list[str]:
     if hold_out is None:
         return []
     if hold_out.group == "folder":
-        return [_own_name(tiles[0]).translate(_ENDS).rpartition("/")[0]]
+        return [_names(tiles)[0].translate(_ENDS).rpartition("/")[0]]
     return list(dict.fromkeys(hold_out.groups[name] for name in _names(tiles) if name in hold_out.groups))
 
 
 def _names(tiles: Sequence[Picture]) -> list[str]:
     """Return how a file of groups may name a picture: by it or a tile, encoded as keys are or not."""
-    names = (_own_name(tiles[0]), *(name for tile in tiles for name in (tile.picture, tile.key)))
+    # One that was copied beside tiles has the name that it had in their SOURCE.
+    names = (_OF_TILES.sub("", tiles[0].picture), *(name for tile in tiles for name in (tile.picture, tile.key)))
     return [each for name in dict.fromkeys(names) for each in dict.fromkeys((name, unquote(name)))]
-
-
-def _own_name(tile: Picture) -> str:
-    """Return the name that a picture had in the SOURCE of `tile`, also of one that was copied beside tiles."""
-    return _OF_TILES.sub("", tile.picture)

@@ -147,11 +147,7 @@ class RunSession:
             self._totals.remove(receipt)
         self._num_shards_before, self._num_images_before = len(self._latest), self._totals.images
         found = f"{len(generations):,} of {num_shards:,} shards have missing or damaged parts: they are written again"
-        self._on_event(
-            Notice(
-                found if generations else "no part of a table is missing or damaged: there is nothing to repair in them"
-            )
-        )
+        self._on_event(Notice(found if generations else "no part of a table is damaged: there is nothing to repair"))
         return PendingWork([*generations, *pending.shards], generations)
 
     def execute(self, pending: PendingWork, executor: Executor) -> SessionOutcome:

@@ -244,9 +244,7 @@ def open_source(
         return Source(source, root, config, named, patterns)
     inner, outer = root.storage.uri().rstrip("/"), output.uri().rstrip("/")
     if inner == outer or (inner.startswith(f"{outer}/") and inner[len(outer) + 1 :].split("/")[0] in _RUN_FOLDERS):
-        raise ConfigError(
-            f"SOURCE {shown!r} is a folder that this command would write to: name another one for its output"
-        )
+        raise ConfigError(f"SOURCE {shown!r} is a folder that the output is written to: name another for it")
     return Source(source, root, config, named, patterns, exclude=output.uri())
 
 

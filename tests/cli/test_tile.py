@@ -7,6 +7,7 @@ import json
 import os
 import re
 import shlex
+import shutil
 import tarfile
 from dataclasses import replace
 
@@ -189,7 +190,7 @@ def test_a_tar_whose_record_is_damaged_is_written_again(tmp_path):
         assert members(tmp_path / "out") == due
 
 
-def test_a_moved_source_gives_the_same_keys_and_what_changed_in_place_is_cut_again(tmp_path):
+def test_a_moved_source_gives_the_same_keys_and_what_changed_in_place_is_cut_again(tmp_path, monkeypatch):
     pictures = {"a.png": png(90, 90), "b.bmp": encode(random_pixels(90, 90), "BMP")}
     for name, time_s in (("one", 1_000_000_000), ("two", 1_100_000_000)):
         for path in write_files(tmp_path / name, pictures).iterdir():
@@ -202,8 +203,15 @@ def test_a_moved_source_gives_the_same_keys_and_what_changed_in_place_is_cut_aga
     assert one == two
     changed = random_pixels(90, 90, seed=1)
     (tmp_path / "two" / "b.bmp").write_bytes(encode(changed, "BMP"))
-    invoke("tile", tmp_path / "two", tmp_path / "two-tiles", *SIZE)
-    assert np.array_equal(pictures_of(tmp_path / "two-tiles")["b.bmp"], changed)
+    for number in range(1, 9):
+        dest = shutil.copytree(tmp_path / "two-tiles", tmp_path / f"kill-{number}")
+        with killed_at_write(number, monkeypatch) as is_due:
+            pseudoris_here("tile", str(tmp_path / "two"), str(dest), *SIZE)
+        invoke("tile", tmp_path / "two", dest, *SIZE)
+        assert np.array_equal(pictures_of(dest)["b.bmp"], changed)
+        if not is_due():
+            break
+    assert number > 2
 
 
 def test_a_place_that_tile_has_not_finished_is_refused_as_source(tmp_path, monkeypatch):

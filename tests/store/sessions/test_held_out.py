@@ -172,6 +172,21 @@ def test_a_file_of_groups_takes_names_as_they_are_and_what_names_no_image_is_tol
     assert summary.notes == ("--group: 1 of its keys name no image, such as 'gone.png'",)
 
 
+def test_a_group_keeps_its_draw_where_it_comes_first_or_was_drawn_before(run, place):
+    phash = {"phash": f"{0xF0F1 << 20:016x}"}
+    one = run("one", {"a.png": {"sha256": DRAWN["val"], **phash}})
+    other = run("other", {"b.png": {"sha256": DRAWN["train"], **phash}})
+    drawn = HoldOut.of({"val": 0.5}, "similar")
+
+    def splits(name, *runs):
+        combine(runs, new := place(name), hold_out=drawn)
+        return set(of(new).values())
+
+    assert splits("first", one) == splits("last", one, other) == {"val"}
+    assert splits("before", other, one) == {"train"}
+    assert splits("kept", other, ("first", place("first"))) == {"val"}
+
+
 def test_the_split_that_a_picture_has_wins_for_its_copies_and_its_group(run, place):
     val, train = DRAWN["val"], DRAWN["train"]
     # A folder holds pictures of two splits: they stay there, and what has none is in neither.

@@ -116,7 +116,7 @@ def test_out_below_source_is_not_listed(tmp_path):
 @pytest.mark.parametrize("inside", ["", "images", "images/deeper"])
 def test_a_source_that_out_writes_into_is_refused(tmp_path, inside):
     fill(tmp_path, "images/deeper/a.jpg")
-    with pytest.raises(ConfigError, match="is a folder that this command would write to: name another one"):
+    with pytest.raises(ConfigError, match="is a folder that the output is written to: name another"):
         open_source(str(tmp_path / inside), AUTO, exclude=str(tmp_path))
 
 

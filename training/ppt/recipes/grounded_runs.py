@@ -264,8 +264,8 @@ def _paired(
     """The image with the pseudo-masks of each of its texts; a phrase that several texts have is answered once."""
     data = source.data or b""
     image = replace(image, data=data, sha256=source.sha256, height=source.height, width=source.width)
-    image = replace(image, split=source.split, phash=source.phash, picture=source.picture)
-    image = replace(image, picture_sha256=source.picture_sha256, picture_phash=source.picture_phash)
+    names = ("split", "phash", "picture", "picture_sha256", "picture_phash")
+    image = replace(image, **{name: getattr(source, name) for name in names})
     image = replace(image, picture_size=tuple(source.picture_size or ()), tile_xyxy_px=tuple(source.tile_xyxy_px or ()))
     kept = dict.fromkeys(each.text for mask in source.masks for each in mask.expressions)
     phrases_of = {text: noun_phrases(text) or [text] for text in list(kept)[: config.pairs.max_texts_per_image]}
