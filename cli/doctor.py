@@ -37,12 +37,13 @@ from pseudoris.schemas.card_settings import AUTO, choices_of_card, decoder_choic
 from pseudoris.schemas.config import PriorConfig, RunConfig
 from pseudoris.schemas.config_layers import as_begun, load_config
 from pseudoris.store.exclusion_rules import key_path
-from pseudoris.store.runs.header import check_identity
+from pseudoris.store.runs.header import check_identity, planned_source
 from pseudoris.store.runs.plan import assign_shards
 from pseudoris.store.runs.planned_run import may_give_way, package_versions
 from pseudoris.store.sources import SourceItem, open_source
 from pseudoris.store.sources.planned_images import read_entries
 from pseudoris.store.sources.root import SourceRoot
+from pseudoris.store.sources.source import absolute_source
 
 if TYPE_CHECKING:
     from pseudoris.workers.stages import StageKind
@@ -355,7 +356,8 @@ def _output(source: str | None, out: str, config: RunConfig) -> str:
         versions = was | {name: now for name, now in here.items() if "absent" not in (now, was[name])}
         method = as_begun(config, header.config).with_chosen(header.config.model_dump()).method()
         now = header.identity.model_copy(update={"method": method, "versions": versions})
-        check_identity(header, now, preset=config.preset, allow_mixed=config.placement.allow_mixed)
+        place = planned_source(header, absolute_source(source)) if source and header.origin == "annotate" else None
+        check_identity(header, now, place, preset=config.preset, allow_mixed=config.placement.allow_mixed)
     folder = Path(location.root)
     existing = next(each for each in (folder, *folder.parents) if each.exists())
     location.probe()

@@ -10,7 +10,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Annotated, Final
 
 from pseudoris.cli import options
-from pseudoris.cli.console import stdout
+from pseudoris.cli.console import note, stdout
 from pseudoris.cli.formats import command, path_lines
 from pseudoris.cli.options import argument, option
 from pseudoris.cli.progress import write_with_bar
@@ -149,6 +149,9 @@ def _write(request: ImportRequest, out: str) -> None:
         texts.append(("splits", ", ".join(f"{name or 'no split'} {num:,}" for name, num in held.images.items())))
     title = "corrected" if is_corrected else "imported"
     stdout.print(written_view(location, summary, title, texts=texts, left_out=left_out), soft_wrap=True)
+    damaged = sum(totals.reasons.get(reason, 0) for reason in ("annotation_damaged", "annotation_mismatch"))
+    if damaged and not is_corrected and not request.skips_bad_masks:
+        note(f"{damaged:,} images are left out for a bad mask. In a new OUT, --skip-bad-masks keeps their others")
     if is_corrected:
         stdout.print(
             path_lines("next", {"audit": command("audit", "add", "AUDIT", request.annotation)}), soft_wrap=True

@@ -5,9 +5,11 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePosixPath
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from pseudoris.primitives.errors import ConfigError
+
+_MAX_BYTES: Final = 255
 
 
 class NamedPlace(NamedTuple):
@@ -27,14 +29,15 @@ class NamedPlace(NamedTuple):
             return cls(None, text)
         if not place or not all(map(_is_name, name.split("/") if may_nest else [name])):
             raise ConfigError(
-                f"{text!r} is no NAME=PATH, whose NAME is a word without `/`, and there is no {text!r}: give another "
-                "name, or check the path"
+                f"{text!r} is no NAME=PATH, whose NAME is a word without `/` of {_MAX_BYTES} bytes at most, and there "
+                f"is no {text!r}: give another name, or check the path"
             )
         return cls(name, place)
 
 
 def _is_name(word: str) -> bool:
-    return word not in ("", ".", "..") and "/" not in word and word.isprintable()
+    # As long as the name of a file may be: it begins the key of each image.
+    return word not in ("", ".", "..") and "/" not in word and word.isprintable() and len(word.encode()) <= _MAX_BYTES
 
 
 def named_runs(texts: Sequence[str]) -> list[tuple[str, str]]:

@@ -92,7 +92,8 @@ def with_masks_of(parent: Parent, config: RunConfig, source: str) -> RunConfig:
     if not is_same_source(before, source):
         raise ConfigError(
             f"--masks-from {parent.location.root} holds masks of the images in {without_secrets(before.source)!r}, "
-            f"but SOURCE is {without_secrets(source)!r}: give the first one"
+            f"but SOURCE is {without_secrets(source)!r}: give the first one. If its images have moved, let a "
+            "link there lead to them"
         )
     tree, held = config.model_dump(), before.config.model_dump()
     return validate_as(RunConfig, {**tree, **{name: held[name] for name in _SECTIONS}})

@@ -235,6 +235,8 @@ def _standing(location: RunLocation, request: RunRequest) -> tuple[RunHeader, tu
             lock.heartbeat()
             if has_results(location):
                 raise
+            # Before the run is lost: a new one may refuse the folder.
+            refuse_unexpected_files(location)
             # The header is deleted first: a kill before this line keeps the old run, and a kill after it leaves no run.
             for path in (HEADER_NAME, *(part_path(PLAN_FOLDER, part) for part in plan_files(header))):
                 location.delete(path)

@@ -91,7 +91,8 @@ class PlannedImages:
             try:
                 self._roots[root] = opened(place, config.source, config.placement.storage)
             except ConfigError as error:
-                raise ConfigError(f"{str(error).removesuffix('.')}. If the images were moved, {MOVED}.") from None
+                said = str(error) if str(error).endswith((".", "?")) else f"{error}."
+                raise ConfigError(f"{said} If the images were moved, {MOVED}.") from None
         keys_by_position = {entry.position: entry.key for entry in entries}
         entries = [replace(entry, key=entry.key.removeprefix(prefix)) for entry in entries] if prefix else entries
         for position, outcome in read_entries(self._roots[root], entries, config):

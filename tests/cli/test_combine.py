@@ -96,6 +96,7 @@ def test_no_run_and_an_unknown_place_are_told(two, tmp_path):
     [
         (["v1", "../x/v1", "new"], "both v1 and ../x/v1 would be named 'v1'"),
         (["a/b=v1", "v2", "new"], "'a/b=v1' is no NAME=PATH, whose NAME is a word without `/`"),
+        ([f"{'n' * 256}=v1", "v2", "new"], "whose NAME is a word without `/` of 255 bytes at most"),
         (["v1", "v3", "new"], "there is no run at"),
         (["v1", "v2", "v1/inside"], "would be inside its parent"),
         (["v1", "w=v1", "new"], "is named twice"),

@@ -60,6 +60,17 @@ def test_verify_status_export_gallery_and_parts_take_the_run_as_any_other(datase
     invoke("gc", out)
 
 
+def test_an_image_that_a_bad_mask_costs_names_the_option_that_keeps_it(tmp_path):
+    images = write_images(tmp_path / "images", "a.png")
+    rows = [object_row(1, 1, caption="a box"), object_row(2, 1, segmentation=[[1, 2, 3]], caption="a thing")]
+    (tmp_path / "objects.json").write_bytes(document([image_row(1, "a.png")], rows))
+    words = ("import", str(tmp_path / "objects.json"), str(images))
+    told = "1 images are left out for a bad mask. In a new OUT, --skip-bad-masks keeps their others"
+    for option, is_told in (((), True), (("--skip-bad-masks",), False)):
+        shown = pseudoris_here(*words, str(tmp_path / f"out{is_told}"), *option)
+        assert (told in shown.stdout + shown.stderr) == is_told
+
+
 @pytest.mark.slow
 def test_grefcoco_is_known_by_its_name_and_none_shows_in_the_gallery(tmp_path):
     images = write_images(tmp_path / "images", "a.png")

@@ -118,6 +118,14 @@ def test_a_run_goes_on_only_as_it_was_started(parent, taken, tmp_path):
     told = r"holds masks of the images in .*in', but SOURCE is .*other': give the first"
     with pytest.raises(ConfigError, match=told):
         annotate(str(other), str(tmp_path / "out"), taking(run))
+    # What its remedy names for images that have moved.
+    source.rename(tmp_path / "moved")
+    with pytest.raises(ConfigError, match=r"give the first one\. If its images have moved, let a link there lead to"):
+        annotate(str(tmp_path / "moved"), str(tmp_path / "out"), taking(run))
+    source.symlink_to(tmp_path / "moved")
+    assert dry_run(str(source), str(tmp_path / "out"), taking(run)).num_images == 13
+    source.unlink()
+    (tmp_path / "moved").rename(source)
     with pytest.raises(ConfigError, match=f"takes its masks from {run}: add --masks-from {run} to continue"):
         annotate(str(source), str(out), stub_config(REST))
     with pytest.raises(ConfigError, match="proposes its own masks: leave --masks-from out"):

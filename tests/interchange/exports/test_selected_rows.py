@@ -95,6 +95,9 @@ def test_images_that_have_moved_are_read_where_they_lie_now(source_run, place, t
     (tmp_path / "moved/third.jpg").write_bytes(jpeg(3))
     with pytest.raises(ConfigError, match=r"does not exist\.(?s:.*)If the images were moved, say where .*--source"):
         wanted(run, place)
+    (tmp_path / "sourse").mkdir()
+    with pytest.raises(ConfigError, match=r"Did you mean .*sourse'?\? If the images were moved, say"):
+        wanted(run, place)
     images, dropped = wanted(run, place, source=str(tmp_path / "moved"))
     assert [(image.key, image.data) for image in images] == [
         (name, jpeg()) for name in ("first.jpg", "second.jpg", "fourth.jpg")

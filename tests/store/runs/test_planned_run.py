@@ -112,6 +112,14 @@ def test_a_run_without_receipts_gives_way_to_another_identity_and_leaves_nothing
     assert not [*disk.list("images"), *disk.list("_attempts"), *disk.list("_plan")]
 
 
+def test_a_run_that_gives_way_stands_until_the_folder_is_accepted(disk):
+    header = start_run(disk, make_entries(2), origin="import")
+    disk.replace("thesis.pdf", b"mine")
+    with RunLock.held(disk) as lock, pytest.raises(ConfigError, match=r"holds other files: thesis\.pdf"):
+        requested(disk, lock, source="/other")
+    assert require_header(disk) == header
+
+
 def test_a_run_that_was_killed_while_it_gave_way_is_planned_anew(disk):
     header = start_run(disk, make_entries(2), origin="import")
     extend_run(disk, header, make_entries(1, first_shard=2))
