@@ -78,15 +78,15 @@ def _counted(phrase: NounPhrase) -> str:
 def _plural(phrase: NounPhrase) -> str:
     *first, last = phrase.noun.split()
     nouns = ["pairs of", phrase.noun] if phrase.number == "pair" else [*first, lexicon.plural_of(last)]
-    return " ".join((*phrase.before, *nouns, *map(_of_several, phrase.after)))
+    return " ".join((*phrase.before, *nouns, *(_of_several(each, last in lexicon.PEOPLE) for each in phrase.after)))
 
 
-def _of_several(attribute: str) -> str:
-    """Return "in red shirts" of "in a red shirt", "on their heads" of "on his head"; "with a tail" stays."""
+def _of_several(attribute: str, of_people: bool) -> str:
+    """Return "in red shirts" of "in a red shirt", "on their heads" of "on his head", of people "with hats" too."""
     words = ["their" if word in ("his", "her", "its") else word for word in attribute.split()]
     if "their" in words and words[-1] in lexicon.BODY:
         words[-1] = lexicon.plural_of(words[-1])
-    is_worn = words[0] in ("in", "wearing") or (words[0] == "with" and words[-1] in lexicon.CLOTHES)
+    is_worn = words[0] in ("in", "wearing") or (of_people and words[0] == "with" and words[-1] in lexicon.CLOTHES)
     if (is_worn or words[0] in ("holding", "carrying")) and words[1] in ("a", "an"):
         end = next((at for at, word in enumerate(words[2:], 2) if word in lexicon.PREPOSITIONS), len(words))
         words[1:end] = [*words[2 : end - 1], lexicon.plural_of(words[end - 1])]
