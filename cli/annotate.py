@@ -162,7 +162,7 @@ def run(
         )
         return FRUITLESS
     if not summary.totals.masks and config.masks.prior.kind == "table":
-        console.report("note", "no image has a mask: a file of masks.prior must name images by their keys", "yellow")
+        console.note("no image has a mask: a file of masks.prior must name images by their keys")
     is_for_any = composes_for_any_captioner(config)
     # With the masks of a run, nothing can be added.
     moved_from = None if run_options is None or config.placement.masks_from else run_options.moved_from
@@ -174,7 +174,7 @@ def run(
 def _warn(config: RunConfig) -> None:
     """Say what is known against the preset while a stop costs nothing: the summary comes hours later."""
     if text := plan_warning(config.preset):
-        console.report("note", text, "yellow")
+        console.note(text)
 
 
 def estimate(

@@ -84,9 +84,9 @@ def draw(
     _report_missing(found.unreadable)
     if undrawn := undrawn_strata(record):
         names, number = "; ".join(each.name for each in undrawn), sum(each.num_units for each in undrawn)
-        report("note", f"No pair is drawn of {names}: {number:,} pairs that the audit says nothing about.", "yellow")
+        note(f"No pair is drawn of {names}: {number:,} pairs that the audit says nothing about.")
     if not record.run.is_complete:
-        report("note", "The run is not finished. The audit speaks about the committed shards only.", "yellow")
+        note("The run is not finished. The audit speaks about the committed shards only.")
     stdout.print(path_lines("next", {**_judging(audit), "figures": command("audit", "report", audit)}), soft_wrap=True)
 
 
@@ -143,7 +143,7 @@ def add(
             num_new, answers = add_file(folder, file)
         report("added", f"{file}: {num_new:,} new lines of {answers.rater}", "green")
         if answers.num_cut_bytes:
-            report("note", f"{file} ends in the middle of a line. That line is left out.", "yellow")
+            note(f"{file} ends in the middle of a line. That line is left out.")
         _tell_changed(answers)
 
 
@@ -215,6 +215,6 @@ def _adding(audit: str) -> str:
 def _report_missing(pictures: Sequence[str]) -> None:
     """Name the first pictures that cannot be shown, by key or with the reason, and say how many there are."""
     for text in pictures[:_SHOWN_MISSING]:
-        report("note", f"Picture not readable: {text}", "yellow")
+        note(f"Picture not readable: {text}")
     if pictures:
-        report("note", f"{len(pictures):,} pictures are missing. Their questions can only be skipped.", "yellow")
+        note(f"{len(pictures):,} pictures are missing. Their questions can only be skipped.")

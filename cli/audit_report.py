@@ -29,7 +29,7 @@ from pseudoris.audit.rule_search import (
     rule_sequence,
     with_bounds,
 )
-from pseudoris.cli.console import report, stdout
+from pseudoris.cli.console import note, report, stdout
 from pseudoris.cli.formats import columns_table
 from pseudoris.cli.options import local_folder
 from pseudoris.files.location import RunLocation
@@ -65,8 +65,8 @@ def print_report(audit: AuditFolder, figures: AuditFigures) -> None:
     stdout.print(f"{figures.num_judged:,} of {figures.num_drawn:,} pairs judged; 95 % intervals")
     for name, cells in tables.items():
         stdout.print(columns_table((name, "estimate", "interval", "if undecided are\nwrong … right", "from"), cells))
-    for note in notes(audit, figures):
-        report("note", note, "yellow")
+    for line in notes(audit, figures):
+        note(line)
 
 
 def cite(audit: AuditFolder, figures: AuditFigures) -> None:
@@ -176,7 +176,7 @@ def audited_change(parent: RunLocation, audit: str, accuracy: float) -> RuleChan
     except ConfigError as error:
         if not groups or others.any():
             raise
-        report("note", f"Nothing drawn is kept: {error}.", "yellow")
+        note(f"Nothing drawn is kept: {error}.")
     if is_drawn.any() and not sequences:
         chosen.append(_keeping_none(SequencedRule("", rule, np.zeros_like(judged.is_kept))))
     confidence = np.array(folder.pairs["confidence"].to_pylist(), np.float64)
@@ -199,7 +199,7 @@ def audited_change(parent: RunLocation, audit: str, accuracy: float) -> RuleChan
     named = "; ".join(each.name for each in chosen)
     report("chosen", f"{named}: accuracy of at least {accuracy:g}, shown at 95 %", "green")
     for choice in refused:
-        report("note", f"Nothing is kept by {choice.tested[0].name}: {_why_not(choice, is_judged=False)}.", "yellow")
+        note(f"Nothing is kept by {choice.tested[0].name}: {_why_not(choice, is_judged=False)}.")
     tested = judged_rule(judged, named, np.any([each.keeps for each in chosen], axis=0), target=accuracy, checks=checks)
     record = AuditRecord(
         draw=folder.draw.digest,

@@ -9,7 +9,7 @@ from functools import partial
 from typing import Annotated
 
 from pseudoris.cli import options
-from pseudoris.cli.console import report, stdout
+from pseudoris.cli.console import note, report, stdout
 from pseudoris.cli.formats import add_clauses, add_written, facts_table, next_lines
 from pseudoris.cli.options import argument, option
 from pseudoris.cli.progress import write_with_bar
@@ -94,5 +94,5 @@ def _print(out: str, found: CombineSummary, drawn: HoldOut | None) -> None:
         why = "an image keeps the split that it has, and copies, tiles and groups stay together"
         report("warning", f"no image is in {', '.join(empty)}: {why}", "yellow")
     for line in found.notes:
-        report("note", line, "yellow")
+        note(line)
     stdout.print(next_lines(out), soft_wrap=True)

@@ -16,7 +16,7 @@ import yaml
 from rich.console import Group, RenderableType
 
 from pseudoris.cli import options
-from pseudoris.cli.console import echo, echo_json, report, stderr, stdout
+from pseudoris.cli.console import echo, echo_json, note, report, stderr, stdout
 from pseudoris.cli.formats import columns_table, facts_table
 from pseudoris.cli.options import argument, check_apart, check_file, option
 from pseudoris.cli.progress import bar
@@ -315,16 +315,16 @@ def _corrected(run: OpenRun, audit: str | None) -> FittedValues:
 
     done = sum(each.counts.images for each in run.receipts)
     if done < (planned := run.header.num_images):
-        report("note", f"{run.location.root} is not finished: it holds {done:,} of {planned:,} images", "yellow")
+        note(f"{run.location.root} is not finished: it holds {done:,} of {planned:,} images")
     posterior = posterior_of_run(run)
     if posterior == fitted.posterior:
-        report("note", "The composer's weights stay as in OUT: labels taught them, or its own scores", "yellow")
+        note("The composer's weights stay as in OUT: labels taught them, or its own scores")
         return fitted
     lines = fitted.pair_weight
     if lines is not None and lines.composed is not None:
         # The line was fitted to the old confidences, so it does not hold for the new confidences.
         lines = lines.model_copy(update={"composed": None})
-        report("note", "The line of composed weights is left out: judge an audit of what is composed anew", "yellow")
+        note("The line of composed weights is left out: judge an audit of what is composed anew")
     return replace(fitted, pair_weight=lines, posterior=posterior)
 
 
@@ -341,10 +341,10 @@ def _report_fit(found: Calibration, coverage: float | None, least_yield: float) 
             if reached.distinct < least_yield and reached.bounds.min_confidence == 0:
                 why = f"Without --truth at most {NO_LABEL_RANK} captions per mask are kept. Give --truth for more."
             nearest = f"No bounds reach a yield of {least_yield:g}. The nearest is {reached.distinct:.2f}. {why}"
-            report("note", nearest, "yellow")
+            note(nearest)
     else:
         if reached.coverage < coverage or reached.distinct < least_yield:
-            report("note", "No bounds reach this coverage and yield. These reach the widest coverage.", "yellow")
+            note("No bounds reach this coverage and yield. These reach the widest coverage.")
         kept += f"; accuracy {reached.accuracy:.3f}, coverage {reached.coverage:.3f}"
     report("calibrated", f"on these {found.num_images:,} images, {kept}", "green")
 

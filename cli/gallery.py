@@ -87,7 +87,7 @@ def write_pages(
         raise ConfigError(f"{location.uri(FOLDER)} is {found}. Move it away, or name another folder with --to.")
     plugins = tuple(dict.fromkeys(name for each in run.header.runs for name in each.config.images.decoder_plugins))
     if (missing := explain_missing(plugins)) is not None:
-        report("note", f"Images of some formats are not shown: {missing}", "yellow")
+        note(f"Images of some formats are not shown: {missing}")
     destination = RunLocation.open(f"{location.root}/{FOLDER}" if to is None else writable(to))
     check_apart(location, destination, option="--to")
     check_destination(destination)
@@ -117,7 +117,7 @@ def _verdicts(audit: Path, run: OpenRun) -> dict[str, dict[str, str]]:
     # `apply_to` compares more than ids, because another run of the same images has the same ids for other masks.
     applied = apply_to(run, folder)
     if left_out := applied.num_asked - applied.num_same:
-        report("note", f"{left_out:,} pairs of {audit} are not in this run. Their verdicts are not shown.", "yellow")
+        note(f"{left_out:,} pairs of {audit} are not in this run. Their verdicts are not shown.")
     found: dict[str, dict[str, str]] = {}
     for answers in folder.answers():
         for pair, line in answers.verdicts.items():

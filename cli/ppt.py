@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from pseudoris.cli import options
-from pseudoris.cli.console import report, stdout
+from pseudoris.cli.console import note, stdout
 from pseudoris.cli.options import argument, option
 from pseudoris.cli.progress import write_with_bar
 from pseudoris.cli.summaries import written_view
@@ -47,8 +47,7 @@ def objects(
     from pseudoris.training.ppt.recipes.grounded_runs import make_objects
 
     words = options.words(assignments, {"shards.embed_images": embed_images, "placement.repair": repair})
-    on_note = partial(report, "note", style="yellow")
-    recipe = partial(make_objects, folder, names=names, sample=sample, on_note=on_note)
+    recipe = partial(make_objects, folder, names=names, sample=sample, on_note=note)
     _run("D_sem", out, preset, config_file, words, recipe)
 
 

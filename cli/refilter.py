@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Annotated
 
 from pseudoris.cli import options
-from pseudoris.cli.console import report, stdout
+from pseudoris.cli.console import note, stdout
 from pseudoris.cli.formats import add_clauses, add_written, facts_table, next_lines
 from pseudoris.cli.options import argument, option
 from pseudoris.cli.progress import write_with_bar
@@ -138,5 +138,5 @@ def _print(new: str, found: RefilterSummary) -> None:
     add_written(table, found)
     stdout.print(table, soft_wrap=True)
     for line in found.accepted:
-        report("note", f"{ACCEPTED}{line}", "yellow")
+        note(f"{ACCEPTED}{line}")
     stdout.print(next_lines(new), soft_wrap=True)

@@ -138,7 +138,7 @@ def student(
         config = config.model_copy(update={"training": config.training.with_steps(steps)})
     fabric = open_fabric(config.training)
     if config.answers_none and val is None and fabric.is_global_zero:
-        console.report("note", _NOT_FITTED, "yellow")
+        console.note(_NOT_FITTED)
 
     def train(shown: Bar) -> RenderableType:
         request = StudentRequest(config, runs, folder, val=val, human=human, num_epochs=epochs, is_resuming=resume)
@@ -156,7 +156,7 @@ def _run(train: Callable[[Bar], RenderableType], out: Path, *, is_first: bool, i
     # A folder without a training is no error: a script that restarts after a kill always passes `--resume`. It is
     # reported, because a mistyped folder looks the same.
     if is_first and is_resuming and not TrainingFolder(out).is_begun:
-        console.report("note", f"{out} has no training to resume. A new one begins.", "yellow")
+        console.note(f"{out} has no training to resume. A new one begins.")
     try:
         with training_bar(is_shown=is_first) as shown:
             view = train(shown)
