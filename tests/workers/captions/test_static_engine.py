@@ -1,6 +1,5 @@
 """Decoding in fixed shapes: what its batches may not change, and what a GPU is asked for it."""
 
-import gc
 from dataclasses import replace
 
 import numpy as np
@@ -14,6 +13,7 @@ from pseudoris.workers.captions.recorded_step import RecordedStep
 from pseudoris.workers.captions.static_engine import num_slots
 from pseudoris.workers.faults.freed_memory import free_memory
 from tests.builders.coca import SPECIAL, captions_config, image_crops, small_coca
+from tests.oracles.living_tensors import LivingTensors
 from tests.oracles.plain_captioner import ReferenceEngine
 from tests.oracles.pretended_gpu import pretended_gpu
 
@@ -163,21 +163,13 @@ def test_a_mask_and_its_others_that_have_no_slots_are_refused(slots, others, mes
         static(slots=slots, sampling={"max_others": others})
 
 
-def living_bytes():
-    """Return the bytes of all tensors that live."""
-    gc.collect()
-    tensors = (each for each in gc.get_objects() if isinstance(each, torch.Tensor) and each.layout == torch.strided)
-    memories = (each.untyped_storage() for each in tensors)
-    return sum({memory.data_ptr(): memory.nbytes() for memory in memories}.values())
-
-
 def test_where_memory_runs_out_the_caches_are_freed_and_captions_stay():
     engine, (image,) = static(cache_bytes=2**28), ragged((3,))
-    before = living_bytes()
+    living = LivingTensors()
     expected = engine.generate(image)
-    assert living_bytes() > before + 2**24
+    assert living.bytes() > 2**24
     free_memory()
-    assert living_bytes() < before + 2**20
+    assert living.bytes() < 2**20
     assert engine.generate(image) == expected
 
 

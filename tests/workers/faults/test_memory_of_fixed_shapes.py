@@ -18,9 +18,9 @@ from pseudoris.workers.faults.subprocess_stages import ChildOutOfMemoryError, Su
 from pseudoris.workers.faults.tolerant_stages import FaultTolerantStages
 from pseudoris.workers.stages import stages_named
 from tests.builders.coca import narrow_config
+from tests.oracles.living_tensors import LivingTensors
 from tests.oracles.pretended_gpu import pretended_gpu
 from tests.workers.captions.test_captioner import shard_image
-from tests.workers.captions.test_static_engine import living_bytes
 
 SHARD = Shard(3, 0, tuple(shard_image(position, num_masks=2) for position in range(3)))
 STATIC = ("captions.decoder=static", "captions.max_length=6")
@@ -45,10 +45,11 @@ def silence():
 class Weighed(SubprocessStages):
     """A child that notes how much its parent holds as the child gets its shard."""
 
+    weigh = staticmethod(lambda: 0)
     held: tuple[int, ...] = ()
 
     def __call__(self, shard):
-        type(self).held = (*self.held, living_bytes())
+        type(self).held = (*self.held, self.weigh())
         return super().__call__(shard)
 
 
@@ -62,7 +63,7 @@ class Here(Weighed):
         gc.collect()
 
     def __call__(self, shard):
-        type(self).held = (*self.held, living_bytes())
+        type(self).held = (*self.held, self.weigh())
         try:
             for stage in [kind.build(self._settings) for kind in self._kinds]:
                 shard = stage(shard)
@@ -83,14 +84,14 @@ def test_memory_that_runs_out_in_a_step_frees_the_caches_and_a_fresh_process_giv
     expected = FaultTolerantStages(("caption",), config)(SHARD).images
     monkeypatch.setattr(Weighed, "held", ())
     monkeypatch.setattr(tolerant_stages, "SubprocessStages", Weighed)
-    gc.collect()
     stages, calls, most = FaultTolerantStages(("caption",), config), [], []
-    before = living_bytes()
+    living = LivingTensors()
+    monkeypatch.setattr(Weighed, "weigh", living.bytes)
 
     def full(*given):
         calls.append(len(given[0]))
         if len(calls) > 9:
-            most.append(living_bytes())
+            most.append(living.bytes())
             raise torch.OutOfMemoryError("CUDA out of memory")
         return row_kernels.plain_attend_newest(*given)
 
@@ -100,10 +101,10 @@ def test_memory_that_runs_out_in_a_step_frees_the_caches_and_a_fresh_process_giv
     assert done.degraded == {}
     # Three images, then one, whose caches are smaller: each time the caches are there again.
     three, one = most
-    assert three > before + 2**22
-    assert before + 2**21 < one < three - 2**20
+    assert three > 2**22
+    assert 2**21 < one < three - 2**20
     (held,) = Weighed.held
-    assert held < before + 2**20
+    assert held < 2**20
 
 
 @pytest.mark.slow
@@ -116,14 +117,14 @@ def test_memory_that_runs_out_in_a_recording_frees_the_caches_and_fresh_stages_g
     tries = []
 
     def full(*_, **__):
-        tries.append(living_bytes())
+        tries.append(living.bytes())
         raise torch.OutOfMemoryError("CUDA out of memory")
 
     with pretended_gpu():
         expected = FaultTolerantStages(("caption",), config)(SHARD).images
         stages = FaultTolerantStages(("caption",), config)
-        gc.collect()
-        before = living_bytes()
+        living = LivingTensors()
+        monkeypatch.setattr(Here, "weigh", living.bytes)
         real = Here.__call__
 
         def fresh(self, shard):
@@ -137,10 +138,10 @@ def test_memory_that_runs_out_in_a_recording_frees_the_caches_and_fresh_stages_g
     assert done.images == expected
     assert done.degraded == {}
     three, one = tries[0], tries[-1]
-    assert three > before + 2**21
-    assert before + 2**17 < one < three - 2**20
+    assert three > 2**21
+    assert 2**17 < one < three - 2**20
     (held,) = Here.held
-    assert held < before + 2**18
+    assert held < 2**18
 
 
 def lowered(config, attend, monkeypatch, *, most_rows):
