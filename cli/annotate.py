@@ -94,11 +94,12 @@ def annotate(
     parents = [word for word in words if word.startswith(("masks.", "images.", "shards."))]
     if masks_from is not None and parents:
         raise ConfigError(f"{parents[0]}: with --masks-from it is as in that run. Leave it out")
-    config = load_config(asked_preset(preset, config_file, words, out=out, masks_from=masks_from), config_file, words)
     reasons = parse_reasons(None if retry_reasons is None else retry_reasons.split(","))
     exclusions = options.read_exclude(exclude, exclude_distance, only)
     run_options = RunOptions(limit, is_extension=extend, is_retry=retry_failed, reasons=reasons, exclusions=exclusions)
     run_options = dataclasses.replace(run_options, moved_from=moved_from)
+    asked = asked_preset(preset, config_file, words, out=out, masks_from=masks_from, modes=run_options.modes)
+    config = load_config(asked, config_file, words)
     if not dry_run:
         # A repair is of this command alone, and none extends a run.
         lasting = [word for word in words if not word.startswith("placement.repair=")]

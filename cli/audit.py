@@ -107,12 +107,7 @@ def page(
             f"--to {to!r} is inside the audit. Choose a folder outside it: the page is for others to open."
         )
     with RunLock.held(destination, on_wait=note) as lock, bar("images") as show:
-
-        def on_image(done: int, total: int) -> None:
-            lock.check(is_now=done == total)
-            show(done, total)
-
-        missing = write_judging_page(opened, destination, plugins or (), on_image)
+        missing = write_judging_page(opened, destination, plugins or (), lock.guarded(show, is_last_now=True))
     _report_missing(missing)
     report("page", destination.uri(INDEX_NAME), "green", console=stdout)
     report("note", "Open it in a browser and judge. Whoever can open it sees its pictures and texts.", "dim")

@@ -100,12 +100,7 @@ def write_pages(
         quality = quality_of_run(run, content.summary, on_shard=show.named("counting shards"))
         # The quality page is written first, because the gallery links to it.
         destination.replace(QUALITY_NAME, "".join(iter_quality(quality)).encode())
-
-        def on_image(done: int) -> None:
-            lock.check(is_now=done == content.num_images)
-            show(done, content.num_images, "images")
-
-        return write_gallery(content, destination, on_image)
+        return write_gallery(content, destination, lock.guarded(show.named("images"), is_last_now=True))
 
 
 def _verdicts(audit: Path, run: OpenRun) -> dict[str, dict[str, str]]:

@@ -136,12 +136,7 @@ def tile(
         TransientError: Storage failed, or SOURCE changed; the same call continues.
     """
     with RunLock.held(target, on_wait=on_wait) as lock:
-
-        def on_tar(done: int, total: int) -> None:
-            lock.check()
-            on_progress(done, total)
-
-        return _tiled(source, target, config, form, rules, on_tar)
+        return _tiled(source, target, config, form, rules, lock.guarded(on_progress))
 
 
 def _tiled(

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import astuple, dataclass
+from functools import partial
 from operator import add
 from pathlib import Path
 from typing import Final
@@ -52,6 +53,12 @@ class RunOptions:
     moved_from: str | None = None
     is_dry: bool = False
 
+    @property
+    def modes(self) -> list[str]:
+        """The options of `annotate` that need a run in OUT."""
+        given = {"--extend": self.is_extension, "--retry-failed": self.is_retry, "--moved-from": self.moved_from}
+        return [name for name, value in given.items() if value]
+
 
 def asked_preset(
     preset: str | None,
@@ -60,11 +67,13 @@ def asked_preset(
     *,
     out: str | None = None,
     masks_from: str | None = None,
+    modes: Sequence[str] = (),
 ) -> str:
     """Return the preset that is named: by `preset`, the YAML at `path`, or the run in `out` or `masks_from`.
 
     Raises:
-        ConfigError: None is named: the message says what the models of each know. Or the settings fit no preset.
+        ConfigError: None is named: the message says what the models of each know. Or the settings fit no preset. Or
+            `modes`, as of `RunOptions`, need a run in `out`.
     """
     own = own_layers(None if path is None else Path(path), assignments)
     if named := preset or named_preset(own):
@@ -77,7 +86,8 @@ def asked_preset(
     else:
         config = validate(laid([*preset_layers("tiny"), *own]))
     endpoint, limits = config.source.endpoint_url, config.placement.storage
-    for run, read in ((out, read_header), (masks_from or config.placement.masks_from, require_header)):
+    of_out = partial(_standing, modes=modes)
+    for run, read in ((out, of_out), (masks_from or config.placement.masks_from, require_header)):
         header = None if run is None else read(RunLocation.open(run, endpoint, limits))
         if header is not None and header.config.preset in preset_names():
             return header.config.preset
@@ -92,15 +102,20 @@ def check_options(location: RunLocation, options: RunOptions, *, is_repair: bool
     Exclusions are compared when the run is opened.
     """
     check_number("limit", options.limit, 1)
-    if (num_modes := is_repair + options.is_extension + options.is_retry) > 1:
+    if is_repair + options.is_extension + options.is_retry > 1:
         raise ConfigError("--repair, --extend and --retry-failed exclude each other: run the command once with each")
     if options.reasons is not None and not options.is_retry:
         raise ConfigError("--retry-reasons selects what --retry-failed retries: give both, or neither")
-    must_stand = num_modes or options.moved_from is not None
-    header = require_header(location) if must_stand else read_header(location)
+    header = _standing(location, modes=[*options.modes, *["--repair"][:is_repair]])
     if header is not None:
         check_origin(location, header, "annotate")
     return header
+
+
+def _standing(location: RunLocation, *, modes: Sequence[str]) -> RunHeader | None:
+    if not modes:
+        return read_header(location)
+    return require_header(location, f"leave {' and '.join(modes)} out for a new run, or name the OUT of the run")
 
 
 @dataclass(frozen=True, slots=True)

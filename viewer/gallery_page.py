@@ -11,7 +11,7 @@ from __future__ import annotations
 import logging
 import math
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final
 from urllib.parse import unquote
@@ -53,8 +53,7 @@ _MAX_WARNINGS: Final = 3
 _DIGITS: Final = 5
 _HASH_DIGITS: Final = 8
 
-# This callback gets the number of images that are done.
-OnImage = Callable[[int], None]
+OnImage = Callable[[int, int], None]  # gets the number of images that are done, and of all
 
 
 def check_destination(destination: RunLocation) -> None:
@@ -67,11 +66,7 @@ def check_destination(destination: RunLocation) -> None:
         destination.refuse_others(_PICTURE_NAME.match, _REMEDY, PICTURES_FOLDER)
 
 
-def write_gallery(
-    gallery: Gallery,
-    destination: RunLocation,
-    on_image: OnImage = lambda done: None,
-) -> str:
+def write_gallery(gallery: Gallery, destination: RunLocation, on_image: OnImage = lambda done, total: None) -> str:
     """Write the pictures, then the page; return the page's address.
 
     The page appears whole or not at all; pictures of an earlier gallery that this one lacks are deleted at the end.
@@ -103,7 +98,7 @@ def write_gallery(
         "index_name": INDEX_NAME,
     }
     with run_pictures(THUMBNAIL) as small:
-        content["cards"] = _cards(gallery.images, destination, written, small, on_image)
+        content["cards"] = _cards(gallery, destination, written, small, on_image)
         page = "".join(iter_page("gallery.html.j2", content, styles=("base", "gallery"), scripts=_SCRIPTS))
     destination.replace(INDEX_NAME, page.encode())
     for file in list(destination.list(PICTURES_FOLDER)):
@@ -135,7 +130,7 @@ def _bounds(summary: GallerySummary) -> list[dict[str, Any]]:
 
 
 def _cards(
-    images: Iterable[GalleryImage],
+    gallery: Gallery,
     destination: RunLocation,
     written: set[str],
     small_of: Callable[[bytes, ImagesConfig], bytes | None],
@@ -143,7 +138,7 @@ def _cards(
 ) -> Iterator[dict[str, Any]]:
     """Yield the cards one by one, and write each image's small picture; its name joins `written`."""
     num_unread = 0
-    for number, image in enumerate(images, start=1):
+    for number, image in enumerate(gallery.images, start=1):
         name = f"{image.image_id}.webp"
         small = small_of(image.data, image.settings) if image.data else None
         if image.data and small is None:
@@ -154,7 +149,7 @@ def _cards(
             destination.replace(f"{PICTURES_FOLDER}/{name}", small)
             written.add(name)
         yield image_card(image, picture=f"{PICTURES_FOLDER}/{name}" if small is not None else None)
-        on_image(number)
+        on_image(number, gallery.num_images)
     if num_unread > _MAX_WARNINGS:
         logger.warning("%d images in total cannot be decoded here.", num_unread)
 

@@ -189,14 +189,8 @@ class ExportJob:
 
     def claim(self, *folders: str, numbered: Callable[[int], str] | None = None, dataset: str | None = None) -> None:
         """Empty the destination's folders of an earlier export, and mark it as begun; see `claim_destination`."""
-        lock, show = self.held.enter_context(RunLock.held(self.destination, on_wait=self.on_wait)), self.on_progress
-
-        def on_progress(*given: Any, **named: Any) -> None:
-            # A process that stood still may have lost the lock. What it writes would be mixed with the other's files.
-            lock.check()
-            show(*given, **named)
-
-        self.on_progress, self._prove_owner = on_progress, lock.heartbeat
+        lock = self.held.enter_context(RunLock.held(self.destination, on_wait=self.on_wait))
+        self.on_progress, self._prove_owner = lock.guarded(self.on_progress), lock.heartbeat
         claim = partial(claim_destination, self.destination, self.name, folders, numbered=numbered, dataset=dataset)
         claim(is_overwriting=self.request.is_overwriting)
         self.give_back = partial(unmark_empty, self.destination, folders, numbered)
@@ -380,18 +374,20 @@ class ExportJob:
         unread = tuple(islice(self.lacking.values(), MAX_NAMED))
         report = ExportReport(rows, files, size_bytes, self.dropped, [*notes, *self.unmatched], checks, unread)
         self.describe(report, tables or {})
-        source = without_secrets(self.request.run.header.source)
-        begins = {"format": self.name, "state": "whole", "request": self.request.digest, "source": source}
-        counts = {"rows": dict(rows), "dropped": dict(self.dropped), STORED: self.num_stored}
         told = {"unread": {"num": num, "images": unread}} if (num := report.num_unread) else {}
-        mark(self.destination, {**begins, "num_images": self.request.num_images, **facts, **counts, **told})
+        self.mark_whole(num_images=self.request.num_images, **facts, rows=dict(rows), dropped=self.dropped, **told)
         return report
 
-    @property
-    def num_stored(self) -> dict[str, int]:
-        """The number of files in each folder of the export: a later call knows by it whether all are there."""
+    def mark_whole(self, **facts: Any) -> None:
+        """Mark the export as whole, with `facts` about it, JSON values, and the number of files in each folder.
+
+        A later call knows by these whether all are there.
+        """
+        source = without_secrets(self.request.run.header.source)
+        begins = {"format": self.name, "state": "whole", "request": self.request.digest, "source": source}
         single = (CROISSANT_NAME, EXPORT_NAME, *self.single_files)
-        return dict(self.files.by_folder + Counter(path.rpartition("/")[0] for path in single))
+        stored = self.files.by_folder + Counter(path.rpartition("/")[0] for path in single)
+        mark(self.destination, {**begins, **facts, STORED: dict(stored)})
 
     @property
     def content_sha256(self) -> str:

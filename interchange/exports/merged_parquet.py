@@ -8,7 +8,6 @@ only on the rows and the writer's settings.
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from itertools import groupby
@@ -18,11 +17,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pseudoris.files.parquet_files import ROW_GROUP_SIZE
-from pseudoris.interchange.exports.destination import EXPORT_NAME, STORED
 from pseudoris.interchange.exports.export_job import ExportFormat, ExportJob, sentences_of
 from pseudoris.interchange.exports.export_options import ExportReport, ExportRequest
 from pseudoris.primitives.errors import TransientError
-from pseudoris.primitives.untrusted import without_secrets
 from pseudoris.schemas.shard import ExpressionRecord
 from pseudoris.schemas.tables import EXPRESSIONS, IMAGES, SCHEMAS
 
@@ -72,19 +69,14 @@ def _write(job: ExportJob) -> ExportReport:
     )
     job.describe(report, tables)
     receipts = request.run.receipts
-    record = {
-        "format": "parquet",
-        "request": request.digest,
-        "source": without_secrets(request.run.header.source),
-        "num_images": sum(receipt.counts.images for receipt in receipts),
-        "num_planned_images": request.run.header.num_images,
-        "num_shards": len(receipts),
-        "num_shards_retried": sum(receipt.generation > 0 for receipt in receipts),
-        "tables": written,
-        STORED: job.num_stored,
+    job.mark_whole(
+        num_images=sum(receipt.counts.images for receipt in receipts),
+        num_planned_images=request.run.header.num_images,
+        num_shards=len(receipts),
+        num_shards_retried=sum(receipt.generation > 0 for receipt in receipts),
+        tables=written,
         **({"dropped": dict(dropped)} if dropped else {}),
-    }
-    request.destination.replace(EXPORT_NAME, json.dumps(record, indent=2).encode())
+    )
     return report
 
 

@@ -32,7 +32,7 @@ from pseudoris.primitives.threads import map_in_threads
 from pseudoris.schemas.config_layers import as_begun
 from pseudoris.schemas.ids import image_id
 from pseudoris.schemas.run_records import PlanEntry
-from pseudoris.schemas.shard import Shard
+from pseudoris.schemas.shard import Shard, ShardImage
 from pseudoris.schemas.tables import SPLITS
 from pseudoris.store.exclusion_rules import planned_rules
 from pseudoris.store.runs.header import read_header
@@ -76,24 +76,21 @@ def import_annotation(
             "in tars or tables cannot be imported."
         )
     annotation = read_annotation(request)
-    # The counters are lists, because several threads add to them at the same time.
-    num_without_pixels: list[int] = []
-    bad: list[str] = []
     location.probe()
     with RunLock.held(location, on_wait=on_wait) as lock:
         if (begun := read_header(location)) is not None:
             config = as_begun(config, begun.config)
             request = replace(request, config=config)
         run, humans = _plan(request, annotation, source, location, lock)
-        # The header decides: a run that an earlier version began has none.
-        splits = {} if run.header.splits is None else _splits_of(humans)
-        exclusions = content_matcher(location, run.header)
+        # The header decides: a run that an earlier version began has no splits.
+        annotator = _Annotator(request, humans, {} if run.header.splits is None else _splits_of(humans))
+        exclusions, num_workers = content_matcher(location, run.header), request.num_workers
         limits = config.images.hashed(is_needed=exclusions is not None and exclusions.has_hashes)
         # This process needs the decoder plug-ins too, because it decodes images after the provers.
         import_plugins(config.images.decoder_plugins)
         provers: queue.SimpleQueue[Prover] = queue.SimpleQueue()
         with ExitStack() as stack:
-            for _ in range(request.num_workers):
+            for _ in range(num_workers):
                 provers.put(stack.enter_context(Prover(limits)))
 
             def make(entries: Sequence[PlanEntry]) -> Shard:
@@ -102,30 +99,41 @@ def import_annotation(
                     read = read_shard(run.header.source, config, entries, prover=prover, exclusions=exclusions)
                 finally:
                     provers.put(prover)
-                started = time.perf_counter()
-                annotate = partial(annotate_image, orientation=request.orientation, limits=config.images)
-                done, told = [], list[str]()
-                for each in read.images:
-                    bad_masks = list[str]()
-                    skip = bad_masks.append if request.skips_bad_masks else None
-                    human = annotate(each, humans[each.image_id], on_bad_mask=skip)
-                    told += (f"{each.key}, {why}" for why in bad_masks)
-                    done.append(replace(human, split=splits.get(each.image_id) or None))
-                sound = [each for each in done if each.failure is None]
-                num_left_out = sum(len(humans[each.image_id].masks) - len(each.masks) for each in sound)
-                num_without_pixels.append(num_left_out - len(told))
-                bad.extend(told)
-                return read.with_images(tuple(done)).with_seconds(STAGE_IMPORT, time.perf_counter() - started)
+                return annotator.annotated(read)
 
-            written = write_run(
-                location, run, make, lock=lock, on_progress=on_progress, num_workers=request.num_workers
-            )
-    rules = planned_rules(run.header)
-    left_out = Counter({WITHOUT_PIXELS: sum(num_without_pixels), **annotation.left_out})
-    if bad:
+            written = write_run(location, run, make, lock=lock, on_progress=on_progress, num_workers=num_workers)
+    left_out = Counter({WITHOUT_PIXELS: sum(annotator.num_without_pixels), **annotation.left_out})
+    if bad := annotator.bad:
         left_out[f"{BAD_MASKS}, such as {min(bad)}"] = len(bad)
-    left_out.update({rule.dropped_phrase: rule.num_excluded or 0 for rule in rules})
+    left_out.update({rule.dropped_phrase: rule.num_excluded or 0 for rule in planned_rules(run.header)})
     return ImportSummary(**vars(written), left_out=+left_out)
+
+
+@dataclass(frozen=True, slots=True)
+class _Annotator:
+    """Gives images, by id, what a person said of them, and their split. Several threads use it at the same time."""
+
+    request: ImportRequest
+    humans: Mapping[str, HumanImage]
+    splits: Mapping[str, str]
+    num_without_pixels: list[int] = field(default_factory=list)
+    bad: list[str] = field(default_factory=list)
+
+    def annotated(self, read: Shard) -> Shard:
+        """Return a shard with its annotation."""
+        started, request, done, told = time.perf_counter(), self.request, list[ShardImage](), list[str]()
+        annotate = partial(annotate_image, orientation=request.orientation, limits=request.config.images)
+        for each in read.images:
+            bad_masks = list[str]()
+            skip = bad_masks.append if request.skips_bad_masks else None
+            human = annotate(each, self.humans[each.image_id], on_bad_mask=skip)
+            told += (f"{each.key}, {why}" for why in bad_masks)
+            done.append(replace(human, split=self.splits.get(each.image_id) or None))
+        sound = [each for each in done if each.failure is None]
+        num_left_out = sum(len(self.humans[each.image_id].masks) - len(each.masks) for each in sound)
+        self.num_without_pixels.append(num_left_out - len(told))
+        self.bad.extend(told)
+        return read.with_images(tuple(done)).with_seconds(STAGE_IMPORT, time.perf_counter() - started)
 
 
 def _splits_of(humans: Mapping[str, HumanImage]) -> dict[str, str]:

@@ -89,6 +89,7 @@ _SHOWN_DIFFERENCES: Final = 24
 # At most this many settings are spelled out as options.
 _NAMED_SETTINGS: Final = 4
 RESTORE: Final = "Restore the file from a copy, or name another output"
+_START: Final = "start one with `pseudoris annotate SOURCE OUT --preset NAME`"
 _WHAT: Final = "the header of a run"
 
 
@@ -170,8 +171,11 @@ def header_digests(location: RunLocation) -> frozenset[str]:
     return frozenset() if header is None else header.digests
 
 
-def require_header(location: RunLocation) -> RunHeader:
-    """Return the header of the run in `location`; ConfigError if no run was started there, or it cannot be used."""
+def require_header(location: RunLocation, remedy: str = _START) -> RunHeader:
+    """Return the header of the run in `location`; ConfigError if no run was started there, or it cannot be used.
+
+    `remedy` says what to do about the first, where nothing that lies there does.
+    """
     header = read_header(location)
     if header is None:
         if what := location.obstacle(HEADER_NAME):
@@ -179,11 +183,10 @@ def require_header(location: RunLocation) -> RunHeader:
         if any(next(location.list(folder), None) for folder in (RECEIPTS_FOLDER, MANIFEST_FOLDER)):
             raise ConfigError(f"{location.uri(HEADER_NAME)} is gone, but the results of its run are there. {RESTORE}")
         below = [] if "://" in location.root else sorted(Path(location.root).glob(f"*/{HEADER_NAME}"))
-        remedy = "start one with `pseudoris annotate SOURCE OUT --preset NAME`"
         if below:
             remedy = f"did you mean {below[0].parent}?"
         elif picture := _picture_in(location.root):
-            remedy = f"it is a folder of images, such as {picture}. Annotate it first: {remedy}"
+            remedy = f"it is a folder of images, such as {picture}. Annotate it first: {_START}"
         raise ConfigError(f"there is no run at {location.root}: {remedy}")
     return header
 

@@ -22,7 +22,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Final
+from typing import Concatenate, Final, ParamSpec
 
 from pseudoris.files.location import ListedFile, RunLocation
 from pseudoris.primitives.errors import ConfigError, TransientError
@@ -32,6 +32,8 @@ from pseudoris.schemas.ids import EIGHT_DIGITS
 from pseudoris.schemas.run_records import HEADER_NAME
 
 logger = logging.getLogger(__name__)
+_P = ParamSpec("_P")
+_Tell = Callable[Concatenate[int, int, _P], None]
 
 # A process id above this is invalid. It is the limit of Linux, and other systems have lower limits.
 _MAX_PID: Final = 2**22
@@ -173,6 +175,18 @@ class RunLock:
             self.heartbeat()
         if self._loss is not None:
             raise self._loss
+
+    def guarded(self, tell: _Tell[_P], *, is_last_now: bool = False) -> _Tell[_P]:
+        """Return a callback of progress, done of total, that `check`s first; at the end `is_now` if `is_last_now`.
+
+        A process that stood still may have lost the lock. What it writes would be mixed with the other's files.
+        """
+
+        def guard(done: int, total: int, /, *args: _P.args, **named: _P.kwargs) -> None:
+            self.check(is_now=is_last_now and done == total)
+            tell(done, total, *args, **named)
+
+        return guard
 
     def release(self) -> None:
         """Release the lock; the next driver need not wait."""

@@ -155,18 +155,24 @@ def _bundles(tables: Iterable[tuple[int, pa.Table]]) -> Iterator[tuple[int, list
         yield first_shard, bundle
 
 
+def moved_folders(location: RunLocation) -> list[str]:
+    """Return the folders of plans of a moved SOURCE: the workers of one session need them, and nothing after them."""
+    names = (name for name, _ in location.list_obstacles(PLAN_FOLDER))
+    return [f"{PLAN_FOLDER}/{name}" for name in names if name.startswith(MOVED)]
+
+
 def moved_parts(location: RunLocation) -> list[str]:
-    """Return the paths of plans of a moved SOURCE: the workers of one session need them, and nothing after them."""
-    names = (f"{PLAN_FOLDER}/{name}" for name, _ in location.list_obstacles(PLAN_FOLDER) if name.startswith(MOVED))
-    return [f"{folder}/{file.name}" for folder in names for file in location.list(folder)]
+    """Return the paths of plans of a moved SOURCE."""
+    return [f"{folder}/{file.name}" for folder in moved_folders(location) for file in location.list(folder)]
 
 
 def remove_moved(location: RunLocation) -> None:
-    """Delete the plans of a moved SOURCE, and their folders."""
+    """Delete the plans of a moved SOURCE, and what a killed writer left of them; only under the run's lock."""
     for path in moved_parts(location):
         location.delete(path)
-    for name in [name for name, _ in location.list_obstacles(PLAN_FOLDER) if name.startswith(MOVED)]:
-        location.delete_empty(f"{PLAN_FOLDER}/{name}")
+    for folder in moved_folders(location):
+        location.delete_temporary(folder)
+        location.delete_empty(folder)
 
 
 def _first_shard(part: PartRecord) -> int:

@@ -24,7 +24,7 @@ from pseudoris.schemas.config import RunConfig
 from pseudoris.schemas.config_layers import lay_over, validate
 from pseudoris.schemas.fitted import FittedConfig
 from pseudoris.schemas.keep_rule import COMPOSED_KINDS, KeepCondition, KeepRule, LoneMasks
-from pseudoris.schemas.run_records import RunHeader, ShardCounts
+from pseudoris.schemas.run_records import Identity, RunHeader, ShardCounts
 from pseudoris.schemas.shard import SOURCE_COMPOSER, Shard, ShardImage
 from pseudoris.schemas.tables import EXPRESSIONS, EXPRESSIONS_SCHEMA, IMAGES, MASKS
 from pseudoris.store.runs.header import check_alike
@@ -125,32 +125,18 @@ def refilter(
         TransientError: Storage failed; the same call continues.
     """
     source = Parent.open(parent, target)
-    header, before = source.header, source.header.identity
+    header = source.header
     # Of a combined run, each run of models gets the change; what people wrote stays.
     is_judged = [not (header.combined and run.is_human) for run in header.runs]
     pairs = list(zip(header.runs, is_judged, strict=True))
     configs = [_changed(parent, run.config, change) if judges else run.config for run, judges in pairs]
-    anew = [_composes_anew(run.config, config) for run, config in zip(header.runs, configs, strict=True)]
-    _check_changes(parent, header, change, configs, composes_anew=any(anew))
+    is_anew = any(_composes_anew(run.config, config) for run, config in zip(header.runs, configs, strict=True))
+    _check_changes(parent, header, change, configs, composes_anew=is_anew)
     _check_measured(parent, header, configs)
-    rules: Any = [config.method()["filtering"] for config in configs]
-    method = {**before.method, "filtering": rules if header.combined else rules[0]}
-    versions = {**before.versions, **package_versions(WRITERS)}
-    config, compose = configs[0], None
-    if any(anew):
-        if composer_of is None:
-            raise ValueError("composing changes, and composer_of is not given")
-        method["composing"] = config.method()["composing"]
-        versions |= package_versions(("numpy",))
-        compose = _without_composed if config.composing is None else composer_of(config)
-        if config.composing is not None and _has_cuts(parent):
-            raise ConfigError(
-                f"{parent.root} has masks that edges of tiles cut (masks.is_cut), and no captions of these: composed "
-                "anew, texts of other objects would fit these too. Annotate with the settings instead"
-            )
-    identity = before.model_copy(update={"method": method, "versions": versions})
+    compose = _composer(parent, configs[0], composer_of) if is_anew else None
+    identity = _identity(header, configs, composes_anew=is_anew)
     placement = header.config.placement.model_copy(update={"allow_mixed": allow_mixed, "repair": is_repair})
-    config = config.model_copy(update={"placement": placement})
+    config = configs[0].model_copy(update={"placement": placement})
     combined = tuple(
         run.model_copy(update={"config": config, "origin": "refilter" if judges else run.origin})
         for run, config, judges in zip(header.combined, configs, is_judged, strict=False)
@@ -162,6 +148,29 @@ def refilter(
     )
     num_before = sum(receipt.counts.kept for receipt in source.receipts(planned.parent))
     return RefilterSummary(**vars(written), out=target.root, num_kept_before=num_before, accepted=planned.mixed)
+
+
+def _identity(header: RunHeader, configs: Sequence[RunConfig], *, composes_anew: bool) -> Identity:
+    """Return the identity of a run by the new `configs` of `header.runs`."""
+    rules: Any = [config.method()["filtering"] for config in configs]
+    composing = {"composing": configs[0].method()["composing"]} if composes_anew else {}
+    method = {**header.identity.method, "filtering": rules if header.combined else rules[0], **composing}
+    packages = (*WRITERS, "numpy") if composes_anew else WRITERS
+    versions = {**header.identity.versions, **package_versions(packages)}
+    return header.identity.model_copy(update={"method": method, "versions": versions})
+
+
+def _composer(parent: RunLocation, config: RunConfig, composer_of: Callable[[RunConfig], Compose] | None) -> Compose:
+    if composer_of is None:
+        raise ValueError("composing changes, and composer_of is not given")
+    if config.composing is None:
+        return _without_composed
+    if _has_cuts(parent):
+        raise ConfigError(
+            f"{parent.root} has masks that edges of tiles cut (masks.is_cut), and no captions of these: composed anew, "
+            "texts of other objects would fit these too. Annotate with the settings instead"
+        )
+    return composer_of(config)
 
 
 def refiltered(table: pa.Table, rule: KeepRule) -> pa.Table:

@@ -36,7 +36,7 @@ from pseudoris.store.runs.manifest import (
     write_manifest,
 )
 from pseudoris.store.runs.pending_work import Committed, Notice, OnEvent, PendingWork, SetAside, ignore
-from pseudoris.store.runs.plan import moved_parts
+from pseudoris.store.runs.plan import moved_folders
 from pseudoris.store.runs.receipts import RunTotals, Totals, list_receipts, read_receipts
 from pseudoris.store.tables.open_run import OpenRun
 from pseudoris.store.tables.parts import damaged_receipts, part_sizes, read_whole, refuse_lost
@@ -171,7 +171,7 @@ class RunSession:
         if not is_interrupted:
             sizes = part_sizes(self._location)
             is_changed = pending.shards or self._unwritten or not is_manifest_complete(self._location, self._latest)
-            has_left = any(len(names) > len(self._latest) for names in sizes.values()) or moved_parts(self._location)
+            has_left = any(len(names) > len(self._latest) for names in sizes.values()) or moved_folders(self._location)
             if is_changed or has_left:
                 # gc runs before the last manifest, so that a finished run's folders hold only committed parts. The
                 # heartbeat raises an error if another driver has the lock, whose retry may have parts without receipts.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 
 import numpy as np
@@ -14,9 +15,10 @@ from pseudoris.interchange.brush_strokes import brush_strokes
 from pseudoris.primitives.errors import ConfigError
 from pseudoris.store.checks.verification import verify_run
 from pseudoris.store.reports.data_card import CARD_NAME, CITATION_NAME, write_datacard
+from pseudoris.store.runs.lock import LOCK_FOLDER, LockTimes, RunLock
 from pseudoris.store.sessions.refiltered_run import RuleChange, refilter
 from tests.builders.audits import judge, small_audit
-from tests.builders.command import invoke
+from tests.builders.command import invoke, pseudoris_here
 from tests.builders.scored_runs import begin, commit_scored, scored_run
 from tests.builders.studio import read_tasks, submitted, write_project
 from tests.interchange.exports.builders import build_run
@@ -62,6 +64,25 @@ def test_the_address_of_the_page_is_the_result(tmp_path):
     ran("draw", run.location.root, tmp_path / "audit", "-n", 60)
     shown = invoke("audit", "page", tmp_path / "audit", "--to", tmp_path / "page")
     assert shown.stdout.splitlines() == [f"page {tmp_path / 'page' / 'index.html'}"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["disk", "s3"])
+def test_a_place_of_the_page_has_one_owner(kind, tmp_path, request, monkeypatch):
+    audit, place = small_audit(tmp_path), str(tmp_path / "page")
+    if kind == "s3":
+        server = request.getfixturevalue("s3_server")
+        place = f"s3://{server.new_bucket()}/page"
+        monkeypatch.setenv("AWS_ENDPOINT_URL", server.endpoint_url)
+    words = ("audit", "page", str(audit.path), "--to", place)
+    location = RunLocation.open(place)
+    with RunLock.held(location, times=LockTimes(heartbeat_s=0.5)):
+        said = pseudoris_here(*words, code=2).stderr
+        assert re.search(rf"error process {os.getpid()} on .* is working on {re.escape(place)}", said)
+        assert not location.exists("index.html")
+    pseudoris_here(*words, code=0)
+    assert location.exists("index.html")
+    assert not list(location.list(LOCK_FOLDER))
 
 
 def test_report_prints_figures_with_intervals_and_what_they_lack(out, tmp_path):

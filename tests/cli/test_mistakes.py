@@ -30,7 +30,15 @@ MISTAKES = [
         (f"{each} none", "there is no run at")
         for each in ("status", "verify", "stats", "sample", "parts", "gc", "gallery")
     ),
-    ("annotate --preset=tiny cats none --repair", "there is no run at"),
+    *(
+        (f"annotate cats none {words}", f"leave {option} out for a new run, or name the OUT of the run")
+        for option, words in (
+            ("--moved-from", "--moved-from dogs"),
+            ("--moved-from", "--preset=tiny --moved-from dogs"),
+            ("--extend and --moved-from", "--moved-from dogs --extend"),
+            ("--repair", "--preset=tiny --repair"),
+        )
+    ),
     *(
         (f"{each} --accept-domain", "tiny-composed: drawn scenes alone")
         for each in ("annotate cats none", "estimate cats")

@@ -5,6 +5,9 @@ from __future__ import annotations
 import re
 import shlex
 import shutil
+import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -24,6 +27,7 @@ from tests.builders.sources import tar_bytes, write_files
 
 pytestmark = pytest.mark.usefixtures("stub_engines")
 SETTINGS = tuple(word for assignment in (*STUBS, *SMALL) for word in ("--set", assignment))
+ROOT = Path(__file__).parents[2]
 IMAGES = {f"{'abc'[n % 3]}/{n}.png": png(6 + n % 5, 9, seed=n) for n in range(9)}
 
 
@@ -152,6 +156,48 @@ def test_a_bucket_that_was_copied_to_another_with_other_etags(ray_session, s3_se
     annotated(new, out, *words)
     assert part_digests(out) == whole
     assert places(out) == [None, new, None]
+
+
+# It dies as it gives its name to the second part of the moved plan, of which one a shard is written here.
+DYING = """
+import os, signal, sys
+import pseudoris
+from pseudoris.store.runs import plan
+from tests.builders.runs import stub_config
+plan.MAX_SHARDS_PER_PART, real, named = 1, os.replace, []
+def replace(source, target):
+    if "/_plan/m" in str(target):
+        named.append(target)
+        if len(named) == 2:
+            os.kill(os.getpid(), signal.SIGKILL)
+    return real(source, target)
+os.replace = replace
+new, out, old = sys.argv[1:]
+pseudoris.annotate(new, out, stub_config(), moved_from=old)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("is_moved_back", [False, True])
+def test_what_a_killed_move_left_is_collected_by_the_next_command(tmp_path, is_moved_back):
+    old, new, out = write_files(tmp_path / "old", IMAGES), tmp_path / "new", tmp_path / "out"
+    work_off(old, out, stub_config())
+    before, whole = files(out), part_digests(out)
+    old.rename(new)
+    died = subprocess.run([sys.executable, "-c", DYING, new, out, old], check=False, capture_output=True, cwd=ROOT)
+    assert died.returncode == -signal.SIGKILL, died.stderr
+    # A part, and a file without its name.
+    assert len(files(out).keys() - before) == 2
+    assert len(moved_parts(RunLocation.open(str(out)))) == 1
+    assert verify_run(RunLocation.open(str(out))).is_clean
+
+    if is_moved_back:
+        new.rename(old)
+        annotated(old, out)
+    else:
+        annotated(new, out, "--moved-from", str(old))
+    assert part_digests(out) == whole
+    assert not list((out / "_plan").glob("m*"))
 
 
 def changed(new: Path, kind: str) -> None:

@@ -126,6 +126,16 @@ def test_a_student_counts_the_texts_that_clip_cuts(trained, tmp_path):
     assert json.loads((tmp_path / "out" / "summary.json").read_text())["num_cut_texts"] == int(said[1])
 
 
+def test_a_run_in_which_no_candidate_fits_is_refused_before_the_folder_is_taken(trained, tmp_path):
+    folder, _, _ = trained
+    words = setting(*chooser_words(folder / "candidates"), "target.min_iou=1.01")
+    given = ("train", "student", f"{folder / 'run'}", "--out", f"{tmp_path / 'out'}", "--steps", "1", *words)
+    said = pseudoris_here(*given, code=2).stderr
+    assert f"{folder / 'run'}: nothing to train on. No candidate has an IoU of at least 1.01" in said
+    assert "masks. Lower it, or raise masks.points_per_side in candidates.assignments" in said
+    assert not list(tmp_path.glob("out/*"))
+
+
 def test_a_prediction_is_a_picture_with_the_text_below(trained):
     folder, _, _ = trained
     image = next((folder / "images").iterdir())

@@ -76,6 +76,12 @@ def test_the_page_of_the_method_shows_the_tables_and_the_figure_that_the_functio
     assert (RECORDS / "method.svg").read_text(encoding="utf-8") == figure()
 
 
+def test_a_first_run_on_a_cluster_makes_a_token_before_ray_starts_and_a_job_is_submitted():
+    page = (ROOT / "docs" / "start" / "cluster.md").read_text(encoding="utf-8")
+    typed = re.findall(r"^(ray get-auth-token --generate|ray start --head|ray job submit)\b", page, re.MULTILINE)
+    assert typed == ["ray get-auth-token --generate", "ray start --head", "ray job submit"]
+
+
 def test_the_step_is_the_formula_of_the_page_of_the_method():
     found = step()
     # cup, red, striped, EOS: z_0 - 0.8 z_1 over the four largest z_0, EOS as in the softmax of z_0.

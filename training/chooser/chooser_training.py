@@ -224,6 +224,8 @@ def train_student(
     targets, images, snapshots = open_runs(request.runs, request.human, config.data, seed=seed, snapshots=earlier)
     learner = ChooserLearner(config, CandidateStore(config, towers), held_out)
     data = QuestionDataset(targets, images, store=learner.store, config=config, on_image=on_image)
+    runs = [RunLocation.open(run).root for run in (*request.runs, *filter(None, [request.human]))]
+    data.require_questions(runs)
     feed = open_feed(data, collate_questions, config.data, fabric, targets=targets, seed=seed)
     if request.num_epochs is not None:
         training = config.training.with_steps(request.num_epochs * feed.num_batches())
@@ -235,12 +237,11 @@ def train_student(
         "candidates": learner.store.digest,
         "config": config.decisive(),
         "towers_sha256": weights_digest(config.towers.weights),
-        "runs": [RunLocation.open(run).root for run in request.runs],
-        **({} if request.human is None else {"human": RunLocation.open(request.human).root}),
+        "runs": runs[: len(request.runs)],
+        **({} if request.human is None else {"human": runs[-1]}),
         "snapshots": snapshots,
     }
     begin_together(folder, settings, fabric)
-    runs = (*request.runs, *filter(None, [request.human]))
     frozen = {*digests_of(learner.store.run), settings["towers_sha256"]}
     shared = begin_validation(images.all_images(), runs, frozen, held_out, folder, fabric)
     cut: dict[str, Any] = {"cut_texts": towers.cut_texts, "context_length": towers.context_length}

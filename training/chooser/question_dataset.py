@@ -16,6 +16,7 @@ from torch.utils.data import Dataset
 
 from pseudoris.interchange.dataset import MapDataset
 from pseudoris.primitives.counter_rng import draw_below, key_of
+from pseudoris.primitives.errors import ConfigError
 from pseudoris.schemas.ids import sha256_hex
 from pseudoris.training.chooser.candidate_masks import CandidateStore
 from pseudoris.training.chooser.chooser_config import ChooserConfig
@@ -118,6 +119,16 @@ class QuestionDataset(Dataset[list[Question]]):
     def image_keys(self) -> list[str]:
         """Return the image of every item of the epoch."""
         return self._keys
+
+    def require_questions(self, runs: Sequence[str]) -> None:
+        """Accept an epoch with a question; ConfigError, which names the runs, where no candidate fits any mask."""
+        if any(self[at] for at in range(len(self))):
+            return
+        raise ConfigError(
+            f"{', '.join(runs)}: nothing to train on. No candidate has an IoU of at least "
+            f"{self._config.target.min_iou:g} (target.min_iou) with any of the {len(self):,} masks. Lower it, or raise "
+            "masks.points_per_side in candidates.assignments."
+        )
 
     def __getitem__(self, index: int) -> list[Question]:
         return self.__getitems__([index])[0]

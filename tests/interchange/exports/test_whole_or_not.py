@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import re
 import subprocess
 import sys
 import time
@@ -63,7 +65,7 @@ from pseudoris.files.location import RunLocation
 from pseudoris.store.runs.lock import RunLock
 with RunLock.held(RunLocation.open(sys.argv[1])):
     print("held", flush=True)
-    time.sleep(600)
+    time.sleep(60)
 """
 
 
@@ -77,6 +79,25 @@ def test_a_place_has_one_owner_and_a_dead_one_gives_way(built_run, place):
         owner.kill()
     export("hf", built_run, place)
     assert not (Path(place.root) / LOCK_FOLDER).exists()
+
+
+def test_of_two_exports_at_once_into_a_bucket_the_second_is_refused(
+    built_run, s3_server, s3_bucket, exported, tmp_path, monkeypatch
+):
+    place = RunLocation.open(f"s3://{s3_bucket}/place", s3_server.endpoint_url)
+    other, times = build_run(tmp_path / "other", PICTURES[:2]), LockTimes(heartbeat_s=0.1, poll_s=0.1)
+    monkeypatch.setattr(export_job.RunLock, "held", partial(RunLock.held, times=times))
+    told = []
+
+    def show(done, total, /, stage=""):
+        if not told:
+            with pytest.raises(ConfigError) as refused:
+                export("webdataset", other, place)
+            told.append(str(refused.value))
+
+    find_export("webdataset").write(request_for(built_run, place), show)
+    assert re.match(rf"process {os.getpid()} on .* is working on s3://{s3_bucket}/place", *told)
+    assert s3_server.objects(s3_bucket, "place/") == contents(exported("webdataset")[0])
 
 
 @pytest.mark.parametrize(("name", "heartbeat_s"), [("coco", 0.01), *((name, 600) for name in sorted(EXPORTS))])

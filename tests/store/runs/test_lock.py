@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field, replace
 from unittest.mock import Mock
 
@@ -16,7 +17,15 @@ import pytest
 from pseudoris.files.location import RunLocation
 from pseudoris.primitives.errors import ConfigError, TransientError
 from pseudoris.store.runs import lock as lock_module
-from pseudoris.store.runs.lock import LOCK_FOLDER, Claim, LockTimes, RunLock, claim_from_bytes, current_holder
+from pseudoris.store.runs.lock import (
+    LOCK_FOLDER,
+    Claim,
+    LockTimes,
+    RunLock,
+    TakenOverError,
+    claim_from_bytes,
+    current_holder,
+)
 from tests.builders.command import wait_for
 from tests.builders.fault_proxy import Fault
 
@@ -65,6 +74,19 @@ def test_a_silent_owner_elsewhere_is_watched_for_a_minute_named_and_succeeded(lo
     assert "gave no sign of life for 60 s" in said[1]
     # It may be alive: nobody here sees its process.
     assert re.match(r"process 4711 on another-machine gave no sign of life since .* UTC: it cannot reach the", said[2])
+
+
+@pytest.mark.parametrize("is_last_now", [False, True])
+def test_a_guarded_callback_looks_for_a_takeover_before_it_tells_the_end(location, clock, is_last_now):
+    told = []
+    lock = acquire(location, clock)
+    guarded = lock.guarded(lambda done, total, stage="": told.append((done, stage)), is_last_now=is_last_now)
+    guarded(0, 2, stage="reading")
+    put_claim(location, ELSEWHERE, number=2)
+    guarded(1, 2)
+    with pytest.raises(TakenOverError) if is_last_now else nullcontext():
+        guarded(2, 2)
+    assert told == [(0, "reading"), (1, ""), (2, "")][: 2 if is_last_now else 3]
 
 
 def test_an_owner_who_shows_a_sign_of_life_keeps_the_run(location, clock):
