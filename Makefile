@@ -37,10 +37,10 @@ check: lint ## Lint and the quick tests, without Ray (4 minutes on 2 cores)
 	@# What takes more than a second on two quiet cores is marked slow. A busy machine takes several times as long.
 	$(RUN) -m pytest $(PARALLEL) -m "$(QUICK)" --durations 0 --durations-min 5 $(PYTEST_ARGS)
 
-test: $(STAMP) ## Run the tests but the longest (about 20 minutes on 2 cores)
+test: $(STAMP) ## Run the tests but the longest (about 15 minutes on 2 cores)
 	$(RUN) -m pytest $(PARALLEL) -m "$(TESTS)" $(PYTEST_ARGS)
 
-test-all: $(STAMP) ## Run every test (about 45 minutes on 2 cores)
+test-all: $(STAMP) ## Run every test (about 50 minutes on 2 cores)
 	$(RUN) -m pytest $(PARALLEL) $(PYTEST_ARGS)
 
 # In an environment with the oldest versions that pyproject.toml allows: the core alone, then all extras. The readers of

@@ -113,6 +113,7 @@ def test_an_absence_is_asked_without_outlines_and_no_means_that_it_is_right(open
     assert [verdicts[pair] for pair in absences if pair in verdicts] == ["right"] * len(asked)
 
 
+@pytest.mark.long
 def test_a_static_page_stores_in_the_browser_and_gives_the_file_that_add_reads(open_page, audit, tmp_path):
     write_judging_page(audit, RunLocation.open(str(tmp_path / "page")))
     with serving_folder(tmp_path / "page") as address:
@@ -151,6 +152,7 @@ def test_a_static_page_stores_in_the_browser_and_gives_the_file_that_add_reads(o
     assert len(add_file(audit, file)[1].verdicts) == 24
 
 
+@pytest.mark.long
 def test_a_static_page_keeps_what_a_full_browser_does_not_store_and_says_so_until_it_is_downloaded(
     open_page, audit, tmp_path
 ):

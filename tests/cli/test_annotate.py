@@ -91,6 +91,7 @@ def test_a_run_without_results_that_another_cpu_planned_is_planned_anew(ray_sess
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_a_run_of_a_cpu_that_rounds_otherwise_goes_on_only_mixed(tmp_path):
     source, location = write_source(tmp_path / "in", 2), RunLocation.open(str(tmp_path / "out"))
     config = load_config("tiny", None, ["shards.max_images=3"])

@@ -149,6 +149,7 @@ def test_http_asked_of_an_https_port_is_told_at_once(told):
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_a_hub_that_is_no_address_is_told_at_once(server):
     # The Hub's client reads its address when it is imported.
     for endpoint, named in (
@@ -192,6 +193,7 @@ def test_a_mistyped_setting_is_told_before_out_is_asked_for_its_preset(told, ser
 @pytest.mark.parametrize(
     ("command", "code"), [(["annotate", "--set", "placement.storage.patience_s=1"], 3), (["doctor"], 1)]
 )
+@pytest.mark.long
 def test_a_store_of_out_that_is_down_is_asked_for_the_preset_as_long_as_is_set(command, code, tmp_path, monkeypatch):
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]

@@ -114,7 +114,7 @@ def test_a_mistake_is_one_sentence(two, words, said):
 
 
 @pytest.mark.ray
-@pytest.mark.slow
+@pytest.mark.long
 def test_two_runs_over_one_source_equal_the_run_over_both_but_for_keys_and_ids(ray_session, tmp_path):
     source = write_demo(tmp_path / "world", num_scenes=4)
     names = sorted(path.name for path in source.rglob("*") if path.is_file())

@@ -284,6 +284,7 @@ def test_the_models_that_made_the_truth_are_found_by_their_digests(tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_ppt_has_the_figures_of_its_own_validation_and_an_unfinished_training_is_noted(tmp_path):
     runs = small_runs(tmp_path / "runs")
     val = runs.d_sem[0]

@@ -28,6 +28,7 @@ def rows_of(out):
 
 
 @pytest.mark.ray
+@pytest.mark.long
 def test_a_run_is_checked_verified_and_filtered_by_the_second_opinion(tiny_run, ray_session, tmp_path):
     bounded, checked, again = (tmp_path / name for name in ("bounded", "checked", "again"))
     words = ("--set", f"filtering.keep=['{SHARE}']")
@@ -90,9 +91,10 @@ def test_a_vision_language_model_checks_a_run_and_its_folder_is_in_the_identity(
             ("grounding_check={engine: oracle, weights: {uri: 'random:7'}}",),
             r"grounding_check\.engine='oracle': no such engine in the entry points 'pseudoris\.checks' \(known: clip",
         ),
-        (
+        pytest.param(
             (f"grounding_check={{engine: vlm, weights: {{uri: '{WITHOUT_LETTERS}'}}}}",),
             "no token of its own for the letter B",
+            marks=pytest.mark.long,
         ),
     ],
 )

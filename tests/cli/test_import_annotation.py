@@ -60,6 +60,7 @@ def test_verify_status_export_gallery_and_parts_take_the_run_as_any_other(datase
     invoke("gc", out)
 
 
+@pytest.mark.long
 def test_an_image_that_a_bad_mask_costs_names_the_option_that_keeps_it(tmp_path):
     images = write_images(tmp_path / "images", "a.png")
     rows = [object_row(1, 1, caption="a box"), object_row(2, 1, segmentation=[[1, 2, 3]], caption="a thing")]

@@ -99,7 +99,8 @@ def has_child(process: psutil.Process, name: str) -> bool:
 
 
 @pytest.mark.ray
-@pytest.mark.parametrize("process_name", [pytest.param("gcs_server", marks=pytest.mark.long), "raylet"])
+@pytest.mark.long
+@pytest.mark.parametrize("process_name", ["gcs_server", "raylet"])
 def test_a_signal_to_the_group_while_ray_starts_ends_in_one_line(out, process_name):
     """As `timeout` and Slurm send it. If Ray's processes ended first, the command would end without a word."""
     words = (f"{Path(out).parent}/in", f"{out}-new", "--address", "local", *PATIENT)

@@ -39,7 +39,7 @@ def proposing(source, out, folder, engine):
         pytest.param("EdgeTamModel", "sam2", marks=pytest.mark.long),
         pytest.param("Sam3TrackerModel", "sam3", marks=pytest.mark.long),
         pytest.param("Sam3VideoModel", "sam3", marks=pytest.mark.long),
-        ("Sam3Model", "sam3_concepts"),
+        pytest.param("Sam3Model", "sam3_concepts", marks=pytest.mark.long),
     ],
 )
 def test_a_run_is_whole_and_names_its_model(ray_session, tmp_path, class_name, engine):
@@ -68,9 +68,14 @@ def test_a_run_is_whole_and_names_its_model(ray_session, tmp_path, class_name, e
     ("class_name", "engine", "message"),
     [
         ("Sam3TrackerModel", "sam2", "is of type sam3_tracker: --set masks.engine=sam3"),
-        ("Sam3TrackerModel", "sam3_concepts", "is of type sam3_tracker: --set masks.engine=sam3"),
-        ("Sam2Model", "sam", "are a model folder, and this engine reads one file"),
-        ("Sam3TrackerModel", "sam3", "masks.options has concepts, but masks.engine=sam3 takes none: remove them"),
+        *(
+            pytest.param(*each, marks=pytest.mark.long)
+            for each in (
+                ("Sam3TrackerModel", "sam3_concepts", "is of type sam3_tracker: --set masks.engine=sam3"),
+                ("Sam2Model", "sam", "are a model folder, and this engine reads one file"),
+                ("Sam3TrackerModel", "sam3", "masks.options has concepts, but masks.engine=sam3 takes none: remove"),
+            )
+        ),
     ],
 )
 def test_the_wrong_engine_is_refused_before_a_run_begins(stub_engines, tmp_path, class_name, engine, message):
@@ -117,6 +122,7 @@ def test_a_vision_language_model_captions_a_run_that_verifies(ray_session, tiny_
     assert "captions.options.prompt" in other.stderr
 
 
+@pytest.mark.long
 def test_a_model_without_a_chat_template_is_refused_before_ray_starts(tmp_path):
     folder = tmp_path / "silent"
     shutil.copytree(FOLDER, folder)

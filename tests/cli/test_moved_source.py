@@ -61,7 +61,7 @@ def copied(source: Path, place: Path) -> Path:
 
 
 @pytest.mark.ray
-@pytest.mark.parametrize("kind", ["folder", "tar"])
+@pytest.mark.parametrize("kind", ["folder", pytest.param("tar", marks=pytest.mark.long)])
 def test_a_run_goes_on_where_its_images_are_now(ray_session, tmp_path, kind):
     old, out = tmp_path / "old", tmp_path / "out"
     write_files(old, IMAGES if kind == "folder" else {"some.tar": tar_bytes(IMAGES.items())})
@@ -134,6 +134,7 @@ def test_versions_count_as_the_command_listed_them_and_an_interrupted_one_goes_o
 
 
 @pytest.mark.ray
+@pytest.mark.long
 def test_a_bucket_that_was_copied_to_another_with_other_etags(ray_session, s3_server, tmp_path):
     buckets = [s3_server.new_bucket() for _ in range(2)]
     images, out = write_files(tmp_path / "images", IMAGES), tmp_path / "out"

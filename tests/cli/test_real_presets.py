@@ -59,10 +59,8 @@ def open_models(folder):
 
 
 @pytest.mark.ray
-@pytest.mark.parametrize(
-    ("preset", "models"),
-    [("open-composed", open_models), pytest.param("base-composed", base_models, marks=pytest.mark.long)],
-)
+@pytest.mark.long
+@pytest.mark.parametrize(("preset", "models"), [("open-composed", open_models), ("base-composed", base_models)])
 def test_models_of_its_classes_go_from_images_to_verified_tables(tmp_path, ray_session, preset, models):
     (tmp_path / "images").mkdir()
     (tmp_path / "images" / "one.png").write_bytes(png(height=48, width=64, seed=1))

@@ -303,6 +303,7 @@ def test_weights_that_do_not_belong_to_the_run_are_refused(out, tmp_path, text, 
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_what_tells_of_things_without_a_mask_is_stored_and_composes_the_same_again(tmp_path):
     source, location = tmp_path / "in", RunLocation.open(str(tmp_path / "out"))
     source.mkdir()

@@ -176,6 +176,7 @@ def test_damage_of_each_kind_comes_back_and_sound_parts_are_not_written(damaged)
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_parts_in_a_bucket_come_back(ray_session, tmp_path, s3_server, s3_bucket, monkeypatch):
     source = write_source(tmp_path / "in", num_images=6)
     monkeypatch.setenv("AWS_ENDPOINT_URL", s3_server.endpoint_url)
@@ -220,6 +221,7 @@ def test_what_gives_other_bytes_now_is_refused(ray_session, whole, tmp_path):
     assert contents(location) == left
 
 
+@pytest.mark.long
 def test_a_retried_shard_comes_back_as_its_retry_left_it(ray_session, tmp_path):
     source, out = write_source(tmp_path / "in", num_images=12), tmp_path / "out"
     hidden = [source / "a" / "image-003.png", source / "b" / "image-007.png"]
@@ -248,6 +250,7 @@ def test_a_retried_shard_comes_back_as_its_retry_left_it(ray_session, tmp_path):
     assert contents(location) == before
 
 
+@pytest.mark.long
 def test_a_run_with_the_masks_of_another_and_a_refilter_come_back_from_their_parents(ray_session, tmp_path):
     source, parent = write_source(tmp_path / "in", num_images=9), tmp_path / "parent"
     work_off(source, parent, stub_config())
@@ -271,6 +274,7 @@ def test_a_run_with_the_masks_of_another_and_a_refilter_come_back_from_their_par
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_an_import_comes_back(tmp_path):
     annotation, images = write_small_refer(tmp_path)
     out = tmp_path / "out"
@@ -323,6 +327,7 @@ def test_a_repair_that_is_killed_goes_on_with_what_is_left(ray_session, tmp_path
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_a_degraded_shard_comes_back_with_its_own_tiles(ray_session, tmp_path):
     source, out = write_source(tmp_path / "in", num_images=1), tmp_path / "out"
     # 64 points of 8 MB where 400 MB are allowed: half of them fit.

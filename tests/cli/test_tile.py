@@ -126,6 +126,7 @@ def test_the_same_command_continues_and_another_is_refused(kind, tmp_path, reque
     assert "SOURCE has changed" in pseudoris_here("tile", str(source), dest, *SIZE, code=2).stderr
 
 
+@pytest.mark.long
 def test_tiles_below_source_are_no_pictures_of_another_command(tmp_path):
     source = write_files(tmp_path / "photos", {"a.png": png(90, 90)})
     invoke("tile", source, source / "tiles", *SIZE)
@@ -135,6 +136,7 @@ def test_tiles_below_source_are_no_pictures_of_another_command(tmp_path):
     assert re.search(r"images +1\b", counted.stdout), counted.stdout
 
 
+@pytest.mark.long
 def test_killed_at_any_write_the_same_command_gives_the_same_tars(tmp_path, monkeypatch):
     source = write_files(tmp_path / "in", {f"{name}.tar": tar_bytes([("a.png", png(90, 90))]) for name in "abc"})
     invoke("tile", source, tmp_path / "due", *SIZE)
@@ -190,6 +192,7 @@ def test_a_tar_whose_record_is_damaged_is_written_again(tmp_path):
         assert members(tmp_path / "out") == due
 
 
+@pytest.mark.long
 def test_a_moved_source_gives_the_same_keys_and_what_changed_in_place_is_cut_again(tmp_path, monkeypatch):
     pictures = {"a.png": png(90, 90), "b.bmp": encode(random_pixels(90, 90), "BMP")}
     for name, time_s in (("one", 1_000_000_000), ("two", 1_100_000_000)):

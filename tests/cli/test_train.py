@@ -39,6 +39,7 @@ def trained(tmp_path_factory):
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_a_student_says_not_here_from_its_threshold_on(tmp_path):
     run = grefs_run(tmp_path, SceneRun(Split.TRAIN, 2))
     words = setting(*chooser_words(tmp_path / "candidates"))

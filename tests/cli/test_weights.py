@@ -217,6 +217,7 @@ def test_a_gated_model_tells_what_the_gate_says(server):
 
 @pytest.mark.ray
 @pytest.mark.slow
+@pytest.mark.long
 def test_workers_of_a_local_run_find_checkpoints_in_the_cache_from_another_folder(stub_engines, cache, tmp_path):
     cache.mkdir()
     shipped = files("pseudoris.workers.checkpoints").joinpath("tiny/sam.safetensors")

@@ -153,6 +153,7 @@ def test_every_command_that_reads_runs_without_torch_and_ray(core):
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_every_export_but_those_that_count_tokens_is_written(core):
     exported = core.python("-c", EXPORTS, *FORMATS)
     assert (exported.returncode, exported.stderr) == (0, "")

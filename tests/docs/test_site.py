@@ -57,6 +57,7 @@ def site(tmp_path_factory):
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_the_site_fetches_nothing_from_elsewhere(site):
     pages, sheets = list(site.rglob("*.html")), list(site.rglob("*.css"))
     assert len(pages) > len(GUIDES)
@@ -132,6 +133,7 @@ def test_the_search_finds_a_page_with_and_without_a_server(address, chromium):  
 
 @pytest.mark.browser
 @pytest.mark.slow
+@pytest.mark.long
 def test_no_page_is_wider_than_a_telephones_screen_or_a_desktops(site, chromium):  # noqa: F811
     page, wide = chromium.new_page(), []
     for each in sorted({*site.rglob("*.html")} - {site / f"{old}.html" for old in MOVED}):

@@ -88,6 +88,7 @@ def write(place: Path, *words: str) -> subprocess.CompletedProcess[str]:
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_a_prior_reads_the_upright_instances_above_the_score(place):
     done = write(place, "--device", "cpu")
     assert (done.returncode, done.stdout) == (0, "2 instances of 2 images: instances.parquet\n"), done.stderr

@@ -172,6 +172,7 @@ def test_a_machine_without_memory_ends_the_run_and_says_what_is_in_use(source, t
     assert re.search(r"Ray's memory monitor ended workers .* in use, its limit is [\d.]+ GiB.* use fewer", ended.stderr)
 
 
+@pytest.mark.long
 def test_workers_that_the_monitor_ends_on_a_cluster_of_others_are_told_while_the_run_goes_on(
     source, tmp_path, monkeypatch
 ):

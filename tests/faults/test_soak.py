@@ -57,6 +57,7 @@ time.sleep(2)
 """
 
 
+@pytest.mark.long
 def test_a_killed_command_that_is_given_again_ends_as_undisturbed(stub_engines, tmp_path):
     refilter = next(each for each in commands() if each.tried == "`refilter`")
     # At its first receipt of 30, an event: of a command this short a moment is easily missed.

@@ -25,6 +25,12 @@ SIDES = st.integers(1, 400)
 FORM = TileForm(16, 5)
 
 
+@pytest.fixture(scope="module")
+def prover():
+    with Prover(ImagesConfig(phash=True), form=FORM) as prover:
+        yield prover
+
+
 @given(size=st.tuples(SIDES, SIDES), side=st.integers(1, 130), overlap=st.integers(0, 90))
 def test_tiles_are_equal_squares_that_cover_the_picture_and_overlap(size, side, overlap):
     (height, width), boxes = size, TileForm(side, overlap).boxes(size)
@@ -83,11 +89,10 @@ def test_a_mask_is_cut_within_two_pixels_of_an_inner_edge(box, tile, cut):
 
 
 @pytest.mark.parametrize("layout", sorted(LAYOUTS), ids=str)
-def test_no_pixel_differs_in_any_layout(layout):
-    with Prover(ImagesConfig(phash=True), form=FORM) as prover:
-        for data, _ in cells(layout):
-            due = decode_upright(data, ImagesConfig())
-            assert np.array_equal(assembled(prover, data), due)
+def test_no_pixel_differs_in_any_layout(prover, layout):
+    for data, _ in cells(layout):
+        due = decode_upright(data, ImagesConfig())
+        assert np.array_equal(assembled(prover, data), due)
 
 
 def test_a_picture_that_is_turned_by_exif_is_cut_upright():
@@ -97,7 +102,9 @@ def test_a_picture_that_is_turned_by_exif_is_cut_upright():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("mode", "orientation"), [("RGB", 1), ("RGB", 6), ("I;16", 1)])
+@pytest.mark.parametrize(
+    ("mode", "orientation"), [("RGB", 6), *(pytest.param(each, 1, marks=pytest.mark.long) for each in ("RGB", "I;16"))]
+)
 def test_a_picture_is_cut_within_four_bytes_a_pixel_and_some(mode, orientation):
     file, exif = io.BytesIO(), Image.Exif()
     exif[0x0112] = orientation

@@ -56,6 +56,7 @@ def test_each_exact_row_of_the_conformance_page_has_a_break_that_its_own_test_mu
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_what_became_of_a_break_is_told() -> None:
     expected = {
         "killed": [IDS],

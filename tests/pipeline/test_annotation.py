@@ -197,7 +197,10 @@ def test_a_dry_run_of_a_run_tells_its_plan_and_estimates_from_what_is_committed(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("end", "num_told"), [(" junto al muro verde de la casa", 1), (" near a wall", 0)])
+@pytest.mark.parametrize(
+    ("end", "num_told"),
+    [(" junto al muro verde de la casa", 1), pytest.param(" near a wall", 0, marks=pytest.mark.long)],
+)
 def test_captions_that_are_not_english_are_told_once_with_the_first_shard_that_lands(
     ray_session, tmp_path, end, num_told
 ):
@@ -240,6 +243,7 @@ def failures(out) -> dict[str, tuple[str, str]]:
     return {keys[row["image_id"]]: (row["reason"], row["message"]) for row in found}
 
 
+@pytest.mark.long
 def test_by_name_an_image_is_not_planned_by_content_it_is_quarantined(excluding):
     _, out, _, summary, events = excluding
     keys = set(pq.read_table(out / "images")["key"].to_pylist())

@@ -186,7 +186,15 @@ def needed(preset, gib, *, has_bfloat16):
 
 
 @pytest.mark.parametrize("has_bfloat16", [True, False], ids=["from sm_80", "before sm_80"])
-@pytest.mark.parametrize(("preset", "gib"), [(name, gib) for name in LEAST for gib in CARDS if gib >= LEAST[name]])
+@pytest.mark.parametrize(
+    ("preset", "gib"),
+    [
+        pytest.param(name, gib, marks=[pytest.mark.long] * (gib > LEAST[name]))
+        for name in LEAST
+        for gib in CARDS
+        if gib >= LEAST[name]
+    ],
+)
 def test_a_preset_fits_as_shipped_with_a_tenth_to_spare(preset, gib, has_bfloat16):
     assert needed(preset, gib, has_bfloat16=has_bfloat16) <= 0.9 * gib * GIB
 

@@ -156,6 +156,7 @@ print(refused, start(longest + 1), start(longest), longest, sep="\\n")
 
 
 @pytest.mark.ray
+@pytest.mark.long
 def test_the_longest_temporary_folder_is_named_and_works():
     with tempfile.TemporaryDirectory(dir="/tmp") as folder:
         words = [sys.executable, "-c", _FOLDERS, f"{folder}/"]

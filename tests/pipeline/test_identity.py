@@ -175,6 +175,7 @@ def test_a_captioner_that_asks_the_filters_clip_how_alike_masks_are_checks_its_w
     check_process(other.model_copy(update={"method": alike.method()}), alike, captioner)
 
 
+@pytest.mark.long
 def test_a_model_folder_that_memory_cannot_hold_is_refused_before_ray(of_folder, monkeypatch):
     monkeypatch.setattr(psutil, "virtual_memory", lambda: SimpleNamespace(available=1000))
     monkeypatch.setattr(identity, "joins_cluster", lambda address: False)
@@ -192,6 +193,7 @@ def test_a_model_folder_of_another_digest_is_refused(tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_the_shipped_presets_need_no_transformers():
     code = """
 import sys

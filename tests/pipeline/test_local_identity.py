@@ -130,6 +130,7 @@ def test_a_home_folder_that_cannot_be_written_is_named_and_is_no_busy_machine(so
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_a_dry_run_plans_where_ray_cannot_start(source, tmp_path, monkeypatch):
     monkeypatch.setenv("RAY_TMPDIR", "/proc/nowhere")
     words = (source, str(tmp_path / "out"), "--address", "local")

@@ -41,6 +41,7 @@ def s3_config(proxy, *assignments):
 
 @pytest.mark.ray
 @pytest.mark.slow
+@pytest.mark.long
 def test_no_secret_reaches_the_output_a_log_or_an_error(
     ray_session, s3_server, s3_bucket, proxy, tmp_path, monkeypatch, caplog
 ):

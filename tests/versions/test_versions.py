@@ -250,6 +250,7 @@ def url(kept, s3_server):
 
 @pytest.mark.ray
 @TAKES_QUERIES
+@pytest.mark.long
 def test_new_captions_for_its_masks_repeat_no_secret_that_is_not_allowed(kept, url, ray_session, s3_server):
     def plant(tree: dict) -> None:
         tree["source"] = url
@@ -271,6 +272,7 @@ def test_new_captions_for_its_masks_repeat_no_secret_that_is_not_allowed(kept, u
 # A run of `tiny` that 0.5.0 began without naming a preset goes on without one.
 @pytest.mark.ray
 @TAKES_QUERIES
+@pytest.mark.long
 def test_its_half_of_tiny_is_resumed_whose_header_holds_a_query_and_shows_none_of_it(
     kept, url, ray_session, s3_server, caplog
 ):

@@ -133,6 +133,7 @@ def test_the_keyboard_leads_through_images_masks_and_expressions_and_back(page):
     assert page.locator("#help").is_hidden()
 
 
+@pytest.mark.long
 def test_pictures_load_as_they_come_near_and_rows_exist_only_there(open_page, tmp_path):
     makers = [(f"{n:03}.png", lambda entry: annotated(entry, 2, TWO)) for n in range(60)]
     folder = pages_of(tmp_path, *makers)
@@ -167,6 +168,7 @@ def test_one_click_on_the_number_of_quarantined_images_brings_them_into_view(ope
     assert page.locator("#quarantined h2").bounding_box()["y"] < 800
 
 
+@pytest.mark.long
 def test_the_pages_work_from_a_static_server_as_from_a_disk(open_page, pages):
     with serving_folder(pages) as address:
         page = open_page(f"{address}/index.html")

@@ -240,6 +240,7 @@ def test_a_bomb_in_the_run_of_a_stranger_is_not_opened():
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_a_small_file_of_many_pixels_costs_the_process_of_the_command_no_memory():
     # 420 KB that took 1.7 GB: it is decoded, or killed by its limit, elsewhere.
     data = encode_image(Image.new("LA", (9_000, 9_000), (7, 200)))

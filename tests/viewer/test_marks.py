@@ -50,6 +50,7 @@ def test_a_mark_lasts_is_filtered_by_and_exported_with_the_id_that_an_audit_has(
     assert found["pair"] == pair_id(image, [mask_id(image, 0)], "a <b> square")
 
 
+@pytest.mark.long
 def test_a_run_of_other_images_of_the_same_names_does_not_show_the_marks(open_page, address, tmp_path):
     page = open_page(address)
     page.locator(".card", has_text="b.png").locator(".row").first.click()

@@ -38,6 +38,7 @@ def here():
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_twenty_starts_on_one_to_eight_threads_name_it_alike_and_keep_their_threads(here):
     numbers = [1, 2, 8, *range(1, 9), *(1, 2, 8) * 3]
     assert len(numbers) == 20
@@ -46,7 +47,13 @@ def test_twenty_starts_on_one_to_eight_threads_name_it_alike_and_keep_their_thre
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "variable", [{"ONEDNN_MAX_CPU_ISA": "AVX2"}, {"MKL_CBWR": "AVX2"}, {"ATEN_CPU_CAPABILITY": "avx2"}], ids=str
+    "variable",
+    [
+        {"ONEDNN_MAX_CPU_ISA": "AVX2"},
+        {"MKL_CBWR": "AVX2"},
+        pytest.param({"ATEN_CPU_CAPABILITY": "avx2"}, marks=pytest.mark.long),
+    ],
+    ids=str,
 )
 def test_a_variable_that_makes_a_library_round_otherwise_changes_it(here, variable):
     if torch.backends.cpu.get_cpu_capability() != "AVX512":

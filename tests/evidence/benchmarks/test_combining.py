@@ -10,6 +10,7 @@ from evidence.benchmarks.combining import main
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_its_cases_are_of_all_images_with_splits_and_copies(tmp_path):
     main(["--images", "400", "--shard-images", "64", "--folder", str(tmp_path), "--json", str(tmp_path / "x.json")])
     combined, counted, close = json.loads((tmp_path / "x.json").read_text("utf-8"))

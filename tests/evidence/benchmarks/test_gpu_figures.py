@@ -148,7 +148,7 @@ def test_a_recorded_step_is_one_launch_of_the_host():
 
 @pytest.mark.slow
 # With the first many rows are wide, and wait for their turn.
-@pytest.mark.parametrize("sureness", [1.0, 30.0])
+@pytest.mark.parametrize("sureness", [1.0, pytest.param(30.0, marks=pytest.mark.long)])
 def test_recordings_that_are_counted_once_ask_for_what_replays_ask_for_that_are_counted_whole(
     tmp_path, monkeypatch, sureness
 ):
@@ -207,7 +207,7 @@ def bytes_of_masks():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("kept", "images"), [(0.4, 4), (0.4, 1), (0.9, 1)])
+@pytest.mark.parametrize(("kept", "images"), [pytest.param(0.4, 4, marks=pytest.mark.long), (0.4, 1), (0.9, 1)])
 def test_masks_of_base_move_no_more_bytes_than(bytes_of_masks, kept, images):
     found = bytes_of_masks(kept, images)
     assert found["encoder"] <= 6e9
@@ -279,6 +279,7 @@ def test_cuda_draws_the_captions_of_the_authors_loop_in_float64():
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_cuda_scores_as_a_cpu_does():
     config = load_config("tiny")
     captioned = CocaCaptioner(config.captions, config.compute)(scenes_with(3, 2))

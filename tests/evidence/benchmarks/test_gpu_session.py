@@ -63,6 +63,7 @@ def test_a_session_that_is_killed_goes_on_with_what_it_lacks(tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_what_is_out_of_time_or_not_there_yet_says_so_and_has_no_figures(tmp_path):
     with started(tmp_path, "--items", "operators", "processes", "--seconds", "0.1") as late:
         shown, errors = late.communicate(timeout=600)

@@ -69,6 +69,7 @@ def test_a_command_writes_its_rows_with_their_ratio(benchmark, tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_all_sides_of_a_vlm_caption_the_same_crops():
     config = vlm_captioner.config_of(str(FOLDER))
     options = vlm_options(VlmOptions, "captions", config.captions.options)

@@ -50,6 +50,7 @@ def test_only_what_is_kept_counts_and_a_threshold_may_be_moved():
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_the_command_measures_real_scenes_and_writes_every_figure(tmp_path):
     app = typer.Typer()
     app.command()(main)

@@ -9,6 +9,7 @@ from evidence.experiments.precision_costs import SummedInFloat32, main
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_the_command_compares_each_stage_in_both_precisions(tmp_path):
     main(["--images", "1", "--masks", "2", "--json", str(tmp_path / "costs.json")])
     rows = json.loads((tmp_path / "costs.json").read_text())["tiny"]

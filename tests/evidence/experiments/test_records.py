@@ -179,6 +179,7 @@ def test_a_search_says_how_often_the_chosen_rule_reaches_its_target():
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("name", "accuracy"), [("weak", 0.9), ("few images", 0.97)])
+@pytest.mark.long
 def test_intervals_of_this_code_hold_the_truth(name, accuracy):
     # The record is of 2,000 audits: of 300, the share of intervals that hold the truth lies within 0.04 of it.
     rows = simulate(Job(name, accuracy, 300))

@@ -173,6 +173,7 @@ def test_a_mask_size_that_fits_no_patches_is_refused(tmp_path, size):
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_a_training_learns_the_masks_that_it_is_shown(tmp_path, run):
     config = small_config(tmp_path, ["training.peak_rate=0.01", "model.dropout=0.0", "training.log_every=1"], steps=80)
     out, losses = tmp_path / "out", []

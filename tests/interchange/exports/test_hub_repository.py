@@ -82,6 +82,7 @@ def test_what_was_pushed_opens_as_a_source(hub, built_run, place):
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_each_push_loads_its_own_rows_out_of_one_cache(hub, built_run, run_of_several, tmp_path_factory):
     """Of one name, the second after the first was deleted."""
     loads = "import datasets; print(datasets.load_dataset('me/set', split='train').num_rows)"

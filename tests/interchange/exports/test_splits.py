@@ -210,6 +210,7 @@ def test_a_reader_stands_for_each_format():
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", sorted(EXPORTS))
+@pytest.mark.long
 def test_each_split_has_what_its_images_have_without_splits(name, runs, tmp_path):
     plain, split, of = runs
     export(name, plain, tmp_path / "plain", max_tokens=0)

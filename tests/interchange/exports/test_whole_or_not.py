@@ -196,7 +196,8 @@ def test_how_often_the_receipts_are_read_does_not_follow_the_images(tmp_path):
     ("name", "nums_images", "size_bytes"),
     [
         *(pytest.param(name, (50, 200), 30_000, marks=pytest.mark.long) for name in STREAMED),
-        *(pytest.param(name, (40, 70), 100_000, marks=pytest.mark.slow) for name in ("cris", "lmdb")),
+        pytest.param("cris", (40, 70), 100_000, marks=pytest.mark.long),
+        pytest.param("lmdb", (40, 70), 100_000, marks=pytest.mark.slow),
     ],
 )
 def test_memory_does_not_follow_the_run(name, nums_images, size_bytes, tmp_path):

@@ -204,6 +204,7 @@ def test_killed_and_resumed_is_as_if_nothing_had_happened_and_reads_back_the_sam
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_a_small_share_of_human_masks_brings_others_in_each_epoch_and_all_of_them_are_said(tmp_path, run):
     human = imported_run(tmp_path / "human", 4)
     words = ["data.human_share=0.05", "data.images_per_batch=16", "data.weighting=both", "data.is_kept_only=false"]

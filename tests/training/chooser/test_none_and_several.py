@@ -178,6 +178,7 @@ def test_levels_count_for_nothing_where_the_answer_itself_says_nothing_or_nothin
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_a_student_learns_not_here_and_stores_when_it_says_so(tmp_path, cache, grefs):
     words = [*NONE, "training.peak_rate=0.003", "mirrored_words=null", "data.draw=distinct"]
     request = StudentRequest(small_config(cache, words, steps=200), [grefs], tmp_path / "out", val=grefs)

@@ -206,6 +206,7 @@ def all_expressions(shard):
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_a_gpu_without_memory_for_all_crops_takes_fewer_images_together_and_equal_bits(fixed, run, caplog):
     shard, most = Shard(0, 0, tuple(shard_image(n, num_masks=2) for n in range(5))), [10**6]
 
@@ -244,6 +245,7 @@ def test_a_gpu_that_leaves_fixed_shapes_to_its_processes_captions_each_image_alo
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_an_image_that_raises_in_fixed_shapes_costs_itself_alone(fixed, run):
     shard = Shard(0, 0, tuple(shard_image(n, num_masks=n + 1) for n in range(3)))
     kinds = len(run.captions.crop_kinds())
@@ -387,7 +389,7 @@ def test_scores_beyond_the_precision_are_the_images_fault():
         read(forcing_of(model, crops * torch.nan), [[7, 8]], 1)
 
 
-@pytest.mark.parametrize("decoder", ["tree", "static"])
+@pytest.mark.parametrize("decoder", ["tree", pytest.param("static", marks=pytest.mark.long)])
 def test_captions_of_the_whole_picture_are_drawn_beside_those_of_masks_and_are_the_same_again(tmp_path, decoder):
     words = ["compute.device=cpu", "placement.fused.num_gpus=0", f"captions.decoder={decoder}", "captions.listening={}"]
     config = narrow_config(tmp_path, *words, "captions.max_length=9")

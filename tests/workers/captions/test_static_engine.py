@@ -67,6 +67,7 @@ def test_bits_do_not_depend_on_what_is_decoded_beside_an_image(dtype):
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_an_image_of_80_masks_is_decoded_in_parts():
     (image,) = ragged((80,))
     few = {
@@ -88,7 +89,10 @@ def test_an_image_of_80_masks_is_decoded_in_parts():
     "sampling",
     [
         {"top_k": (5, 13), "top_p": (0.4, 0.8), "above_max_others": "nearest"},
-        {"top_k": (9,), "top_p": (0.8, 0.999), "above_max_others": "no_contrast", "pad_ends_caption": True},
+        pytest.param(
+            {"top_k": (9,), "top_p": (0.8, 0.999), "above_max_others": "no_contrast", "pad_ends_caption": True},
+            marks=pytest.mark.long,
+        ),
     ],
     ids=["as in base", "as in paper"],
 )

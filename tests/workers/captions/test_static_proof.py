@@ -46,12 +46,13 @@ def fault(config, precision="float32", **short):
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_the_proof_holds_before_it_is_decided_how_many_crops_go_together(tmp_path):
     assert fault(narrow_config(tmp_path, "captions.crops_together=auto")) == ""
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("precision", ["bfloat16", "float16"])
+@pytest.mark.parametrize("precision", ["bfloat16", pytest.param("float16", marks=pytest.mark.long)])
 def test_the_proof_holds_where_nothing_is_wrong(config, precision):
     assert fault(config, precision) == ""
 
@@ -175,7 +176,7 @@ def test_a_row_that_depends_on_its_neighbour_is_found_below_the_tolerance_of_ker
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+@pytest.mark.parametrize("precision", ["float32", pytest.param("bfloat16", marks=pytest.mark.long)])
 def test_what_is_wrong_for_a_number_of_rows_that_the_kernels_were_not_asked_for_is_found_by_the_tree(
     config, put, precision
 ):

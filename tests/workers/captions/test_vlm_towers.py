@@ -95,7 +95,7 @@ def assert_same(found, due):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("num_masks", [1, 2, 5])
+@pytest.mark.parametrize("num_masks", [2, *(pytest.param(each, marks=pytest.mark.long) for each in (1, 5))])
 @pytest.mark.parametrize("name", CLASSES)
 def test_every_class_draws_the_tokens_of_its_own_whole_sequences(name, num_masks):
     engine, plain = built(name)

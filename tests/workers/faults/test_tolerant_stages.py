@@ -26,7 +26,7 @@ pytestmark = pytest.mark.usefixtures("stub_engines")
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("times", [1, 2])
+@pytest.mark.parametrize("times", [1, pytest.param(2, marks=pytest.mark.long)])
 def test_an_image_that_raises_has_one_try_here_and_one_in_a_fresh_process(tmp_path, times):
     shard = shard_of("good", "bad", "fine")
     done = FaultTolerantStages(ALL, faulty_config(tmp_path, raises_on="bad", raises_times=times))(shard).images
@@ -38,6 +38,7 @@ def test_an_image_that_raises_has_one_try_here_and_one_in_a_fresh_process(tmp_pa
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_each_image_that_raises_has_a_process_of_its_own(tmp_path):
     shard = shard_of("bad", "good", "bad", "bad")
     failed = FaultTolerantStages(ALL, faulty_config(tmp_path, raises_on="bad", pids=str(tmp_path / "pids")))(
@@ -65,7 +66,12 @@ def test_an_engine_that_raises_on_all_of_several_images_here_and_in_fresh_proces
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("names", "times", "failed"), [("bb", 9, "bb"), ("bbbg", 9, "bbb"), ("bbb", 4, "b")], ids=["two", "sound", "saved"]
+    ("names", "times", "failed"),
+    [
+        pytest.param("bb", 9, "bb", marks=pytest.mark.long, id="two"),
+        pytest.param("bbbg", 9, "bbb", id="sound"),
+        pytest.param("bbb", 4, "b", marks=pytest.mark.long, id="saved"),
+    ],
 )
 def test_an_engine_that_one_image_proves_costs_the_others_alone(tmp_path, names, times, failed):
     stages = FaultTolerantStages(ALL, faulty_config(tmp_path, raises_on="b", raises_times=times))
@@ -141,6 +147,7 @@ def test_memory_that_runs_out_twice_ends_the_run_and_names_the_setting(tmp_path)
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_degraded_halves_the_tiles_until_they_fit_and_says_so(tmp_path, monkeypatch):
     # A worker of Ray hands these to its children, and how much malloc asks for follows from them.
     for name, value in MEMORY_ENVIRONMENT.items():

@@ -153,6 +153,7 @@ def test_nouns_are_the_rules_and_tokens_are_open_clips():
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_texts_of_a_process_are_those_made_here_also_when_it_is_killed():
     make, here = maker(), maker(is_ahead=False)(CAPTIONS)
     announce(CAPTIONS[:2])

@@ -54,6 +54,7 @@ def shard():
 
 @pytest.mark.slow
 @pytest.mark.parametrize("setting", [DISTINCTIVE, NUCLEUS], ids=lambda setting: setting.name)
+@pytest.mark.long
 def test_a_cached_annotation_is_the_stages_own(options, shard, setting):
     config = setting.config()
     fresh = CocaCaptioner(config.captions, config.compute)(SamProposer(config.masks, config.compute)(shard))

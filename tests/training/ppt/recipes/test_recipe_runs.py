@@ -235,6 +235,7 @@ def test_the_same_call_again_computes_nothing_and_another_seed_is_refused(runs) 
         compose_objects(source, runs["d_ref"], load_recipe_config("tiny", None, (*WORDS, "compose.seed=7")), **SILENT)
 
 
+@pytest.mark.long
 def test_a_lost_part_of_each_recipe_comes_back(runs) -> None:
     config = load_recipe_config("tiny", None, (*WORDS, "placement.repair=true"))
     commands = (
@@ -253,6 +254,7 @@ def test_a_lost_part_of_each_recipe_comes_back(runs) -> None:
         assert location.read_bytes(path) == before
 
 
+@pytest.mark.long
 def test_a_sample_is_drawn_by_the_seed_holds_smaller_ones_and_is_the_runs_own(tmp_path) -> None:
     images = write_object_centric(tmp_path / "objects", num_images=12)
 
