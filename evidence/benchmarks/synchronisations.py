@@ -38,10 +38,12 @@ from pseudoris.workers.masks import instances as instances_module
 from pseudoris.workers.masks.generator import MaskGenerator, SamProposer
 from tests.oracles.pretended_gpu import PretendedGpu, Wait, pretended_gpu, waits_of
 
-_MASKS, _IMAGES = 6, 2
+_MASKS, _IMAGES = 3, 2
 # Words of random weights are nearly alike likely: more than the top logits are kept. Each step then takes a second.
 _WIDE_MASKS: Final = 2
 _UNTRAINED: Final = ["captions.weights.uri=random:0", "captions.max_length=5"]
+# What makes tensors larger and changes no wait: points of SAM, rules of captions, slots of which some are filled anew.
+_FEW: Final = ["masks.points_per_side=6", "captions.sampling.top_p=[0.8]", "captions.slots=256"]
 # Several tiles a shard.
 _TILE: Final = 8
 _PAIRS, _LABELS, _SIDE_PX = 2, 2, 64
@@ -76,7 +78,7 @@ class SyncRow:
 def measure(precision: str) -> Iterator[SyncRow]:
     """Yield the rows of all engines, then that of a training, which has a precision of its own."""
     words = ["compute.device=cuda", "placement.fused.num_gpus=1", f"compute.precision={precision}"]
-    words += [f"filtering.batch_size={_TILE}", "captions.decoder=static"]
+    words += [f"filtering.batch_size={_TILE}", "captions.decoder=static", *_FEW]
     config = load_config("tiny", assignments=[*words, "captions.listening={}"])
     untrained = load_config("tiny", assignments=[*words, *_UNTRAINED, "captions.decoder=tree"])
     shard = scenes_with(_MASKS, _IMAGES)

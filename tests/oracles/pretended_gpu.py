@@ -15,7 +15,7 @@ import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from types import ModuleType
 from typing import Any, Final
@@ -354,8 +354,15 @@ def _is_sized_by_values(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> boo
 def _place() -> str:
     frame = sys._getframe(1)
     while frame is not None:
-        path = Path(frame.f_code.co_filename).resolve()
-        if path.is_relative_to(_ROOT) and path not in _PASSED_OVER and ".venv" not in path.parts:
-            return f"{path.relative_to(_ROOT)}:{frame.f_code.co_name}"
+        if file := _file_of_ours(frame.f_code.co_filename):
+            return f"{file}:{frame.f_code.co_name}"
         frame = frame.f_back  # type: ignore[assignment]
     return "?"
+
+
+@cache
+def _file_of_ours(name: str) -> Path | None:
+    """Return a file of ours below the root; a wait has tens of frames, and links take long to follow."""
+    path = Path(name).resolve()
+    is_ours = path.is_relative_to(_ROOT) and path not in _PASSED_OVER and ".venv" not in path.parts
+    return path.relative_to(_ROOT) if is_ours else None
