@@ -226,3 +226,17 @@ def test_a_step_that_raises_while_it_is_recorded_is_recorded_anew():
         runs.clear()
         recorded()
     assert runs == ["first half", "second half"]
+
+
+def test_the_nearest_others_of_all_images_of_a_batch_are_read_at_once():
+    def waits(num_images):
+        images = ragged((4, 5, 3)[:num_images], torch.float32)
+        images = [replace(image, pixels=image.pixels.to("cuda")) for image in images]
+        first = len(gpu.waits)
+        engine.generate_together(images)
+        return sum("engine.py:generate_together" in wait.place for wait in gpu.waits[first:])
+
+    with pretended_gpu() as gpu:
+        nearest = {"top_k": (2,), "top_p": (), "max_others": 1, "above_max_others": "nearest"}
+        engine = static(small_coca(dtype=torch.float32).to("cuda"), max_length=5, sampling=nearest)
+        assert (waits(1), waits(3)) == (1, 1)
