@@ -117,7 +117,7 @@ class FaultTolerantStages:
             TransientError: There is none.
             ConfigError: It needs `placement.allow_degraded`.
         """
-        if not self._has_fixed_shapes(kind):
+        if self._decoder(kind) != "static":
             raise TransientError(f"stage {kind.name} cannot be compiled or run here: {error}") from error
         if not self._config.placement.allow_degraded:
             raise ConfigError(
@@ -127,19 +127,26 @@ class FaultTolerantStages:
         logger.warning("captions in fixed shapes failed on shard %d, the tree takes over: %s", shard.shard, error)
         return dict(decoder_choices("tree")["captions"])
 
-    def _has_fixed_shapes(self, kind: StageKind) -> bool:
+    def _decoder(self, kind: StageKind) -> str:
+        """Return the decoder of CoCa's captions, empty for other stages."""
         captions, compute = self._config.captions, self._config.compute
         if kind.name != stages.STAGE_CAPTION or captions.engine != "coca":
-            return False
+            return ""
         # Imported here, because most processes that import this module load no captioner.
         from pseudoris.workers.captions.decoder_choice import chosen_decoder
 
-        return chosen_decoder(captions, compute, is_short=True)[0] == "static"
+        return chosen_decoder(captions, compute, is_short=True)[0]
 
     def _run_with_less_memory(self, kind: StageKind, shard: Shard, halved: Mapping[str, Any]) -> Shard:
         free_memory()
         config, lowered = self._config, dict(shard.degraded)
-        is_static = halved.get("decoder") != "tree" and self._has_fixed_shapes(kind)
+        decoder = self._decoder(kind)
+        is_static = halved.get("decoder") != "tree" and decoder == "static"
+        if decoder:
+            from pseudoris.workers.captions.decoder_choice import settings_of
+
+            # What is halved, and named, is what this process computed with.
+            config = config.model_copy(update={"captions": settings_of(decoder, config.captions, config.compute)})
         num_left = _MAX_HALVINGS if is_static else math.inf
         if is_static and f"{kind.section}.slots" in lowered:
             num_left = 0
