@@ -182,18 +182,21 @@ def test_a_run_without_results_in_fixed_shapes_is_planned_anew_by_the_tree_where
     assert job.config.captions.decoder == require_header(session.location).identity.versions[DECODER] == "tree"
 
 
-@pytest.mark.parametrize("version", ["0.5.0", "0.6.0"])
-def test_a_run_on_a_gpu_of_an_earlier_version_goes_on_with_what_was_its_value_then(session, version):
+@pytest.mark.parametrize(("version", "revision"), [("0.5.0", "absent"), ("0.6.0", "2")])
+def test_a_run_on_a_gpu_of_an_earlier_version_is_refused_and_told_to_be_mixed_with_what_was_its_value_then(
+    session, version, revision
+):
     words = ["masks.points_per_batch=64", f"captions.cache_bytes={2 * GIB}", "captions.crops_together=1"]
     session(H100, *words, "compute.precision=float32")
 
     def edit(tree):
-        of_now = {name: tree["identity"]["versions"].pop(name) for name in ("pseudoris.decoder", "pseudoris.cuda")}
-        tree["identity"]["versions"] |= {"pseudoris": version}
-        tree["identity"]["versions"] |= {"pseudoris.cuda": of_now["pseudoris.cuda"]} if version == "0.6.0" else {}
+        versions = tree["identity"]["versions"]
+        del versions["pseudoris.decoder"], versions["pseudoris.cuda"]
+        versions |= {"pseudoris": version} | ({} if revision == "absent" else {"pseudoris.cuda": revision})
 
     forge_header(session.location, edit)
-    with pytest.raises(ConfigError, match=r"versions\.pseudoris") as told:
+    named = rf"versions\.pseudoris\.cuda: '{revision}' in the run, '3' now\n(.*\n)*.*--allow-mixed"
+    with pytest.raises(ConfigError, match=named) as told:
         session(H100, is_committed=False)
     assert "captions.cache_bytes" not in str(told.value)
     _, job = session(H100, MIXED, is_committed=False)

@@ -20,7 +20,6 @@ from open_clip.constants import OPENAI_DATASET_MEAN, OPENAI_DATASET_STD
 from pseudoris.primitives.clip_tokenizer import byte_pair_encoder
 from pseudoris.primitives.errors import ImageError
 from pseudoris.primitives.measures import BATCH_FILL, record
-from pseudoris.schemas.card_settings import AUTO, decoder_choices
 from pseudoris.schemas.config import CaptionsConfig, ComputeConfig
 from pseudoris.schemas.shard import (
     CROP_WHOLE,
@@ -32,7 +31,7 @@ from pseudoris.schemas.shard import (
     clean_text,
 )
 from pseudoris.workers.captions.cached_towers import CachedCocaTowers
-from pseudoris.workers.captions.decoder_choice import check_named_decoder, chosen_decoder
+from pseudoris.workers.captions.decoder_choice import check_named_decoder, chosen_decoder, settings_of
 from pseudoris.workers.captions.decoding_rules import GeneratedCaption, ImageCrops
 from pseudoris.workers.captions.engine import CachedEngine
 from pseudoris.workers.captions.recorded_step import RecordedStep, launch_from_now_on, launched
@@ -268,9 +267,7 @@ class CocaCaptioner(TreeCaptioner):
         check_named_decoder(config, compute, is_short=True)
         device, dtype = prepare_device(compute), compute_dtype(compute)
         decoder = chosen_decoder(config, compute, is_short=True)[0]
-        if compute.device == "cuda" and config.decoder == AUTO and decoder == "tree":
-            # Only a run in fixed shapes that may be mixed lets a process choose.
-            config = config.model_copy(update=decoder_choices(decoder)["captions"])
+        config = settings_of(decoder, config, compute)
         model = load_coca(config.architecture, config.weights).requires_grad_(False).to(device, dtype)
         tokenizer = byte_pair_encoder()
         special = SpecialTokens(tokenizer.sot_token_id, tokenizer.eot_token_id, model.text.pad_id)

@@ -7,6 +7,7 @@ is measured (`workers/stages.py`, `pipeline/identity.py`), by `captioner`, and b
 from __future__ import annotations
 
 from pseudoris.primitives.errors import BrokenDeviceError, ConfigError, TransientError
+from pseudoris.schemas.card_settings import AUTO, decoder_choices
 from pseudoris.schemas.config import CaptionsConfig, ComputeConfig
 from pseudoris.workers.captions.row_kernels import PLAIN, triton_version
 from pseudoris.workers.faults.quarantine import is_out_of_memory
@@ -25,7 +26,7 @@ def chosen_decoder(captions: CaptionsConfig, compute: ComputeConfig, *, is_short
     Raises:
         TransientError: Memory ran out in the whole proof. In the short one torch's own error says so.
     """
-    if captions.decoder != "auto":
+    if captions.decoder != AUTO:
         return captions.decoder, ""
     if compute.device != "cuda":
         return "tree", ""
@@ -37,6 +38,16 @@ def chosen_decoder(captions: CaptionsConfig, compute: ComputeConfig, *, is_short
     except BrokenDeviceError as error:
         fault = str(error)
     return ("tree", f"{_OFF} {fault}") if fault else ("static", "")
+
+
+def settings_of(decoder: str, captions: CaptionsConfig, compute: ComputeConfig) -> CaptionsConfig:
+    """Return the settings with which this process captions by the decoder that `chosen_decoder` gave it.
+
+    Only a run in fixed shapes that may be mixed lets a process on a GPU choose. There the tree has its own settings.
+    """
+    if compute.device == "cuda" and captions.decoder == AUTO and decoder == "tree":
+        return captions.model_copy(update=decoder_choices(decoder)["captions"])
+    return captions
 
 
 def check_named_decoder(captions: CaptionsConfig, compute: ComputeConfig, *, is_short: bool = False) -> None:

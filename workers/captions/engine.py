@@ -189,12 +189,13 @@ class CachedEngine:
             rows = self._sampler_rows(images, crop_sets)
             searched = range(sum(len(part.indices) for part in others) if self._config.beam.num_beams else 0)
             caption_of, beam_of = self._decode(encoded, crop_sets, others, rows, searched)
-            crop = 0
+            # Other masks are recorded by index only for `nearest`. Otherwise all are used, or none. A GPU is read once.
+            nearest = [each.indices for each in others if each.how == "nearest"]
+            indices, crop = iter(to_host(*nearest) if nearest else ()), 0
             for (image_number, kind_number), chosen in zip(crop_sets, others, strict=True):
                 image = images[image_number]
                 kind, found = image.kinds[kind_number], captions[image_number]
-                # Other masks are recorded by index only for `nearest`. Otherwise all are used, or none.
-                named = chosen.indices.tolist() if chosen.how == "nearest" else [[]] * len(image.mask_indices)
+                named = next(indices).tolist() if chosen.how == "nearest" else [[]] * len(image.mask_indices)
                 for number, named_of in enumerate(named):
                     how = chosen.how, chosen.indices.shape[1], tuple(image.mask_indices[other] for other in named_of)
                     if searched:

@@ -25,8 +25,9 @@ STEPS_A_REFILL = 4
 
 # A row that is decided over the whole vocabulary at every turn ends before so many turns a token.
 _MOST_IDLE_TURNS = 4
-# The host lets at least so many refills pass before it looks again.
-_LEAST_AHEAD = 2
+# The host lets at least so many refills pass before it looks again, fewer only if rows are shorter. Rows that enter
+# last take about as many to end.
+_LEAST_AHEAD = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,7 +143,8 @@ def run_slots(
     refill()
     seen: tuple[int, ...] = ()
     patience, most_idle = 0, _MOST_IDLE_TURNS * longest * refills_a_turn
-    done, ahead = 0, max(-(-least // STEPS_A_REFILL), _LEAST_AHEAD)
+    least_ahead = min(_LEAST_AHEAD, -(-longest // STEPS_A_REFILL))
+    done, ahead = 0, max(-(-least // STEPS_A_REFILL), least_ahead)
     while True:
         for _ in range(ahead):
             for _ in range(STEPS_A_REFILL):
@@ -158,4 +160,4 @@ def run_slots(
         if patience < 0:
             raise BrokenDeviceError("no row of captions ends in fixed shapes")
         share = float((heads[lengths > 0] / lengths[lengths > 0]).min())
-        ahead = max(_LEAST_AHEAD, int(done * (1 / share - 1) * 7 / 8))
+        ahead = least_ahead + int(done * (1 / share - 1) * 7 / 8)

@@ -102,7 +102,7 @@ class FaultTolerantStages:
             if is_out_of_memory(error):
                 logger.warning("stage %s ran out of memory on shard %d: %s", kind.name, shard.shard, error)
             elif is_of_libraries(error):
-                lowered = self._without_fixed_shapes(kind, shard, error)
+                lowered = self._without_fixed_shapes(kind, stage, shard, error)
             else:
                 raise
         # This runs after the except block, because inside it the error's frames keep memory in use.
@@ -110,15 +110,16 @@ class FaultTolerantStages:
             done = self._run_with_less_memory(kind, shard, lowered)
         return self._retry_raised(kind, shard, done)
 
-    def _without_fixed_shapes(self, kind: StageKind, shard: Shard, error: Exception) -> dict[str, Any]:
+    def _without_fixed_shapes(self, kind: StageKind, stage: Stage, shard: Shard, error: Exception) -> dict[str, Any]:
         """Return the setting with which the stage can do without what failed; it gives other bits.
 
         Raises:
             TransientError: There is none.
             ConfigError: It needs `placement.allow_degraded`.
         """
-        if not self._has_fixed_shapes(kind):
-            raise TransientError(f"stage {kind.name} cannot be compiled or run here: {error}") from error
+        if self._decoder(kind) != "static":
+            where = _images_that_raise_alone(stage, shard) or "here"
+            raise TransientError(f"stage {kind.name} cannot be compiled or run {where}: {error}") from error
         if not self._config.placement.allow_degraded:
             raise ConfigError(
                 f"captions in fixed shapes failed on shard {shard.shard} ({type(error).__name__}: {error}): set "
@@ -127,19 +128,26 @@ class FaultTolerantStages:
         logger.warning("captions in fixed shapes failed on shard %d, the tree takes over: %s", shard.shard, error)
         return dict(decoder_choices("tree")["captions"])
 
-    def _has_fixed_shapes(self, kind: StageKind) -> bool:
+    def _decoder(self, kind: StageKind) -> str:
+        """Return the decoder of CoCa's captions, empty for other stages."""
         captions, compute = self._config.captions, self._config.compute
         if kind.name != stages.STAGE_CAPTION or captions.engine != "coca":
-            return False
+            return ""
         # Imported here, because most processes that import this module load no captioner.
         from pseudoris.workers.captions.decoder_choice import chosen_decoder
 
-        return chosen_decoder(captions, compute, is_short=True)[0] == "static"
+        return chosen_decoder(captions, compute, is_short=True)[0]
 
     def _run_with_less_memory(self, kind: StageKind, shard: Shard, halved: Mapping[str, Any]) -> Shard:
         free_memory()
         config, lowered = self._config, dict(shard.degraded)
-        is_static = halved.get("decoder") != "tree" and self._has_fixed_shapes(kind)
+        decoder = self._decoder(kind)
+        is_static = halved.get("decoder") != "tree" and decoder == "static"
+        if decoder:
+            from pseudoris.workers.captions.decoder_choice import settings_of
+
+            # What is halved, and named, is what this process computed with.
+            config = config.model_copy(update={"captions": settings_of(decoder, config.captions, config.compute)})
         num_left = _MAX_HALVINGS if is_static else math.inf
         if is_static and f"{kind.section}.slots" in lowered:
             num_left = 0
@@ -184,6 +192,23 @@ class FaultTolerantStages:
                     refuse_one_fault([each.failure for each in again.values()], STAGE_ERROR)
         images = tuple(again.get(image.position, image) for image in after.images)
         return after.with_images(images).with_seconds(kind.name, time.perf_counter() - started)
+
+
+def _images_that_raise_alone(stage: Stage, shard: Shard) -> str:
+    """Return in words the images with which alone a library fails; nothing if it fails with all.
+
+    A library's error blames no image, but one that only some images meet is looked for in these.
+    """
+    raised = []
+    for image in shard.images:
+        try:
+            stage(shard.with_images((image,)))
+        # Libraries may raise anything.
+        except Exception as error:  # noqa: BLE001
+            if is_broken_device(error) or not is_of_libraries(error):
+                return ""
+            raised.append(image.key)
+    return f"with {', '.join(raised)}" if 0 < len(raised) < len(shard.images) else ""
 
 
 def _lowered(kind: StageKind, shard: Shard) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from pseudoris.primitives.errors import ConfigError
 from pseudoris.primitives.measures import CACHE_BYTES, collecting
 from pseudoris.schemas.shard import Shard
 from pseudoris.workers.captions import row_kernels
+from pseudoris.workers.captions.cached_towers import CachedCocaTowers
 from pseudoris.workers.faults import tolerant_stages
 from pseudoris.workers.faults.quarantine import is_out_of_memory
 from pseudoris.workers.faults.subprocess_stages import ChildOutOfMemoryError, SubprocessStages
@@ -207,3 +208,27 @@ def test_one_crop_together_stands_for_many_in_fixed_shapes_and_is_halved_as_such
     config = narrow_config(tmp_path, *ON_CPU, "captions.slots=512", "placement.allow_degraded=true")
     done, _ = lowered(config, attend, monkeypatch, most_rows=256 + 32)
     assert done.degraded["captions.crops_together"] == 320
+
+
+def test_where_the_tree_took_over_what_is_halved_are_settings_that_it_has(tmp_path, monkeypatch):
+    words = ("captions.decoder=auto", "captions.crops_together=640", "placement.allow_degraded=true")
+    config, tried = narrow_config(tmp_path, *words), []
+
+    class Child(SubprocessStages):
+        def __init__(self, names, config):
+            tried.append((config.captions.crops_together, config.captions.cache_bytes))
+
+        def __exit__(self, *_):
+            pass
+
+        def __call__(self, shard):
+            if len(tried) == 1:
+                raise ChildOutOfMemoryError("CUDA out of memory")
+            return shard
+
+    monkeypatch.setattr(tolerant_stages, "SubprocessStages", Child)
+    full = mock.patch.object(CachedCocaTowers, "step", side_effect=torch.OutOfMemoryError("CUDA out of memory"))
+    with pretended_gpu(), full:
+        done = FaultTolerantStages(("caption",), config)(SHARD)
+    assert tried == [(1, 2**24), (1, 2**23)]
+    assert done.degraded == {"captions.cache_bytes": 2**23}

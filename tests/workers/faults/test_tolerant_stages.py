@@ -240,6 +240,21 @@ def test_a_compiler_that_fails_without_another_way_sets_the_shard_aside(fixed, m
         stages(shard_of("a"))
 
 
+@pytest.mark.parametrize(
+    ("bad", "where"), [({"b"}, "with b"), ({"a", "b", "c"}, "here"), (set(), "here")], ids=["one", "all", "together"]
+)
+def test_a_library_that_fails_with_some_images_alone_names_them(monkeypatch, bad, where):
+    def together(_, shard):
+        keys = {image.key for image in shard.images}
+        if len(keys) > 1 or keys & bad:
+            raise TRITON("no such target")
+        return shard
+
+    monkeypatch.setattr(ImageBoundary, "__call__", together)
+    with pytest.raises(TransientError, match=f"stage propose cannot be compiled or run {where}: no such target"):
+        FaultTolerantStages(ALL, stub_config())(shard_of("a", "b", "c"))
+
+
 def test_a_device_that_fails_is_no_image_s_fault_and_ends_the_process(tmp_path):
     stages = FaultTolerantStages(ALL, faulty_config(tmp_path, device_fails=1))
     with pytest.raises(BrokenDeviceError, match="illegal memory access"):
