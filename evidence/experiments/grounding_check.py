@@ -90,14 +90,19 @@ def checked_scenes(options: Options, scenes: SceneSet, weights: str) -> list[Jud
     return [image for chunk in chunks for image in chunk]
 
 
-def _check_chunk(out: Path, scenes: SceneSet, weights: str, chunk: range) -> list[JudgedImage]:
+def check_by(weights: str) -> ClipCheck:
+    """Return the check that asks a CLIP of the tiny architecture."""
     config = GroundingCheckConfig(
         architecture="builtin:tiny/clip.json", weights=WeightsConfig(uri=weights), temperature=TEMPERATURE
     )
+    return ClipCheck(config, ComputeConfig(device="cpu"))
+
+
+def _check_chunk(out: Path, scenes: SceneSet, weights: str, chunk: range) -> list[JudgedImage]:
     drawn = [scenes.scene(at) for at in chunk]
     stored = annotated_chunk(out, scenes, chunk, ALL, SHIPPED)
     images = (replace(image, data=scene_image(scene).data) for image, scene in zip(stored, drawn, strict=True))
-    checked = ClipCheck(config, ComputeConfig(device="cpu"))(Shard(0, 0, tuple(images))).images
+    checked = check_by(weights)(Shard(0, 0, tuple(images))).images
     return [judged_image(SceneImageTruth(scene), image) for scene, image in zip(drawn, checked, strict=True)]
 
 

@@ -4,9 +4,9 @@
 
 The runs are drawn scenes, annotated by a captioner and composed as the presets `…-composed` do, with the shipped
 weights for any captioner in the run's units (`calibrate --composer`). `--world everyday` has those of
-`evidence.experiments.composing.everyday_world`, of its development list, one of each condition, and `everyday-test` of
-its test list. The judge is simulated: the oracle of the drawn worlds, which makes no mistake. Scenes are annotated where
-the cache lacks them.
+`evidence.experiments.composing.everyday_world`, of its development list, one of each condition, and `everyday-test`
+those of its test list. The judge is simulated: the oracle of the drawn worlds, which makes no mistake. Scenes are
+annotated where the cache lacks them.
 """
 
 from __future__ import annotations
