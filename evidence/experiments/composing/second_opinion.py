@@ -19,10 +19,9 @@ from typing import Annotated, Any, Final, NamedTuple
 
 import numpy as np
 import typer
-from scipy.stats import mannwhitneyu
 
 from evidence.experiments.composing.groups_and_absences import PRESET, SETTING
-from evidence.experiments.grounding_check import OWN, SECOND, check_by, second_clip
+from evidence.experiments.grounding_check import OWN, SECOND, check_by, second_clip, separation_by
 from evidence.experiments.listener.judged_scenes import Composed
 from evidence.experiments.oracle import judged
 from evidence.experiments.process_pool import run_jobs
@@ -91,14 +90,13 @@ class Rule(NamedTuple):
         likely = logistic(self.line[0] + asked.features @ np.array(self.line[1:]))
         return np.where((asked.share > self.min_share) | (self.min_share == 0.0), likely, 0.0)
 
-    def keeps(self, likely: Floats, is_first: Flags) -> Flags:
-        """Return what is kept, (E,) bool, of what `likely` says."""
+    def keeps(self, asked: Asked) -> Flags:
+        """Return what is kept, (E,) bool."""
+        return self.bounded(likely := self.likely(asked), ranks(likely, asked.mask.tolist()) == 1)
+
+    def bounded(self, likely: Floats, is_first: Flags) -> Flags:
+        """Return what the bounds keep of what `likely` says, where the likeliest of each mask is known."""
         return np.asarray(likely > np.where(is_first, self.first, self.further))
-
-
-def firsts_of(asked: Asked, likely: Floats) -> Flags:
-    """Return which text of each mask is the likeliest, (E,) bool."""
-    return np.asarray(ranks(likely, asked.mask.tolist()) == 1)
 
 
 def chosen_rule(asked: Asked, rules: Sequence[Rule]) -> Rule:
@@ -107,13 +105,13 @@ def chosen_rule(asked: Asked, rules: Sequence[Rule]) -> Rule:
     found = list[tuple[float, Rule]]()
     for rule in rules:
         likely = rule.likely(asked)
-        is_first, there = firsts_of(asked, likely), likely > 0.0
+        is_first, there = ranks(likely, asked.mask.tolist()) == 1, likely > 0.0
         if not there.any():
             continue
         bounds = (np.quantile(likely[is_first & there], _OF_FIRST), np.quantile(likely[there], _QUANTILES))
         for first, further in product(*([0.0, *each.tolist()] for each in bounds)):
             of_bounds = rule._replace(first=first, further=further)
-            accuracy, *others = asked.reached(of_bounds.keeps(likely, is_first))
+            accuracy, *others = asked.reached(of_bounds.bounded(likely, is_first))
             if all(each >= low for each, low in zip(others, least, strict=True)):
                 found.append((accuracy, of_bounds))
     return max(found)[1]
@@ -135,8 +133,7 @@ def _fitted(asked: Asked, num_features: int) -> Rule:
 def report(rules: Mapping[str, Rule], asked: Asked) -> dict[str, Any]:
     """Return the figures of each rule, and what the check adds, paired over scenes, as JSON values."""
     kept, likely = {PRESET_RULE: asked.is_preset}, {name: rule.likely(asked) for name, rule in rules.items()}
-    for name, rule in rules.items():
-        kept[name] = rule.keeps(likely[name], firsts_of(asked, likely[name]))
+    kept |= {name: rule.keeps(asked) for name, rule in rules.items()}
     # By the order alone, as many as the bounds on confidence keep.
     for name in (ALONE, LINE, BY_KIND):
         kept[f"{name}, as many"] = np.argsort(np.argsort(-likely[name], kind="stable")) < kept[ALONE].sum()
@@ -144,27 +141,22 @@ def report(rules: Mapping[str, Rule], asked: Asked) -> dict[str, Any]:
     compared = {name: ALONE for name in (BOUNDED, LINE, BY_KIND)}
     compared |= {f"{name}, as many": f"{ALONE}, as many" for name in (LINE, BY_KIND)}
     return {
-        "rules": {name: {**ratios(found, name), **_bounds(rules.get(name))} for name in kept},
+        "rules": {
+            name: {**ratios(found, name), "rule": rules[name]._asdict() if name in rules else None} for name in kept
+        },
         "added": {name: differences(found, name, less) for name, less in compared.items()},
         "separation": {kind: _separations(asked, asked.kind == kind) for kind in sorted({*asked.kind.tolist()})}
-        | {"all": _separations(asked, asked.confidence > 0.0) | {LINE: separation(likely[LINE], asked.is_right)}},
+        | {
+            "all": _separations(asked, asked.confidence > 0.0)
+            | {LINE: round(separation_by(likely[LINE], asked.is_right), 4)}
+        },
     }
-
-
-def _bounds(rule: Rule | None) -> dict[str, Any]:
-    return {} if rule is None else {"rule": {name: np.round(each, 4).tolist() for name, each in rule._asdict().items()}}
-
-
-def separation(score: Floats, is_right: Flags) -> float:
-    """Return the probability that a right text has a higher score than a wrong one; ties count half."""
-    above = mannwhitneyu(score[is_right], score[~is_right]).statistic
-    return round(float(above / (is_right.sum() * (~is_right).sum())), 4)
 
 
 def _separations(asked: Asked, rows: Flags) -> dict[str, float]:
     right = asked.is_right[rows]
     scores = {"confidence": asked.confidence[rows], "share": asked.share[rows]}
-    return {"texts": len(right)} | {name: separation(each, right) for name, each in scores.items()}
+    return {"texts": len(right)} | {name: round(separation_by(each, right), 4) for name, each in scores.items()}
 
 
 def asked_scenes(options: Options, scenes: SceneSet, weights: str) -> Asked:
