@@ -39,8 +39,8 @@ from pseudoris.training.calibration.confidence_fit import logistic_regression
 from pseudoris.workers.composing.composer import composer_of
 
 # Scenes that no recipe and no other experiment uses.
-DEVELOPMENT: Final = SceneSet(Split.DEVELOPMENT, 120, first=6_000)
-TEST: Final = SceneSet(Split.TEST, 160, first=165_000)
+DEVELOPMENT: Final = SceneSet(Split.DEVELOPMENT, 80, first=6_000)
+TEST: Final = SceneSet(Split.TEST, 120, first=165_000)
 # Every form of a mask is there to choose among.
 _ALL: Final = ("composing.min_first=0.2", "composing.min_further=0.5", "composing.max_per_mask=24")
 _SHARES: Final = (0.0, *np.round(np.arange(0.05, 1.0, 0.05), 2).tolist())
