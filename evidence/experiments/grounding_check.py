@@ -20,6 +20,7 @@ from typing import Annotated, Any, Final
 
 import numpy as np
 import typer
+from scipy.stats import mannwhitneyu
 
 from evidence.experiments.listener.judged_scenes import judged_image
 from evidence.experiments.process_pool import run_jobs
@@ -33,6 +34,7 @@ from evidence.recipes.scene_shards import scene_image
 from evidence.recipes.shipped_weights import shipped_state, write_weights
 from evidence.recipes.training_plan import TrainingPlan, start_worker, true_crops
 from pseudoris.schemas.config import ComputeConfig, GroundingCheckConfig, WeightsConfig
+from pseudoris.schemas.fitted import Floats
 from pseudoris.schemas.keep_rule import Flags, KeepRule, keeps, parse_conditions
 from pseudoris.schemas.shard import Shard
 from pseudoris.synthworld.scene_truth import SceneImageTruth
@@ -90,14 +92,19 @@ def checked_scenes(options: Options, scenes: SceneSet, weights: str) -> list[Jud
     return [image for chunk in chunks for image in chunk]
 
 
-def _check_chunk(out: Path, scenes: SceneSet, weights: str, chunk: range) -> list[JudgedImage]:
+def check_by(weights: str) -> ClipCheck:
+    """Return the check that asks a CLIP of the tiny architecture."""
     config = GroundingCheckConfig(
         architecture="builtin:tiny/clip.json", weights=WeightsConfig(uri=weights), temperature=TEMPERATURE
     )
+    return ClipCheck(config, ComputeConfig(device="cpu"))
+
+
+def _check_chunk(out: Path, scenes: SceneSet, weights: str, chunk: range) -> list[JudgedImage]:
     drawn = [scenes.scene(at) for at in chunk]
     stored = annotated_chunk(out, scenes, chunk, ALL, SHIPPED)
     images = (replace(image, data=scene_image(scene).data) for image, scene in zip(stored, drawn, strict=True))
-    checked = ClipCheck(config, ComputeConfig(device="cpu"))(Shard(0, 0, tuple(images))).images
+    checked = check_by(weights)(Shard(0, 0, tuple(images))).images
     return [judged_image(SceneImageTruth(scene), image) for scene, image in zip(drawn, checked, strict=True)]
 
 
@@ -140,17 +147,15 @@ def choice_sums(image: JudgedImage) -> dict[str, tuple[float, float]]:
 
 
 def separation(images: Sequence[JudgedImage]) -> float:
-    """Return the probability that a right candidate has a higher share than a wrong one; ties count half."""
-    share, right = (
-        np.concatenate(parts)
-        for parts in zip(*((each.rated.scores["grounding_share"], each.is_right) for each in images), strict=True)
-    )
-    order = np.argsort(share, kind="stable")
-    _, first, counts = np.unique(share[order], return_index=True, return_counts=True)
-    ranks = np.empty(len(share), np.float64)
-    ranks[order] = np.repeat(first + (counts + 1) / 2, counts)
-    num_right = right.sum()
-    return float((ranks[right].sum() - num_right * (num_right + 1) / 2) / (num_right * (len(right) - num_right)))
+    """Return `separation_by` of the shares of all candidates."""
+    shares = (image.rated.scores["grounding_share"] for image in images)
+    return separation_by(np.concatenate([*shares]), np.concatenate([image.is_right for image in images]))
+
+
+def separation_by(score: Floats, is_right: Flags) -> float:
+    """Return the probability that a right text has a higher score than a wrong one; ties count half."""
+    above = mannwhitneyu(score[is_right], score[~is_right]).statistic
+    return float(above / (is_right.sum() * (~is_right).sum()))
 
 
 def rules_of(images: Sequence[JudgedImage], preset: TauRule) -> Iterator[tuple[str, Any]]:

@@ -4,8 +4,9 @@
 
 The runs are drawn scenes, annotated by a captioner and composed as the presets `…-composed` do, with the shipped
 weights for any captioner in the run's units (`calibrate --composer`). `--world everyday` has those of
-`evidence.experiments.composing.everyday_world`, of its development list, one of each condition. The judge is simulated:
-the oracle of the drawn worlds, which makes no mistake. Scenes are annotated where the cache lacks them.
+`evidence.experiments.composing.everyday_world`, of its development list, one of each condition, and `everyday-test`
+those of its test list. The judge is simulated: the oracle of the drawn worlds, which makes no mistake. Scenes are
+annotated where the cache lacks them.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from evidence.experiments.audits.populations import PairPopulation
 from evidence.experiments.audits.simulated_audits import as_pairs, draw_sample, strata_of, verdicts_of
 from evidence.experiments.composing.any_captioner import CAPTIONERS, COMPOSING, setting_of
 from evidence.experiments.composing.everyday_truth import is_right
-from evidence.experiments.composing.everyday_world import CONDITIONS, World
+from evidence.experiments.composing.everyday_world import CONDITIONS, THINGS, World
 from evidence.experiments.composing.photographs import run_config
 from evidence.experiments.oracle import judged
 from evidence.experiments.quality.annotated_scenes import SceneSet, annotated_scenes
@@ -47,8 +48,9 @@ NUM_AUDITS: Final = 200
 TARGETS: Final = (0.90, 0.95)
 BEGIN: Final = "<!-- composed runs: written by `python -m evidence.experiments.audits.composed_runs` -->"
 END: Final = "<!-- end of composed runs -->"
-EVERYDAY: Final = "everyday"
-_FIRST: Final = {EVERYDAY: 9_000}
+# Worlds of everyday things: their lists, and the seed of the first image.
+_THINGS: Final = {"everyday": THINGS, "everyday-test": THINGS.with_name("everyday_test_things.yaml")}
+_FIRST: Final = {"everyday": 9_000, "everyday-test": 600_000}
 _FIRST_SCENE: Final = 96_000
 # What a rule must give to be of use: texts of one mask for each mask, and the share of the objects with a right one.
 _LEAST: Final = (1.0, 0.5)
@@ -86,12 +88,12 @@ def composed_run(scenes: Sequence[Scene], images: Sequence[ShardImage]) -> Compo
     return _run_of(rows, sum(len(each.masks) for each in images), num_visible)
 
 
-def everyday_run(condition: str, num_images: int) -> ComposedRun:
-    """Compose and judge images of the world of everyday things, draws counted; parts are no objects to cover."""
-    composer, world = composer_of(run_config("base-composed", [], [], is_taught=False)), World()
+def everyday_run(of_world: str, condition: str, num_images: int) -> ComposedRun:
+    """Compose and judge images of a world of everyday things, draws counted; parts are no objects to cover."""
+    composer, world = composer_of(run_config("base-composed", [], [], is_taught=False)), World(_THINGS[of_world])
     rows, num_masks, num_things = list[tuple[Any, ...]](), 0, 0
     for number in range(num_images):
-        drawn = world.draw(_FIRST[EVERYDAY] + number, CONDITIONS[condition])
+        drawn = world.draw(_FIRST[of_world] + number, CONDITIONS[condition])
         num_masks += len(drawn.image.masks)
         num_things += sum(each.is_whole for each in drawn.things)
         for each in (row for row in composer(drawn.image).expressions if row.source == SOURCE_COMPOSER):
@@ -169,8 +171,8 @@ def audited(run: ComposedRun) -> list[dict[str, Any]]:
 
 def runs_of(world: str, cache: Path, scenes: int) -> Iterator[tuple[str, ComposedRun]]:
     """Yield the runs of a world, by captioner or by condition."""
-    if world == EVERYDAY:
-        yield from ((name, everyday_run(name, scenes)) for name in CONDITIONS)
+    if world in _THINGS:
+        yield from ((name, everyday_run(world, name, scenes)) for name in CONDITIONS)
         return
     asked = SceneSet(Split.TEST, scenes, world, first=_FIRST_SCENE)
     for name in CAPTIONERS:

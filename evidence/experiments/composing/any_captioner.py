@@ -3,6 +3,7 @@
 `python -m evidence.experiments.composing.any_captioner`: each of four captioners is left out in turn. Its captions are
 composed with weights that were fitted, with labels, to the other three ("any captioner"), the same in the units of the
 run, its own, those of one other captioner, and with all weights 1. `--fit` prints what is shipped, from all four.
+`--captioner words --counts draws` is of a captioner by plug-in (`word_captioner`), to which nothing shipped was fitted.
 
 Choices are made on development scenes of other worlds; `--split test --first 80000 --world fifth` is for the report.
 """
@@ -10,6 +11,7 @@ Choices are made on development scenes of other worlds; `--split test --first 80
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -26,7 +28,7 @@ from evidence.experiments.quality.markdown_cells import cell, differences, markd
 from evidence.experiments.quality.parts import Options
 from pseudoris.schemas.config_layers import load_config
 from pseudoris.schemas.estimate import ImageBootstrap
-from pseudoris.schemas.fitted import Counted, PosteriorConfig
+from pseudoris.schemas.fitted import Counted, PosteriorConfig, for_any_captioner
 from pseudoris.schemas.shard import ShardImage
 from pseudoris.synthworld.scene_truth import SceneImageTruth
 from pseudoris.synthworld.scenes import Split
@@ -42,6 +44,14 @@ CAPTIONERS: Final[Mapping[str, str]] = {
     "coca_clauses": str(_FOLDER / "coca_clauses.safetensors"),
     "coca_brief": str(_FOLDER / "coca_brief.safetensors"),
 }
+# By plug-in, without a listener; its CLIP is not the scorer's.
+PLUG_IN: Final = "words"
+_WORDS: Final = (
+    "filtering.tau=0",
+    "captions.engine=words",
+    "captions.architecture=builtin:tiny/clip.json",
+    f"captions.weights={{uri: {_FOLDER / 'clip_names.safetensors'}}}",
+)
 COMPOSING: Final = composer_of(load_config("tiny-composed")).config
 # What weights are fitted to: development scenes of three worlds.
 FITTED_SCENES: Final = (("default", 100), ("second", 60), ("shifted", 60))
@@ -74,6 +84,10 @@ def compose(
 
 def setting_of(captioner: str) -> Setting:
     """Return the setting that annotates with a captioner and its listener."""
+    if captioner == PLUG_IN:
+        # Here are the entry points of its package, as pip would have put them.
+        sys.path += [] if str(_FOLDER) in sys.path else [str(_FOLDER)]
+        return replace(LISTENED, name=captioner, assignments=_WORDS)
     weights = f"captions.weights={{uri: {CAPTIONERS[captioner]}}}"
     return replace(LISTENED, name=captioner, assignments=(*LISTENED.assignments, weights))
 
@@ -93,12 +107,13 @@ def rows_of(options: Options, captioner: str, asked: SceneSet, counts: Counted) 
     """Return the figures of a captioner that is left out, by the weights that compose its captions."""
     others = [each for each in CAPTIONERS if each != captioner]
     images = annotated_scenes(options, asked, setting_of(captioner))
-    transferred = fitted_to(options, others, counts)
+    shipped = PosteriorConfig(**for_any_captioner(is_heard=counts == "probability")["values"]["posterior"])
+    transferred = shipped if captioner == PLUG_IN else fitted_to(options, others, counts)
     weights = {
         OWN: fitted_to(options, [captioner], counts),
         ANY: transferred,
         UNITS: corrected(transferred, images),
-        OTHER: fitted_to(options, others[:1], counts),
+        **({} if captioner == PLUG_IN else {OTHER: fitted_to(options, others[:1], counts)}),
         ONES: PosteriorConfig(counts=counts, unseen=transferred.unseen, **{**_WEIGHT, "object_overlap": -1.0}),
     }
     truths = [SceneImageTruth(scene) for scene in asked.all()]

@@ -23,14 +23,14 @@ from evidence.benchmarks.measurement import digest_of
 from evidence.experiments.process_pool import run_jobs
 from evidence.experiments.quality.parts import Options
 from evidence.recipes.scene_shards import SceneImage, scene_image, scene_shard
-from pseudoris.schemas.config import CaptionsConfig, ComputeConfig, FilterConfig, MasksConfig, RunConfig
+from pseudoris.schemas.config import ComputeConfig, FilterConfig, RunConfig
 from pseudoris.schemas.config_layers import load_config
 from pseudoris.schemas.shard import Shard, ShardImage
 from pseudoris.schemas.shard_blocks import block_to_shard, shard_to_block
 from pseudoris.synthworld.scenes import DEFAULT_WORLD, Scene, Split, make_scene
-from pseudoris.workers.captions import CocaCaptioner
 from pseudoris.workers.filtering import ClipScorer
 from pseudoris.workers.masks import SamProposer
+from pseudoris.workers.stages import STAGES, Stage
 
 CHUNK: Final = 20
 # The lower bound of a cosine: as the authors clamp it, and as the configuration has it.
@@ -149,7 +149,9 @@ class _AnnotationJob:
         return all(self.path(setting, bound).exists() for bound in setting.bounds)
 
     def masks_path(self, config: RunConfig) -> Path:
-        return self._folder("masks", (config.masks, config.compute), False) / f"{self._name}.arrow"
+        counts = config.composing is not None and config.composing.has_too_small
+        name = "counted-masks" if counts else "masks"
+        return self._folder(name, (config.masks, config.compute), False) / f"{self._name}.arrow"
 
     @property
     def _name(self) -> str:
@@ -169,7 +171,7 @@ def _annotate_chunk(job: _AnnotationJob) -> None:
             continue
         config = setting.config()
         given = scene_shard(images, with_true_masks=True) if setting.has_true_masks else _proposed(job, config, images)
-        captioned = _captioner(config.captions.model_dump_json(), config.compute.model_dump_json())(given)
+        captioned = _captioner(config.model_dump_json())(given)
         for bound in setting.bounds:
             score = _scorer(filters(config)[bound].model_dump_json(), config.compute.model_dump_json())
             _write(job.path(setting, bound), score(captioned))
@@ -179,7 +181,7 @@ def _proposed(job: _AnnotationJob, config: RunConfig, images: Sequence[SceneImag
     """The chunk with SAM's masks, out of their file where it stands."""
     path = job.masks_path(config)
     if not path.exists():
-        _write(path, _proposer(config.masks.model_dump_json(), config.compute.model_dump_json())(scene_shard(images)))
+        _write(path, _proposer(config.model_dump_json())(scene_shard(images)))
     found = _read(path)
     with_bytes = zip(found.images, images, strict=True)
     return found.with_images(tuple(replace(image, data=item.data) for image, item in with_bytes))
@@ -206,13 +208,13 @@ def _read(path: Path) -> Shard:
 
 
 @lru_cache(maxsize=4)
-def _proposer(masks: str, compute: str) -> SamProposer:
-    return SamProposer(MasksConfig.model_validate_json(masks), ComputeConfig.model_validate_json(compute))
+def _proposer(config: str) -> SamProposer:
+    return SamProposer.of_run(RunConfig.model_validate_json(config))
 
 
 @lru_cache(maxsize=16)
-def _captioner(captions: str, compute: str) -> CocaCaptioner:
-    return CocaCaptioner(CaptionsConfig.model_validate_json(captions), ComputeConfig.model_validate_json(compute))
+def _captioner(config: str) -> Stage:
+    return STAGES[1].build(RunConfig.model_validate_json(config))
 
 
 @lru_cache(maxsize=4)
