@@ -42,23 +42,17 @@ class Decoded:
 
 
 class StaticDecoder:
-    """Decodes up to `num_targets` crops at a time, with their rows by all sampling rules and a search of each."""
+    """Decodes as many crops at a time as memory holds, with their rows by all sampling rules and a search of each."""
 
-    def __init__(
-        self,
-        towers: StaticTowers,
-        vocabulary: Vocabulary,
-        config: CaptionsConfig,
-        *,
-        num_rules: int,
-        num_targets: int,
-    ) -> None:
+    def __init__(self, towers: StaticTowers, vocabulary: Vocabulary, config: CaptionsConfig) -> None:
         """Allocate the state of the slots of `towers`."""
+        num_targets = towers.memory.image.shape[2]
+        self._num_rules = sum(rule.name != "beam" for rule in config.decoding_rules())
         self._towers, self._vocabulary, self._config = towers, vocabulary, config
         self._shape, self._special = shape, special = towers.shape, vocabulary.special
         like, device = towers.blocks.like, towers.blocks.like.device
         new, ints = partial(torch.zeros, device=device), partial(torch.zeros, dtype=torch.int64, device=device)
-        self._rows = RowSlots(shape, num_targets, max(num_rules, 1), like)
+        self._rows = RowSlots(shape, num_targets, max(self._num_rules, 1), like)
         self._searches = RowSlots(shape.lone, num_targets, 1, like)
         # Of each prefix (N + S · B) the sum of its scores, which is not finite if one of them is not.
         self._totals = new(shape.prefixes, dtype=score_dtype(like.dtype))
@@ -91,9 +85,9 @@ class StaticDecoder:
         self._wanted = min((2 + len(special.further_eos)) * shape.beams, vocabulary.num_live)
         self._wanted_rows = torch.full((shape.searches * shape.beams,), self._wanted, device=device)
         self._beam_numbers = torch.arange(shape.searches * shape.beams, device=device)
-        self._step = RecordedStep(self._one_step, towers.recordings)
-        self._wide_step = RecordedStep(self._one_wide_step, towers.recordings)
-        self._refill = RecordedStep(self._one_refill, towers.recordings)
+        self._step = RecordedStep(self._one_step, towers.memory.recordings)
+        self._wide_step = RecordedStep(self._one_wide_step, towers.memory.recordings)
+        self._refill = RecordedStep(self._one_refill, towers.memory.recordings)
 
     @torch.inference_mode()
     def decode(self, targets: Targets, drawn: SamplerRows, searched: Ints, image_tokens: torch.Tensor) -> Decoded:
@@ -108,7 +102,7 @@ class StaticDecoder:
         Raises:
             ImageError: A score is beyond the range of the precision.
         """
-        rows, searches, num_rows = self._rows, self._searches, len(drawn.target)
+        rows, searches, num_rows = self._rows, self._searches, len(drawn.uniform)
         self._towers.attend_to(image_tokens)
         rows.restart(targets, num_rows)
         searches.restart(Targets.alone(searched, image_tokens), len(searched))
@@ -116,9 +110,8 @@ class StaticDecoder:
             queued[:num_rows].copy_(to_device(given, queued.device))
         self._wide.zero_()
         # No row leaves before a refill.
-        num_pairs = int(targets.sizes.sum()) * num_rows // max(len(targets.sizes), 1)
-        least = STEPS_A_REFILL * num_pairs // max(self._shape.pairs, 1)
-        allowed = {"longest": self._tokens.shape[1], "refills_a_turn": self._refills_a_turn}
+        least = STEPS_A_REFILL * int(targets.sizes.sum()) * self._num_rules // max(self._shape.pairs, 1)
+        allowed = {"longest": self._config.max_length, "refills_a_turn": self._refills_a_turn}
         num_steps = run_slots(self._step, self._end_chunk, rows, searches, least=least, **allowed)
         found = self._read(targets, num_rows, len(searched), num_steps)
         is_common = found.num_wide > _COMMON * found.num_decisions
@@ -271,8 +264,7 @@ class StaticDecoder:
         # A caption takes a step for each token, and one for its end where there is room for one.
         steps = np.minimum([1 + len(each) for each, _ in captions], self._config.max_length - 2).astype(np.int64)
         of_beams = [1 + len(beam.tokens) for beam in found]
-        sizes = np.repeat(targets.sizes, num_rows // max(len(targets.sizes), 1))
-        num_needed = int(sizes @ steps) if num_rows else 0
+        num_needed = int(np.repeat(targets.sizes, self._num_rules) @ steps)
         return Decoded(
             captions,
             found,

@@ -148,13 +148,13 @@ class StaticEngine(CachedEngine):
         """Return memory of these slots and of the crops whose image tokens (U, T, D) are given, or of more."""
         blocks, config = self.towers.blocks, self._config
         size, memory = slot_elements(blocks, shape), self._memory
-        if memory is None or memory.num_crops < len(tokens) or memory.num_elements < size:
+        if memory is None or memory.image.shape[2] < len(tokens) or memory.slots.numel() < size:
             self.free_memory()
             shapes = (shape, self.shape, self._texts) if config.listening else (shape, self.shape)
             most = min(config.cache_bytes // 2 // self.towers.image_bytes([tokens[0]]), self.crops_together)
             size = max(slot_elements(blocks, each) for each in shapes)
             memory = self._memory = CacheMemory(blocks, size, max(len(tokens), most), tokens.shape[1])
-        record(CACHE_BYTES, memory.num_bytes)
+        record(CACHE_BYTES, memory.slots.nbytes + memory.image.nbytes)
         return memory
 
     def _decode(
@@ -170,13 +170,8 @@ class StaticEngine(CachedEngine):
         tokens = torch.cat([each.tokens.unflatten(0, each.unique_crop_of.shape)[kind] for each, kind in of_kinds])
         memory = self._memory_for(tokens, self.shape)
         if self._decoder is None:
-            self._decoder = StaticDecoder(
-                StaticTowers(self.towers.blocks, self.shape, memory),
-                self.vocabulary,
-                self._config,
-                num_rules=len(self._samplers),
-                num_targets=memory.num_crops,
-            )
+            towers = StaticTowers(self.towers.blocks, self.shape, memory)
+            self._decoder = StaticDecoder(towers, self.vocabulary, self._config)
         found = self._decoder.decode(self._targets(others), rows, np.asarray(searched, np.int64), tokens)
         self.towers.num_pairs += found.num_pairs
         self.towers.num_asked += found.num_needed
@@ -222,8 +217,8 @@ class StaticReader:
         self._sums = new(shape.pairs, dtype=torch.float64)
         self._results = new((_QUEUED_TEXTS + 1, shape.members), dtype=torch.float64)
         self._zero = new(())
-        self._step = RecordedStep(self._one_step, towers.recordings)
-        self._refill = RecordedStep(self._one_refill, towers.recordings)
+        self._step = RecordedStep(self._one_step, towers.memory.recordings)
+        self._refill = RecordedStep(self._one_refill, towers.memory.recordings)
 
     @torch.inference_mode()
     def read(self, texts: Sequence[Ints], asked: Bools, image_tokens: torch.Tensor) -> Floats:

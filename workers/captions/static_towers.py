@@ -12,6 +12,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from itertools import chain
 from typing import Any
 
@@ -59,28 +60,17 @@ class CacheMemory:
     """Keys and values at addresses that stay: of a decoder's slots or of a reader's, one at a time, and of crops.
 
     Attributes:
+        slots: Those of slots, flat.
+        image: Those of crops, (layers, 2, crops, heads, image tokens, head width), keys first.
         recordings: Memory of what a GPU records of steps over it; None on a CPU.
     """
 
     def __init__(self, blocks: CocaBlocks, num_elements: int, num_crops: int, num_image_tokens: int) -> None:
         """Allocate memory of slots, and that of so many crops."""
         like, heads = blocks.like, blocks.layers[0].num_heads
-        self._slots = like.new_empty(num_elements)
-        self.num_elements, self.num_crops = num_elements, num_crops
-        # (layers, 2, crops, heads, image tokens, head width), keys first.
+        self.slots = like.new_empty(num_elements)
         self.image = like.new_empty(len(blocks.layers), 2, num_crops, heads, num_image_tokens, blocks.width // heads)
         self.recordings: Any = torch.cuda.graph_pool_handle() if like.device.type == "cuda" else None
-
-    @property
-    def num_bytes(self) -> int:
-        """Of both."""
-        return self._slots.nbytes + self.image.nbytes
-
-    def split(self, *shapes: tuple[int, ...]) -> list[torch.Tensor]:
-        """Return tensors of some shapes, one behind the other in memory."""
-        sizes = [math.prod(shape) for shape in shapes]
-        parts = torch.split(self._slots[: sum(sizes)], sizes)
-        return [part.view(shape) for part, shape in zip(parts, shapes, strict=True)]
 
 
 def slot_elements(blocks: CocaBlocks, shape: SlotShape) -> int:
@@ -108,6 +98,7 @@ class StaticTowers:
     A beam takes earlier positions from other beams: `_sources` has the row of each. So no step copies keys or values.
 
     Attributes:
+        memory: With caches of slots, and those of crops that `attend_to` fills.
         position: (N + S · B,) int64, of each prefix's newest token. At position 0 a slot has forgotten what it held.
         newest: This token.
         before: The token before it; -1 before SOT.
@@ -115,25 +106,26 @@ class StaticTowers:
 
     def __init__(self, blocks: CocaBlocks, shape: SlotShape, memory: CacheMemory) -> None:
         """Take the caches from `memory`, which has room for them."""
-        self.blocks, self.shape, self._memory, self.recordings = blocks, shape, memory, memory.recordings
-        self._text, self._first, self._pairs = memory.split(*_cache_shapes(blocks, shape))
-        layers, self._final = _in_order(blocks)
+        self.blocks, self.shape, self.memory = blocks, shape, memory
+        shapes, num_elements = _cache_shapes(blocks, shape), slot_elements(blocks, shape)
+        parts = torch.split(memory.slots[:num_elements], [math.prod(each) for each in shapes])
+        self._text, self._first, self._pairs = (part.view(each) for part, each in zip(parts, shapes, strict=True))
+        layers, lacking = list[_Layer](), blocks.like.new_zeros(blocks.width, dtype=score_dtype(blocks.like.dtype))
+        # In the order in which a row goes through them.
+        for block in (*blocks.text_layers, *chain(*zip(blocks.layers, blocks.cross, strict=True))):
+            layers.append(_Layer(block, lacking))
+            lacking = layers[-1].lacking
         count = len(blocks.text_layers)
         self._text_layers, self._layers, self._crosses = layers[:count], layers[count::2], layers[count + 1 :: 2]
-        device = blocks.like.device
-        self.position, self.newest, self.before = (
-            torch.zeros(shape.prefixes, dtype=torch.int64, device=device) for _ in range(3)
-        )
+        self._final = _norm(blocks.ln_final, lacking)
+        ints = partial(torch.zeros, dtype=torch.int64, device=blocks.like.device)
+        self.position, self.newest, self.before = (ints(shape.prefixes) for _ in range(3))
         # Of each pair: its prefix, its crop; and the pairs in the order of their crops.
-        self._prefixes, self._crops, self._by_crop = (
-            torch.zeros(shape.all_pairs, dtype=torch.int64, device=device) for _ in range(3)
-        )
-        self._numbers = torch.arange(shape.positions, device=device)
-        # They are (slots, 1) int32 and number prefixes and pairs.
-        self._own, self._own_pairs = (
-            torch.arange(count, dtype=torch.int32, device=device)[:, None]
-            for count in (shape.prefixes, shape.all_pairs)
-        )
+        self._prefixes, self._crops, self._by_crop = (ints(shape.all_pairs) for _ in range(3))
+        self._numbers = torch.arange(shape.positions, device=blocks.like.device)
+        # Numbers of pairs and of prefixes, (slots, 1) int32. Each prefix has a pair at least.
+        self._own_pairs = torch.arange(shape.all_pairs, dtype=torch.int32, device=blocks.like.device)[:, None]
+        self._own = self._own_pairs[: shape.prefixes]
         # `attend_newest` reads these `sources` (slots, positions). -1 marks what the text tower masks as padding.
         self._text_sources, self._sources, self._pair_sources = (
             own.expand(-1, shape.positions).clone() for own in (self._own, self._own, self._own_pairs)
@@ -143,7 +135,7 @@ class StaticTowers:
         """Attend to crops by their image tokens (U, T, D) from now on, as many as the memory holds at most."""
         for first in range(0, len(image_tokens), _CROPS_A_PROJECTION):
             part = image_tokens[first : first + _CROPS_A_PROJECTION]
-            for block, cache in zip(self.blocks.cross, self._memory.image, strict=True):
+            for block, cache in zip(self.blocks.cross, self.memory.image, strict=True):
                 both = block.keys_values(padded(part, _CROPS_A_PROJECTION))
                 for kept, projected in zip(cache, both, strict=True):
                     kept[first : first + len(part)].copy_(projected[: len(part)])
@@ -179,20 +171,16 @@ class StaticTowers:
 
     def _cross(self, number: int, x: torch.Tensor, queries: torch.Tensor) -> None:
         queries = queries.view(len(x), self._crosses[number].block.num_heads, -1)
-        taken = attend_image(queries, self._memory.image[number], self._crops, self._by_crop)
+        taken = attend_image(queries, self.memory.image[number], self._crops, self._by_crop)
         self._crosses[number].finish(x, taken)
 
     def reorder(self, parents: torch.Tensor, position: torch.Tensor) -> None:
         """Give each beam the prefix of its parent up to `position` (S,); `parents` (S, B) number those of a search."""
-        shape = self.shape
-        index = parents[..., None].expand(-1, -1, shape.positions)
+        index = parents[..., None].expand(-1, -1, len(self._numbers))
         is_past = (self._numbers <= position[:, None])[:, None]
-        for sources, first in (
-            (self._text_sources, shape.rows),
-            (self._sources, shape.rows),
-            (self._pair_sources, shape.pairs),
-        ):
-            beams = sources[first:].view(shape.searches, shape.beams, shape.positions)
+        for sources in (self._text_sources, self._sources, self._pair_sources):
+            # Beams come last.
+            beams = sources[len(sources) - parents.numel() :].view(index.shape)
             beams.copy_(beams.gather(1, index).where(is_past, beams))
 
 
@@ -230,12 +218,3 @@ class _Layer:
         """Add what the heads give (P, D), and then the MLP."""
         x.addmm_(mixed, self._products[0])
         x.addmm_(self.block.activate(self.block.widen(self._norms[1](x))), self._products[1])
-
-
-def _in_order(blocks: CocaBlocks) -> tuple[list[_Layer], Norm]:
-    """Return the layers of both towers in the order in which a row goes through them, and the last norm."""
-    layers, lacking = list[_Layer](), blocks.like.new_zeros(blocks.width, dtype=score_dtype(blocks.like.dtype))
-    for block in (*blocks.text_layers, *chain(*zip(blocks.layers, blocks.cross, strict=True))):
-        layers.append(_Layer(block, lacking))
-        lacking = layers[-1].lacking
-    return layers, _norm(blocks.ln_final, lacking)
