@@ -189,9 +189,9 @@ def _without_run() -> str:
 
 def _weights_alone(config: RunConfig) -> Iterator[Check]:
     from pseudoris.workers.checkpoints.weight_files import check_weights
-    from pseudoris.workers.stages import STAGES, with_check
+    from pseudoris.workers.stages import STAGES
 
-    for stage in with_check(STAGES, config):
+    for stage in STAGES:
         is_ok, detail = check_weights(stage.settings(config).weights, config.preset or "")
         yield Check(f"weights: {stage.name}", is_ok, detail)
 
@@ -289,14 +289,14 @@ def _memory() -> str:
 
 def _weights(config: RunConfig) -> Iterator[Check]:
     from pseudoris.pipeline.identity import announce_endpoint
-    from pseudoris.workers.stages import STAGES, with_check
+    from pseudoris.workers.stages import STAGES
 
     announce_endpoint(config.source)
     # The prior and the noun parser are left out, because other lines of the report check them.
     masks = config.masks.model_copy(update={"prior": PriorConfig()})
     filtering = config.filtering.model_copy(update={"nouns": "rules"})
     alone = config.model_copy(update={"masks": masks, "filtering": filtering})
-    for stage in with_check(STAGES, config):
+    for stage in STAGES:
         yield _attempt(f"weights: {stage.name}", functools.partial(_digest, stage, alone))
 
 

@@ -110,10 +110,10 @@ def _weights_of(preset: str, config_file: Path | None, assignments: list[str] | 
         if secret := secret_in(preset, None):
             raise ConfigError(secret)
         return {"weights": WeightsConfig(uri=preset)}
-    from pseudoris.workers.stages import STAGES, with_check
+    from pseudoris.workers.stages import STAGES
 
     config = load_config(preset, config_file, assignments or ())
-    return {stage.name: stage.settings(config).weights for stage in with_check(STAGES, config)}
+    return {stage.name: stage.settings(config).weights for stage in STAGES}
 
 
 def _get(weights: WeightsConfig, to: Path | None) -> Path | str:

@@ -38,7 +38,7 @@ from pseudoris.store.runs.planned_run import ACCEPTED, PlannedRun, plan_run
 from pseudoris.store.runs.receipts import Totals, latest_receipts
 from pseudoris.store.sessions.session import Executor, Outcome, RunSession, trim_memory
 from pseudoris.store.tables.parts import damaged_receipts
-from pseudoris.workers.stages import STAGE_PROPOSE, STAGES, with_check
+from pseudoris.workers.stages import STAGE_PROPOSE, STAGES
 
 
 def annotate(
@@ -184,7 +184,7 @@ def dry_run(source: str, out: str, config: RunConfig, *, options: RunOptions | N
         tally, extension, excluded = plan.counted()
     location, reasons, listing, config = plan.location, plan.options.reasons, plan.source, plan.config
     identity = plan.request().identity
-    origins = {stage.name: str(stage.settings(config).weights.uri) for stage in with_check(STAGES, config)}
+    origins = {stage.name: str(stage.settings(config).weights.uri) for stage in STAGES}
     if config.placement.masks_from is not None:
         origins[STAGE_PROPOSE] = f"masks of {config.placement.masks_from}"
     output_bytes, basis = output_size(tally, committed, config)

@@ -25,9 +25,8 @@ from pseudoris.schemas.config import ComputeConfig, FilterConfig, RunConfig, Sou
 from pseudoris.schemas.run_records import Identity
 from pseudoris.store.runs.planned_run import package_versions
 from pseudoris.workers.checkpoints.folder_proof import prove_folder
-from pseudoris.workers.checkpoints.weight_files import is_awaited, is_unfetched, weights_digest
+from pseudoris.workers.checkpoints.weight_files import is_awaited, is_unfetched
 from pseudoris.workers.stages import (
-    NAME_CHECK,
     STAGE_CAPTION,
     STAGE_FILTER,
     STAGES,
@@ -36,7 +35,6 @@ from pseudoris.workers.stages import (
     device_kind,
     device_versions,
     stages_named,
-    with_check,
 )
 
 # Only processes with models use these packages. All processes use the others: they check images and write tables.
@@ -73,7 +71,7 @@ def identity_before_ray(
     )
     if config.compute.device == "cpu":
         # A model folder must fit into this machine's memory. For a GPU, the process that loads it checks this.
-        for folder in filter(None, (stage.folder(config) for stage in with_check(STAGES, config))):
+        for folder in filter(None, (stage.folder(config) for stage in STAGES)):
             # torch is imported here, because most runs do not need it before Ray starts.
             import torch
 
@@ -108,7 +106,7 @@ def unfetched(config: RunConfig, stored: Collection[str]) -> list[str]:
 
     Empty if a part is missing that no run can fetch: measuring the identity then says so.
     """
-    stages = [stage for stage in with_check(STAGES, config) if stage.name not in stored]
+    stages = [stage for stage in STAGES if stage.name not in stored]
     if not joins_cluster(config.placement.address) and not may_download(config, stages):
         return []
     found = gather(*(partial(is_unfetched, stage.settings(config).weights) for stage in stages))
@@ -152,14 +150,13 @@ def measure_identity(
     # The S3 endpoint is set here, because every process that loads weights measures its identity first.
     announce_endpoint(config.source)
     stored = stored or {}
-    stages = [stage for stage in with_check(stages, config) if stage.name not in stored]
+    stages = [stage for stage in stages if stage.name not in stored]
     if proves_folders:
         gather(*(partial(prove_folder, stage, config) for stage in stages))
     downloads = may_download(config, stages) and _returns(device_here)
     digests = (partial(stage.weights_digest, config, downloads=downloads) for stage in stages)
     *digest_of, device = gather(*digests, partial(device_kind, config.compute) if sees_device else device_here)
     weights = {**stored, **dict(zip((stage.name for stage in stages), digest_of, strict=True))}
-    _check_is_another(config, weights)
     fitted = config.filtering.fitted
     if fitted is not None and (config.filtering.fitted_values.confidence is not None or config.composing is not None):
         other = fitted.values.other_models(weights)
@@ -214,23 +211,6 @@ def may_download(config: RunConfig, stages: Sequence[StageKind]) -> bool:
     return True
 
 
-def _check_is_another(config: RunConfig, weights: Mapping[str, str]) -> None:
-    """Refuse a second opinion by the model that wrote or scored the captions; `weights` are digests by stage."""
-    check = config.grounding_check
-    for stage, section in ((STAGE_CAPTION, "captions"), (STAGE_FILTER, "filtering")):
-        if check is None or not {stage, NAME_CHECK} <= weights.keys():
-            continue
-        other, is_same = getattr(config, section), weights[NAME_CHECK] == weights[stage]
-        if {check.engine, other.engine} <= {"clip", "coca"}:
-            # The digest of a stage may also cover a noun parser or a model config, so the weights alone are compared.
-            is_same = weights_digest(check.weights) == weights_digest(other.weights)
-        if is_same:
-            raise ConfigError(
-                f"grounding_check.weights are those of {section} (sha256 {weights[NAME_CHECK][:12]}…): a model cannot "
-                "check its own work. Name another model, or leave grounding_check out"
-            )
-
-
 def announce_endpoint(source: SourceConfig) -> None:
     """Make `source.endpoint_url` the endpoint of S3 clients that open weights and priors by url.
 
@@ -251,7 +231,7 @@ def check_process(identity: Identity, config: RunConfig, stages: Sequence[StageK
 
     Returns the differences that `placement.allow_mixed` accepts, one line per field; all others raise a ConfigError.
     """
-    names = {stage.name for stage in with_check(stages, config)}
+    names = {stage.name for stage in stages}
     held = {name: digest for name, digest in identity.weights.items() if name in names}
     folders = {name: parts for name, parts in identity.folders.items() if name in names}
     # The method is taken from the run, so only weights, packages and device of this process are checked.
@@ -293,7 +273,7 @@ def _further_packages(config: RunConfig) -> list[str]:
     names = set(_decoder_packages(config.images.decoder_plugins))
     if config.filtering.nouns != "rules":
         names.add("spacy")
-    for stage in with_check(STAGES, config):
+    for stage in STAGES:
         if (folder := stage.folder(config)) is not None:
             names.update(folder.packages)
         engines = entry_points(group=stage.group, name=stage.settings(config).engine)

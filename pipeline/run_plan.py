@@ -24,7 +24,7 @@ from pseudoris.primitives.errors import ConfigError
 from pseudoris.primitives.uris import writable
 from pseudoris.schemas.card_settings import AUTO, SLOTS, decoder_choices
 from pseudoris.schemas.config import RunConfig, WeightsConfig
-from pseudoris.schemas.config_layers import as_begun
+from pseudoris.schemas.config_layers import as_begun, refuse_second_opinion
 from pseudoris.schemas.run_records import Identity, RunHeader
 from pseudoris.store.runs.extension import ExtensionTally, new_entries
 from pseudoris.store.runs.garbage import refuse_unexpected_files
@@ -40,7 +40,7 @@ from pseudoris.store.runs.stored_exclusions import ExcludedItems, check_exclusio
 from pseudoris.store.sources import Source, SourceItem, open_source
 from pseudoris.store.sources.source import absolute_source
 from pseudoris.store.tables.judged_expressions import check_scored
-from pseudoris.workers.stages import DECODER, STAGE_PROPOSE, STAGES, decoder_words, with_check
+from pseudoris.workers.stages import DECODER, STAGE_PROPOSE, STAGES, decoder_words
 
 
 @dataclass(frozen=True, slots=True)
@@ -254,6 +254,7 @@ def opened(source: str, out: str, config: RunConfig, options: RunOptions, on_eve
     header = check_options(location, options, is_repair=config.placement.repair)
     is_old = options.is_extension or options.is_retry or config.placement.repair or options.moved_from is not None
     gives_way = header is not None and not is_old and may_give_way(location, header, options.exclusions)
+    refuse_second_opinion(config if header is None or gives_way else header.config)
     # What was `auto` as a run began is what it has, whatever it would be on this card. One without results that was
     # begun on another card gives way.
     held = {} if header is None or gives_way else header.config.model_dump()
@@ -314,4 +315,4 @@ def _with_decoder_of(identity: Identity | None, config: RunConfig, *, begun: Ide
 
 
 def _weights(config: RunConfig) -> list[WeightsConfig]:
-    return [stage.settings(config).weights for stage in with_check(STAGES, config)]
+    return [stage.settings(config).weights for stage in STAGES]

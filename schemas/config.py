@@ -250,7 +250,7 @@ class RunConfig(FrozenModel):
     filtering: FilterConfig
     # With None, no expressions are composed.
     composing: ComposingConfig | None = None
-    # With None, `grounding_*` are null, without a second opinion. Headers omit it, so that older runs keep their hash.
+    # Gone since 0.7.0, and refused in a new run. Headers of 0.5.0 and 0.6.0 may have it, and their hash holds it.
     grounding_check: GroundingCheckConfig | None = Field(default=None, exclude_if=lambda check: check is None)
     compute: ComputeConfig = ComputeConfig()
     shards: ShardsConfig = ShardsConfig()
@@ -302,8 +302,8 @@ class RunConfig(FrozenModel):
             )
         if self.grounding_check is None and confidence is not None and confidence.grounding:
             raise ValueError(
-                "filtering.fitted has a weight for a second opinion, but grounding_check is not set: set it, or name a "
-                "file that was fitted without one"
+                "filtering.fitted has a weight for a second opinion, and only runs of older versions have one: name a "
+                "file that was fitted without it"
             )
         if is_deaf and self.composing is not None and posterior is not None and posterior.counts == "probability":
             raise ValueError(

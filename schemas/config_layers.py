@@ -64,13 +64,15 @@ def load_config(
 
     Raises:
         ConfigError: An unknown preset, file, key or value; the message suggests the nearest known name. Or `path` or an
-            assignment names another preset than `preset`, and the two differ in what it leaves open.
+            assignment names another preset than `preset`, and the two differ in what it leaves open. Or a setting is
+            gone.
     """
     own = own_layers(None if path is None else Path(path), assignments)
     said, asked = named_preset(own), laid(own)
     if gone := [name for name in ("domain", "placement.accept_domain") if _holds(asked, name.split("."))]:
         logger.warning("%s: left out. This setting of version 0.5 no longer exists: delete it", " and ".join(gone))
     config = validate(laid([*preset_layers(preset or said or "tiny"), *own]))
+    refuse_second_opinion(config)
     # A file that sets every key has the same meaning over any preset, so its preset need not match.
     if said not in (None, preset):
         with suppress(ConfigError):
@@ -79,6 +81,15 @@ def load_config(
         where = next(layer.name for layer in reversed(own) if "preset" in layer.tree)
         raise ConfigError(f"the preset is {preset!r}, but {where} says 'preset: {said}': name one of them alone")
     return config
+
+
+def refuse_second_opinion(config: RunConfig) -> None:
+    """Refuse, with a ConfigError, to compute what 0.7.0 no longer can; runs that have it are read all the same."""
+    if config.grounding_check is not None:
+        raise ConfigError(
+            "grounding_check is set, but second opinions are gone since 0.7.0, because no more of the composed texts "
+            "were right by them: leave it out, or finish a run that has it with pseudoris 0.6.0"
+        )
 
 
 def as_begun(config: RunConfig, begun: RunConfig) -> RunConfig:

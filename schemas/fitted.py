@@ -48,7 +48,7 @@ class ConfidenceConfig(FrozenModel):
     correctness: float = 0.0
     log_count: float = 0.0
     num_words: float = 0.0
-    # This weight needs `grounding_check`. A run's header omits it if it is 0, so that older runs keep their hash.
+    # This weight needs an older run's `grounding_check`. Headers omit it if it is 0, so that runs keep their hash.
     grounding: float = Field(default=0.0, exclude_if=lambda weight: weight == 0.0)
     # A mask alone in its image has no rival: this stands for the log uniqueness and log distinctiveness of its
     # captions. 0 is neither for nor against them; 1 is the best possible.

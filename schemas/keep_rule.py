@@ -63,7 +63,7 @@ def lone_draws(
     return kept
 
 
-# Drawn candidates have these scores only if `captions.listening`, `filtering.fitted` or `grounding_check` is set.
+# Drawn candidates have these scores only if `captions.listening` or `filtering.fitted` is set, or in older runs.
 OptionalColumn = Literal[
     "caption_score", "listener", "truth", "confidence", "rank", "grounding_choice", "grounding_share"
 ]

@@ -456,26 +456,14 @@ class ComposingConfig(FrozenModel):
 
 
 class GroundingCheckConfig(FrozenModel):
-    """A second opinion: another model chooses, among the masks of the image, the one that each caption refers to.
+    """The second opinion of a run of 0.5.0 or 0.6.0, on which of the image's masks each caption refers to."""
 
-    It is asked in the filter stage, before the scorer decides what is kept, so that `filtering.keep` may bound
-    `grounding_choice` and `grounding_share`. Its weights must be neither the captioner's nor the scorer's.
-    """
-
-    # clip; vlm, a vision-language model that reads lettered marks; or a plug-in of the entry points `pseudoris.checks`
-    # (docs/guides/listener.md#a-second-opinion).
+    # The kind of the second model: clip, vlm, or a plug-in.
     engine: str = "clip"
-    # With engine=clip, CLIP has this architecture, with the same values as for `filtering.architecture`.
-    architecture: str | None = Field(default=None, min_length=1)
+    # The architecture of a CLIP.
+    architecture: str | None = None
     weights: WeightsConfig
-    # For the engine clip: cosines are divided by it before the softmax that gives the shares. CLIPs are trained at
-    # 0.01. Raised, shares are more alike.
+    # Cosines of a CLIP were divided by it before the softmax that gave the shares.
     temperature: float = Field(default=0.01, gt=0)
-    # An engine other than clip reads these settings. docs/guides/listener.md has those of vlm.
+    # Settings of other engines than clip.
     options: dict[str, JsonValue] = Field(default_factory=dict)
-
-    @model_validator(mode="after")
-    def _has_architecture(self) -> Self:
-        if self.engine == "clip" and self.architecture is None:
-            raise ValueError("the engine clip needs an architecture: a model name of open_clip's, or a JSON file")
-        return self

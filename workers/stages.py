@@ -20,7 +20,7 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial, reduce
 from importlib.metadata import EntryPoint, entry_points
@@ -37,7 +37,6 @@ from pseudoris.schemas.config import (
     CaptionsConfig,
     ComputeConfig,
     FilterConfig,
-    GroundingCheckConfig,
     MasksConfig,
     PriorConfig,
     RunConfig,
@@ -59,17 +58,14 @@ Stage = Callable[[Shard], Shard]
 STAGE_PROPOSE = "propose"
 STAGE_CAPTION = "caption"
 STAGE_FILTER = "filter"
-# A check is no stage: the filter stage asks it before its scorer, whose keep rule may use the check's answers.
-NAME_CHECK = "check"
 
 
 class Engine(Protocol):
     """The model of a stage, from its section of the config (`masks`, `captions`, `filtering`).
 
     A proposer takes images and sets `masks`. A captioner takes masks and sets `expressions`, unscored, with equal texts
-    of one mask merged. A scorer sets the scores and `kept` of every expression. A check (`grounding_check`) takes
-    unscored expressions and sets the fields `grounding_*` of those of one mask; an image on which it fails is
-    quarantined by the stage `filter`. A call never changes its argument, and quarantined images pass unchanged.
+    of one mask merged. A scorer sets the scores and `kept` of every expression. A call never changes its argument, and
+    quarantined images pass unchanged.
 
     An engine that reads other sections too has a class method `of_run`, which loads the model from the whole config.
 
@@ -129,13 +125,10 @@ class StageKind:
         started = time.perf_counter()
         engine = self.engine(config)
         loaded = engine.of_run(config) if hasattr(engine, "of_run") else engine(self.settings(config), config.compute)
-        name = STAGE_FILTER if self.name == NAME_CHECK else self.name
-        stage: Stage = ImageBoundary(loaded, name, is_scored=self.name == STAGE_FILTER)
+        stage: Stage = ImageBoundary(loaded, self.name, is_scored=self.name == STAGE_FILTER)
         if self.name == STAGE_CAPTION:
             # Not after the proposer: masks may come from another run.
             stage = partial(_one_after_another, with_cuts, stage)
-        if self.name == STAGE_FILTER and config.grounding_check is not None:
-            stage = partial(_one_after_another, CHECK.build(config), stage)
         if self.name == STAGE_FILTER and config.composing is not None:
             # Imported here, because readers and committers import this module too, and the composer imports torch and
             # all models.
@@ -189,7 +182,6 @@ STAGES: Final = (
     StageKind(STAGE_CAPTION, "captions", "pseudoris.captioners"),
     StageKind(STAGE_FILTER, "filtering", "pseudoris.scorers"),
 )
-CHECK: Final = StageKind(NAME_CHECK, "grounding_check", "pseudoris.checks")
 POOL_STAGES: Final = {
     "fused": (STAGE_PROPOSE, STAGE_CAPTION, STAGE_FILTER),
     **{stage.name: (stage.name,) for stage in STAGES},
@@ -198,12 +190,6 @@ POOL_STAGES: Final = {
 
 def _one_after_another(first: Stage, then: Stage, shard: Shard) -> Shard:
     return then(first(shard))
-
-
-def with_check(kinds: Sequence[StageKind], config: RunConfig) -> tuple[StageKind, ...]:
-    """Return `kinds`, and after them the second opinion if the filter stage is among them and asks for one."""
-    asks = config.grounding_check is not None and any(kind.name == STAGE_FILTER for kind in kinds)
-    return (*kinds, CHECK) if asks else tuple(kinds)
 
 
 def stages_named(names: tuple[str, ...]) -> tuple[StageKind, ...]:
@@ -220,10 +206,9 @@ def sam_digest(config: MasksConfig) -> str:
     )
 
 
-def open_clip_digest(config: CaptionsConfig | GroundingCheckConfig) -> str:
-    """Return the sha256 of the weights of CoCa, or of the CLIP that checks, with that of a model config from a file."""
-    is_captioner = isinstance(config, CaptionsConfig)
-    own = partial(_model_config_digest, config.architecture, is_captioner=is_captioner)
+def coca_digest(config: CaptionsConfig) -> str:
+    """Return the sha256 of CoCa's weights, with that of a model config from a file."""
+    own = partial(_model_config_digest, config.architecture, is_captioner=True)
     return combined(partial(tensors_digest, config.weights), own)
 
 
@@ -269,9 +254,8 @@ def combined(*parts: Callable[[], str | None]) -> str:
 # The keys are values of entry points, so that another package's engine of the same name is not mistaken for ours.
 DIGESTS: Final[Mapping[str, Callable[[Any], str]]] = {
     "pseudoris.workers.masks:SamProposer": sam_digest,
-    "pseudoris.workers.captions:CocaCaptioner": open_clip_digest,
+    "pseudoris.workers.captions:CocaCaptioner": coca_digest,
     "pseudoris.workers.filtering:ClipScorer": clip_digest,
-    "pseudoris.workers.filtering:ClipCheck": open_clip_digest,
 }
 
 

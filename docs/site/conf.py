@@ -42,7 +42,7 @@ MOVED: Final = {
     "guides/ready-masks": "guides/masks.html#your-own-masks",
     "guides/reuse": "guides/finished-run.html",
     "guides/rewording": "guides/student.html#other-words-for-an-expression",
-    "guides/second-opinion": "guides/listener.html#a-second-opinion",
+    "guides/second-opinion": "records/appendix/engines.html#does-a-second-opinion-help",
     "guides/sql": "guides/finished-run.html#query-the-tables",
     "records/audits": "records/appendix/audits.html",
     "records/engines": "records/appendix/engines.html",

@@ -30,7 +30,7 @@ from pseudoris.workers.captions.captioner import TreeCaptioner
 from pseudoris.workers.captions.decoding_rules import ImageCrops
 from pseudoris.workers.captions.distinctive import Others
 from pseudoris.workers.captions.engine import CachedEngine
-from pseudoris.workers.captions.vlm_captioner import Vlm, VlmCaptioner, VlmOptions, load_vlm, vlm_engine, vlm_options
+from pseudoris.workers.captions.vlm_captioner import Vlm, VlmCaptioner, load_vlm, vlm_engine, vlm_options
 from pseudoris.workers.captions.vocabulary_logits import SpecialTokens, score_dtype
 from pseudoris.workers.device import prepare_device
 
@@ -106,7 +106,7 @@ def measure(config: RunConfig, *, masks: Sequence[int], repeats: int) -> list[Ro
     """Return the rows of one image for each number of masks."""
     device = prepare_device(config.compute)
     captions = config.captions
-    vlm = load_vlm(captions.weights, vlm_options(VlmOptions, "captions", captions.options), device, torch.float32)
+    vlm = load_vlm(captions.weights, vlm_options(captions.options), device, torch.float32)
     own_sampling = captions.sampling.model_copy(update={"is_distinctive": False})
     own_captions = captions.model_copy(update={"sampling": own_sampling})
     captioner, rows = VlmCaptioner(captions, config.compute), []

@@ -15,14 +15,12 @@
 | `python -m evidence.experiments.conformance` | papers against code: conformance.md; `measure` counts arms |
 | `python -m evidence.experiments.segmenter RUN... --out FOLDER` | trains the segmenter; `.predictions` asks it |
 | `python -m evidence.experiments.english_reading LABELS` | how well captions are read: a table of composing.md |
-| `python -m evidence.experiments.grounding_check OUT` | what a second CLIP's opinion adds: engines.md |
 | `python -m evidence.experiments.method_example` | prints docs/records/method.svg; its tables are of method.md |
 | `python -m evidence.experiments.audits.drawn_run` | audits of a composed run of drawn scenes; audits.md |
 | `python -m evidence.experiments.composing.any_captioner` | the composer with captioners it was not fitted to |
 | `python -m evidence.experiments.composing.groups_and_absences` | how often composed groups and absences are right |
 | `python -m evidence.experiments.composing.many_names` | composing where a thing has several names |
 | `python -m evidence.experiments.composing.photograph_settings` | settings of photographs on drawn scenes |
-| `python -m evidence.experiments.composing.second_opinion OUT` | a second CLIP on composed texts: engines.md |
 | `python -m evidence.experiments.composing.photographs` | composing of photographs, by verdicts; no weights |
 
 `make quality` and `make conformance` run two of them. `process_pool` runs the jobs of most; by `verdicts` the tables of

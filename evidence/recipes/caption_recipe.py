@@ -1,6 +1,6 @@
 """Trains the tiny CoCa and CLIP on (crop, noisy caption) pairs, each with a word head that is dropped.
 
-CLIP's image tower starts from the captioner's. `training_plan` calls it, and `grounding_check` for a second CLIP.
+CLIP's image tower starts from the captioner's. `training_plan` calls it.
 """
 
 from __future__ import annotations

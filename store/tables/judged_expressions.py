@@ -59,7 +59,7 @@ def check_scored(config: RunConfig, conditions: Sequence[KeepCondition], where: 
     if config.captions.engine in ("coca", "vlm") and config.captions.listening is None:
         lacking |= dict.fromkeys(("caption_score", "listener", "truth"), "captions.listening")
     if config.grounding_check is None:
-        lacking |= dict.fromkeys(("grounding_choice", "grounding_share"), "grounding_check")
+        lacking |= dict.fromkeys(("grounding_choice", "grounding_share"), "grounding_check of 0.6.0")
     composed = () if config.composing is None else config.composing.kinds
     lacking |= {kind: f"{kind} in composing.kinds" for kind in COMPOSED_KINDS if kind not in composed}
     for condition in conditions:

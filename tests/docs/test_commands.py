@@ -41,7 +41,7 @@ SHOWN = sorted({(page.relative_to(ROOT).as_posix(), each) for page in PAGES for 
 
 def is_key(name: str) -> bool:
     """Whether a setting has the name. Options of engines are keys of their own."""
-    return name in KEYS or name.startswith(("masks.options.", "captions.options.", "grounding_check.options."))
+    return name in KEYS or name.startswith(("masks.options.", "captions.options."))
 
 
 def words(command: str) -> list[str]:

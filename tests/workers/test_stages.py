@@ -13,19 +13,8 @@ from pseudoris.schemas.config_layers import load_config
 from pseudoris.workers import stages
 from pseudoris.workers.checkpoints.model_configs import read_model_config
 from pseudoris.workers.checkpoints.sam_architectures import sam_architecture
-from pseudoris.workers.filtering import ClipCheck
 from pseudoris.workers.stages import prior_digest
 from tests.builders.command import python_says
-
-
-def test_a_second_opinion_is_found_and_loaded_with_the_filter_alone():
-    check = "grounding_check={architecture: 'builtin:tiny/clip.json', weights: {uri: 'random:1'}}"
-    config, without = load_config("tiny", None, [check]), load_config("tiny")
-    assert stages.CHECK.engine(config) is ClipCheck
-    *_, caption, filtering = stages.STAGES
-    assert stages.with_check([caption, filtering], config) == (caption, filtering, stages.CHECK)
-    assert stages.with_check([caption], config) == (caption,)
-    assert stages.with_check([filtering], without) == (filtering,)
 
 
 @pytest.mark.usefixtures("stub_engines")

@@ -51,7 +51,7 @@ CLIP: Final = ("log_uniqueness", "log_distinctiveness", "correctness", "log_coun
 VOTE: Final = (*CLIP, "vote")
 LISTENER: Final = ("listener", "truth", "relative_truth")
 EVERYTHING: Final = (*VOTE, *LISTENER, "consensus")
-# This feature needs the run's `grounding_check`.
+# This feature needs the second opinion of an older run.
 CHECKED: Final = ("grounding",)
 # These features rise with quality for any model, so they need no labels.
 NO_LABELS_VOTE: Final = ("log_uniqueness", "correctness", "vote")
@@ -268,7 +268,7 @@ def calibrated_run(
     expressions per mask are kept, and only the reached yield is known. The first `max_images` images are read.
     """
     images = judged_images(location, truth, max_images=max_images)
-    # Features of the listener or of the grounding check are used only if all candidates have their scores.
+    # Features of the listener or of a second opinion are used only if all candidates have their scores.
     is_heard, is_checked = (
         not any(np.isnan(image.rated.scores[name]).any() for image in images) for name in ("truth", "grounding_share")
     )

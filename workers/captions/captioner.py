@@ -45,7 +45,7 @@ from pseudoris.workers.faults.quarantine import apply_to_groups, together_or_few
 from pseudoris.workers.filtering.caption_texts import announce
 from pseudoris.workers.forward_passes import compile_tower, padded
 from pseudoris.workers.pass_sizes import CROPS_A_FIXED_PASS, CROPS_A_PASS
-from pseudoris.workers.stages import STAGE_CAPTION, open_clip_digest
+from pseudoris.workers.stages import STAGE_CAPTION, coca_digest
 
 
 def encode_crops(
@@ -256,7 +256,7 @@ class TreeCaptioner:
 class CocaCaptioner(TreeCaptioner):
     """Captions by CoCa."""
 
-    weights_digest = staticmethod(open_clip_digest)
+    weights_digest = staticmethod(coca_digest)
 
     def __init__(self, config: CaptionsConfig, compute: ComputeConfig) -> None:
         """Load CoCa and its tokenizer.

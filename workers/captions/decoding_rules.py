@@ -1,7 +1,7 @@
 """Decoding without a model: the rules, an image's crops and captions, prefix levels.
 
-Called by `captions` and `grounding_checks`; must not import torch. Equal prefixes of all rules, masks and crop
-kinds are one node of a tree. Unfinished rows have prefixes of one length, so a tree is decoded by level.
+Must not import torch. Equal prefixes of all rules, masks and crop kinds are one node of a tree. Unfinished rows have
+prefixes of one length, so a tree is decoded by level.
 """
 
 from __future__ import annotations

@@ -4,8 +4,7 @@ The engine, the samplers, the contrast and the listener are CoCa's. Three things
 processor with a prompt; openings and marks are cut from the answer; and s_ij comes from the CLIP of the run's filter.
 A text longer than that CLIP reads must never become a candidate.
 
-`grounding_checks` loads models here too. A model that the prefix tree cannot decode, or whose captions would change
-from day to day, must be refused.
+A model that the prefix tree cannot decode, or whose captions would change from day to day, must be refused.
 """
 
 from __future__ import annotations
@@ -13,7 +12,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Final, Literal, Self, TypeVar
+from typing import Any, Final, Literal, Self
 
 import numpy as np
 import torch
@@ -41,7 +40,6 @@ from pseudoris.workers.crops.crops import CropFormat, make_crops, mask_crops, ou
 from pseudoris.workers.device import compute_dtype, prepare_device
 from pseudoris.workers.filtering.clip_embedder import ClipEmbedder
 
-OptionsT = TypeVar("OptionsT", bound=FrozenModel)
 _CLASS: Final = "AutoModelForImageTextToText"
 # These settings change logits after the head's product. Each is refused unless it has the value that switches it off.
 _OF_LOGITS: Final = {"final_logit_softcapping": None, "logits_scaling": 1.0, "logit_scale": 1.0}
@@ -63,30 +61,25 @@ class VlmOptions(FrozenModel):
     similarity: Literal["clip", "one"] = "clip"
 
 
-def vlm_options(model: type[OptionsT], section: str, options: Mapping[str, Any]) -> OptionsT:
-    """Return the options of an engine `vlm`; a ConfigError names the section and a key that is wrong."""
+def vlm_options(options: Mapping[str, Any]) -> VlmOptions:
+    """Return the options of the engine `vlm`; a ConfigError names a key that is wrong."""
     try:
-        return validate_as(model, options)
+        return validate_as(VlmOptions, options)
     except ConfigError as error:
-        raise ConfigError(f"{section}.options of the engine vlm: {error}") from None
+        raise ConfigError(f"captions.options of the engine vlm: {error}") from None
 
 
 def vlm_folder_digest(config: CaptionsConfig) -> str:
     """Check the model folder that `config` names, and return its sha256; a `ConfigError` says what does not fit."""
-    digest, longest = checked_folder(config.weights, vlm_options(VlmOptions, "captions", config.options))
-    check_length(config, longest)
-    return digest
-
-
-def checked_folder(weights: WeightsConfig, options: VlmOptions) -> tuple[str, int]:
-    """Return the sha256 of a model folder, and how many tokens may follow its prompt; raises as `vlm_folder_digest`."""
-    digest = weight_files.folder_digest(weights)
-    folder = ModelFolder.open(weights.uri)
+    options = vlm_options(config.options)
+    digest = weight_files.folder_digest(config.weights)
+    folder = ModelFolder.open(config.weights.uri)
     model, processor = model_skeleton(folder, _CLASS), load_processor(folder)
     check_vocabulary(folder, model, processor)
     check_vlm(model, processor)
     blank = torch.zeros(3, options.crop_size, options.crop_size, dtype=torch.uint8)
-    return digest, longest_prefix(model, Vlm(model, processor, options).inputs(blank))
+    check_length(config, longest_prefix(model, Vlm(model, processor, options).inputs(blank)))
+    return digest
 
 
 def load_vlm(weights: WeightsConfig, options: VlmOptions, device: torch.device, dtype: torch.dtype) -> Vlm:
@@ -270,7 +263,7 @@ class VlmCaptioner(TreeCaptioner):
     def __init__(self, config: CaptionsConfig, compute: ComputeConfig, filtering: FilterConfig | None = None) -> None:
         """Load the model; `filtering` is the run's, whose CLIP says how similar masks are. Without it s_ij is 1."""
         device, dtype = prepare_device(compute), compute_dtype(compute)
-        self._options = vlm_options(VlmOptions, "captions", config.options)
+        self._options = vlm_options(config.options)
         vlm = load_vlm(config.weights, self._options, device, dtype)
         tokenizer = vlm.processor.tokenizer
         engine = vlm_engine(vlm, config, seed=compute.seed)

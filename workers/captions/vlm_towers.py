@@ -1,4 +1,4 @@
-"""A vision-language model's decoder over a prefix tree. For `vlm_captioner` and `grounding_checks`.
+"""A vision-language model's decoder over a prefix tree. For `vlm_captioner`.
 
 Each crop is a row of the batch. The keys and values of its prompt, without the last token, are its first columns. The
 last prompt token is equal for all crops: it is the tree's root, as SOT is CoCa's. A level appends its pairs (prefix,

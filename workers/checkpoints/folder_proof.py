@@ -25,7 +25,7 @@ from pseudoris.primitives.untrusted import mask_logs, parse_json
 from pseudoris.primitives.uris import RECORDED
 from pseudoris.schemas.config import RunConfig
 from pseudoris.workers.checkpoints.model_folder import KNOWN_SHA256
-from pseudoris.workers.stages import CHECK, STAGES, StageKind
+from pseudoris.workers.stages import StageKind, stages_named
 
 # What a folder may take beyond the libraries. Without weights the largest known take 1 GiB and 5 seconds.
 _MAX_BYTES: Final = 4 * 2**30
@@ -68,7 +68,7 @@ def main() -> None:
     requests, answers = reserve_stdout()
     name, text, known = parse_json(requests.read())
     config = RunConfig.model_validate_json(text, context=RECORDED)
-    (kind,) = (each for each in (*STAGES, CHECK) if each.name == name)
+    (kind,) = stages_named((name,))
     KNOWN_SHA256.update({tuple(key): sha256 for *key, sha256 in known})
     kind.engine(config)
     import transformers

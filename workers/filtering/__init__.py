@@ -1,7 +1,7 @@
-"""The filter stage's engines: CLIP's scores with the choice of what to keep, and second opinions of another model.
+"""The filter stage's engine: CLIP's scores with the choice of what to keep.
 
-`pyproject.toml` names the classes as entry points; `workers/stages.py` loads the configured ones. Only then may their
-modules be imported, because that loads torch.
+`pyproject.toml` names the class as an entry point; `workers/stages.py` loads the configured one. Only then may its
+module be imported, because that loads torch.
 """
 
 from typing import TYPE_CHECKING
@@ -9,10 +9,7 @@ from typing import TYPE_CHECKING
 from pseudoris.schemas import lazy_names
 
 if TYPE_CHECKING:
-    from pseudoris.workers.filtering.grounding_checks import ClipCheck, VlmCheck
     from pseudoris.workers.filtering.scorer import ClipScorer
 
-__all__ = ["ClipCheck", "ClipScorer", "VlmCheck"]
-__getattr__ = lazy_names(
-    __name__, {"ClipCheck": "grounding_checks", "ClipScorer": "scorer", "VlmCheck": "grounding_checks"}
-)
+__all__ = ["ClipScorer"]
+__getattr__ = lazy_names(__name__, {"ClipScorer": "scorer"})

@@ -92,7 +92,7 @@ def score_candidates(
     )
 
 
-# A listener or a grounding check has set these columns before the scorer, if the run has one.
+# A listener has set the first three before the scorer, if the run has one. Those of a second opinion are null.
 _SET_BEFORE: Final = ("caption_score", "listener", "truth", "grounding_choice", "grounding_share")
 # These are the embeddings of one image's context crops and masked crops, (N, D) float32 each, normalised.
 Vectors = tuple[torch.Tensor, torch.Tensor]

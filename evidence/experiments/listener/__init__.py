@@ -1,4 +1,4 @@
 """Confidence on fresh scenes: fitted on development scenes, compared with CLIP's filter on test scenes.
 
-`quality/listener.py` calls `listener_gain`; `judged_scenes` also serves composing, grounding_check and audits.
+`quality/listener.py` calls `listener_gain`; `judged_scenes` also serves composing and audits.
 """

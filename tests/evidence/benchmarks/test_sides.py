@@ -27,7 +27,7 @@ from evidence.recipes.llava_recipe import FOLDER
 from pseudoris.files.location import RunLocation
 from pseudoris.schemas.config_layers import load_config
 from pseudoris.store.checks.verification import verify_run
-from pseudoris.workers.captions.vlm_captioner import VlmCaptioner, VlmOptions, load_vlm, vlm_engine, vlm_options
+from pseudoris.workers.captions.vlm_captioner import VlmCaptioner, load_vlm, vlm_engine, vlm_options
 
 FEW_POINTS = ["masks.points_per_side=4", "masks.crop_n_layers=0"]
 LITTLE = ["masks.points_per_side=8", "masks.crop_n_layers=0", "captions.context_scales=[1.0]", "captions.max_length=6"]
@@ -72,7 +72,7 @@ def test_a_command_writes_its_rows_with_their_ratio(benchmark, tmp_path):
 @pytest.mark.long
 def test_all_sides_of_a_vlm_caption_the_same_crops():
     config = vlm_captioner.config_of(str(FOLDER))
-    options = vlm_options(VlmOptions, "captions", config.captions.options)
+    options = vlm_options(config.captions.options)
     vlm = load_vlm(config.captions.weights, options, torch.device("cpu"), torch.float64)
     image = vlm_captioner.crops_of(VlmCaptioner(config.captions, config.compute), 2)
     ours = vlm_engine(vlm, config.captions, seed=0)

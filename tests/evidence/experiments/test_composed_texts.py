@@ -1,15 +1,10 @@
-"""Experiments on composed texts: a second opinion, settings of photographs, and a captioner that comes by plug-in."""
+"""Experiments on composed texts: settings of photographs, and a captioner that comes by plug-in."""
 
 from collections import Counter
 from dataclasses import replace
 
-import numpy as np
-import pytest
-
-from evidence.experiments.composing import second_opinion
 from evidence.experiments.composing.any_captioner import setting_of
 from evidence.experiments.composing.photograph_settings import AS_IS, composers, sums_of
-from evidence.experiments.composing.second_opinion import Asked
 from evidence.experiments.composing.word_captioner import DRAWS
 from evidence.recipes.scene_shards import scene_image, scene_shard
 from pseudoris.schemas.shard import SOURCE_COMPOSER, ExpressionRecord
@@ -18,33 +13,6 @@ from pseudoris.synthworld.scenes import Scene, Split, make_scene
 from pseudoris.workers.stages import STAGES
 from tests.builders.scene_runs import plain_object as item
 from tests.builders.scene_runs import with_true_masks
-
-
-def asked(share):
-    """Return 40 scenes of a mask with two sure and two unsure texts, one of each right; `share` by whether it is."""
-    right = np.tile([True, False, True, False], 40)
-    return Asked(
-        scene=np.repeat(np.arange(40), 4),
-        target=np.where(right, 0, -1),
-        is_right=right,
-        confidence=np.tile([0.95, 0.94, 0.7, 0.69], 40),
-        sizes=np.ones((40, 2)),
-        mask=np.repeat([f"mask {number}" for number in range(40)], 4),
-        kind=np.tile(["attribute", "attribute", "position", "position"], 40),
-        share=np.where(right, *share),
-        is_preset=np.tile([True, True, False, False], 40),
-    )
-
-
-@pytest.mark.parametrize(("share", "added"), [((0.9, 0.2), 1 / 3), ((0.6, 0.6), 0.0)])
-def test_a_share_that_tells_right_from_wrong_adds_to_confidence_and_one_that_does_not_adds_nothing(share, added):
-    texts = asked(share)
-    found = second_opinion.report(second_opinion.rules_of(texts), texts)
-    assert found["rules"]["preset"]["accuracy"]["value"] == 0.5
-    for name in (second_opinion.BOUNDED, second_opinion.LINE):
-        assert found["added"][name]["accuracy"]["value"] == pytest.approx(added, abs=1e-4)
-        assert found["rules"][name]["yield"]["value"] >= 2.0
-
 
 SCENE = Scene(0, 0, (item("circle", "blue", 40.0), item("star", "red", 130.0)))
 

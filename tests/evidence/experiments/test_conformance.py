@@ -55,7 +55,7 @@ NO_ROWS = {
         "masks.prior.path",
         "*.weights.how_to_get",
     ),
-    "a second opinion, which the paper has not and no preset asks": ("grounding_check",),
+    "a second opinion of older runs, which the paper has not": ("grounding_check",),
     "the digest that a file of weights must have": ("*.weights.sha256",),
     "what follows from SAM's architecture on the page: its published weights": (
         *(f"{at}.weights.uri" for at in ("masks", "ppt:sam", "recipes:run.masks")),
