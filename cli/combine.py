@@ -91,8 +91,9 @@ def _print(out: str, found: CombineSummary, drawn: HoldOut | None) -> None:
     stdout.print(table, soft_wrap=True)
     asked = {TRAIN: 1 - sum(drawn.shares.values()), **drawn.shares} if drawn else {}
     if empty := [name for name, share in asked.items() if share > ROUNDING and not found.splits.get(name)]:
-        why = "an image keeps the split that it has, and copies, tiles and groups stay together"
-        report("warning", f"no image is in {', '.join(empty)}: {why}", "yellow")
+        due = ", ".join(f"{name} ({asked[name]:.2g} of {total:,} images)" for name in empty)
+        why = "each picture or group is drawn for itself, and an image keeps the split that it has"
+        report("warning", f"no image is in {due}: {why}. Ask for a larger share", "yellow")
     for line in found.notes:
         note(line)
     stdout.print(next_lines(out), soft_wrap=True)

@@ -318,7 +318,7 @@ def _corrected(run: OpenRun, audit: str | None) -> FittedValues:
         note(f"{run.location.root} is not finished: it holds {done:,} of {planned:,} images")
     posterior = posterior_of_run(run)
     if posterior == fitted.posterior:
-        note("The composer's weights stay as in OUT: labels taught them, or its own scores")
+        note("The composer's weights stay as in OUT: labels taught them, or its own scores. No refilter needs them")
         return fitted
     lines = fitted.pair_weight
     if lines is not None and lines.composed is not None:

@@ -120,7 +120,7 @@ def _fitted(parent: RunLocation, file: Path) -> FittedConfig:
     found = validate(tree).filtering.fitted
     if found is None or (found.values.pair_weight, found.values.posterior) in ((None, None), (None, before.posterior)):
         raise ConfigError(
-            f"--weights {file} holds no pair_weight and no other posterior. `pseudoris calibrate` writes it"
+            f"--weights {file} holds no pair_weight, and no other posterior than {parent.root}: it would change nothing"
         )
     others = found.values.other_models(header.identity.weights)
     if others or found.values.confidence != before.confidence:

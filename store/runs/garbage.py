@@ -272,7 +272,7 @@ def refuse_unexpected_files(location: RunLocation) -> None:
 
     Readers would include the latter. Parts of an earlier run may stay: the new run's gc deletes them.
     """
-    remedy = "Name a new or an empty folder as OUT"
+    remedy = "Name a new or an empty folder as OUT, the last argument"
     location.refuse_others(_OF_A_RUN.fullmatch, remedy)
     location.refuse_others({"index.html", "quality.html", "pictures", LOCK_FOLDER}.__contains__, remedy, "gallery")
     for table in SCHEMAS:

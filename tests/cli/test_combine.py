@@ -64,10 +64,10 @@ def test_a_run_of_which_all_is_left_out_has_its_row_and_its_images_may_have_move
 
 def test_a_split_that_gets_no_image_is_named(two, tmp_path):
     shown = invoke("combine", two / "v1", tmp_path / "out", "--hold-out", "val=0.000001").output
-    assert "warning no image is in val: an image keeps the split that it has" in shown
+    assert "warning no image is in val (1e-06 of 5 images): each picture or group is drawn for itself" in shown
     # What is not held out is `train`, which no folder may have been drawn for.
     shown = invoke("combine", two / "v1", tmp_path / "most", "--hold-out", "val=0.999999").output
-    assert "warning no image is in train:" in shown
+    assert "warning no image is in train (1e-06 of 5 images):" in shown
     assert "no image" not in invoke("combine", two / "v1", tmp_path / "all", "--hold-out", "val=1").output
 
 

@@ -141,7 +141,8 @@ class HeldOutExpressions:
             named = ", ".join(f"{name or 'no split'} ({count:,})" for name, count in sorted(there.items())) or "none"
             raise ConfigError(
                 f"{self.root} has no expression of split {absent[0]!r}. It has {named}. Import the split "
-                "(`pseudoris import --split`), hold it out (`pseudoris combine --hold-out`), or leave it out."
+                "(`pseudoris import --split`), hold it out (`pseudoris combine --hold-out`, of few images a larger "
+                "share), or leave it out."
             )
         if not self.images:
             raise ConfigError(f"No expression of {self.root} is kept, so there is nothing to ask.")
