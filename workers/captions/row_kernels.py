@@ -14,6 +14,8 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
+from pseudoris.workers.captions.vocabulary_logits import score_dtype
+
 # `triton_version` returns this if plain torch is used.
 PLAIN = "absent"
 # A program of `attend_image` attends from so many rows, and reads each of their crops once.
@@ -62,7 +64,7 @@ def plain_attend_newest(
     cache[:, own, :, position] = torch.stack((keys, values), dim=1)
     is_read = ((numbers <= position[:, None]) & (sources >= 0))[:, None, :]
     # Unwritten cache entries may be NaN, and 0 · NaN is not 0. So values that are not read become 0 below.
-    rows, dtype = sources.clamp(min=0), _sums(projected.dtype)
+    rows, dtype = sources.clamp(min=0), score_dtype(projected.dtype)
     past_keys, past_values = (part.transpose(1, 2)[rows, numbers].transpose(1, 2).to(dtype) for part in cache)
     scores = torch.einsum("phw,phtw->pht", queries.to(dtype), past_keys) * queries.shape[-1] ** -0.5
     weights = scores.masked_fill(~is_read, -torch.inf).softmax(dim=-1)
@@ -83,7 +85,7 @@ def plain_attend_image(
         crops: (P,) int64, of each row.
         by_crop: (P,) int64, the rows in the order of their crops. So a kernel reads a crop once for many rows.
     """
-    dtype, scale, mixed = _sums(queries.dtype), queries.shape[-1] ** -0.5, []
+    dtype, scale, mixed = score_dtype(queries.dtype), queries.shape[-1] ** -0.5, []
     for some, part in zip(*(torch.split(each, _ROWS_A_GATHER) for each in (crops, queries)), strict=True):
         keys, values = cache.index_select(1, some).to(dtype)
         weights = (torch.einsum("phw,phtw->pht", part.to(dtype), keys) * scale).softmax(dim=-1)
@@ -91,24 +93,18 @@ def plain_attend_image(
     return torch.cat(mixed).flatten(1).to(queries.dtype)
 
 
-def _sums(dtype: torch.dtype) -> torch.dtype:
-    return torch.float64 if dtype == torch.float64 else torch.float32
-
-
 def plain_shifted_norm(
     x: torch.Tensor, shift: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor, eps: float
 ) -> torch.Tensor:
     """Return the layer norm of rows x (P, D) plus `shift` (D,), float32 at least, by `weight` and `bias`, (D,)."""
-    wide = (each.to(shift.dtype) for each in (x, weight, bias))
-    rows, weight, bias = wide
+    rows, weight, bias = (each.to(shift.dtype) for each in (x, weight, bias))
     return F.layer_norm(rows + shift, shift.shape, weight, bias, eps).to(x.dtype)
 
 
-def _operator(plain: Callable[..., Any], empty: Callable[..., Any], *mutated: str) -> Callable[..., Any]:
-    """Return an operator that is `plain`, on a GPU Triton's kernel of its name; `empty` returns its results unset."""
+def _operator(plain: Callable[..., Any], *mutated: str) -> Callable[..., Any]:
+    """Return an operator that is `plain`, on a GPU Triton's kernel of its name."""
     name = plain.__name__.removeprefix("plain_")
     operator = torch.library.custom_op(f"pseudoris::{name}", plain, mutates_args=mutated)
-    operator.register_fake(empty)
 
     @operator.register_kernel("cuda")
     def _(*arguments: Any) -> Any:
@@ -121,12 +117,6 @@ def _operator(plain: Callable[..., Any], empty: Callable[..., Any], *mutated: st
     return operator
 
 
-attend_newest = _operator(
-    plain_attend_newest,
-    lambda projected, cache, *_: projected.new_empty(len(projected), cache.shape[2] * cache.shape[4]),
-    "cache",
-)
-attend_image = _operator(
-    plain_attend_image, lambda queries, *_: queries.new_empty(len(queries), queries.shape[1] * queries.shape[2])
-)
-shifted_norm = _operator(plain_shifted_norm, lambda x, *_: torch.empty_like(x))
+attend_newest = _operator(plain_attend_newest, "cache")
+attend_image = _operator(plain_attend_image)
+shifted_norm = _operator(plain_shifted_norm)

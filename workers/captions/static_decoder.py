@@ -45,7 +45,6 @@ class StaticDecoder:
     """Decodes as many crops at a time as memory holds, with their rows by all sampling rules and a search of each."""
 
     def __init__(self, towers: StaticTowers, vocabulary: Vocabulary, config: CaptionsConfig) -> None:
-        """Allocate the state of the slots of `towers`."""
         num_targets = towers.memory.image.shape[2]
         self._num_rules = sum(rule.name != "beam" for rule in config.decoding_rules())
         self._towers, self._vocabulary, self._config = towers, vocabulary, config
@@ -72,12 +71,13 @@ class StaticDecoder:
         self._wide = ints(1)
         self._refills_a_turn, self._num_refills = 1, 0
         self._beams = BeamSearches((shape.searches, shape.beams), config, special.eos, device=device)
-        # By what queued rows are drawn, and what became of all that is queued. The last one is of empty slots.
+        # By what queued rows are drawn. The last one is of empty slots, here and below.
         self._queued = [each.new_zeros(self._rows.capacity + 1, *each.shape[1:]) for each in self._drawn_by]
-        self._row_state = (self._tokens, self._log_probs, self._totals[: shape.rows])
-        self._search_state = (self._beams.best(), self._totals[shape.rows :].view(shape.searches, shape.beams))
-        self._row_results = [each.new_zeros(self._rows.capacity + 1, *each.shape[1:]) for each in self._row_state]
-        self._search_results = [each.new_zeros(num_targets + 1, *each.shape[1:]) for each in self._search_state]
+        # Slots, their state, and what became of all that is queued.
+        self._best, totals = self._beams.best(), self._totals[shape.rows :].view(shape.searches, shape.beams)
+        states = [(self._rows, each) for each in (self._tokens, self._log_probs, self._totals[: shape.rows])]
+        states += [(self._searches, each) for each in (self._best, totals)]
+        self._results = [(slots, each, each.new_zeros(slots.capacity + 1, *each.shape[1:])) for slots, each in states]
         pad = [special.pad] if config.sampling.pad_ends_caption else []
         self._ends = to_device(np.array([special.eos, *special.further_eos, *pad]), device)
         self._eos, self._zero = torch.full((), special.eos, device=device), torch.zeros((), device=device)
@@ -127,13 +127,9 @@ class StaticDecoder:
     def _one_refill(self) -> None:
         rows, searches, shape, special = self._rows, self._searches, self._shape, self._special
         # Slots that go on are copied too: what became of them is copied again when they have ended.
-        self._search_state[0].copy_(self._beams.best())
-        for number, state, results in (
-            (rows.number, self._row_state, self._row_results),
-            (searches.number, self._search_state, self._search_results),
-        ):
-            for of_slots, kept in zip(state, results, strict=True):
-                kept.index_copy_(0, number, of_slots)
+        self._best.copy_(self._beams.best())
+        for slots, state, results in self._results:
+            results.index_copy_(0, slots.number, state)
         of_rows, of_searches = rows.refill(), searches.refill()
         begins = torch.cat((of_rows, of_searches.repeat_interleave(shape.beams, output_size=len(self._beam_numbers))))
         crops = searches.pair_crops.repeat_interleave(shape.beams, output_size=len(self._beam_numbers))
@@ -253,10 +249,9 @@ class StaticDecoder:
         return slots, is_chosen
 
     def _read(self, targets: Targets, num_rows: int, num_searches: int, num_steps: int) -> Decoded:
-        of_rows = (each[:num_rows] for each in self._row_results)
-        of_searches = (each[:num_searches] for each in self._search_results)
-        *read, wide = to_host(*of_rows, *of_searches, self._wide)
-        tokens, log_probs, totals, beams, beam_totals = read
+        counts = {self._rows: num_rows, self._searches: num_searches}
+        read = (results[: counts[slots]] for slots, _, results in self._results)
+        tokens, log_probs, totals, beams, beam_totals, wide = to_host(*read, self._wide)
         check_finite(np.isfinite(totals).all() & np.isfinite(beam_totals).all())
         eos = self._special.eos
         captions = [(until_eos(row, eos), float(each)) for row, each in zip(tokens, log_probs, strict=True)]

@@ -124,7 +124,6 @@ class StaticEngine(CachedEngine):
     is_static = True
 
     def __init__(self, towers: CachedCocaTowers, *arguments: Any, **named: Any) -> None:
-        """As `CachedEngine`."""
         super().__init__(towers, *arguments, **named)
         self.shape = caption_slots(towers.blocks, self._config)
         # Texts that are scored take about the memory of captions.
@@ -190,10 +189,7 @@ class StaticEngine(CachedEngine):
         return Targets(crops, np.concatenate(sizes), F.pad(joined.weights, (1, missing)))
 
     def read(self, encodings: Sequence[torch.Tensor], texts: Sequence[Ints], asked: Bools) -> Floats:
-        """Return Σ log p(token | prefix, crop) of R texts under the U encoded crops that each is `asked` of, (R, U).
-
-        As `listener.TeacherForcing.read`.
-        """
+        """As `listener.TeacherForcing.read`, under the encodings given."""
         tokens = torch.stack(tuple(encodings))
         memory = self._memory_for(tokens, self._texts)
         if self._reader is None:
@@ -206,11 +202,12 @@ class StaticReader:
     """Scores texts under crops over fixed slots, as `listener.TeacherForcing` over a prefix tree: without a draw."""
 
     def __init__(self, towers: StaticTowers, vocabulary: Vocabulary) -> None:
-        """Allocate the state of the slots of `towers`, which have no beams."""
         self._towers, self._vocabulary, self._special = towers, vocabulary, vocabulary.special
         shape, like = towers.shape, towers.blocks.like
-        new = partial(torch.zeros, device=like.device)
-        ints = partial(new, dtype=torch.int64)
+        new, ints = (
+            partial(torch.zeros, device=like.device),
+            partial(torch.zeros, dtype=torch.int64, device=like.device),
+        )
         self._rows = RowSlots(shape, _QUEUED_TEXTS, 1, like)
         # Of the queue: tokens, SOT first, and their number without it. Its last row is none.
         self._tokens, self._lengths = ints((_QUEUED_TEXTS + 1, 2 + shape.positions)), ints(_QUEUED_TEXTS + 1)
@@ -222,11 +219,7 @@ class StaticReader:
 
     @torch.inference_mode()
     def read(self, texts: Sequence[Ints], asked: Bools, image_tokens: torch.Tensor) -> Floats:
-        """As `StaticEngine.read`, from all encodings (U, T, D).
-
-        Raises:
-            ImageError: A score is beyond the range of the precision.
-        """
+        """As `listener.TeacherForcing.read`, under all encodings (U, T, D)."""
         sums, most = np.zeros(asked.shape), self._towers.shape.members
         rows = [
             (text, crops[first : first + most])

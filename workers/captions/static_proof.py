@@ -7,8 +7,6 @@ of launches and of compiled kernels is fixed, and the first part that fails is n
 
 from __future__ import annotations
 
-import contextlib
-import gc
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from functools import partial
@@ -31,6 +29,7 @@ from pseudoris.workers.captions.static_engine import least_slots, num_slots
 from pseudoris.workers.captions.vocabulary_logits import SpecialTokens, score_dtype
 from pseudoris.workers.checkpoints.openclip import build_from_config, read_model_config
 from pseudoris.workers.device import compute_dtype, prepare_device
+from pseudoris.workers.faults.freed_memory import free_memory
 from pseudoris.workers.faults.quarantine import is_broken_device, is_out_of_memory
 
 _LAYERS: Final = {"vision_cfg": 1, "text_cfg": 1, "multimodal_cfg": 2}
@@ -69,23 +68,18 @@ def fault_of_fixed_shapes(captions: CaptionsConfig, compute: ComputeConfig, *, i
         kernels = _kernel_faults(CocaBlocks(model), captions.max_length - 1)
         with torch.inference_mode():
             return next(chain(kernels, _decoding_faults(model, few, is_short=is_short)), "")
-    except ConfigError:
-        raise
     # The device may still be used: slots stand still, because a step is wrong.
     except BrokenDeviceError as error:
         return str(error)
     # Compilers, drivers and libraries may raise anything.
     except Exception as error:
-        if is_out_of_memory(error):
+        if isinstance(error, ConfigError) or is_out_of_memory(error):
             raise
         if is_broken_device(error):
             raise BrokenDeviceError(row_kernels.in_one_line(error)) from error
         return row_kernels.in_one_line(error)
     finally:
-        gc.collect()
-        # On a broken device this fails too, and would hide the error that broke it.
-        with contextlib.suppress(RuntimeError):
-            torch.cuda.empty_cache()
+        free_memory()
 
 
 def _random_model(config: Mapping[str, Any], *, is_short: bool) -> CoCa:
@@ -173,9 +167,8 @@ def _decoding_faults(model: CoCa, captions: CaptionsConfig, *, is_short: bool) -
         return
     if static.generate_together(images[::-1])[::-1] != found or [static.generate(each) for each in images] != found:
         yield "the bits of a caption depend on what is decoded beside it"
-    # Caches of both ways need not fit at once. Steps and decoders refer to each other, so only a collection frees them.
-    del static
-    gc.collect()
+    # Caches of both ways need not fit at once.
+    free_memory()
     is_equal: defaultdict[str, list[bool]] = defaultdict(list)
     for one, other in zip(chain(*found), chain(*build(is_static=False).generate_together(images)), strict=True):
         is_equal[one.sample.decoder].append(one.tokens == other.tokens)
