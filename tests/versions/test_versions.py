@@ -85,7 +85,7 @@ def test_it_is_whole_with_what_no_header_may_hold_now_and_shows_none_of_it(kept)
     says("export", "finished", "table", "--format", "parquet", at=kept)
     says("audit", "draw", "finished", "audit", "--source", "images", at=kept)
     written = [path.read_bytes() for folder in ("table", "audit") for path in (kept / folder).rglob("*.json")]
-    assert b"https://host/set.tar?\\u2026" in b"".join(written)
+    assert "https://host/set.tar?…".encode() in b"".join(written)
     assert b"hunter2" not in b"".join(written)
 
 

@@ -2,7 +2,9 @@
 
 import json
 import shutil
+from dataclasses import replace
 from functools import cache
+from unittest import mock
 
 import pytest
 import torch
@@ -26,9 +28,10 @@ from pseudoris.workers.filtering.clip_embedder import ClipEmbedder
 from pseudoris.workers.forward_passes import compile_tower
 from pseudoris.workers.masks import sam_model
 from pseudoris.workers.masks.generator import SamProposer
-from tests.builders.coca import narrow_config
+from tests.builders.coca import narrow_config, small_coca
 from tests.oracles.pretended_gpu import pretended_gpu
 from tests.oracles.pretended_graph import PretendedGraph
+from tests.workers.captions.test_static_engine import ragged, static
 
 # Of an image, of five scenes of two masks in bfloat16: what a change must not raise. The prover decodes once more. Of
 # four images masks are counted, so captions decode the fifth. Of an image there are five crops.
@@ -355,3 +358,33 @@ def test_all_compiled_engines_of_a_preset_give_what_their_references_give():
         compile_tower(sam.image_encoder)
         (found,) = sam_model.encode_sam_crops(sam, scene_pixels(1), torch.bfloat16)
     assert (found.embedding - expected.embedding).norm() < 0.1 * expected.embedding.norm()
+
+
+def kernels_of_a_step(meter, num_layers, **changes):
+    """Return how many kernels the recorded step has that has most, of a model of so many layers a tower, and rows."""
+    found = []
+
+    class Graph(PretendedGraph):
+        def replay(self):
+            meter.clear()
+            with meter:
+                super().replay()
+            found.append(meter.counts["kernels"])
+
+    with pretended_gpu(), mock.patch.object(torch.cuda, "CUDAGraph", Graph):
+        layers, dtype = {"layers": num_layers}, torch.bfloat16
+        engine = static(small_coca(dtype=dtype, text=layers, decoder=layers).to("cuda"), max_length=5, **changes)
+        (image,) = ragged((1,), dtype)
+        engine.generate(replace(image, pixels=image.pixels.to("cuda")))
+    return max(found), engine.shape.rows
+
+
+@pytest.mark.slow
+def test_a_step_of_twelve_and_twelve_layers_has_at_most_520_kernels_at_any_number_of_rows():
+    meter = Meter()
+    one, few = kernels_of_a_step(meter, 1)
+    same, more = kernels_of_a_step(meter, 1, cache_bytes=2**23)
+    two, _ = kernels_of_a_step(meter, 2)
+    assert few < more
+    assert one == same
+    assert 0 < one + 11 * (two - one) <= 520, (one, two)

@@ -72,8 +72,7 @@ def test_a_file_that_is_stored_otherwise_is_told_and_the_same_call_finishes_it(
                 export(name, built_run, place)
         assert json.loads(place.read_bytes("_export.json"))["state"] == "begun"
     export(name, built_run, place)
-    # The record of `parquet` has no state once it is whole.
-    assert json.loads(place.read_bytes("_export.json")).get("state") == (None if name == "parquet" else "whole")
+    assert json.loads(place.read_bytes("_export.json"))["state"] == "whole"
 
 
 def test_of_very_many_files_a_sample_is_read_and_the_report_says_so(built_run, place, tmp_path, monkeypatch):

@@ -1,13 +1,11 @@
 """Decoding in fixed shapes: what its batches may not change, and what a GPU is asked for it."""
 
 from dataclasses import replace
-from unittest import mock
 
 import numpy as np
 import pytest
 import torch
 
-from evidence.benchmarks.gpu_meter import Meter
 from pseudoris.primitives.errors import ConfigError
 from pseudoris.schemas.config_layers import load_config
 from pseudoris.workers.captions.captioner import coca_engine
@@ -18,7 +16,6 @@ from tests.builders.coca import SPECIAL, captions_config, image_crops, small_coc
 from tests.oracles.living_tensors import LivingTensors
 from tests.oracles.plain_captioner import ReferenceEngine
 from tests.oracles.pretended_gpu import pretended_gpu
-from tests.oracles.pretended_graph import PretendedGraph
 
 # A few groups a batch, so that images share batches in many ways.
 FEW = {"cache_bytes": 2**22}
@@ -247,33 +244,3 @@ def test_the_nearest_others_of_all_images_of_a_batch_are_read_at_once():
         nearest = {"top_k": (2,), "top_p": (), "max_others": 1, "above_max_others": "nearest"}
         engine = static(small_coca(dtype=torch.float32).to("cuda"), max_length=5, sampling=nearest)
         assert (waits(1), waits(3)) == (1, 1)
-
-
-def kernels_of_a_step(meter, num_layers, **changes):
-    """Return how many kernels the recorded step has that has most, of a model of so many layers a tower, and rows."""
-    found = []
-
-    class Graph(PretendedGraph):
-        def replay(self):
-            meter.clear()
-            with meter:
-                super().replay()
-            found.append(meter.counts["kernels"])
-
-    with pretended_gpu(), mock.patch.object(torch.cuda, "CUDAGraph", Graph):
-        layers, dtype = {"layers": num_layers}, torch.bfloat16
-        engine = static(small_coca(dtype=dtype, text=layers, decoder=layers).to("cuda"), max_length=5, **changes)
-        (image,) = ragged((1,), dtype)
-        engine.generate(replace(image, pixels=image.pixels.to("cuda")))
-    return max(found), engine.shape.rows
-
-
-@pytest.mark.slow
-def test_a_step_of_twelve_and_twelve_layers_has_at_most_520_kernels_at_any_number_of_rows():
-    meter = Meter()
-    one, few = kernels_of_a_step(meter, 1)
-    same, more = kernels_of_a_step(meter, 1, cache_bytes=2**23)
-    two, _ = kernels_of_a_step(meter, 2)
-    assert few < more
-    assert one == same
-    assert 0 < one + 11 * (two - one) <= 520, (one, two)
