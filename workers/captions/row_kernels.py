@@ -101,10 +101,11 @@ def plain_shifted_norm(
     return F.layer_norm(rows + shift, shift.shape, weight, bias, eps).to(x.dtype)
 
 
-def _operator(plain: Callable[..., Any], *mutated: str) -> Callable[..., Any]:
-    """Return an operator that is `plain`, on a GPU Triton's kernel of its name."""
+def _operator(plain: Callable[..., Any], empty: Callable[..., Any], *mutated: str) -> Callable[..., Any]:
+    """Return an operator that is `plain`, on a GPU Triton's kernel of its name; `empty` returns its results unset."""
     name = plain.__name__.removeprefix("plain_")
     operator = torch.library.custom_op(f"pseudoris::{name}", plain, mutates_args=mutated)
+    operator.register_fake(empty)
 
     @operator.register_kernel("cuda")
     def _(*arguments: Any) -> Any:
@@ -117,6 +118,12 @@ def _operator(plain: Callable[..., Any], *mutated: str) -> Callable[..., Any]:
     return operator
 
 
-attend_newest = _operator(plain_attend_newest, "cache")
-attend_image = _operator(plain_attend_image)
-shifted_norm = _operator(plain_shifted_norm)
+attend_newest = _operator(
+    plain_attend_newest,
+    lambda projected, cache, *_: projected.new_empty(len(projected), cache.shape[2] * cache.shape[4]),
+    "cache",
+)
+attend_image = _operator(
+    plain_attend_image, lambda queries, *_: queries.new_empty(len(queries), queries.shape[1] * queries.shape[2])
+)
+shifted_norm = _operator(plain_shifted_norm, lambda x, *_: torch.empty_like(x))

@@ -7,6 +7,8 @@ of launches and of compiled kernels is fixed, and the first part that fails is n
 
 from __future__ import annotations
 
+import contextlib
+import gc
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from functools import partial
@@ -29,7 +31,6 @@ from pseudoris.workers.captions.static_engine import least_slots, num_slots
 from pseudoris.workers.captions.vocabulary_logits import SpecialTokens, score_dtype
 from pseudoris.workers.checkpoints.openclip import build_from_config, read_model_config
 from pseudoris.workers.device import compute_dtype, prepare_device
-from pseudoris.workers.faults.freed_memory import free_memory
 from pseudoris.workers.faults.quarantine import is_broken_device, is_out_of_memory
 
 _LAYERS: Final = {"vision_cfg": 1, "text_cfg": 1, "multimodal_cfg": 2}
@@ -79,7 +80,10 @@ def fault_of_fixed_shapes(captions: CaptionsConfig, compute: ComputeConfig, *, i
             raise BrokenDeviceError(row_kernels.in_one_line(error)) from error
         return row_kernels.in_one_line(error)
     finally:
-        free_memory()
+        gc.collect()
+        # On a broken device this fails too, and would hide the error that broke it. Pixels that stages keep stay.
+        with contextlib.suppress(RuntimeError):
+            torch.cuda.empty_cache()
 
 
 def _random_model(config: Mapping[str, Any], *, is_short: bool) -> CoCa:
@@ -167,8 +171,9 @@ def _decoding_faults(model: CoCa, captions: CaptionsConfig, *, is_short: bool) -
         return
     if static.generate_together(images[::-1])[::-1] != found or [static.generate(each) for each in images] != found:
         yield "the bits of a caption depend on what is decoded beside it"
-    # Caches of both ways need not fit at once.
-    free_memory()
+    # Caches of both ways need not fit at once. Steps and decoders refer to each other, so only a collection frees them.
+    del static
+    gc.collect()
     is_equal: defaultdict[str, list[bool]] = defaultdict(list)
     for one, other in zip(chain(*found), chain(*build(is_static=False).generate_together(images)), strict=True):
         is_equal[one.sample.decoder].append(one.tokens == other.tokens)
