@@ -56,7 +56,8 @@ class RunOptions:
     @property
     def modes(self) -> list[str]:
         """The options of `annotate` that need a run in OUT."""
-        given = {"--extend": self.is_extension, "--retry-failed": self.is_retry, "--moved-from": self.moved_from}
+        is_moved = self.moved_from is not None
+        given = {"--extend": self.is_extension, "--retry-failed": self.is_retry, "--moved-from": is_moved}
         return [name for name, value in given.items() if value]
 
 
@@ -106,7 +107,7 @@ def check_options(location: RunLocation, options: RunOptions, *, is_repair: bool
         raise ConfigError("--repair, --extend and --retry-failed exclude each other: run the command once with each")
     if options.reasons is not None and not options.is_retry:
         raise ConfigError("--retry-reasons selects what --retry-failed retries: give both, or neither")
-    header = _standing(location, modes=[*options.modes, *["--repair"][:is_repair]])
+    header = _standing(location, modes=[*options.modes, "--repair"] if is_repair else options.modes)
     if header is not None:
         check_origin(location, header, "annotate")
     return header

@@ -252,7 +252,7 @@ def opened(source: str, out: str, config: RunConfig, options: RunOptions, on_eve
     location = RunLocation.open(writable(out), config.source.endpoint_url, config.placement.storage)
     on_event(Step("opening SOURCE and OUT"))
     header = check_options(location, options, is_repair=config.placement.repair)
-    is_old = options.is_extension or options.is_retry or config.placement.repair or options.moved_from is not None
+    is_old = bool(options.modes) or config.placement.repair
     gives_way = header is not None and not is_old and may_give_way(location, header, options.exclusions)
     refuse_second_opinion(config if header is None or gives_way else header.config)
     # What was `auto` as a run began is what it has, whatever it would be on this card. One without results that was

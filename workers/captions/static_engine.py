@@ -204,10 +204,8 @@ class StaticReader:
     def __init__(self, towers: StaticTowers, vocabulary: Vocabulary) -> None:
         self._towers, self._vocabulary, self._special = towers, vocabulary, vocabulary.special
         shape, like = towers.shape, towers.blocks.like
-        new, ints = (
-            partial(torch.zeros, device=like.device),
-            partial(torch.zeros, dtype=torch.int64, device=like.device),
-        )
+        new = partial(torch.zeros, device=like.device)
+        ints = partial(new, dtype=torch.int64)
         self._rows = RowSlots(shape, _QUEUED_TEXTS, 1, like)
         # Of the queue: tokens, SOT first, and their number without it. Its last row is none.
         self._tokens, self._lengths = ints((_QUEUED_TEXTS + 1, 2 + shape.positions)), ints(_QUEUED_TEXTS + 1)
